@@ -1,0 +1,27 @@
+// The one place for what the operators take from the LibTorch stable ABI.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace edufast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void* current_cuda_stream(int32_t device) {
+#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_13_0
+  return torch::stable::accelerator::getCurrentStream(device).nativeHandle();
+#else
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return stream;
+#endif
+}
+
+}  // namespace edufast

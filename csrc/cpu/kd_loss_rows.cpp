@@ -1,0 +1,1 @@
+namespace edufast::EDUFAST_ISA { }

@@ -1,0 +1,73 @@
+// The fused multi-teacher loss as the backends see it: raw pointers and numbers, no torch type.
+// Semantics: edufast/ops/kd_loss.py, whose `reference` is the specification.
+#pragma once
+
+#include <cstdint>
+
+namespace edufast {
+
+// The numbers are part of the operator's schema; edufast/ops/kd_loss.py holds the same lists.
+enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, Confidence = 4 };
+enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
+enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
+enum class DType : int32_t { F32 = 0, BF16 = 1, F16 = 2, F64 = 3 };
+
+// Teachers travel to a CUDA kernel by value, inside its 4 KB of parameters.
+constexpr int kMaxTeachers = 32;
+
+struct Logits {
+  const void* data = nullptr;
+  int64_t row_stride = 0;  // in elements
+  int64_t col_stride = 0;
+  DType dtype = DType::F32;
+};
+
+struct Teacher {
+  Logits logits;                     // (B, classes)
+  int32_t classes = 0;
+  int32_t start = 0;                 // column j stands for class start + j ...
+  const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]
+  float temperature = 1;
+  void* grad = nullptr;  // (B, classes) contiguous, in the teacher's dtype; null: not asked for
+};
+
+struct KDLoss {
+  Logits student;  // (B, C)
+  int64_t rows = 0;
+  int32_t classes = 0;
+  int32_t num_teachers = 0;
+  Teacher teachers[kMaxTeachers];
+
+  const int64_t* labels = nullptr;  // (B), stride label_stride
+  int64_t label_stride = 1;
+  int64_t ignore_index = -100;
+  const float* weights = nullptr;  // Weighting::Given only: w[row * row_stride + k * col_stride]
+  int64_t weight_row_stride = 0;   // 0: one weight per teacher
+  int64_t weight_col_stride = 1;
+
+  Weighting weighting = Weighting::Mean;
+  Divergence divergence = Divergence::ForwardKL;
+  float divergence_params[2] = {0, 0};  // JS: beta; DKD: target weight, non-target weight
+  float alpha = 0;                      // alpha * CE + (1 - alpha) * sum_k w_k T_k^2 D_k
+  float label_smoothing = 0;
+  Reduction reduction = Reduction::Mean;
+
+  // Outputs. grad is contiguous (B, C) in the dtype grad_dtype and holds d loss / d student for an
+  // upstream gradient of one, for every row (zeros where the label is ignored).
+  void* loss = nullptr;  // float (double for F64 students): (B) for Reduction::None, else one value
+  void* grad = nullptr;
+  DType grad_dtype = DType::F32;
+};
+
+namespace cpu {
+void kd_loss(const KDLoss& problem);
+}
+#ifdef EDUFAST_HAS_CUDA
+namespace cuda {
+// `workspace` is kWorkspaceBytes(problem) of device memory; see csrc/cuda/kd_loss.cu.
+int64_t kd_loss_workspace(const KDLoss& problem);
+void kd_loss(const KDLoss& problem, void* workspace, void* stream);
+}
+#endif
+
+}  // namespace edufast

@@ -1,0 +1,7 @@
+"""Fused operators, usable alone in anybody's training loop."""
+
+from edufast.ops.backends import BACKENDS, select_backend
+from edufast.ops.kd_loss import kd_loss, kd_loss_and_grad
+from edufast.ops.slices import ClassSlices
+
+__all__ = ["BACKENDS", "ClassSlices", "kd_loss", "kd_loss_and_grad", "select_backend"]
