@@ -21,7 +21,6 @@ from edufast.export.preprocess import Preprocessed
 
 if TYPE_CHECKING:
     import onnx
-    from google.protobuf.message import Message
 
 INPUT, OUTPUT = "image", "logits"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -142,8 +141,11 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _strip(message: Message) -> None:
-    """Remove what describes the machine that exported: source lines, paths, trace details."""
+def _strip(message: Any) -> None:
+    """Remove what describes the machine that exported: source lines, paths, trace details.
+
+    ``message`` is any protobuf message of an ONNX file; what it holds is treated alike.
+    """
     for field, value in message.ListFields():
         if field.name in _DESCRIPTIVE:
             message.ClearField(field.name)
