@@ -1,0 +1,20 @@
+"""What is learned from (data sets), in which order (sampling) and as which pixels (pipeline)."""
+
+from edufast.data.augment import Augment, Views, draw_views
+from edufast.data.datasets import DataSet, Samples, load_dataset
+from edufast.data.pipeline import Batch, Loader
+from edufast.data.sampling import MixedSampler, Sampler, SliceSampler
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "DataSet",
+    "Loader",
+    "MixedSampler",
+    "Sampler",
+    "Samples",
+    "SliceSampler",
+    "Views",
+    "draw_views",
+    "load_dataset",
+]

@@ -1,0 +1,320 @@
+"""Batches for training and validation, made by NVIDIA DALI ahead of the model.
+
+Python decides (which samples, which views: a few numbers a batch), DALI works (reads, decodes,
+cuts, mirrors, normalises) in its own threads while the model trains. Everything random is a
+function of (seed, epoch, batch), so a loader has no state to save and resumes at any batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edufast.data.augment import Augment, draw_views
+from edufast.data.datasets import Samples
+from edufast.data.sampling import Sampler
+from edufast.errors import UserError
+
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
+    from nvidia.dali.data_node import DataNode
+
+PREFETCH = 2  # batches DALI prepares ahead
+# At validation large images are resized to 256 for a crop of 224; small ones are taken whole.
+_CENTRE_SHARE, _CENTRE_FROM = 224 / 256, 128
+
+
+class Batch(NamedTuple):
+    """B samples, on the loader's device."""
+
+    images: Tensor  # (B, 3, H, W) float32, normalised, channels_last
+    labels: Tensor  # (B,) int64
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, positions in the split; not tuple.index
+
+
+class Loader:
+    """Batches of one split.
+
+    Args:
+        samples: the split.
+        sampler: the order, as a function of the epoch; None: every sample, as they lie.
+        batch_size: samples in a batch; the last batch of an epoch may have fewer.
+        image_size: height and width of the batches. Arrays must have it already, files are
+            decoded, resized (bilinear, antialiased) and cropped to it.
+        mean: per channel, of pixel / 255.
+        std: likewise.
+        augment: the random views; None: none (validation).
+        seed: of the views; the sampler has its own.
+        device: "cpu" or a CUDA device; on the latter files are decoded there, too.
+        drop_last: leave out the last batch where it is not full.
+        num_threads: DALI's. The batches do not depend on it.
+
+    Raises:
+        UserError: DALI is not installed.
+        ValueError: an argument that does not fit the samples.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        sampler: Sampler | None = None,
+        batch_size: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        drop_last: bool = False,
+        num_threads: int = 2,
+    ) -> None:
+        _require_dali()
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if isinstance(samples.images, np.ndarray):
+            if samples.images.shape[1:3] != (image_size, image_size):
+                height, width = samples.images.shape[1:3]
+                raise ValueError(f"image_size: {image_size}, but the images are {height}x{width}")
+            if augment is not None and augment.random_resized_crop is not None:
+                raise ValueError("augment.random_resized_crop: for image files only, not arrays")
+        self._samples = samples
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._image_size = image_size
+        self._mean, self._std = list(mean), list(std)
+        self._augment = augment
+        self._seed = seed
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._drop_last = drop_last
+        self._num_threads = num_threads
+        if len(self) == 0:
+            raise ValueError(f"batch_size: {batch_size} leaves no batch of {self._epoch_length()}")
+        self._feed = _Feed(samples.images, augment, seed)
+        self._pipeline: Pipeline | None = None
+        self._running: object = None  # the epoch the pipeline works for
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(self._epoch_length(), self._batch_size)
+        return whole + (rest > 0 and not self._drop_last)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` from number ``start`` on: the same whether or not the ones
+        before were asked for. Asking for a new epoch ends the one before.
+
+        Raises:
+            ValueError: ``start`` is not within the epoch.
+            UserError: an image file that cannot be read or decoded, by name.
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
+        return self._batches(epoch, start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
+        plan = [
+            _Plan(epoch, number, order[number * self._batch_size :][: self._batch_size])
+            for number in range(start, len(self))
+        ]
+        pipeline = self._rewind(plan)
+        running = self._running = object()
+        for position, (_, _, index) in enumerate(plan):
+            if running is not self._running:
+                raise RuntimeError("this epoch was ended by a newer one of the same loader")
+            try:
+                images = self._run(pipeline)
+            except RuntimeError as error:
+                self._pipeline = None  # a failed pipeline is dead; the next epoch builds another
+                in_flight = plan[position : position + PREFETCH + 1]
+                raise self._explain(error, in_flight) from error
+            yield Batch(
+                images,
+                torch.from_numpy(self._samples.labels[index]).to(self._device),
+                torch.from_numpy(index).to(self._device),
+            )
+
+    def _run(self, pipeline: Pipeline) -> Tensor:
+        """The next batch, (B, 3, H, W) in channels_last, sharing DALI's memory."""
+        cuda = self._device.type == "cuda"
+        (images,) = pipeline.run(torch.cuda.current_stream(self._device) if cuda else None)
+        return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+
+    def _rewind(self, plan: list[_Plan]) -> Pipeline:
+        """Throw away what an unfinished epoch left in the queue and begin with ``plan``."""
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        self._feed.plan = iter(())
+        try:
+            while True:
+                self._pipeline.run()
+        except StopIteration:
+            self._pipeline.reset()
+        self._feed.plan = iter(plan)
+        return self._pipeline
+
+    def _build(self) -> Pipeline:
+        from nvidia.dali import Pipeline, fn, types
+
+        cuda = self._device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=self._batch_size,
+            num_threads=self._num_threads,
+            device_id=self._device.index,
+            prefetch_queue_depth=PREFETCH,
+        )
+        with pipeline:
+            arrays = isinstance(self._samples.images, np.ndarray)
+            source, shift, flip, box = fn.external_source(
+                source=self._feed,
+                num_outputs=4,
+                batch=True,
+                layout=["HWC" if arrays else "", "", "", ""],
+                dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT],
+            )
+            augment, size = self._augment, self._image_size
+            if arrays:
+                images = source.gpu() if cuda else source
+            elif augment is None or augment.random_resized_crop is None:
+                images = _centre(fn.io.file.read(source), size, _decoder(self._device))
+            else:
+                encoded = fn.io.file.read(source)
+                images = _random_resized_crop(encoded, box, size, _decoder(self._device))
+            if augment is not None and augment.random_resized_crop is None and augment.pad:
+                images = fn.slice(
+                    images,
+                    start=shift,
+                    shape=[size, size],
+                    axes=[0, 1],
+                    out_of_bounds_policy="pad",
+                    fill_values=0,
+                )
+            images = fn.crop_mirror_normalize(
+                images,
+                mirror=flip,
+                mean=[255 * value for value in self._mean],
+                std=[255 * value for value in self._std],
+                dtype=types.FLOAT,
+                output_layout="HWC",
+            )
+            pipeline.set_outputs(images)
+        pipeline.build()
+        return pipeline
+
+    def _epoch_length(self) -> int:
+        return len(self._samples) if self._sampler is None else len(self._sampler)
+
+    def _explain(self, error: RuntimeError, in_flight: list[_Plan]) -> Exception:
+        """DALI seldom names the file it stumbled over, so try those of the batches in flight."""
+        images = self._samples.images
+        if isinstance(images, np.ndarray):
+            return error
+        index = np.concatenate([plan.samples for plan in in_flight])
+        culprit = _first_unreadable([images[i] for i in index], self._device)
+        if culprit is None:
+            return error
+        return UserError(f"image file {culprit}: cannot be read or decoded")
+
+
+class _Plan(NamedTuple):
+    """One batch to be made."""
+
+    epoch: int
+    number: int
+    samples: NDArray[np.int64]  # positions in the split
+
+
+class _Feed:
+    """What DALI calls for the inputs of its next batch. Apart from the loader, so that pipeline
+    and loader do not refer to each other and go as soon as the loader does."""
+
+    def __init__(
+        self, images: NDArray[np.uint8] | tuple[Path, ...], augment: Augment | None, seed: int
+    ) -> None:
+        self.plan: Iterator[_Plan] = iter(())
+        self._images = images
+        self._augment = augment or Augment(pad=0, flip=False)
+        self._seed = seed
+
+    def __call__(self, _: int) -> tuple[Any, ...]:
+        epoch, number, index = next(self.plan)  # StopIteration tells DALI that the epoch ends
+        views = draw_views(
+            self._augment, len(index), seed=self._seed, epoch=epoch, iteration=number
+        )
+        if isinstance(self._images, np.ndarray):
+            source: Any = self._images[index]
+        else:
+            source = [_encoded(self._images[i]) for i in index]
+        return source, views.shift, views.flip, views.box
+
+
+def _encoded(path: Path) -> NDArray[np.uint8]:
+    return np.frombuffer(os.fsencode(path), dtype=np.uint8)
+
+
+def _decoder(device: torch.device) -> str:
+    return "mixed" if device.type == "cuda" else "cpu"
+
+
+def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
+    from nvidia.dali import fn
+
+    images = fn.decoders.image(encoded, device=decoder)
+    shorter = round(size / _CENTRE_SHARE) if size >= _CENTRE_FROM else size
+    return fn.crop(fn.resize(images, resize_shorter=shorter), crop=(size, size))
+
+
+def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: str) -> DataNode:
+    """Decode the box only, and resize it. Where a box of the drawn area and aspect ratio would
+    reach over an edge it is cut off there (torchvision would draw again)."""
+    from nvidia.dali import fn, math, types
+
+    shape = fn.peek_image_shape(encoded, dtype=types.FLOAT)
+    image_ratio = shape[1] / shape[0]
+    area, ratio, y, x = (box[i] for i in range(4))
+    height = math.min(math.sqrt(area * image_ratio / ratio), 1.0)
+    width = math.min(math.sqrt(area * ratio / image_ratio), 1.0)
+    images = fn.decoders.image_slice(
+        encoded,
+        rel_start=fn.stack((1.0 - height) * y, (1.0 - width) * x),
+        rel_shape=fn.stack(height, width),
+        axes=[0, 1],
+        device=decoder,
+    )
+    return fn.resize(images, size=(size, size))
+
+
+def _first_unreadable(paths: list[Path], device: torch.device) -> Path | None:
+    """The first of ``paths`` that DALI cannot read and decode, one at a time."""
+    from nvidia.dali import Pipeline, fn
+
+    remaining = iter(paths)
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device.index, prefetch_queue_depth=1)
+    with pipeline:
+        source = fn.external_source(source=lambda: [_encoded(next(remaining))], batch=True)
+        images = fn.decoders.image(fn.io.file.read(source), device=_decoder(device))
+        pipeline.set_outputs(images)
+    for path in paths:
+        try:
+            pipeline.run()
+        except RuntimeError:
+            return path
+    return None
+
+
+def _require_dali() -> None:
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "loading data needs NVIDIA DALI: pip install nvidia-dali-cuda130"
+        ) from error
