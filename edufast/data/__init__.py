@@ -3,11 +3,12 @@
 from edufast.data.augment import Augment, Views, draw_views
 from edufast.data.datasets import DataSet, Samples, load_dataset
 from edufast.data.pipeline import Batch, Loader
-from edufast.data.sampling import MixedSampler, Sampler, SliceSampler
+from edufast.data.sampling import ClassSampler, MixedSampler, Sampler, SliceSampler
 
 __all__ = [
     "Augment",
     "Batch",
+    "ClassSampler",
     "DataSet",
     "Loader",
     "MixedSampler",

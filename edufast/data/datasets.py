@@ -198,9 +198,10 @@ def _statistics(train: Samples, size: int) -> tuple[Channels, Channels]:
         pixels = images[_spaced(len(images), 2000)]
     else:
         pixels = np.stack([_decoded(images[i], size) for i in _spaced(len(images), 256)])
-    channels = pixels.reshape(-1, 3).astype(np.float64) / 255
-    mean, std = channels.mean(axis=0), np.maximum(channels.std(axis=0), _MIN_STD)
-    return (mean[0].item(), mean[1].item(), mean[2].item()), tuple(std.tolist())
+    red, green, blue = pixels.reshape(-1, 3).astype(np.float64).T / 255
+    mean = red.mean().item(), green.mean().item(), blue.mean().item()
+    std = red.std().item(), green.std().item(), blue.std().item()
+    return mean, (max(std[0], _MIN_STD), max(std[1], _MIN_STD), max(std[2], _MIN_STD))
 
 
 def _spaced(length: int, most: int) -> NDArray[np.int64]:

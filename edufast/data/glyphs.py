@@ -149,6 +149,7 @@ def _mask(character: str, font: Path) -> Image.Image:
 
 
 def _render_all() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    from rich.console import Console
     from rich.progress import Progress
 
     def split(number: int, per_class: int) -> NDArray[np.uint8]:
@@ -158,7 +159,7 @@ def _render_all() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             progress.advance(task)
         return images
 
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
         total = len(CLASSES) * (TRAIN_PER_CLASS + VAL_PER_CLASS)
         task = progress.add_task("Rendering glyphs", total=total)
         return split(0, TRAIN_PER_CLASS), split(1, VAL_PER_CLASS)

@@ -151,14 +151,17 @@ class Loader:
 
     def _rewind(self, plan: list[_Plan]) -> Pipeline:
         """Throw away what an unfinished epoch left in the queue and begin with ``plan``."""
-        if self._pipeline is None:
-            self._pipeline = self._build()
+        pipeline, self._pipeline = self._pipeline, None
         self._feed.plan = iter(())
-        try:
-            while True:
-                self._pipeline.run()
-        except StopIteration:
-            self._pipeline.reset()
+        if pipeline is not None:
+            try:
+                while True:
+                    pipeline.run()
+            except StopIteration:
+                pipeline.reset()
+            except RuntimeError:  # one of the batches nobody waits for any more
+                pipeline = None
+        self._pipeline = pipeline or self._build()
         self._feed.plan = iter(plan)
         return self._pipeline
 
@@ -174,25 +177,25 @@ class Loader:
         )
         with pipeline:
             arrays = isinstance(self._samples.images, np.ndarray)
-            source, shift, flip, box = fn.external_source(
+            source, *drawn = fn.external_source(
                 source=self._feed,
-                num_outputs=4,
+                num_outputs=1 + len(self._feed.views),
                 batch=True,
-                layout=["HWC" if arrays else "", "", "", ""],
-                dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT],
+                layout=["HWC" if arrays else "", *("" for _ in self._feed.views)],
             )
-            augment, size = self._augment, self._image_size
+            views = dict(zip(self._feed.views, drawn, strict=True))
+            size, decoder = self._image_size, "mixed" if cuda else "cpu"
             if arrays:
                 images = source.gpu() if cuda else source
-            elif augment is None or augment.random_resized_crop is None:
-                images = _centre(fn.io.file.read(source), size, _decoder(self._device))
-            else:
+            elif "box" in views:
                 encoded = fn.io.file.read(source)
-                images = _random_resized_crop(encoded, box, size, _decoder(self._device))
-            if augment is not None and augment.random_resized_crop is None and augment.pad:
+                images = _random_resized_crop(encoded, views["box"], size, decoder)
+            else:
+                images = _centre(fn.io.file.read(source), size, decoder)
+            if "shift" in views:
                 images = fn.slice(
                     images,
-                    start=shift,
+                    start=views["shift"],
                     shape=[size, size],
                     axes=[0, 1],
                     out_of_bounds_policy="pad",
@@ -200,7 +203,7 @@ class Loader:
                 )
             images = fn.crop_mirror_normalize(
                 images,
-                mirror=flip,
+                mirror=views["flip"],
                 mean=[255 * value for value in self._mean],
                 std=[255 * value for value in self._std],
                 dtype=types.FLOAT,
@@ -244,6 +247,12 @@ class _Feed:
         self._images = images
         self._augment = augment or Augment(pad=0, flip=False)
         self._seed = seed
+        # The fields of Views that the pipeline has a use for.
+        self.views = ["flip"]
+        if self._augment.random_resized_crop is not None:
+            self.views.append("box")
+        elif self._augment.pad:
+            self.views.append("shift")
 
     def __call__(self, _: int) -> tuple[Any, ...]:
         epoch, number, index = next(self.plan)  # StopIteration tells DALI that the epoch ends
@@ -254,15 +263,11 @@ class _Feed:
             source: Any = self._images[index]
         else:
             source = [_encoded(self._images[i]) for i in index]
-        return source, views.shift, views.flip, views.box
+        return source, *(getattr(views, name) for name in self.views)
 
 
 def _encoded(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(os.fsencode(path), dtype=np.uint8)
-
-
-def _decoder(device: torch.device) -> str:
-    return "mixed" if device.type == "cuda" else "cpu"
 
 
 def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
@@ -298,10 +303,11 @@ def _first_unreadable(paths: list[Path], device: torch.device) -> Path | None:
     from nvidia.dali import Pipeline, fn
 
     remaining = iter(paths)
+    decoder = "mixed" if device.type == "cuda" else "cpu"
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device.index, prefetch_queue_depth=1)
     with pipeline:
         source = fn.external_source(source=lambda: [_encoded(next(remaining))], batch=True)
-        images = fn.decoders.image(fn.io.file.read(source), device=_decoder(device))
+        images = fn.decoders.image(fn.io.file.read(source), device=decoder)
         pipeline.set_outputs(images)
     for path in paths:
         try:

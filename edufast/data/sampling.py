@@ -63,6 +63,23 @@ class MixedSampler:
         return generator(self._seed, Stream.ORDER, number).permutation(self._samples)
 
 
+class ClassSampler:
+    """All samples of ``classes``, in the split's order, the same every epoch: for validation.
+
+    Raises:
+        ValueError: no class given, or one without samples.
+    """
+
+    def __init__(self, labels: NDArray[np.integer], classes: Iterable[int]) -> None:
+        self._samples = _samples_of(labels, classes)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
+        return self._samples
+
+
 class SliceSampler:
     """Class slice after class slice within an epoch, shuffled inside each: the authors' order.
 

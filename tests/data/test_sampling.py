@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edufast.data import MixedSampler, SliceSampler
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 10))
+
+
+def test_an_epoch_is_every_sample_of_the_classes_once_shuffled():
+    order = MixedSampler(LABELS, [1, 4], seed=0)(3)
+    assert order.dtype == np.int64
+    assert sorted(order) == np.flatnonzero(np.isin(LABELS, [1, 4])).tolist()
+    assert order.tolist() != sorted(order)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    order = MixedSampler(LABELS, range(6), seed=0)(5)
+    assert np.array_equal(order, MixedSampler(LABELS, range(6), seed=0)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, range(6), seed=1)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, range(6), seed=0)(4))
+
+
+# Shorter than a pass, not dividing it, a whole one, longer than one, several.
+@pytest.mark.parametrize("length", [1, 7, 20, 33, 60])
+def test_epochs_of_any_length_read_one_sequence_of_whole_passes(length):
+    sampler = MixedSampler(LABELS, [0, 5], seed=2, samples_per_epoch=length)
+    epochs = [sampler(epoch) for epoch in range(60)]
+    assert {len(epoch) for epoch in epochs} == {length} == {len(sampler)}
+    visited = np.concatenate(epochs)
+    passes = visited[: len(visited) // 20 * 20].reshape(-1, 20)
+    assert (np.sort(passes, axis=1) == np.flatnonzero(np.isin(LABELS, [0, 5]))).all()
+    assert len({tuple(order) for order in passes.tolist()}) == len(passes)
+
+
+def test_slices_come_one_after_another_each_shuffled():
+    sampler = SliceSampler(LABELS, [[2, 3], [0]], seed=0)
+    order = sampler(1)
+    assert len(order) == len(sampler) == 30
+    assert sorted(order[:20]) == np.flatnonzero(np.isin(LABELS, [2, 3])).tolist()
+    assert sorted(order[20:]) == np.flatnonzero(LABELS == 0).tolist()
+    assert len(set(LABELS[order[:20]][:10])) == 2
+    assert np.array_equal(order, SliceSampler(LABELS, [[2, 3], [0]], seed=0)(1))
+
+
+def test_slices_share_the_samples_of_an_epoch_by_their_size():
+    sampler = SliceSampler(LABELS, [[0, 1, 2], [3], [4, 5]], seed=0, samples_per_epoch=13)
+    labels = LABELS[sampler(0)]
+    assert len(labels) == len(sampler) == 13
+    assert (labels[:6] <= 2).all() and (labels[6:9] == 3).all() and (labels[9:] >= 4).all()
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="class 7 has no sample"):
+        MixedSampler(LABELS, [0, 7], seed=0)
+    with pytest.raises(ValueError, match="class 6 has no sample"):
+        SliceSampler(LABELS, [[0], [6]], seed=0)
+    with pytest.raises(ValueError, match="classes: expected at least one"):
+        MixedSampler(LABELS, [], seed=0)
+    with pytest.raises(ValueError, match="slices: expected at least one"):
+        SliceSampler(LABELS, [], seed=0)
+    with pytest.raises(ValueError, match="samples_per_epoch: expected at least 1, got 0"):
+        MixedSampler(LABELS, [0], seed=0, samples_per_epoch=0)
+    with pytest.raises(ValueError, match="samples_per_epoch: 1 leaves a slice"):
+        SliceSampler(LABELS, [[0], [1]], seed=0, samples_per_epoch=1)
