@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,7 @@ def verify(
     return compare(expected, form.runner(path), samples, labels)
 
 
-def _format(path: Path) -> Any:
+def _format(path: Path) -> ModuleType:
     if path.suffix not in _FORMATS:
         raise UserError(f"cannot export to {path.name}: supported suffixes: {', '.join(_FORMATS)}")
     return _FORMATS[path.suffix]

@@ -1,0 +1,59 @@
+"""Exporting a model file of EduFast's own: what the device needs to know is already in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+import edufast.export as exporting
+from edufast.artifact import ModelInfo
+from edufast.data import ClassSampler, DataSet, Loader, Samples
+
+VERIFY_SAMPLES = 256  # real images on which an export is compared with PyTorch
+
+
+def export_trained(
+    model: nn.Module, info: ModelInfo, data: DataSet | None, path: Path
+) -> exporting.ExportReport:
+    """Export ``model`` with its preprocessing inside, verified on images of ``data`` if given.
+
+    Raises: as :func:`edufast.export.export`.
+    """
+    images, labels = validation_images(data, info) if data is not None else (None, None)
+    return exporting.export(
+        model,
+        path,
+        input_size=(3, info.image_size, info.image_size),
+        classes=info.classes,
+        mean=info.mean,
+        std=info.std,
+        samples=images,
+        labels=labels,
+    )
+
+
+def validation_images(
+    data: DataSet, info: ModelInfo, count: int = VERIFY_SAMPLES
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Validation images as bytes (N, H, W, 3), cut to size like in validation, N <= ``count``.
+
+    They are spread over the classes the model knows; labels (N,) are in the order of its logits.
+    """
+    known = ClassSampler(data.val.labels, info.class_ids)(0)
+    index = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
+    images = data.val.images
+    chosen = images[index] if isinstance(images, np.ndarray) else tuple(images[i] for i in index)
+    loader = Loader(
+        Samples(chosen, data.val.labels[index]),
+        batch_size=len(index),
+        image_size=info.image_size,
+        mean=(0.0, 0.0, 0.0),
+        std=(1 / 255, 1 / 255, 1 / 255),
+    )
+    batch = next(loader.epoch(0))
+    pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
+    rank = {c: position for position, c in enumerate(info.class_ids)}
+    return pixels, np.array([rank[int(label)] for label in batch.labels], dtype=np.int64)
