@@ -8,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-import edufast.export as exporting
 from edufast.artifact import ModelInfo
 from edufast.data import ClassSampler, DataSet, Loader, Samples
+from edufast.export import ExportReport, export
 
 VERIFY_SAMPLES = 256  # real images on which an export is compared with PyTorch
 
 
 def export_trained(
     model: nn.Module, info: ModelInfo, data: DataSet | None, path: Path
-) -> exporting.ExportReport:
+) -> ExportReport:
     """Export ``model`` with its preprocessing inside, verified on images of ``data`` if given.
 
     Raises: as :func:`edufast.export.export`.
     """
     images, labels = validation_images(data, info) if data is not None else (None, None)
-    return exporting.export(
+    return export(
         model,
         path,
         input_size=(3, info.image_size, info.image_size),

@@ -1,0 +1,243 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edufast.errors import Interrupted, TrainingError, UserError
+
+app = typer.Typer(
+    help="Education distillation: big expert classifiers into a small edge model, fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)  # people read here; programs read standard output
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/<recipe name>].")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change the recipe, e.g. --set training.lr=0.05 (repeatable)."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
+]
+TeachersOption = Annotated[
+    Path | None, typer.Option(help="Use the teachers of this run folder (see edufast teach).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def teach(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a recipe's teachers only, to be used by later runs with --teachers."""
+    _execute(recipe, out, set_, device, methods=(), suffix="-teachers")
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    teachers: TeachersOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Train on this folder of class folders instead of the recipe's data."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Distil a student by a recipe: teach, grow, graduate, export, verify, report."""
+    from edufast.recipe import load_recipe
+
+    overrides = list(set_ or [])
+    if data is not None:
+        overrides.append(f"data.source={json.dumps(str(data))}")
+    baselines = _user(load_recipe, recipe, overrides).baselines
+    methods = ("education", *baselines)
+    _execute(recipe, out, overrides, device, methods, teachers=teachers, as_json=as_json)
+
+
+@app.command()
+def compare(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    teachers: TeachersOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Student seeds, from 0.")] = 3,
+    methods: Annotated[str, typer.Option(help="Which, comma-separated.")] = (
+        "scratch,kd,routed,education"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Train the same student in several ways for the same number of samples, several seeds."""
+    names = tuple(dict.fromkeys(name.strip() for name in methods.split(",")))
+    _execute(
+        recipe, out, set_, device, names, suffix="-compare",
+        seeds=tuple(range(seeds)), export=False, teachers=teachers, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run folder.")], as_json: JsonOption = False
+) -> None:
+    """Go on with an interrupted run, at the step where it stopped."""
+    from edufast.runs import RunConfig
+
+    _carry_out(_user(RunConfig.read, run), run, as_json)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set or folder to verify on [default: the one trained on]."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained student as one verified file for the edge (ONNX)."""
+    from edufast.artifact import load_model
+    from edufast.data import load_dataset
+    from edufast.export import ExportError
+    from edufast.export.trained import export_trained
+
+    weights = source / "student.safetensors" if source.is_dir() else source
+    model, info = _user(load_model, weights)
+    images = _user(load_dataset, data or info.data, image_size=info.image_size)
+    path = out or weights.with_suffix(".onnx")
+    try:
+        report = _user(export_trained, model, info, images, path)
+    except ExportError as error:
+        _fail(str(error), 1)
+    if as_json:
+        print(json.dumps(report.event()))
+    else:
+        console.print(
+            f"{path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
+            f"{report.parity.agreement:.1%} on {report.parity.samples} images"
+        )
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from edufast.recipe import load_recipe, shipped_recipes
+
+    table = Table("recipe", "data", "student", "teachers")
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        teachers = ", ".join(teacher.model for teacher in recipe.teachers)
+        table.add_row(name, recipe.data.source, recipe.student.model, teachers)
+    Console().print(table)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what this installation can do, and why not more."""
+    from edufast.doctor import diagnose
+
+    checks = diagnose()
+    if as_json:
+        print(json.dumps([vars(check) for check in checks], indent=2))
+    else:
+        table = Table("", "what", "found", show_edge=False)
+        for check in checks:
+            table.add_row("[green]ok" if check.ok else "[yellow]--", check.what, check.found)
+        Console().print(table)
+    if not all(check.ok for check in checks if check.needed):
+        raise typer.Exit(1)
+
+
+def _execute(
+    recipe: str,
+    out: Path | None,
+    overrides: list[str] | None,
+    device: str,
+    methods: tuple[str, ...],
+    *,
+    suffix: str = "",
+    seeds: tuple[int, ...] | None = None,
+    export: bool = True,
+    teachers: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    from edufast.recipe import load_recipe
+    from edufast.runs import METHODS, RunConfig
+
+    parsed = _user(load_recipe, recipe, overrides or [])
+    for method in methods:
+        if method not in METHODS:
+            _fail(f"--methods: {method!r}; expected some of {', '.join(METHODS)}", 2)
+    config = RunConfig(
+        parsed, methods, seeds or (parsed.seed,), _user(_device, device), export, teachers
+    )
+    _carry_out(config, out or Path("runs") / f"{parsed.name}{suffix}", as_json)
+
+
+def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
+    from edufast.export import ExportError
+    from edufast.runs import Run
+
+    try:
+        accuracies = _user(lambda: Run(config, folder, console).execute())
+    except (Interrupted, KeyboardInterrupt):
+        _fail(f"stopped; go on with: edufast resume {folder}", 130)
+    except (TrainingError, ExportError) as error:
+        _fail(str(error), 1)
+    if as_json:
+        print(json.dumps({"run": str(folder), "accuracy": accuracies}))
+    elif accuracies:
+        table = Table("method", "accuracy", "seeds")
+        for method, by_seed in accuracies.items():
+            values = list(by_seed.values())
+            spread = f" ± {statistics.stdev(values):.1%}" if len(values) > 1 else ""
+            table.add_row(method, f"{statistics.mean(values):.1%}{spread}", str(len(values)))
+        console.print(table)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device: {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device: {name!r}, but torch finds no CUDA device here")
+    return name
+
+
+def _user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Call ``function``; what the user got wrong ends the command in one line and code 2."""
+    try:
+        return function(*arguments, **keywords)
+    except UserError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> None:
+    console.print(f"[red]edufast:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)

@@ -1,0 +1,396 @@
+"""The training loop: grades in order, one step function, resumable at every step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edufast.checkpoint import load_checkpoint, save_checkpoint
+from edufast.curriculum import Curriculum
+from edufast.data import (
+    Augment,
+    Batch,
+    ClassSampler,
+    DataSet,
+    Loader,
+    MixedSampler,
+    Sampler,
+    Samples,
+    SliceSampler,
+)
+from edufast.errors import Interrupted, TrainingError
+from edufast.evaluation import Accuracy, evaluate
+from edufast.faculty import Faculty, Lesson
+from edufast.flops import TRAINING_FACTOR
+from edufast.interrupt import deferred_interrupt
+from edufast.journal import Journal
+from edufast.losses import Algorithm, create_algorithm
+from edufast.progress import TrainingProgress
+from edufast.student import Student
+from edufast.training import Training
+
+LOG_EVERY = 20  # steps between reads of the loss; each read waits for the device
+
+
+@dataclass
+class Progress:
+    """Where a training stands, and what it has used so far. Saved with every checkpoint."""
+
+    grade: int = 0
+    epoch: int = 0  # within the grade
+    step: int = 0  # within the epoch
+    samples: int = 0
+    student_flops: int = 0
+    teacher_flops: int = 0
+    accuracy: float = math.nan
+    seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+class School:
+    """Teaches a student by a curriculum.
+
+    Args:
+        student: with nothing grown yet.
+        faculty: the teachers the curriculum's grades name.
+        curriculum: the grades. Its class ids are the data set's.
+        data: what to learn and to validate on.
+        algorithm: how to distil; a name from ``edufast.losses`` or an object.
+        training: the optimiser's settings.
+        device: where the student trains; the faculty must be there too.
+        seed: of the order and the views of the samples.
+        journal: gets an event for every epoch and grade.
+        checkpoint: file that keeps the training resumable; :meth:`fit` goes on from it if it is
+            there. None: not resumable.
+        method: name of this training in journal and progress bar.
+
+    Raises:
+        ValueError: curriculum, student, faculty and data do not fit together.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        faculty: Faculty,
+        curriculum: Curriculum,
+        data: DataSet,
+        *,
+        algorithm: str | Algorithm = "kd",
+        training: Training | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        journal: Journal | None = None,
+        checkpoint: Path | None = None,
+        method: str = "education",
+    ) -> None:
+        self.student = student.to(device).to(memory_format=torch.channels_last)
+        self.faculty = faculty
+        self.curriculum = curriculum
+        self.data = data
+        self.algorithm = create_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        self.training = training or Training()
+        self.device = torch.device(device)
+        self.seed = seed
+        self.journal = journal or Journal()
+        self.checkpoint = checkpoint
+        self.method = method
+        self.progress = Progress()
+        self._check()
+        order = torch.tensor(curriculum.class_order)
+        self._rank = (
+            torch.full((len(data.classes),), -1)
+            .index_copy_(0, order, torch.arange(len(order)))
+            .to(self.device)
+        )
+        self._loaders = [self._loader(g) for g in range(len(curriculum.grades))]
+        self._steps = [
+            grade.epochs * len(loader)
+            for grade, loader in zip(curriculum.grades, self._loaders, strict=True)
+        ]
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def fit(self) -> nn.Module:
+        """Teach every grade and return the graduate: a plain module in eval mode.
+
+        Raises:
+            Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made of the
+                same arguments goes on at the same step.
+            TrainingError: the loss is not finite.
+        """
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._restore(load_checkpoint(self.checkpoint))
+        with deferred_interrupt() as interrupted, TrainingProgress(self.method) as bar:
+            while self.progress.grade < len(self.curriculum.grades):
+                self._teach_grade(interrupted, bar)
+                self.progress.grade += 1
+                self.progress.epoch = 0
+                self._save()
+        return self.student.graduate()
+
+    # --- a grade, an epoch, a step -----------------------------------------------------------
+
+    def _teach_grade(self, interrupted: Callable[[], bool], bar: TrainingProgress) -> None:
+        at = self.progress
+        grade = self.curriculum.grades[at.grade]
+        with self._phase("growth"):
+            self._grow_to(at.grade)
+        lesson = Lesson(
+            self.faculty,
+            grade.teachers,
+            grade.target,
+            self.curriculum.classes_taught(at.grade),
+            self.algorithm.temperature,
+        )
+        validation = self._validation_loader(at.grade)
+        while at.epoch < grade.epochs:
+            loss, speed = self._train_epoch(lesson, interrupted, bar)
+            accuracy = self._validate(validation)
+            self._event(
+                "epoch",
+                samples=at.samples,
+                accuracy=accuracy.overall,
+                loss=loss,
+                images_per_second=speed,
+                student_flops=at.student_flops,
+                teacher_flops=at.teacher_flops,
+            )
+            if at.epoch + 1 == grade.epochs:
+                self._report_grade(accuracy)
+            at.epoch, at.step = at.epoch + 1, 0
+            self._save()
+            if interrupted():
+                raise Interrupted(self.method)
+
+    def _train_epoch(
+        self, lesson: Lesson, interrupted: Callable[[], bool], bar: TrainingProgress
+    ) -> tuple[float, float]:
+        """Train the rest of an epoch; returns its mean loss and its images per second."""
+        at, started, first_step = self.progress, time.perf_counter(), self.progress.step
+        grade, loader = self.curriculum.grades[at.grade], self._loaders[at.grade]
+        bar.start_epoch(at.grade, len(self.curriculum.grades), at.epoch, grade.epochs, len(loader))
+        flops = TRAINING_FACTOR * self.student.flops()
+        loss_sum = torch.zeros((), device=self.device)
+        mean = speed = math.nan
+        self.student.train()
+        batches = loader.epoch(at.epoch, start=at.step)
+        while at.step < len(loader):
+            with self._phase("data"):
+                batch = next(batches)
+            rate = self._set_learning_rate()
+            loss_sum += self._step(batch, lesson)
+            at.step += 1
+            at.samples += len(batch.labels)
+            at.student_flops += flops * len(batch.labels)
+            if at.step % LOG_EVERY == 0 or at.step == len(loader):
+                steps = at.step - first_step
+                mean = self._finite(loss_sum / steps)
+                speed = steps * len(batch.labels) / (time.perf_counter() - started)
+                bar.update(at.step, mean, speed)
+                self._event("step", step=at.step, loss=mean, lr=rate, images_per_second=speed)
+            if interrupted() and at.step < len(loader):
+                self._account(lesson, started)
+                self._save()
+                raise Interrupted(self.method)
+        self._account(lesson, started)
+        return mean, speed
+
+    def _step(self, batch: Batch, lesson: Lesson) -> Tensor:
+        """One optimiser step; returns the loss, still on the device."""
+        assert self._optimizer is not None
+        labels = self._rank[batch.labels]
+        with self._phase("teachers"):
+            teaching = lesson(batch.images, labels)
+        with self._phase("student"):
+            logits = self.student(batch.images)
+            if teaching is None:
+                loss = F.cross_entropy(logits.float(), labels)
+            else:
+                loss = self.algorithm(logits, teaching, labels)
+            loss.backward()
+        with self._phase("optimizer"):
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _validate(self, loader: Loader) -> Accuracy:
+        at, started = self.progress, time.perf_counter()
+        slices = [len(g.classes) for g in self.curriculum.grades[: at.grade + 1] if g.classes]
+        with self._phase("validation"):
+            accuracy = evaluate(self.student, loader.epoch(0), self._rank, slices)
+        at.seconds += time.perf_counter() - started
+        at.accuracy = accuracy.overall
+        return accuracy
+
+    # --- pieces ------------------------------------------------------------------------------
+
+    def _grow_to(self, g: int) -> None:
+        """Let the student be what it is in grade ``g``, by way of all grades before."""
+        for number in range(g + 1):
+            fragments = self.curriculum.fragments[number]
+            classes = len(self.curriculum.classes_taught(number))
+            if (self.student.grown, self.student.classes) >= (fragments, classes):
+                continue
+            self.student.grow(
+                fragments=fragments,
+                classes=classes,
+                optimizer=self._optimizer,
+                keep_rows=self.curriculum.keep_rows,
+                keep_state=self.curriculum.keep_state,
+            )
+            if self._optimizer is None:
+                self._optimizer = self.training.create_optimizer(self.student.active_parameters())
+
+    def _set_learning_rate(self) -> float:
+        assert self._optimizer is not None
+        at = self.progress
+        step = at.epoch * len(self._loaders[at.grade]) + at.step
+        rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _finite(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            at = self.progress
+            raise TrainingError(
+                f"the loss is {value} in grade {at.grade + 1}, epoch {at.epoch + 1}, step {at.step}"
+                " or shortly before; a lower learning rate or temperature may help"
+            )
+        return value
+
+    def _account(self, lesson: Lesson, started: float) -> None:
+        self.progress.seconds += time.perf_counter() - started
+        size = (3, self.data.image_size, self.data.image_size)
+        for k, visits in enumerate(lesson.visits):
+            if visits:
+                self.progress.teacher_flops += visits * self.faculty.flops(k, size)
+                lesson.visits[k] = 0
+
+    def _report_grade(self, accuracy: Accuracy) -> None:
+        slices = sum(bool(grade.classes) for grade in self.curriculum.grades)
+        untaught = [None] * (slices - len(accuracy.slices))
+        self._event(
+            "grade",
+            classes=self.student.classes,
+            fragments=self.student.grown,
+            accuracy=accuracy.overall,
+            slice_accuracy=[*accuracy.slices, *untaught],
+            slice_accuracy_masked=[*accuracy.masked, *untaught],
+        )
+
+    def _loader(self, g: int) -> Loader:
+        grade, labels = self.curriculum.grades[g], self.data.train.labels
+        sampler: Sampler
+        # Every grade draws from a stream of its own.
+        seed = self.seed * 1000 + g
+        if self.curriculum.order == "slices":
+            slices = [g.classes for g in self.curriculum.grades[: g + 1] if g.classes]
+            sampler = SliceSampler(labels, slices, seed, grade.samples)
+        else:
+            classes = self.curriculum.classes_taught(g)
+            sampler = MixedSampler(labels, classes, seed, grade.samples)
+        return self._make_loader(self.data.train, sampler, self.training.augment, seed)
+
+    def _validation_loader(self, g: int) -> Loader:
+        sampler = ClassSampler(self.data.val.labels, self.curriculum.classes_taught(g))
+        return self._make_loader(self.data.val, sampler, None, seed=0)
+
+    def _make_loader(
+        self, samples: Samples, sampler: Sampler, augment: Augment | None, seed: int
+    ) -> Loader:
+        return Loader(
+            samples,
+            sampler=sampler,
+            # A set smaller than a batch still makes one.
+            batch_size=min(self.training.batch_size, len(sampler)),
+            image_size=self.data.image_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            augment=augment,
+            seed=seed,
+            device=self.device,
+            drop_last=augment is not None,
+        )
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.progress.phases[name] = self.progress.phases.get(name, 0.0) + spent
+
+    def _event(self, event: str, **fields: Any) -> None:
+        at = self.progress
+        self.journal.write(
+            event, method=self.method, seed=self.seed, grade=at.grade + 1, epoch=at.epoch, **fields
+        )
+
+    def _check(self) -> None:
+        order, student = self.curriculum.class_order, self.student
+        unknown = [c for c in order if not 0 <= c < len(self.data.classes)]
+        if unknown:
+            raise ValueError(
+                f"the curriculum teaches class {unknown[0]}; {self.data.name} has "
+                f"{len(self.data.classes)}"
+            )
+        if student.num_classes != len(order):
+            raise ValueError(
+                f"the student has {student.num_classes} classes, the curriculum teaches "
+                f"{len(order)}"
+            )
+        if len(student.fragments) != self.curriculum.fragments[-1]:
+            raise ValueError(
+                f"the student is cut into {len(student.fragments)} fragments, the curriculum ends "
+                f"with {self.curriculum.fragments[-1]}"
+            )
+        identity = tuple(range(len(order)))
+        expected = order if sorted(order) == list(identity) else identity
+        if student.class_order != expected:
+            raise ValueError(
+                "student.class_order differs from the order in which the curriculum teaches; "
+                "expected Student(..., class_order=curriculum.class_order)"
+            )
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.checkpoint is None or self._optimizer is None:
+            return
+        state = {
+            "progress": vars(self.progress),
+            "student": self.student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "seed": self.seed,
+            "method": self.method,
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(self.checkpoint, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if (state["method"], state["seed"]) != (self.method, self.seed):
+            raise ValueError(
+                f"{self.checkpoint} is of {state['method']} with seed {state['seed']}; expected "
+                f"{self.method} with seed {self.seed}"
+            )
+        self.progress = Progress(**state["progress"])
+        self._grow_to(min(self.progress.grade, len(self.curriculum.grades) - 1))
+        assert self._optimizer is not None
+        self.student.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
