@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edufast.cutting import Cutting, cut
+from edufast.errors import UserError
+from edufast.models import create_model
+
+
+def run(cutting: Cutting, model: nn.Module, x: Tensor) -> Tensor:
+    for fragment in cutting.fragments:
+        x = fragment(model, x)
+    return x
+
+
+def names(cutting: Cutting) -> list[str]:
+    return [fragment.name for fragment in cutting.fragments]
+
+
+class Block(nn.Module):
+    """A user's residual block with functional dropout."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.dropout(self.second(F.relu(self.first(x))), 0.5, self.training)
+
+
+class Residual(nn.Module):
+    def __init__(self, blocks: int = 4, block: type[nn.Module] = Block) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(block(8) for _ in range(blocks))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x)
+
+
+def mlp() -> nn.Sequential:
+    layers = [nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5))
+
+
+# One network of every way to build one: stages, flat block lists, branches with concatenation,
+# class tokens and attention, a convolution as classifier, no norm, a plain Sequential.
+NETWORKS = {
+    "resnet20": 32,
+    "wrn_16_2": 32,
+    "torchvision/resnet18": 64,
+    "torchvision/resnet50": 64,
+    "torchvision/mobilenet_v2": 64,
+    "torchvision/mobilenet_v3_small": 64,
+    "torchvision/densenet121": 64,
+    "torchvision/convnext_tiny": 64,
+    "torchvision/regnet_y_400mf": 64,
+    "torchvision/efficientnet_b0": 64,
+    "torchvision/shufflenet_v2_x0_5": 64,
+    "torchvision/squeezenet1_1": 64,
+    "torchvision/vit_b_32": 224,
+    "timm/vit_tiny_patch16_224": 224,
+    "timm/mobilenetv3_small_100": 64,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fragments_in_a_row_are_the_model(name: str) -> None:
+    if "/" in name:
+        pytest.importorskip(name.split("/")[0])
+    size = NETWORKS[name]
+    model = create_model(name, 10).eval()
+    before = copy.deepcopy(model.state_dict())
+    cutting = cut(model, 3, input_size=(3, size, size))
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(run(cutting, model, x), model(x))
+        features = x
+        for fragment in cutting.fragments:
+            features = fragment(model, features)
+            assert features.shape[1:] == fragment.shape
+    # Cutting leaves no trace on the model.
+    assert not model.training
+    after = model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    # Every parameter belongs to exactly one fragment, every fragment does a fair part of the work.
+    used = [name for fragment in cutting.fragments for name in fragment.parameters]
+    assert sorted(used) == sorted(name for name, _ in model.named_parameters())
+    total = sum(fragment.flops for fragment in cutting.fragments)
+    assert all(total / 9 < fragment.flops < total * 2 / 3 for fragment in cutting.fragments)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "resnet8x4"])
+def test_stages_are_preferred(name: str) -> None:
+    cutting = cut(create_model(name, 10), 3, input_size=(3, 32, 32))
+    assert names(cutting) == ["layer1", "layer2", "fc"]
+    assert cutting.classifier == "fc"
+
+
+def test_shares_of_resnet20_are_those_of_the_paper() -> None:
+    flops = [
+        f.flops for f in cut(create_model("resnet20", 10), 3, input_size=(3, 32, 32)).fragments
+    ]
+    assert [round(100 * sum(flops[: n + 1]) / sum(flops)) for n in range(3)] == [36, 68, 100]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "torchvision/mobilenet_v2", "torchvision/vit_b_32"])
+def test_flops_add_up(name: str) -> None:
+    if "/" in name:
+        pytest.importorskip("torchvision")
+    size = 224 if "vit" in name else 32
+    model = create_model(name, 10).eval()
+    fragments = cut(model, 2, input_size=(3, size, size)).fragments
+    # With gradients attention takes the path of single operators, which the counter knows.
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model(torch.randn(1, 3, size, size))
+    assert sum(fragment.flops for fragment in fragments) == counter.get_total_flops()
+
+
+# One fragment (nothing to cut), an even and an odd count, and as many as there are places.
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_any_number_of_fragments(count: int) -> None:
+    model = create_model("resnet20", 10).eval()
+    cutting = cut(model, count, input_size=(3, 32, 32))
+    assert len(cutting.fragments) == count
+    assert all(fragment.flops > 0 for fragment in cutting.fragments)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(run(cutting, model, x), model(x))
+
+
+def test_convolution_norm_and_activation_stay_together() -> None:
+    layers = [
+        layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    ]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 10 * 10, 4))
+    assert names(cut(model, 3, input_size=(3, 16, 16))) == ["2", "5", "10"]
+
+
+def test_named_cuts() -> None:
+    model = create_model("resnet20", 10).eval()
+    cutting = cut(model, 3, input_size=(3, 32, 32), cuts=["layer1.0", "layer3.1"])
+    assert names(cutting) == ["layer1.0", "layer3.1", "fc"]
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(run(cutting, model, x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "message"),
+    [
+        (["layer1", "layer9"], "'layer9'; possible: relu.*layer1.0.*layer3.1"),
+        (["layer1", "layer2.0.conv1"], "cannot cut after 'layer2.0.conv1'"),  # inside a residual
+        (["layer2", "layer1"], "order of the data"),
+        (["layer1", "layer1"], "each once"),
+        (["layer1"], "expected 2 names"),
+        ([], "expected 2 names"),
+        ("ab", "expected 2 names"),
+    ],
+)
+def test_wrong_cuts_name_what_is_possible(cuts: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cut(create_model("resnet20", 10), 3, input_size=(3, 32, 32), cuts=cuts)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "3", 6])
+def test_wrong_number_of_fragments(count: object) -> None:
+    with pytest.raises(UserError, match="fragments="):
+        cut(create_model("resnet8", 10), count, input_size=(3, 32, 32))  # type: ignore[arg-type]
+
+
+def test_what_forward_reads_from_training_is_live() -> None:
+    model = Residual()
+    cutting = cut(model, 3, input_size=(8,))
+    x = torch.randn(64, 8)
+    for training in (False, True, False):
+        model.train(training)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        assert torch.equal(run(cutting, model, x), expected)
+
+
+def test_weights_are_those_of_the_model() -> None:
+    model = Residual()
+    cutting = cut(model, 2, input_size=(8,))
+    x = torch.randn(3, 8)
+    run(cutting, model, x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        model.fc.bias += 1
+    model.eval()
+    assert torch.equal(run(cutting, model, x), model(x))
+
+
+class Branching(Block):
+    """Control flow that depends on data: cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def test_a_module_that_cannot_be_traced_stays_whole() -> None:
+    model = Residual(block=Branching).eval()
+    cutting = cut(model, 2, input_size=(8,), cuts=["blocks.1"])
+    for x in (torch.ones(2, 8), -torch.ones(2, 8)):
+        assert torch.equal(run(cutting, model, x), model(x))
+
+
+class Shared(nn.Module):
+    """One weight used in two fragments, read directly; an optional argument; a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.rand(8))
+        self.register_buffer("shift", torch.rand(8))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.first(x) * self.scale + self.shift
+        if mask is not None:
+            x = x * mask
+        return self.fc(self.second(x * self.scale) * self.scale + self.shift)
+
+
+def test_weights_read_by_several_fragments() -> None:
+    model = Shared()
+    cutting = cut(model, 2, input_size=(8,))
+    x = torch.randn(3, 8)
+    model.double()  # a cast replaces the buffers: fragments must see the new ones
+    assert torch.equal(run(cutting, model, x.double()), model(x.double()))
+    assert all("scale" in fragment.parameters for fragment in cutting.fragments)
+
+
+class Counting(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls.add_(1)
+        return self.linear(x) + self.calls
+
+
+def test_buffers_changed_by_forward_change_when_a_fragment_runs() -> None:
+    model = Residual(block=Counting)
+    cutting = cut(model, 2, input_size=(8,))
+    assert [int(block.calls) for block in model.blocks] == [0, 0, 0, 0]
+    x = torch.randn(2, 8)
+    run(cutting, model, x)
+    assert [int(block.calls) for block in model.blocks] == [1, 1, 1, 1]
+    model.eval()
+    assert torch.equal(run(cutting, model, x), model(x))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class RootBranch(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+class RootConstant(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * torch.ones(8))
+
+
+class TwoOutputs(Residual):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x), x
+
+
+class TwoOutputsInTraining(Residual):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (TwoInputs(), "cannot cut TwoInputs: .*'y'"),
+        (RootBranch(), "cannot trace RootBranch.forward"),
+        (RootConstant(), "cannot trace RootConstant.forward.*buffer"),
+        (TwoOutputs(), "cannot find the classifier of TwoOutputs"),
+        (TwoOutputsInTraining(), "train and eval"),
+        (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), "cannot find the classifier"),
+        (nn.Sequential(nn.Linear(8, 12), nn.Unflatten(1, (3, 4))), "cannot find the classifier"),
+        (nn.Sequential(nn.Linear(9, 5)), r"fails on images of input_size=\(8,\)"),
+    ],
+)
+def test_models_that_cannot_be_cut(model: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cut(model, 1, input_size=(8,))
+    assert not any(name.startswith("_tensor_constant") for name in vars(model))
+
+
+def test_modes_of_submodules_survive() -> None:
+    model = Residual()
+    model.blocks[1].eval()
+    cut(model, 2, input_size=(8,))
+    assert [block.training for block in model.blocks] == [True, False, True, True]
+
+
+def test_mlp_without_images() -> None:
+    model = mlp().eval()
+    cutting = cut(model, 3, input_size=(3, 4, 4))
+    assert [fragment.shape for fragment in cutting.fragments] == [(16,), (16,), (5,)]
