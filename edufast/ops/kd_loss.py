@@ -52,7 +52,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -
     ctx.save_for_backward(grad, *teacher_grads)
     ctx.set_materialize_grads(False)
     ctx.dtypes = [t.dtype for t in (p.student, *p.teachers[: _wanted(p)])]
-    ctx.num_teachers = len(p.teachers)
+    # register_autograd wants gradients shaped like the inputs, lists included.
+    ctx.nones = [[None] * len(x) if isinstance(x, list) and all(isinstance(t, Tensor) for t in x)
+                 else None for x in p]
 
 
 def _backward(ctx: Any, d_loss: Tensor | None, d_grad: Any, d_teacher_grads: Any) -> Any:
@@ -61,13 +63,12 @@ def _backward(ctx: Any, d_loss: Tensor | None, d_grad: Any, d_teacher_grads: Any
             "kd_loss has no second derivative in its fused backends; use backend='reference'"
         )
     if d_loss is None:
-        return (None,) * len(Problem._fields)
+        return tuple(ctx.nones)
     scale = d_loss[:, None] if d_loss.dim() else d_loss
     grads = [
         (g * scale).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
     ]
-    teachers = grads[1:] if len(grads) > 1 else [None] * ctx.num_teachers
-    return (grads[0], teachers, *(None,) * (len(Problem._fields) - 2))
+    return (grads[0], grads[1:] or ctx.nones[1], *ctx.nones[2:])
 
 
 torch.library.register_fake("edufast::kd_loss")(_fake)

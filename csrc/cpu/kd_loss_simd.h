@@ -1,0 +1,173 @@
+// Vectors as wide as the instruction set, loads and stores with tails, exp and log.
+// Included by kd_loss_rows.cpp only; everything is in its per-instruction-set namespace, and no
+// standard header is included (see cmake/cpu_isa.cmake).
+#pragma once
+
+#include "../kd_loss.h"
+
+namespace edufast::EDUFAST_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+#define EDUFAST_INLINE inline __attribute__((always_inline))
+
+using Floats = float __attribute__((vector_size(kVectorBytes)));
+using Ints = int32_t __attribute__((vector_size(kVectorBytes)));
+using Doubles = double __attribute__((vector_size(kVectorBytes)));
+using Longs = int64_t __attribute__((vector_size(kVectorBytes)));
+
+template <class A> struct VectorOf;
+template <> struct VectorOf<float> { using type = Floats; };
+template <> struct VectorOf<double> { using type = Doubles; };
+template <class A> using Vec = typename VectorOf<A>::type;
+template <class A> constexpr int kLanes = kVectorBytes / sizeof(A);
+
+template <class A> constexpr A kInf = __builtin_huge_val();
+
+template <class To, class From> EDUFAST_INLINE To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  __builtin_memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+template <class A> EDUFAST_INLINE Vec<A> splat(A x) { return x - Vec<A>{}; }
+
+// A whole vector, or the first `count` lanes: the type says which, so that loops pay for tails
+// only at the tail.
+struct Whole {};
+
+template <class A> EDUFAST_INLINE Vec<A> load(const A* p, Whole, A = 0) {
+  Vec<A> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class A> EDUFAST_INLINE Vec<A> load(const A* p, int count, A fill = 0) {
+  Vec<A> v = splat(fill);
+  for (int i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+template <class A> EDUFAST_INLINE void store(A* p, Vec<A> v, Whole) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <class A> EDUFAST_INLINE void store(A* p, Vec<A> v, int count) {
+  for (int i = 0; i < count; ++i) p[i] = v[i];
+}
+
+// body(i, Whole{}) for each whole vector of n elements, then body(i, count) for the rest.
+template <class A, class Body> EDUFAST_INLINE void for_vectors(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes<A> <= n; i += kLanes<A>) body(i, Whole{});
+  if (i < n) body(i, static_cast<int>(n - i));
+}
+
+template <class A> EDUFAST_INLINE A sum_lanes(Vec<A> v) {
+  A total = 0;
+  for (int i = 0; i < kLanes<A>; ++i) total += v[i];
+  return total;
+}
+template <class A> EDUFAST_INLINE A max_lanes(Vec<A> v) {
+  A best = v[0];
+  for (int i = 1; i < kLanes<A>; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// e^x for x <= 0 to about 1 ulp; 0 below the smallest normal number and for -inf; NaN for NaN.
+EDUFAST_INLINE Floats exp(Floats x) {
+  const Floats magic = splat(0x1.8p23f);  // adding it rounds to an integer, in the low bits
+  const Floats shifted = x * 0x1.715476p0f + magic;
+  const Floats n = shifted - magic;
+  const Floats r = (x - n * 0x1.63p-1f) - n * -0x1.bd0106p-13f;  // x - n ln 2, in two pieces
+  Floats e = splat(0x1.6a2352p-10f);  // minimax on |r| <= ln(2)/2, relative error 3e-9
+  e = e * r + 0x1.123a6cp-7f;
+  e = e * r + 0x1.5558f4p-5f;
+  e = e * r + 0x1.555490p-3f;
+  e = e * r + 0x1.fffffcp-2f;
+  e = (e * r) * r + r + 1.0f;
+  // Multiplying with 2^n, instead of adding n to the exponent, keeps NaN a NaN.
+  const Ints exponent = (bits<Ints>(shifted) << 23) + 0x3f800000;
+  e *= bits<Floats>(exponent);
+  return x < -87.33654f ? Floats{} : e;
+}
+EDUFAST_INLINE Doubles exp(Doubles x) {  // fp64 is there for checking: plain libm
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_exp(x[i]);
+  return x;
+}
+
+// log x for normal x > 0 (anything else: meaningless, but finite or NaN).
+EDUFAST_INLINE Floats log(Floats x) {
+  const Ints i = bits<Ints>(x) - 0x3f3504f3;  // mantissa to [sqrt(1/2), sqrt(2))
+  const Floats n = __builtin_convertvector(i >> 23, Floats);
+  const Floats f = bits<Floats>((i & 0x007fffff) + 0x3f3504f3) - 1.0f;
+  Floats p = splat(7.0376836292e-2f);  // Cephes logf
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const Floats square = f * f;
+  Floats y = p * f * square + n * -2.12194440e-4f - 0.5f * square;
+  return f + y + n * 0.693359375f;
+}
+EDUFAST_INLINE Doubles log(Doubles x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_log(x[i]);
+  return x;
+}
+
+EDUFAST_INLINE float scalar_exp(float x) { return __builtin_expf(x); }
+EDUFAST_INLINE double scalar_exp(double x) { return __builtin_exp(x); }
+EDUFAST_INLINE float scalar_log(float x) { return __builtin_logf(x); }
+EDUFAST_INLINE double scalar_log(double x) { return __builtin_log(x); }
+EDUFAST_INLINE float scalar_log1p(float x) { return __builtin_log1pf(x); }
+EDUFAST_INLINE double scalar_log1p(double x) { return __builtin_log1p(x); }
+
+// --- element types ------------------------------------------------------------------------------
+
+struct BFloat16 { uint16_t bits; };
+struct Half { uint16_t bits; };
+
+EDUFAST_INLINE float widen(BFloat16 x) { return bits<float>(uint32_t{x.bits} << 16); }
+EDUFAST_INLINE float widen(Half x) {
+  // The exponent is moved by a multiplication, which also normalises fp16's denormal numbers.
+  const uint32_t magnitude = uint32_t{x.bits} & 0x7fffu;
+  const uint32_t number = bits<uint32_t>(bits<float>(magnitude << 13) * 0x1p112f);
+  const uint32_t special = (magnitude << 13) | 0x7f800000u;  // infinities and NaN
+  const uint32_t sign = (uint32_t{x.bits} & 0x8000u) << 16;
+  return bits<float>((magnitude >= 0x7c00u ? special : number) | sign);
+}
+EDUFAST_INLINE float widen(float x) { return x; }
+EDUFAST_INLINE double widen(double x) { return x; }
+
+EDUFAST_INLINE void narrow(float x, float* y) { *y = x; }
+EDUFAST_INLINE void narrow(double x, float* y) { *y = static_cast<float>(x); }
+EDUFAST_INLINE void narrow(float x, double* y) { *y = x; }
+EDUFAST_INLINE void narrow(double x, double* y) { *y = x; }
+EDUFAST_INLINE void narrow(float x, BFloat16* y) {  // to nearest, ties to even
+  const uint32_t b = bits<uint32_t>(x);
+  const uint32_t rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+  y->bits = static_cast<uint16_t>((b & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+template <class A> EDUFAST_INLINE void narrow(A, Half*) {}  // fp16 gradients are kept in fp32
+EDUFAST_INLINE void narrow(double x, BFloat16* y) { narrow(static_cast<float>(x), y); }
+
+template <class F> EDUFAST_INLINE void with_dtype(DType dtype, F f) {
+  switch (dtype) {
+    case DType::F32: return f(static_cast<float*>(nullptr));
+    case DType::BF16: return f(static_cast<BFloat16*>(nullptr));
+    case DType::F16: return f(static_cast<Half*>(nullptr));
+    case DType::F64: return f(static_cast<double*>(nullptr));
+  }
+}
+
+}  // namespace
+}  // namespace edufast::EDUFAST_ISA
