@@ -12,6 +12,10 @@ template <class A> struct Softmax {
   A shift = -kInf<A>;
   A sum = 0;
   A log_sum = 0;
+  void set_sum(A total) {
+    sum = total;
+    log_sum = scalar_log(total);
+  }
   bool empty() const { return shift == -kInf<A>; }  // every logit is -inf
   A inverse() const { return empty() ? 0 : 1 / sum; }
   A position(A logit, A inverse_t) const {  // u of one logit; that of an empty slice is +-inf

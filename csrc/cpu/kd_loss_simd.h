@@ -1,9 +1,13 @@
 // Vectors as wide as the instruction set, loads and stores with tails, exp and log.
 // Included by kd_loss_rows.cpp only; everything is in its per-instruction-set namespace, and no
-// standard header is included (see cmake/cpu_isa.cmake).
+// standard header is included (see cmake/cpu_isa.cmake); what immintrin.h defines is always inlined.
 #pragma once
 
 #include "../kd_loss.h"
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 namespace edufast::EDUFAST_ISA {
 namespace {
@@ -31,6 +35,10 @@ template <class A> constexpr int kLanes = kVectorBytes / sizeof(A);
 
 template <class A> constexpr A kInf = __builtin_huge_val();
 
+template <int value> struct Constant {
+  constexpr operator int() const { return value; }
+};
+
 template <class To, class From> EDUFAST_INLINE To bits(From x) {
   static_assert(sizeof(To) == sizeof(From));
   To y;
@@ -40,8 +48,7 @@ template <class To, class From> EDUFAST_INLINE To bits(From x) {
 
 template <class A> EDUFAST_INLINE Vec<A> splat(A x) { return x - Vec<A>{}; }
 
-// A whole vector, or the first `count` lanes: the type says which, so that loops pay for tails
-// only at the tail.
+// A whole vector, or the first `count` lanes: the type says which, so that only tails pay for it.
 struct Whole {};
 
 template <class A> EDUFAST_INLINE Vec<A> load(const A* p, Whole, A = 0) {
@@ -49,13 +56,31 @@ template <class A> EDUFAST_INLINE Vec<A> load(const A* p, Whole, A = 0) {
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+template <class A> EDUFAST_INLINE void store(A* p, Vec<A> v, Whole) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+#if defined(__AVX512F__)
+EDUFAST_INLINE Floats load(const float* p, int count, float fill = 0) {
+  return _mm512_mask_loadu_ps(splat(fill), (1u << count) - 1, p);
+}
+EDUFAST_INLINE void store(float* p, Floats v, int count) {
+  _mm512_mask_storeu_ps(p, (1u << count) - 1, v);
+}
+#elif defined(__AVX2__)
+EDUFAST_INLINE Ints first(int count) { return Ints{0, 1, 2, 3, 4, 5, 6, 7} < count; }
+EDUFAST_INLINE Floats load(const float* p, int count, float fill = 0) {
+  const Ints mask = first(count);
+  return mask ? _mm256_maskload_ps(p, bits<__m256i>(mask)) : splat(fill);
+}
+EDUFAST_INLINE void store(float* p, Floats v, int count) {
+  _mm256_maskstore_ps(p, bits<__m256i>(first(count)), v);
+}
+#endif
 template <class A> EDUFAST_INLINE Vec<A> load(const A* p, int count, A fill = 0) {
   Vec<A> v = splat(fill);
   for (int i = 0; i < count; ++i) v[i] = p[i];
   return v;
-}
-template <class A> EDUFAST_INLINE void store(A* p, Vec<A> v, Whole) {
-  __builtin_memcpy(p, &v, sizeof v);
 }
 template <class A> EDUFAST_INLINE void store(A* p, Vec<A> v, int count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
@@ -68,15 +93,26 @@ template <class A, class Body> EDUFAST_INLINE void for_vectors(int64_t n, Body b
   if (i < n) body(i, static_cast<int>(n - i));
 }
 
+// Lanes are combined in halves: a chain over 16 lanes would cost as much as a short row.
+template <class A, int lanes, class Combine>
+EDUFAST_INLINE A fold(const A* x, Combine combine) {
+  if constexpr (lanes == 1) {
+    return x[0];
+  } else {
+    A half[lanes / 2];
+    for (int i = 0; i < lanes / 2; ++i) half[i] = combine(x[i], x[i + lanes / 2]);
+    return fold<A, lanes / 2>(half, combine);
+  }
+}
 template <class A> EDUFAST_INLINE A sum_lanes(Vec<A> v) {
-  A total = 0;
-  for (int i = 0; i < kLanes<A>; ++i) total += v[i];
-  return total;
+  A x[kLanes<A>];
+  __builtin_memcpy(x, &v, sizeof v);
+  return fold<A, kLanes<A>>(x, [](A a, A b) { return a + b; });
 }
 template <class A> EDUFAST_INLINE A max_lanes(Vec<A> v) {
-  A best = v[0];
-  for (int i = 1; i < kLanes<A>; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  A x[kLanes<A>];
+  __builtin_memcpy(x, &v, sizeof v);
+  return fold<A, kLanes<A>>(x, [](A a, A b) { return b > a ? b : a; });
 }
 
 // e^x for x <= 0 to about 1 ulp; 0 below the smallest normal number and for -inf; NaN for NaN.

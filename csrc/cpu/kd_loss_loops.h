@@ -1,0 +1,238 @@
+// The loops over one block of a row: everything that touches a logit. They know no divergence.
+#pragma once
+
+#include "kd_loss_divergences.h"
+
+namespace edufast::EDUFAST_ISA {
+namespace {
+
+template <class A> constexpr DType kDType = sizeof(A) == 4 ? DType::F32 : DType::F64;
+
+// --- loops over one block -----------------------------------------------------------------------
+
+template <class A> A maximum(const A* x, int64_t n) {
+  Vec<A> best = splat(-kInf<A>), more[3] = {best, best, best};
+  int64_t i = 0;
+  for (; i + 4 * kLanes<A> <= n; i += 4 * kLanes<A>) {  // four chains hide the latency
+    const Vec<A> x0 = load(x + i, Whole{});
+    best = x0 > best ? x0 : best;
+    for (int j = 0; j < 3; ++j) {
+      const Vec<A> xj = load(x + i + (j + 1) * kLanes<A>, Whole{});
+      more[j] = xj > more[j] ? xj : more[j];
+    }
+  }
+  for (int j = 0; j < 3; ++j) best = more[j] > best ? more[j] : best;
+  for_vectors<A>(n - i, [&](int64_t j, auto lanes) {
+    const Vec<A> xj = load(x + i + j, lanes, -kInf<A>);
+    best = xj > best ? xj : best;
+  });
+  const A result = max_lanes<A>(best);
+  // Comparisons skip NaN. One among finite numbers spoils the sums; one among -inf is found here.
+  if (result == -kInf<A>)
+    for (i = 0; i < n; ++i)
+      if (x[i] != x[i]) return x[i];
+  return result;
+}
+
+// Logits that will be read soon: their latency hides behind the exponentials of this block. The
+// hardware's own prefetching starts anew on every page, and a row is about a page.
+struct Ahead {
+  const char* logits = nullptr;
+  int64_t bytes = 0;  // of one
+  EDUFAST_INLINE void fetch(int64_t i) const { __builtin_prefetch(logits + i * bytes, 0, 2); }
+};
+
+// Sums over exponentials, for one T and, if asked for, for T = 1.
+template <class A> struct Sums {
+  double soft = 0;           // sum e^v with v = (x - shift) / T
+  double cross = 0;          // sum e^v (v - u)
+  double unit = 0;           // sum e^(x - shift)
+  double unit_weighted = 0;  // sum e^(x - shift) (x - shift)
+
+  // The same sums for a shift that is larger by `step`.
+  void rescale(double step, double inverse_t) {
+    const double down = __builtin_exp(-step * inverse_t), unit_down = __builtin_exp(-step);
+    cross = down * (cross - step * inverse_t * soft);
+    soft *= down;
+    unit_weighted = unit_down * (unit_weighted - step * unit);
+    unit *= unit_down;
+  }
+};
+
+// How the exponentials at T = 1 come about: not at all, on their own, or as (e^v)^T by 0 to 3
+// squarings, which saves an exponential for T = 1, 2, 4, 8.
+constexpr int kNoUnit = -2, kUnitExp = -1, kMaxSquarings = 3;
+
+template <class F> EDUFAST_INLINE void with_unit(int unit, F f) {
+  switch (unit) {
+    case kNoUnit: return f(Constant<kNoUnit>{});
+    case kUnitExp: return f(Constant<kUnitExp>{});
+    case 0: return f(Constant<0>{});
+    case 1: return f(Constant<1>{});
+    case 2: return f(Constant<2>{});
+    case 3: return f(Constant<3>{});
+  }
+}
+
+template <int unit, class A> EDUFAST_INLINE Vec<A> unit_exp(Vec<A> x, Vec<A> y) {
+  if constexpr (unit == kUnitExp) return exp(x);
+  for (int i = 0; i < unit; ++i) y *= y;
+  return y;
+}
+
+EDUFAST_INLINE int unit_method(double temperature) {
+  for (int squarings = 0; squarings <= kMaxSquarings; ++squarings)
+    if (temperature == 1 << squarings) return squarings;
+  return kUnitExp;
+}
+
+// e = e^v and, if asked for, e1 = e^(x - shift); e may be x.
+template <class A>
+void exponentials(const A* x, int64_t n, A shift, A inverse_t, int unit, A* e, A* e1,
+                          Sums<A>* sums, Ahead ahead) {
+  with_unit(unit, [&](auto how) {
+    Vec<A> soft{}, units{};
+    for_vectors<A>(n, [&](int64_t i, auto lanes) {
+      ahead.fetch(i);
+      const Vec<A> centred = load(x + i, lanes, -kInf<A>) - shift;
+      const Vec<A> y = exp(centred * inverse_t);
+      store(e + i, y, lanes);
+      soft += y;
+      if constexpr (how != kNoUnit) {
+        const Vec<A> y1 = unit_exp<how, A>(centred, y);
+        store(e1 + i, y1, lanes);
+        units += y1;
+      }
+    });
+    sums->soft += sum_lanes<A>(soft);
+    if constexpr (how != kNoUnit) sums->unit += sum_lanes<A>(units);
+  });
+}
+
+// f = e^v of a teacher, with the cross sum against u = (z - z_shift) / T; f may be x.
+template <class A>
+void exponentials_against(const A* x, int64_t n, A shift, A inverse_t, int unit, A* f, const A* z,
+                          A z_shift, Sums<A>* sums, Ahead ahead) {
+  with_unit(unit, [&](auto how) {
+    Vec<A> soft{}, cross{}, units{}, weighted{};
+    for_vectors<A>(n, [&](int64_t i, auto lanes) {
+      ahead.fetch(i);
+      const Vec<A> centred = load(x + i, lanes, -kInf<A>) - shift, v = centred * inverse_t;
+      const Vec<A> u = (load(z + i, lanes) - z_shift) * inverse_t;
+      const Vec<A> y = exp(v);
+      store(f + i, y, lanes);
+      soft += y;
+      cross += v == -kInf<A> ? Vec<A>{} : y * (v - u);
+      if constexpr (how != kNoUnit) {
+        const Vec<A> y1 = unit_exp<how, A>(centred, y);
+        units += y1;
+        weighted += v == -kInf<A> ? Vec<A>{} : y1 * centred;
+      }
+    });
+    sums->soft += sum_lanes<A>(soft);
+    sums->cross += sum_lanes<A>(cross);
+    if constexpr (how != kNoUnit) {
+      sums->unit += sum_lanes<A>(units);
+      sums->unit_weighted += sum_lanes<A>(weighted);
+    }
+  });
+}
+
+// l = v - u, 0 where v = -inf: there the exponential that l multiplies is 0.
+template <class A>
+void log_ratio(const A* x, A shift, const A* y, A y_shift, A inverse_t, int64_t n, A* l) {
+  for_vectors<A>(n, [&](int64_t i, auto lanes) {
+    const Vec<A> v = (load(x + i, lanes) - shift) * inverse_t;
+    const Vec<A> u = (load(y + i, lanes) - y_shift) * inverse_t;
+    store(l + i, v == -kInf<A> ? Vec<A>{} : v - u, lanes);
+  });
+}
+
+template <class A> A sum_centred(const A* x, A shift, int64_t n) {
+  Vec<A> sum{};
+  for_vectors<A>(n, [&](int64_t i, auto lanes) { sum += load(x + i, lanes, shift) - shift; });
+  return sum_lanes<A>(sum);
+}
+
+template <class A> A dot(const A* x, const A* y, int64_t n) {
+  Vec<A> sum{};
+  for_vectors<A>(n, [&](int64_t i, auto lanes) {
+    sum += load(x + i, lanes) * load(y + i, lanes);
+  });
+  return sum_lanes<A>(sum);
+}
+
+// l = log(p / m), r = log(q / m), m = beta q + (1 - beta) p; 0 where the probability is.
+template <class A>
+void log_mixture(const A* e, A p_scale, const A* f, A q_scale, A beta, int64_t n, A* l, A* r) {
+  for_vectors<A>(n, [&](int64_t i, auto lanes) {
+    const Vec<A> p = load(e + i, lanes) * p_scale, q = load(f + i, lanes) * q_scale;
+    const Vec<A> m = beta * q + (1 - beta) * p;
+    store(l + i, p > 0 ? log(p / m) : Vec<A>{}, lanes);
+    store(r + i, q > 0 ? log(q / m) : Vec<A>{}, lanes);
+  });
+}
+
+// The loops that write every gradient. First g = e own + e1 unit - constant for a whole row ...
+template <class A>
+void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, int64_t n, A* g,
+                    int64_t ahead) {
+  for_vectors<A>(n, [&](int64_t i, auto lanes) {
+    __builtin_prefetch(g + i + ahead, 1);
+    store(g + i, load(e + i, lanes) * own + (load(e1 + i, lanes) * unit - constant), lanes);
+  });
+}
+
+// ... then g += e (own + log l) + f other for each teacher.
+template <class A>
+void accumulate(const Coefficients<A>& c, const A* e, const A* f, const A* l, int64_t n, A* g) {
+  if (c.log != 0) {
+    for_vectors<A>(n, [&](int64_t i, auto lanes) {
+      const Vec<A> own = c.own + c.log * load(l + i, lanes);
+      const Vec<A> sum = load(g + i, lanes) + load(f + i, lanes) * c.other;
+      store(g + i, sum + load(e + i, lanes) * own, lanes);
+    });
+  } else if (c.own != 0) {
+    for_vectors<A>(n, [&](int64_t i, auto lanes) {
+      const Vec<A> sum = load(g + i, lanes) + load(f + i, lanes) * c.other;
+      store(g + i, sum + load(e + i, lanes) * c.own, lanes);
+    });
+  } else {
+    for_vectors<A>(n, [&](int64_t i, auto lanes) {
+      store(g + i, load(g + i, lanes) + load(f + i, lanes) * c.other, lanes);
+    });
+  }
+}
+
+// --- reading and writing ------------------------------------------------------------------------
+
+// Columns [j, j + n) of a slice of one row: in place where the memory is what the loops read, else
+// widened (and gathered) into `buffer`.
+template <class A>
+const A* read(const Logits& logits, int64_t row, int64_t start, const int64_t* columns, int64_t j,
+              int64_t n, A* buffer) {
+  const int64_t stride = logits.col_stride;
+  if (!columns && stride == 1 && logits.dtype == kDType<A>)
+    return static_cast<const A*>(logits.data) + row * logits.row_stride + start + j;
+  with_dtype(logits.dtype, [&](auto* type) {
+    const auto* x = static_cast<decltype(type)>(const_cast<void*>(logits.data)) +
+                    row * logits.row_stride;
+    if (columns) {
+      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[columns[j + i] * stride]));
+    } else if (stride == 1) {
+      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[start + j + i]));
+    } else {
+      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[(start + j + i) * stride]));
+    }
+  });
+  return buffer;
+}
+
+template <class A> void write(const A* x, int64_t n, DType dtype, void* y, int64_t offset) {
+  with_dtype(dtype, [&](auto* type) {
+    auto* out = static_cast<decltype(type)>(y) + offset;
+    for (int64_t i = 0; i < n; ++i) narrow(x[i], out + i);
+  });
+}
+}  // namespace
+}  // namespace edufast::EDUFAST_ISA
