@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,7 +21,59 @@ from edufast.ops.kd_loss_reference import (
 )
 from edufast.ops.slices import ClassSlices, Slice
 
+_Operator: TypeAlias = torch._ops.OpOverload
+
 # --- autograd of the fused operators --------------------------------------------------------
+
+
+class _Differentiable(torch.autograd.Function):
+    """A fused operator, whose forward pass has already computed the gradients.
+
+    Called directly: the machinery of ``torch.library.register_autograd`` takes longer than a small
+    problem's loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, operator: _Operator, arguments: tuple[Any, ...], student: Tensor, *teachers: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, grad, teacher_grads = operator(student, teachers, *arguments)
+        ctx.save_for_backward(grad, *teacher_grads)
+        ctx.mark_non_differentiable(grad, *teacher_grads)
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [t.dtype for t in (student, *teachers)]
+        return loss, grad, *teacher_grads
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "kd_loss has no second derivative in its fused backends (create_graph=True); "
+                "use backend='reference'"
+            )
+        inputs = len(ctx.dtypes)
+        grads: list[Tensor | None] = [None] * inputs
+        if d_loss is not None:
+            for i, grad in enumerate(ctx.saved_tensors):
+                grads[i] = _times(grad, d_loss).to(ctx.dtypes[i])
+        return (None, None, *grads)
+
+
+def _times(grad: Tensor, d_loss: Tensor) -> Tensor:
+    """``grad * d_loss``, without the pass over memory where ``loss.backward()`` began on the CPU.
+
+    A kept graph will need ``grad`` again, while its receiver may change it: then it is copied.
+    """
+    if (
+        type(d_loss) is Tensor  # not while tracing
+        and d_loss.device.type == "cpu"
+        and d_loss.dim() == 0
+        and d_loss.item() == 1
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+    ):
+        return grad
+    return grad * (d_loss[:, None] if d_loss.dim() else d_loss)
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -31,14 +83,9 @@ def _fake(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     loss = p.student.new_empty(
         (rows,) if p.reduction == REDUCTIONS["none"] else (), dtype=loss_dtype
     )
-    grads = [
-        t.new_empty(t.shape, dtype=_stored(t)) for t in (p.student, *p.teachers[: _wanted(p)])
-    ]
-    return loss, grads[0], grads[1:]
-
-
-def _wanted(p: Problem) -> int:
-    return len(p.teachers) if p.teacher_grad else 0
+    grad = p.student.new_empty(p.student.shape, dtype=_stored(p.student))
+    wanted = p.teachers if p.teacher_grad else []
+    return loss, grad, [t.new_empty(t.shape, dtype=_stored(t)) for t in wanted]
 
 
 def _stored(t: Tensor) -> torch.dtype:
@@ -46,38 +93,45 @@ def _stored(t: Tensor) -> torch.dtype:
     return torch.float32 if t.dtype == torch.float16 else t.dtype
 
 
+def register(operator: _Operator) -> None:
+    """Shapes and autograd of an operator ``torch.ops.edufast.*`` with kd_loss's schema."""
+
+    def differentiable(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+        p = Problem(*args)
+        loss, grad, *teacher_grads = _Differentiable.apply(
+            operator, tuple(p[2:]), p.student, *p.teachers
+        )
+        return loss, grad, teacher_grads
+
+    torch.library.register_fake(operator.name(), _fake)
+    _LIBRARY.impl(operator.name(), differentiable, "Autograd")
+
+
+# For torch.library.register_autograd; goes when the Triton backend calls `register`.
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     p = Problem(*inputs)
-    _, grad, teacher_grads = output
-    ctx.save_for_backward(grad, *teacher_grads)
+    ctx.save_for_backward(output[1], *output[2])
     ctx.set_materialize_grads(False)
-    ctx.dtypes = [t.dtype for t in (p.student, *p.teachers[: _wanted(p)])]
-    # register_autograd wants gradients shaped like the inputs, lists included.
-    ctx.nones = [[None] * len(x) if isinstance(x, list) and all(isinstance(t, Tensor) for t in x)
-                 else None for x in p]
+    ctx.dtypes = [t.dtype for t in (p.student, *(p.teachers if p.teacher_grad else []))]
+    ctx.nones = [
+        [None] * len(x) if isinstance(x, list) and all(isinstance(t, Tensor) for t in x) else None
+        for x in p
+    ]
 
 
 def _backward(ctx: Any, d_loss: Tensor | None, d_grad: Any, d_teacher_grads: Any) -> Any:
-    if d_grad is not None or any(g is not None for g in d_teacher_grads or ()):
-        raise RuntimeError(
-            "kd_loss has no second derivative in its fused backends; use backend='reference'"
-        )
     if d_loss is None:
         return tuple(ctx.nones)
-    scale = d_loss[:, None] if d_loss.dim() else d_loss
-    grads = [
-        (g * scale).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-    ]
+    pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+    grads = [_times(g, d_loss).to(dtype) for g, dtype in pairs]
     return (grads[0], grads[1:] or ctx.nones[1], *ctx.nones[2:])
 
 
-torch.library.register_fake("edufast::kd_loss")(_fake)
-torch.library.register_autograd(
-    "edufast::kd_loss", _backward, setup_context=_setup_context
-)
+_LIBRARY = torch.library.Library("edufast", "FRAGMENT")
+register(torch.ops.edufast.kd_loss.default)
 
 
-def _fused(name: str) -> Callable[..., tuple[Tensor, Tensor, list[Tensor]]]:
+def _fused(name: str) -> _Operator:
     """The operator of a fused backend; "cpp" and "cuda" are one operator on two devices."""
     if name == "triton":
         from edufast.kernels.kd_loss import kd_loss as triton_kd_loss
@@ -147,7 +201,10 @@ def kd_loss(
     )  # fmt: skip
     if name == "reference":
         return reference(p)
-    loss: Tensor = _fused(name)(*p)[0]
+    operator = _fused(name)
+    if torch.compiler.is_compiling():
+        return operator(*p)[0]  # one node in the graph
+    loss: Tensor = _Differentiable.apply(operator, p[2:], p.student, *p.teachers)[0]
     return loss
 
 
