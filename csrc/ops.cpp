@@ -158,6 +158,17 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
 }
 
 }  // namespace
+
+// Defined in merge.cpp.
+void merge_check(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,
+                 std::vector<double>, std::vector<int64_t>, std::vector<double>);
+void merge_(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,
+            std::vector<double>, std::vector<int64_t>, std::vector<double>);
+int64_t merge_plan(std::vector<Tensor>, std::vector<Tensor>, int64_t, std::vector<double>,
+                   std::vector<int64_t>);
+void merge_plan_run(int64_t, std::vector<double>, double, std::vector<double>);
+void merge_plan_free(int64_t);
+
 }  // namespace edufast
 
 STABLE_TORCH_LIBRARY(edufast, m) {
@@ -166,9 +177,34 @@ STABLE_TORCH_LIBRARY(edufast, m) {
       "Tensor[] columns, int[] starts, float[] temperatures, float alpha, int weighting, "
       "int divergence, float[] divergence_params, float label_smoothing, int ignore_index, "
       "int reduction, bool teacher_grad) -> (Tensor loss, Tensor grad, Tensor[] teacher_grads)");
+  // `sources` is list after list, one list for each of the weights.
+  m.def(
+      "merge_(Tensor(a!)[] targets, Tensor[] sources, float[] weights, float keep, float[] fill, "
+      "int[] moments, float[] moment_weights) -> ()");
+  m.def(
+      "merge_check(Tensor[] targets, Tensor[] sources, float[] weights, float keep, float[] fill, "
+      "int[] moments, float[] moment_weights) -> ()");
+  m.def(
+      "merge_plan(Tensor[] targets, Tensor[] sources, int num_sources, float[] fill, "
+      "int[] moments) -> int");
+  m.def(
+      "merge_plan_run(int plan, float[] weights, float keep, float[] moment_weights) -> ()");
+  m.def("merge_plan_free(int plan) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) { m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss)); }
+STABLE_TORCH_LIBRARY_IMPL(edufast, CompositeExplicitAutograd, m) {
+  m.impl("merge_check", TORCH_BOX(&edufast::merge_check));
+  m.impl("merge_plan", TORCH_BOX(&edufast::merge_plan));
+  m.impl("merge_plan_run", TORCH_BOX(&edufast::merge_plan_run));
+  m.impl("merge_plan_free", TORCH_BOX(&edufast::merge_plan_free));
+}
+STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) {
+  m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss));
+  m.impl("merge_", TORCH_BOX(&edufast::merge_));
+}
 #ifdef EDUFAST_HAS_CUDA
-STABLE_TORCH_LIBRARY_IMPL(edufast, CUDA, m) { m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss)); }
+STABLE_TORCH_LIBRARY_IMPL(edufast, CUDA, m) {
+  m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss));
+  m.impl("merge_", TORCH_BOX(&edufast::merge_));
+}
 #endif

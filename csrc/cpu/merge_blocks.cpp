@@ -1,0 +1,199 @@
+// The loops of merge_, compiled once per instruction set (cmake/cpu_isa.cmake), without fused
+// multiply-adds: every backend and every instruction set gives the same bits.
+#include "merge_blocks.h"
+
+#include "elements.h"
+
+EDUFAST_DECLARE_MERGE_BLOCKS(EDUFAST_ISA)
+
+namespace edufast::EDUFAST_ISA {
+namespace {
+
+using cpu::kMergeBlock;
+
+template <class F> void with_float(Element type, F f) {
+  switch (type) {
+    case Element::F32: return f.template operator()<float>();
+    case Element::BF16: return f.template operator()<BFloat16>();
+    case Element::F16: return f.template operator()<Half>();
+    default: return f.template operator()<double>();
+  }
+}
+
+template <class F> void with_integer(Element type, F f) {
+  switch (type) {
+    case Element::I64: return f.template operator()<int64_t>();
+    case Element::I32: return f.template operator()<int32_t>();
+    case Element::I16: return f.template operator()<int16_t>();
+    case Element::I8: return f.template operator()<int8_t>();
+    default: return f.template operator()<uint8_t>();
+  }
+}
+
+const char* at(const MergeSource& source, int64_t begin) {
+  return static_cast<const char*>(source.data) + begin * element_bytes(source.type);
+}
+
+// --- average ------------------------------------------------------------------------------------
+
+// acc = weight * x, or acc += weight * x.
+template <bool first, class A>
+void accumulate(const void* data, Element type, A weight, A* __restrict acc, int64_t size) {
+  with_float(type, [&]<class T>() {
+    const T* x = static_cast<const T*>(data);
+    for (int64_t i = 0; i < size; ++i) {
+      const A term = weight * static_cast<A>(widen(x[i]));
+      acc[i] = first ? term : acc[i] + term;
+    }
+  });
+}
+
+template <class A> void store(const A* __restrict acc, void* data, Element type, int64_t size) {
+  with_float(type, [&]<class T>() {
+    T* y = static_cast<T*>(data);
+    for (int64_t i = 0; i < size; ++i) narrow(acc[i], y + i);
+  });
+}
+
+// Any mix of types, through an accumulator.
+template <class A>
+void average_mixed(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  alignas(64) A acc[kMergeBlock];
+  void* target = static_cast<char*>(item.data) + begin * element_bytes(item.type);
+  // A target that is not kept is not read: it may be uninitialised memory, NaN for instance.
+  if (p.keep != 0) accumulate<true>(target, item.type, static_cast<A>(p.keep), acc, size);
+  for (int32_t n = 0; n < p.num_sources; ++n) {
+    const MergeSource& source = item.sources[n];
+    const A weight = static_cast<A>(p.weights[n]);
+    if (n == 0 && p.keep == 0)
+      accumulate<true>(at(source, begin), source.type, weight, acc, size);
+    else
+      accumulate<false>(at(source, begin), source.type, weight, acc, size);
+  }
+  store(acc, target, item.type, size);
+}
+
+// One type and up to four sources: in registers. The same operations in the same order.
+template <int N, bool kept, class T>
+void average_direct(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  T* y = static_cast<T*>(item.data) + begin;
+  const T* x[N];
+  float w[N];
+  for (int n = 0; n < N; ++n) {
+    x[n] = static_cast<const T*>(item.sources[n].data) + begin;
+    w[n] = static_cast<float>(p.weights[n]);
+  }
+  const float keep = static_cast<float>(p.keep);
+#pragma GCC ivdep  // a source is elsewhere or is the target itself
+  for (int64_t i = 0; i < size; ++i) {
+    float acc = kept ? keep * widen(y[i]) : w[0] * widen(x[0][i]);
+#pragma GCC unroll 4
+    for (int n = kept ? 0 : 1; n < N; ++n) acc += w[n] * widen(x[n][i]);
+    narrow(acc, y + i);
+  }
+}
+
+template <class T>
+bool average_direct(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  const bool kept = p.keep != 0;
+  switch (2 * p.num_sources + kept) {
+    case 2: return average_direct<1, false, T>(p, item, begin, size), true;
+    case 3: return average_direct<1, true, T>(p, item, begin, size), true;
+    case 4: return average_direct<2, false, T>(p, item, begin, size), true;
+    case 5: return average_direct<2, true, T>(p, item, begin, size), true;
+    case 6: return average_direct<3, false, T>(p, item, begin, size), true;
+    case 8: return average_direct<4, false, T>(p, item, begin, size), true;
+    default: return false;
+  }
+}
+
+void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  bool one_type = true, any_double = item.type == Element::F64;
+  for (int32_t n = 0; n < p.num_sources; ++n) {
+    one_type &= item.sources[n].type == item.type;
+    any_double |= item.sources[n].type == Element::F64;
+  }
+  if (one_type && item.type == Element::F32 && average_direct<float>(p, item, begin, size)) return;
+  if (one_type && item.type == Element::BF16 && average_direct<BFloat16>(p, item, begin, size))
+    return;
+  if (any_double) average_mixed<double>(p, item, begin, size);
+  else average_mixed<float>(p, item, begin, size);
+}
+
+// --- the other rules ----------------------------------------------------------------------------
+
+void copy(const MergeItem& item, int64_t begin, int64_t size) {
+  const int64_t bytes = element_bytes(item.type);
+  void* target = static_cast<char*>(item.data) + begin * bytes;
+  if (target != at(item.sources[0], begin))
+    __builtin_memcpy(target, at(item.sources[0], begin), size * bytes);
+}
+
+void largest(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  with_integer(item.type, [&]<class T>() {
+    T best[kMergeBlock];
+    __builtin_memcpy(best, at(item.sources[0], begin), size * sizeof(T));
+    for (int32_t n = 1; n < p.num_sources; ++n) {
+      const T* x = static_cast<const T*>(item.sources[n].data) + begin;
+      for (int64_t i = 0; i < size; ++i) best[i] = x[i] > best[i] ? x[i] : best[i];
+    }
+    __builtin_memcpy(static_cast<T*>(item.data) + begin, best, size * sizeof(T));
+  });
+}
+
+void fill(const MergeItem& item, int64_t begin, int64_t size) {
+  if (is_float(item.type)) {
+    with_float(item.type, [&]<class T>() {
+      T value, *y = static_cast<T*>(item.data) + begin;
+      narrow(item.fill, &value);
+      for (int64_t i = 0; i < size; ++i) y[i] = value;
+    });
+  } else {
+    with_integer(item.type, [&]<class T>() {
+      T* y = static_cast<T*>(item.data) + begin;
+      for (int64_t i = 0; i < size; ++i) y[i] = static_cast<T>(item.fill);
+    });
+  }
+}
+
+// E[x] = sum w_n m_n and Var[x] = sum w_n (v_n + (m_n - E[x])^2): no difference of large numbers.
+void moments(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  double mean[kMergeBlock], variance[kMergeBlock], center[kMergeBlock];
+  char* means = static_cast<char*>(item.data) + begin * element_bytes(item.type);
+  char* variances = static_cast<char*>(item.variance) + begin * element_bytes(item.variance_type);
+  for (int64_t i = 0; i < size; ++i) mean[i] = variance[i] = 0;
+  if (p.keep != 0) accumulate<false>(means, item.type, p.keep, mean, size);
+  for (int32_t n = 0; n < p.num_sources; ++n) {
+    const MergeSource& m = item.sources[n];
+    accumulate<false>(at(m, begin), m.type, p.moment_weights[n], mean, size);
+  }
+  const auto add = [&](const void* m, Element m_type, const void* v, Element v_type, double w) {
+    accumulate<true>(m, m_type, 1.0, center, size);
+    for (int64_t i = 0; i < size; ++i) {
+      const double away = center[i] - mean[i];
+      variance[i] += w * (away * away);
+    }
+    accumulate<false>(v, v_type, w, variance, size);
+  };
+  if (p.keep != 0) add(means, item.type, variances, item.variance_type, p.keep);
+  for (int32_t n = 0; n < p.num_sources; ++n) {
+    const MergeSource &m = item.sources[n], &v = item.sources[p.num_sources + n];
+    add(at(m, begin), m.type, at(v, begin), v.type, p.moment_weights[n]);
+  }
+  store(mean, means, item.type, size);
+  store(variance, variances, item.variance_type, size);
+}
+
+}  // namespace
+
+void merge_block(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  if (is_copy(p, item)) return copy(item, begin, size);
+  switch (item.rule) {
+    case Rule::Average: return average(p, item, begin, size);
+    case Rule::Largest: return largest(p, item, begin, size);
+    case Rule::Moments: return moments(p, item, begin, size);
+    case Rule::Fill: return fill(item, begin, size);
+  }
+}
+
+}  // namespace edufast::EDUFAST_ISA

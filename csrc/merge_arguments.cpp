@@ -1,0 +1,266 @@
+#include "merge_arguments.h"
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <utility>
+
+namespace edufast {
+
+// --- names in messages --------------------------------------------------------------------------
+
+std::string target_name(int64_t i) { return "targets[" + std::to_string(i) + "]"; }
+
+std::string source_name(int64_t n, int64_t i) {
+  return "sources[" + std::to_string(n) + "][" + std::to_string(i) + "]";
+}
+
+namespace {
+
+std::string shape(View::Sizes sizes) {
+  std::string text = "(";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + ")";
+}
+
+bool same(View::Sizes a, View::Sizes b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+}  // namespace
+
+// --- what is known of a tensor ------------------------------------------------------------------
+
+Element element_of(ScalarType type, const std::string& name) {
+  switch (type) {
+    case ScalarType::Float: return Element::F32;
+    case ScalarType::BFloat16: return Element::BF16;
+    case ScalarType::Half: return Element::F16;
+    case ScalarType::Double: return Element::F64;
+    case ScalarType::Long: return Element::I64;
+    case ScalarType::Int: return Element::I32;
+    case ScalarType::Short: return Element::I16;
+    case ScalarType::Char: return Element::I8;
+    case ScalarType::Byte: case ScalarType::Bool: return Element::U8;
+    default:
+      MERGE_CHECK(false, name, " has an unsupported dtype; expected float32, bfloat16, float16, "
+                  "float64, an integer type or bool");
+  }
+}
+
+View::View(const Tensor& t)
+    : data(static_cast<const char*>(t.const_data_ptr())), sizes(t.sizes()), strides(t.strides()),
+      dtype(t.scalar_type()), device(t.is_cpu() ? kCpu : t.get_device_index()) {
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    size *= sizes[d];
+    for (const int64_t x : {sizes[d], strides[d]})
+      layout = (layout ^ static_cast<uint64_t>(x)) * 0x9e3779b97f4a7c15u + (layout >> 29);
+  }
+}
+
+bool View::contiguous() const {
+  int64_t expected = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    if (sizes[d] > 1 && strides[d] != expected) return false;
+    expected *= sizes[d];
+  }
+  return true;
+}
+
+namespace {
+
+// Dimensions longer than one, from the smallest stride to the largest.
+std::vector<size_t> by_stride(const View& v) {
+  std::vector<size_t> order;
+  for (size_t d = 0; d < v.sizes.size(); ++d)
+    if (v.sizes[d] > 1) order.push_back(d);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return v.strides[a] < v.strides[b]; });
+  return order;
+}
+
+bool overlaps_itself(const View& v) {
+  if (v.contiguous()) return false;
+  int64_t extent = 1;
+  for (const size_t d : by_stride(v)) {
+    if (v.strides[d] < extent) return true;
+    extent += (v.sizes[d] - 1) * v.strides[d];
+  }
+  return false;
+}
+
+}  // namespace
+
+bool View::dense() const {
+  if (contiguous()) return true;
+  int64_t expected = 1;
+  for (const size_t d : by_stride(*this)) {
+    if (strides[d] != expected) return false;
+    expected *= sizes[d];
+  }
+  return true;
+}
+
+bool View::dense_rows() const {
+  return contiguous() || (dense() && (rows() <= 1 || by_stride(*this).back() == 0));
+}
+
+bool same_strides(const View& a, const View& b) {
+  for (size_t d = 0; d < b.sizes.size(); ++d)
+    if (b.sizes[d] > 1 && a.strides[d] != b.strides[d]) return false;
+  return true;
+}
+
+// --- checks -------------------------------------------------------------------------------------
+
+namespace {
+
+void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
+  const View &t = a.target_views[i], &s = a.source_views[a.index(n, i)];
+  const bool fits = t.sizes.size() == s.sizes.size() && s.rows() <= t.rows() &&
+                    std::equal(t.sizes.begin() + !t.sizes.empty(), t.sizes.end(),
+                               s.sizes.begin() + !s.sizes.empty(), s.sizes.end());
+  MERGE_CHECK(fits, target_name(i), " has shape ", shape(t.sizes), ", but ", source_name(n, i),
+              " has shape ", shape(s.sizes), "; expected the same shape or fewer rows");
+  const View& first = a.source_views[i];
+  MERGE_CHECK(s.rows() == first.rows(), source_name(0, i), " has ", first.rows(), " rows, but ",
+              source_name(n, i), " has ", s.rows(), "; expected the same number");
+  MERGE_CHECK(t.device == s.device, target_name(i), " and ", source_name(n, i),
+              " are on different devices");
+  if (t.dtype == s.dtype && t.dtype == ScalarType::Float) return;
+  const bool both_float = is_float(element_of(t.dtype, target_name(i))) &&
+                          is_float(element_of(s.dtype, source_name(n, i)));
+  MERGE_CHECK(both_float || t.dtype == s.dtype, target_name(i), " and ", source_name(n, i),
+              " have different dtypes; expected two floating point types or equal types");
+}
+
+struct Range {
+  const char *begin, *end;
+  int64_t index;
+};
+
+Range range_of(const View& v, int64_t index) {
+  int64_t last = 0;
+  for (size_t d = 0; d < v.sizes.size(); ++d) last += (v.sizes[d] - 1) * v.strides[d];
+  return {v.data, v.data + (last + 1) * element_bytes(element_of(v.dtype, "")), index};
+}
+
+// A target may be its own source: each element is read before it is written. Any other shared
+// memory would make the result depend on the order of the work.
+void check_aliasing(const MergeArguments& a) {
+  std::vector<Range> written;
+  written.reserve(a.pairs());
+  for (int64_t i = 0; i < a.pairs(); ++i) {
+    if (a.target_views[i].size == 0) continue;
+    MERGE_CHECK(!overlaps_itself(a.target_views[i]), target_name(i),
+                " has several elements in one place of memory (is it expanded?)");
+    written.push_back(range_of(a.target_views[i], i));
+  }
+  std::sort(written.begin(), written.end(),
+            [](const Range& x, const Range& y) { return x.begin < y.begin; });
+  for (size_t j = 1; j < written.size(); ++j)
+    MERGE_CHECK(written[j - 1].end <= written[j].begin, target_name(written[j - 1].index), " and ",
+                target_name(written[j].index), " share memory");
+  for (int64_t n = 0; n < a.num_sources; ++n) {
+    for (int64_t i = 0; i < a.pairs(); ++i) {
+      const View& s = a.source_views[a.index(n, i)];
+      if (s.size == 0) continue;
+      const Range r = range_of(s, i);
+      auto next = std::partition_point(written.begin(), written.end(),
+                                       [&](const Range& w) { return w.end <= r.begin; });
+      for (; next != written.end() && next->begin < r.end; ++next) {
+        const View& t = a.target_views[next->index];
+        const bool itself = next->index == i && t.data == s.data && t.dtype == s.dtype &&
+                            same(t.sizes, s.sizes) && same_strides(t, s);
+        MERGE_CHECK(itself, target_name(next->index), " and ", source_name(n, i),
+                    " share memory; only targets[i] itself may be a source of targets[i]");
+      }
+    }
+  }
+}
+
+bool holds(ScalarType type, double value) {
+  const Element element = element_of(type, "");
+  if (is_float(element)) return true;
+  if (type == ScalarType::Bool) return value == 0 || value == 1;
+  const double range = std::ldexp(1.0, 8 * static_cast<int>(element_bytes(element)));
+  const bool is_unsigned = element == Element::U8;
+  return value == std::trunc(value) && value >= (is_unsigned ? 0 : -range / 2) &&
+         value < (is_unsigned ? range : range / 2);
+}
+
+void check_fill(const MergeArguments& a) {
+  MERGE_CHECK(a.fill.empty() || a.fill.size() == a.targets.size(), "fill has ", a.fill.size(),
+              " entries; expected one for each of ", a.pairs(), " targets");
+  for (size_t i = 0; i < a.fill.size(); ++i)
+    MERGE_CHECK(std::isnan(a.fill[i]) || holds(a.target_views[i].dtype, a.fill[i]), "fill is ",
+                a.fill[i], ", which the dtype of ", target_name(i), " does not hold");
+}
+
+void check_moments(const MergeArguments& a) {
+  MERGE_CHECK(a.moments.size() % 2 == 0, "moments has ", a.moments.size(),
+              " indices; expected pairs of a mean and its variance");
+  std::vector<bool> used(a.targets.size(), false);
+  for (size_t k = 0; k < a.moments.size(); ++k) {
+    const int64_t i = a.moments[k];
+    MERGE_CHECK(i >= 0 && i < a.pairs() && !used[i], "moments name target ", i,
+                "; expected each index once, from 0 to ", a.pairs() - 1);
+    used[i] = true;
+    MERGE_CHECK(is_float(element_of(a.target_views[i].dtype, target_name(i))), target_name(i),
+                " is one of the moments, but of an integer type");
+    if (k % 2 == 0) continue;
+    const int64_t mean = a.moments[k - 1];
+    MERGE_CHECK(same(a.target_views[mean].sizes, a.target_views[i].sizes) &&
+                    same(a.source_views[mean].sizes, a.source_views[i].sizes) &&
+                    a.target_views[mean].device == a.target_views[i].device,
+                target_name(mean), " and ", target_name(i),
+                " are a mean and its variance; expected equal shapes on one device");
+  }
+}
+
+}  // namespace
+
+MergeArguments::MergeArguments(std::vector<Tensor> targets_, std::vector<Tensor> sources_,
+                               int64_t num_sources_, std::vector<double> fill_,
+                               std::vector<int64_t> moments_)
+    : targets(std::move(targets_)), sources(std::move(sources_)), num_sources(num_sources_),
+      fill(std::move(fill_)), moments(std::move(moments_)) {
+  MERGE_CHECK(num_sources >= 1, "there is no list of sources; expected at least one");
+  MERGE_CHECK(sources.size() == targets.size() * num_sources, "there are ", sources.size(),
+              " sources; expected ", num_sources, " lists of ", pairs());
+  target_views.reserve(targets.size());
+  source_views.reserve(sources.size());
+  for (const Tensor& t : targets) target_views.emplace_back(t);
+  for (const Tensor& s : sources) source_views.emplace_back(s);
+  for (int64_t n = 0; n < num_sources; ++n)
+    for (int64_t i = 0; i < pairs(); ++i) check_pair(*this, n, i);
+  check_aliasing(*this);
+  check_fill(*this);
+  check_moments(*this);
+}
+
+bool MergeArguments::moved() const {
+  const auto unmoved = [](const Tensor& t, const View& old) {
+    const View now(t);
+    return now.data == old.data && now.layout == old.layout && now.dtype == old.dtype;
+  };
+  return !std::equal(targets.begin(), targets.end(), target_views.begin(), unmoved) ||
+         !std::equal(sources.begin(), sources.end(), source_views.begin(), unmoved);
+}
+
+void MergeWeights::check(const MergeArguments& a) const {
+  MERGE_CHECK(static_cast<int64_t>(weights.size()) == a.num_sources, "there are ", weights.size(),
+              " weights; expected one for each of ", a.num_sources, " lists of sources");
+  for (const double w : weights)
+    MERGE_CHECK(std::isfinite(w), "a weight is ", w, "; expected a finite number");
+  MERGE_CHECK(std::isfinite(keep), "keep is ", keep, "; expected a finite number");
+  if (a.moments.empty()) return;
+  MERGE_CHECK(of_moments().size() == weights.size(), "there are ", of_moments().size(),
+              " weights of moments; expected ", weights.size());
+  double sum = keep;
+  for (const double w : of_moments()) sum += w;
+  MERGE_CHECK(std::abs(sum - 1) < 1e-6, "keep and the weights of moments sum to ", sum,
+              "; expected 1: moments are those of a mixture");
+}
+
+}  // namespace edufast
