@@ -185,7 +185,7 @@ template <class A> class Rows {
     held_[k] = cached_ ? 0 : -1;
     for_blocks(s.classes, [&](int64_t j, int64_t n) {
       const A* z = student_rest(k, j, n, e_[k]);
-      if (!raise(maximum(z, n), s.inverse_t, &p.shift, &sums)) return;
+      if (!raise(maximum(z, n), s.inverse_t, &p.shift, &sums)) return clear(e_[k], n);
       exponentials(z, n, p.shift, s.inverse_t, student_unit(k), e_[k], e_[k_], &sums,
                    ahead(p_.student, s.columns ? 0 : s.start + j));
     });
@@ -208,7 +208,7 @@ template <class A> class Rows {
     Sums<A> sums;
     for_blocks(s.classes, [&](int64_t j, int64_t n) {
       const A* t = teacher_rest(k, j, n, f_[k]);
-      if (!raise(maximum(t, n), s.inverse_t, &pair.q.shift, &sums)) return;
+      if (!raise(maximum(t, n), s.inverse_t, &pair.q.shift, &sums)) return clear(f_[k], n);
       exponentials_against(t, n, pair.q.shift, s.inverse_t, unit, f_[k], student(k, j, n, l_),
                            pair.p.shift, &sums, ahead(p_.teachers[k].logits, j));
     });
@@ -229,8 +229,8 @@ template <class A> class Rows {
     }
     const double log_sum = __builtin_log(sums.unit);
     const bool empty = shift == -kInf<A>;
-    entropy_[k] = empty ? 0 : A(log_sum - sums.unit_weighted / sums.unit);
-    label_cost_[k] = empty ? kInf<A> : A(log_sum - (label - shift));
+    entropy_[k] = empty ? 0 : log_sum - sums.unit_weighted / sums.unit;
+    label_cost_[k] = empty ? kInf<double> : log_sum - (double(label) - shift);
   }
 
   void reverse_cross_sum(int64_t k) {
@@ -260,6 +260,7 @@ template <class A> class Rows {
     const int64_t group = group_[k];
     if (held_[group] == j) return e_[group];
     held_[group] = j;
+    if (p_of_[group].empty()) return clear(e_[group], n), e_[group];
     Sums<A> ignored;
     exponentials(student_rest(group, j, n, e_[group]), n, p_of_[group].shift,
                          slice_[group].inverse_t, student_unit(group), e_[group], e_[k_], &ignored, {});
@@ -267,6 +268,7 @@ template <class A> class Rows {
   }
   const A* teacher_block(int64_t k, int64_t j, int64_t n) {
     if (cached_) return f_[k];
+    if (pair_[k].q.empty()) return clear(f_[k], n), f_[k];
     Sums<A> ignored;
     exponentials(teacher_rest(k, j, n, f_[k]), n, pair_[k].q.shift, slice_[k].inverse_t, kNoUnit,
                  f_[k], f_[k], &ignored, {});
@@ -320,20 +322,20 @@ template <class A> class Rows {
 
   void entropy_weights() {
     if (k_ == 1) return;
-    A total = 0;
+    double total = 0;
     for (int64_t k = 0; k < k_; ++k) total += entropy_[k];
     for (int64_t k = 0; k < k_; ++k) {
-      const A share = total == 0 ? A(1) / A(k_) : entropy_[k] / total;
-      weight_[k] = (1 - share) / A(k_ - 1);
+      const double share = total == 0 ? 1.0 / double(k_) : entropy_[k] / total;
+      weight_[k] = A((1 - share) / double(k_ - 1));
     }
   }
 
   void confidence_weights() {
-    constexpr A kLargest = A(1e30);  // for a label the teacher masks: inf - inf would be NaN
+    constexpr double kLargest = 1e30;  // for a label the teacher masks: inf - inf would be NaN
     int64_t owners = 0;
-    A most = -kInf<A>, total = 0;
+    double most = -kInf<double>, total = 0;
     for (int64_t k = 0; k < k_; ++k) {
-      if (weight_[k] == 0) continue;
+      if (local_[k] < 0) continue;
       ++owners;
       if (label_cost_[k] > kLargest) label_cost_[k] = kLargest;
       if (!(label_cost_[k] <= most)) most = label_cost_[k];
@@ -342,7 +344,7 @@ template <class A> class Rows {
     for (int64_t k = 0; k < k_; ++k)
       if (local_[k] >= 0) total += label_cost_[k] = scalar_exp(label_cost_[k] - most);
     for (int64_t k = 0; k < k_; ++k)
-      if (local_[k] >= 0) weight_[k] = (1 - label_cost_[k] / total) / A(owners - 1);
+      if (local_[k] >= 0) weight_[k] = A((1 - label_cost_[k] / total) / double(owners - 1));
   }
 
   // --- loss and coefficients ---
@@ -475,7 +477,8 @@ template <class A> class Rows {
   int64_t unit_;                       // the group that serves the cross-entropy, too
   A shared_own_;                       // sum of its teachers' coefficients
   int64_t local_[kMaxTeachers + 1];    // column of the label, or -1
-  A weight_[kMaxTeachers + 1], entropy_[kMaxTeachers], label_cost_[kMaxTeachers];
+  A weight_[kMaxTeachers + 1];
+  double entropy_[kMaxTeachers], label_cost_[kMaxTeachers];  // teachers' at T = 1
   Pair<A> pair_[kMaxTeachers];
   Coefficients<A> student_[kMaxTeachers], teacher_[kMaxTeachers];
 };

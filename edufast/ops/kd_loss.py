@@ -35,10 +35,10 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, operator: _Operator, arguments: tuple[Any, ...], student: Tensor, *teachers: Tensor
+        ctx: Any, operator: _Operator, rest: tuple[Any, ...], student: Tensor, *teachers: Tensor
     ) -> tuple[Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
-            loss, grad, teacher_grads = operator(student, teachers, *arguments)
+            loss, grad, teacher_grads = operator(student, teachers, *rest)
         ctx.save_for_backward(grad, *teacher_grads)
         ctx.mark_non_differentiable(grad, *teacher_grads)
         ctx.set_materialize_grads(False)
@@ -208,6 +208,9 @@ def kd_loss(
     return loss
 
 
+_DEFAULTS: dict[str, Any] = dict(kd_loss.__kwdefaults__ or {})
+
+
 def kd_loss_and_grad(
     student: Tensor, teachers: Sequence[Tensor], labels: Tensor, **arguments: Any
 ) -> tuple[Tensor, Tensor]:
@@ -218,8 +221,7 @@ def kd_loss_and_grad(
     "sum" and no ``teacher_grad``. The gradient is (B, C) in the student's dtype, float32 for
     float16, where it would underflow.
     """
-    defaults = kd_loss.__kwdefaults__ | arguments
-    p, name = _problem(student, teachers, labels, **defaults)
+    p, name = _problem(student, teachers, labels, **{**_DEFAULTS, **arguments})
     if p.reduction == REDUCTIONS["none"] or p.teacher_grad:
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     if name == "reference":

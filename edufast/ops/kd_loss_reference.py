@@ -84,7 +84,7 @@ def _js(s: _Softened, t: _Softened, beta: float) -> Tensor:
 def _dkd(
     z: Tensor, t: Tensor, local: Tensor, inside: Tensor, target: float, other: float
 ) -> Tensor:
-    """Decoupled KD (Zhao et al. 2022, eq. 7) on softened logits; without y, its second term only."""
+    """Decoupled KD (Zhao et al. 2022, eq. 7) on softened logits; without y, its second term."""
     is_label = torch.zeros_like(z, dtype=torch.bool).scatter_(1, local[:, None], inside[:, None])
     zs, ts = _soften(z), _soften(t)
     z_rest = _soften(z.masked_fill(is_label, -math.inf))
@@ -159,9 +159,7 @@ def reference(p: Problem) -> Tensor:
     problem = p._replace(labels=labels)
     z = p.student.to(dtype).masked_fill(~valid[:, None], 0)
     teachers = [(t if p.teacher_grad else t.detach()).to(dtype) for t in p.teachers]
-    slices = ClassSlices(
-        tuple(p.starts), tuple(p.columns), tuple(t.shape[1] for t in p.teachers)
-    )
+    slices = ClassSlices(tuple(p.starts), tuple(p.columns), tuple(t.shape[1] for t in p.teachers))
     row_loss = torch.zeros(z.shape[0], dtype=dtype, device=z.device)
     if p.alpha != 0:
         row_loss = row_loss + p.alpha * _cross_entropy(z, labels, p.label_smoothing)

@@ -70,7 +70,7 @@ class ClassSlices:
         return logits.narrow(1, self.starts[k], self.sizes[k])
 
     def local_label(self, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Position of each label in teacher ``k``'s slice (0 where absent), and whether it is there."""
+        """Position of each label in slice ``k`` (0 where absent), and whether it is there."""
         if self.columns and self.columns[k].numel():
             matches = labels[:, None] == self.columns[k][None, :]
             return matches.to(torch.uint8).argmax(1), matches.any(1)
