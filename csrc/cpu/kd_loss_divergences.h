@@ -24,12 +24,13 @@ template <class A> struct Softmax {
 };
 
 // With E_c = exp(u_c) of the student and F_c = exp(v_c) of the teacher:
-//   dD/du_c = E_c * (own + log * L_c) + F_c * other,   plus `label` at the label's class,
-//   dD/dv_c = F_c * (own + log * M_c) + E_c * other,   likewise.
-// JS: L = log(p / m), M = log(q / m). The others: L = u - v, M = v - u.
+//   dD/du_c = E_c * (own + log * (L_c - mean)) + F_c * other,   plus `label` at the label's class,
+//   dD/dv_c = F_c * (own + log * (M_c - mean)) + E_c * other,   likewise.
+// JS: L = log(p / m), M = log(q / m). The others: L = u - v, M = v - u. Where logits are large, so
+// are L and its mean, and their difference must be formed before anything is rounded.
 template <class A> struct Coefficients {
-  A own = 0, other = 0, log = 0, label = 0;
-  Coefficients times(A x) const { return {own * x, other * x, log * x, label * x}; }
+  A own = 0, other = 0, log = 0, mean = 0, label = 0;
+  Coefficients times(A x) const { return {own * x, other * x, log * x, mean, label * x}; }
 };
 
 template <class A> struct Divergences {
@@ -48,26 +49,24 @@ template <class A> struct Pair {
 };
 
 template <class A> Divergences<A> forward_kl(const Pair<A>& s) {
-  const A offset = s.p.log_sum - s.q.log_sum, sum = s.q.inverse();
-  const A value = s.forward * sum + offset;
-  Divergences<A> d{value, {s.p.inverse(), -sum, 0, 0}, {}};
+  const A sum = s.q.inverse(), mean = s.forward * sum;
+  Divergences<A> d{mean + (s.p.log_sum - s.q.log_sum), {s.p.inverse(), -sum, 0, 0, 0}, {}};
   // Where the divergence is infinite, the teacher's gradient does not exist.
-  if (value != kInf<A>) d.teacher = {(offset - value) * sum, 0, sum, 0};
+  if (d.value != kInf<A>) d.teacher = {0, 0, sum, mean, 0};
   return d;
 }
 
 template <class A> Divergences<A> reverse_kl(const Pair<A>& s) {
-  const A offset = s.q.log_sum - s.p.log_sum, sum = s.p.inverse();
-  const A value = s.reverse * sum + offset;
+  const A sum = s.p.inverse(), mean = s.reverse * sum;
+  const A value = mean + (s.q.log_sum - s.p.log_sum);
   if (value == kInf<A>) return {value, {}, {}};
-  return {value, {(offset - value) * sum, 0, sum, 0}, {s.q.inverse(), -sum, 0, 0}};
+  return {value, {0, 0, sum, mean, 0}, {s.q.inverse(), -sum, 0, 0, 0}};
 }
 
 template <class A> Divergences<A> jensen_shannon(const Pair<A>& s, A beta) {
-  const A p = (1 - beta) * s.p.inverse(), q = beta * s.q.inverse();
   return {beta * s.q_to_m + (1 - beta) * s.p_to_m,
-          {-p * s.p_to_m, 0, p, 0},
-          {-q * s.q_to_m, 0, q, 0}};
+          {0, 0, (1 - beta) * s.p.inverse(), s.p_to_m, 0},
+          {0, 0, beta * s.q.inverse(), s.q_to_m, 0}};
 }
 
 // (P(label), P(other classes)) and their logarithms, from log-odds: no logarithm of a difference.
@@ -96,8 +95,8 @@ template <class A> Divergences<A> decoupled(const Pair<A>& s, A target, A other)
   if (!s.p.empty() && !s.q.empty()) {
     d = forward_kl(s);
     d.value *= other;
-    d.student = {other * d.student.own, other * d.student.other, 0, 0};
-    d.teacher = {other * d.teacher.own, 0, other * d.teacher.log, 0};
+    d.student = d.student.times(other);
+    d.teacher = d.teacher.times(other);
   }
   const bool p_masked = s.p.empty() && s.u_label == -kInf<A>;
   const bool q_masked = s.q.empty() && s.v_label == -kInf<A>;

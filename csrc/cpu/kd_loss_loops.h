@@ -183,12 +183,12 @@ void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, int64_t 
   });
 }
 
-// ... then g += e (own + log l) + f other for each teacher.
+// ... then g += e (own + log (l - mean)) + f other for each teacher.
 template <class A>
 void accumulate(const Coefficients<A>& c, const A* e, const A* f, const A* l, int64_t n, A* g) {
   if (c.log != 0) {
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> own = c.own + c.log * load(l + i, lanes);
+      const Vec<A> own = c.own + c.log * (load(l + i, lanes) - c.mean);
       const Vec<A> sum = load(g + i, lanes) + load(f + i, lanes) * c.other;
       store(g + i, sum + load(e + i, lanes) * own, lanes);
     });

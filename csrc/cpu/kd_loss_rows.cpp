@@ -423,7 +423,7 @@ template <class A> class Rows {
     const bool js = p_.divergence == Divergence::JS;
     const bool needs_e = s.own != 0 || s.log != 0 || own_grad;
     const A *e = needs_e ? student_block(k, j, n) : nullptr, *f = teacher_block(k, j, n);
-    if (js) mixture_log_ratios(k, e, f, n);
+    if (js && needs_e) mixture_log_ratios(k, e, f, n);
     else if (s.log != 0) student_log_ratio(k, j, n);
     accumulate(s, e, f, l_, n, g);
     const int64_t label = local_[k] - j;

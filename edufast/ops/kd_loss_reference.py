@@ -61,20 +61,20 @@ def _soften(logits: Tensor, temperature: float = 1.0) -> _Softened:
 
 def _kl(a: _Softened, b: _Softened) -> Tensor:
     """KL(a || b) per row; classes that ``a`` masks contribute 0; 0 where a side is empty."""
-    ratio = a.log_p.masked_fill(a.masked, 0) - b.log_p.masked_fill(a.masked, 0)
-    return (a.p * ratio).sum(1).masked_fill(a.empty | b.empty, 0)
+    ratio = a.log_p.masked_fill(a.masked, 0) - b.log_p.masked_fill(a.masked | b.masked, 0)
+    # Mass, though it may have underflown, on a class that ``b`` masks.
+    outside = (b.masked & ~a.masked).any(1)
+    kl = (a.p * ratio).sum(1).masked_fill(outside, math.inf)
+    return kl.masked_fill(a.empty | b.empty, 0)
 
 
-def _reverse_kl(s: _Softened, t: _Softened) -> Tensor:
-    # Infinite where the student has mass on a class the teacher masks; no gradient exists there.
-    outside = (t.masked & ~s.masked).any(1) & ~s.empty & ~t.empty
-    finite = t._replace(log_p=t.log_p.masked_fill(t.masked, 0))
-    return _kl(s, finite).masked_fill(outside, math.inf)
+def _floor(dtype: torch.dtype) -> float:
+    """Stands for log 0 where -inf has no derivative; its products with T^2 do not overflow."""
+    return -math.sqrt(torch.finfo(dtype).max)
 
 
 def _js(s: _Softened, t: _Softened, beta: float) -> Tensor:
-    # A finite floor instead of -inf keeps logaddexp differentiable; its terms are multiplied by 0.
-    floor = torch.finfo(s.log_p.dtype).min / 4
+    floor = _floor(s.log_p.dtype)
     log_s, log_t = s.log_p.masked_fill(s.masked, floor), t.log_p.masked_fill(t.masked, floor)
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
     terms = beta * t.p * (log_t - log_m) + (1 - beta) * s.p * (log_s - log_m)
@@ -97,7 +97,7 @@ def _dkd(
         log_b = torch.cat([label, others.masked_fill(rest[:, None], -math.inf)], 1)
         return _Softened(log_b, torch.exp(log_b), torch.isneginf(log_b), full.empty)
 
-    floor = torch.finfo(z.dtype).min / 4
+    floor = _floor(z.dtype)
     target_kl = _kl(binary(ts, t_rest.empty), binary(zs, z_rest.empty))
     return target * target_kl.masked_fill(~inside, 0) + other * _kl(t_rest, z_rest)
 
@@ -151,6 +151,8 @@ def reference(p: Problem) -> Tensor:
     - A teacher with weight 0 on a row is not read there (it may hold anything, NaN included).
     - Classes at -inf have probability 0. A slice that is -inf throughout, on either side,
       contributes nothing. NaN in a logit that is read gives a NaN loss.
+    - A divergence is infinite where one side has mass and the other is masked (forward KL: the
+      student; reverse KL: the teacher); its gradient is then finite and otherwise unspecified.
     - "mean" divides by the number of rows that are not ignored; if all are, the loss is 0.
     """
     dtype = torch.float64 if p.student.dtype == torch.float64 else torch.float32
@@ -199,5 +201,5 @@ def _divergence(p: Problem, z: Tensor, t: Tensor, local: Tensor, inside: Tensor)
     if p.divergence == DIVERGENCES["forward_kl"]:
         return _kl(q, s)
     if p.divergence == DIVERGENCES["reverse_kl"]:
-        return _reverse_kl(s, q)
+        return _kl(s, q)
     return _js(s, q, *p.divergence_params)

@@ -150,9 +150,11 @@ def assert_accurate(
 
 
 def _unit(x: Inputs, upstream: Tensor | None) -> tuple[float, float]:
-    """T, and the size of the terms T (p - q) that cancel in a gradient: roundings stay in it."""
+    """T, and the size of the terms that cancel in a gradient, T (p - q) and T p (log p - log q)."""
     temperature = x.arguments["temperature"]
-    unit = temperature = max(temperature) if isinstance(temperature, tuple) else temperature
+    temperature = max(temperature) if isinstance(temperature, tuple) else temperature
+    logits = [t[t.isfinite()].abs().max().item() for t in (x.student, *x.teachers) if t.numel()]
+    unit = max(temperature, *logits)
     if x.arguments["divergence"] == "dkd":
         unit *= sum(x.arguments["divergence_params"] or (1.0, 8.0))
     if x.arguments["reduction"] == "mean":

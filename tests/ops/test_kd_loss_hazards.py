@@ -1,0 +1,396 @@
+"""kd_loss: what goes wrong in fused losses, each hazard a test."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edufast.ops import kd_loss
+from tests.ops.cases import (
+    DIVERGENCES,
+    DTYPES,
+    SLICES,
+    WEIGHTINGS,
+    Case,
+    Inputs,
+    assert_accurate,
+    evaluate,
+    inputs,
+)
+
+
+def assert_same_values(x: Inputs) -> None:
+    """Equal to the reference where the result is exact, infinities and NaN included."""
+    ours, expected = evaluate(x, "cpp"), evaluate(x, "reference")
+    torch.testing.assert_close(ours.loss, expected.loss, equal_nan=True, rtol=1e-5, atol=1e-5)
+    for a, b in zip(ours.grads, expected.grads, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-4, atol=1e-5)
+
+
+# --- memory layout ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strides_offsets_and_misaligned_views(dtype):
+    case = Case(rows=5, classes=37, dtype=dtype, slices="overlapping", teacher_grad=True)
+    x = inputs(case)
+    expected = evaluate(x, "cpp")
+    x.student = x.student.t().contiguous().t()  # columns lie together
+    first, second, third = x.teachers
+    wide = torch.zeros(10, 2 * second.shape[1] + 1, dtype=dtype)
+    wide[1::2, 1::2] = second
+    x.teachers = [
+        torch.cat([torch.zeros(1, dtype=dtype), first.flatten()])[1:].view_as(first),  # odd address
+        wide[1::2, 1::2],  # every second element of every second row
+        third.flip(0).flip(1).flip(0).flip(1),
+    ]
+    x.labels = torch.stack([x.labels, x.labels], 1)[:, 1]  # stride 2
+    ours = evaluate(x, "cpp")
+    assert torch.equal(ours.loss, expected.loss)
+    for a, b in zip(ours.grads, expected.grads, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_expanded_inputs():
+    x = inputs(Case())
+    x.student = x.student[1].expand(6, -1)
+    x.teachers = [t[1].expand(6, -1) for t in x.teachers]
+    x.arguments["weighting"] = torch.tensor(0.5).expand(6, 3)
+    assert_accurate(x, evaluate(x, "cpp"))
+
+
+def test_offsets_beyond_two_to_the_31_elements():
+    """A view into untouched virtual memory: its last element is number 2^31 + 7 * 2^28."""
+    stride, rows, classes = 2**28, 16, 10
+    storage = torch.empty(stride * (rows - 1) + classes, dtype=torch.bfloat16)
+    x = inputs(Case(rows=rows, classes=classes, teachers=2, dtype=torch.bfloat16))
+    far = storage.as_strided((rows, classes), (stride, 1))
+    far.copy_(x.student)
+    expected = evaluate(x, "cpp")
+    x.student, x.teachers[1] = far, x.teachers[1].clone()
+    ours = evaluate(x, "cpp")
+    assert torch.equal(ours.loss, expected.loss)
+    assert torch.equal(ours.grads[0], expected.grads[0])
+
+
+def test_every_gradient_element_is_written():
+    """Allocations of a size just freed come back with their old contents, here NaN."""
+    x = inputs(Case(rows=64, ignored=32, slices="disjoint", weighting="routed", teacher_grad=True))
+    for t in (x.student, *x.teachers):
+        del t
+    garbage = [torch.full_like(t, math.nan) for t in (x.student, *x.teachers) for _ in range(8)]
+    del garbage
+    for grad in evaluate(x, "cpp").grads:
+        assert torch.isfinite(grad).all()
+        assert (grad[:32] == 0).all()
+
+
+def test_mixed_teacher_dtypes():
+    types = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
+    x = inputs(Case(teachers=4, teacher_dtypes=types, teacher_grad=True))
+    ours = evaluate(x, "cpp")
+    assert [g.dtype for g in ours.grads[1:]] == list(types)
+    exact = evaluate(x.to(torch.float64), "reference")
+    for a, b in zip(ours.grads, exact.grads, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-2, atol=1e-5)
+
+
+# --- extreme logits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_large_logits(divergence, scale):
+    """DKD's log(1 - p_y) and JS's log of an underflown mixture are the classical NaN."""
+    for temperature in (1.0, 4.0):
+        case = Case(divergence=divergence, scale=scale, temperature=temperature)
+        x = inputs(case.but(weighting="confidence", teacher_grad=True))
+        ours = evaluate(x, "cpp")
+        assert torch.isfinite(ours.loss)
+        assert_accurate(x, ours)
+
+
+def test_a_large_common_offset_costs_no_digits():
+    x = inputs(Case(dtype=torch.float32))
+    x.student = (x.student * 8).round() / 8  # exact after the offset, too
+    expected = evaluate(x, "cpp")
+    x.student = x.student + 2.0**20
+    torch.testing.assert_close(evaluate(x, "cpp").loss, expected.loss, rtol=1e-6, atol=0)
+
+
+MASKS = {
+    "teacher": ([], [0, 3]),
+    "student": ([0, 3], []),
+    "both": ([0, 3], [0, 3]),
+    "student less": ([3], [0, 3]),
+    "whole teacher row": ([], range(23)),
+    "whole student row": (range(23), []),
+    "all but one": (range(22), range(22)),
+    "label": ([1], [1]),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("weighting", ["mean", "entropy", "confidence"])
+def test_masked_logits(weighting, divergence, mask):
+    student_mask, teacher_mask = MASKS[mask]
+    x = inputs(Case(divergence=divergence, weighting=weighting, alpha=0.0, reduction="none"))
+    x.labels[2] = 1
+    for t, masked in ((x.student, student_mask), (x.teachers[0], teacher_mask)):
+        t[1:4, list(masked)] = -math.inf
+    ours, expected = evaluate(x, "cpp"), evaluate(x, "reference")
+    torch.testing.assert_close(ours.loss, expected.loss, rtol=1e-5, atol=1e-5)
+    finite = torch.isfinite(expected.loss)  # elsewhere no gradient exists
+    assert not torch.isnan(ours.loss).any()
+    torch.testing.assert_close(
+        ours.grads[0][finite], expected.grads[0][finite], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_masked_block_of_a_long_row():
+    """The running maximum starts at -inf for a whole block of 1,024."""
+    x = inputs(Case(rows=2, classes=50000, teachers=2, ignored=0, weighting="entropy"))
+    for t in (x.student, *x.teachers):
+        t[:, :5000] = -math.inf
+        t[:, 20000:30000] = -math.inf
+    x.labels.fill_(7000)
+    assert_accurate(x, evaluate(x, "cpp"))
+
+
+def test_mass_that_underflows_against_a_mask_is_infinite():
+    for divergence in ("forward_kl", "reverse_kl"):
+        x = inputs(Case(divergence=divergence, alpha=0.0, temperature=1.0, ignored=0))
+        masked = x.student if divergence == "forward_kl" else x.teachers[0]
+        other = x.teachers[0] if divergence == "forward_kl" else x.student
+        masked[2, 5] = -math.inf
+        other[2, 5] = -500.0
+        assert evaluate(x, "cpp").loss == math.inf
+        assert evaluate(x, "reference").loss == math.inf
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("where", ["student", "teacher"])
+@pytest.mark.parametrize("rest", [0.0, -math.inf])
+def test_nan_in_nan_out(where, divergence, rest):
+    x = inputs(Case(divergence=divergence, reduction="none", alpha=0.5))
+    t = x.student if where == "student" else x.teachers[1]
+    t[4] = rest
+    t[4, 7] = math.nan
+    loss = evaluate(x, "cpp").loss
+    assert torch.isnan(loss).tolist() == [False, False, False, False, True, False]
+
+
+def test_unread_rows_may_hold_anything():
+    x = inputs(Case(slices="disjoint", weighting="routed", ignored=1, teacher_grad=True))
+    expected = evaluate(x, "cpp")
+    x.student[0] = math.nan  # ignored
+    for k, (start, stop) in enumerate(x.arguments["slices"]):
+        owned = (x.labels >= start) & (x.labels < stop)
+        x.teachers[k][~owned] = math.nan
+    ours = evaluate(x, "cpp")
+    assert torch.equal(ours.loss, expected.loss)
+    for a, b in zip(ours.grads, expected.grads, strict=True):
+        assert torch.equal(a, b)
+
+
+# --- autograd -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_upstream_gradient(reduction):
+    x = inputs(Case(reduction=reduction, teacher_grad=True))
+    upstreams = [torch.tensor(-3.0).expand(6), torch.randn(6)] if reduction == "none" else [
+        torch.tensor(-3.0),
+        torch.tensor(0.0),
+    ]  # fmt: skip
+    for upstream in upstreams:
+        assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
+
+
+def test_a_second_loss_on_the_same_logits():
+    x = inputs(Case())
+    student = x.student.requires_grad_()
+    before = student.detach().clone()
+    first = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+    second = torch.nn.functional.cross_entropy(student, x.labels)
+    (first + second).backward()
+    assert torch.equal(student.detach(), before)
+    expected = evaluate(x, "cpp").grads[0]
+    student.grad = None
+    torch.nn.functional.cross_entropy(student, x.labels).backward()
+    torch.testing.assert_close(student.grad + expected, student.grad + expected)
+
+
+def test_retain_graph_and_accumulation():
+    """The gradient handed out must not be the one that is kept."""
+    x = inputs(Case())
+    student = x.student.requires_grad_()
+    expected = evaluate(x, "cpp").grads[0]
+    loss = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+    loss.backward(retain_graph=True)
+    student.grad.mul_(100)  # as a gradient clipper might
+    student.grad = None
+    loss.backward(retain_graph=True)
+    assert torch.equal(student.grad, expected)
+    loss.backward()
+    assert torch.equal(student.grad, 2 * expected)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_double_backward_is_refused():
+    x = inputs(Case())
+    student = x.student.requires_grad_()
+    loss = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, student, create_graph=True)
+
+
+def test_teachers_get_gradients_only_when_asked():
+    x = inputs(Case())
+    teachers = [t.requires_grad_() for t in x.teachers]
+    student = x.student.requires_grad_()
+    kd_loss(student, teachers, x.labels, backend="cpp", **x.arguments).backward()
+    assert student.grad is not None and all(t.grad is None for t in teachers)
+    x.arguments["teacher_grad"] = True
+    kd_loss(x.student.detach(), teachers, x.labels, backend="cpp", **x.arguments).backward()
+    assert all(t.grad is not None for t in teachers)
+
+
+def test_fp16_gradients_survive_a_gradient_scaler():
+    """Divided by the batch they are below fp16's smallest number; scaled first they are not."""
+    scale = 2.0**16
+    x = inputs(Case(rows=4096, classes=10, dtype=torch.float16, scale=0.01, ignored=0, teachers=1))
+    upstream = torch.tensor(scale)
+    ours = evaluate(x, "cpp", upstream).grads[0]
+    assert ours.dtype == torch.float16
+    assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
+    assert (ours != 0).float().mean() > 0.99
+
+
+def test_autocast_leaves_the_loss_alone():
+    x = inputs(Case(dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = evaluate(x, "cpp")
+    assert ours.loss.dtype == torch.float32
+    assert torch.equal(ours.loss, evaluate(x, "cpp").loss)
+
+
+def test_function_transforms_are_refused():
+    x = inputs(Case())
+
+    def loss(student):
+        return kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+
+    with pytest.raises(RuntimeError, match=r"autograd\.Function"):
+        torch.func.grad(loss)(x.student)
+    with pytest.raises(RuntimeError):
+        torch.func.vmap(loss)(x.student.expand(2, -1, -1))
+
+
+# --- corners ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_no_rows(reduction):
+    x = inputs(Case(rows=0, ignored=0, reduction=reduction))
+    ours = evaluate(x, "cpp")
+    assert ours.loss.shape == ((0,) if reduction == "none" else ())
+    assert ours.loss.sum() == 0 and ours.grads[0].shape == (0, 23)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_all_rows_ignored(reduction):
+    ours = evaluate(inputs(Case(ignored=6, reduction=reduction)), "cpp")
+    assert (ours.loss == 0).all() and (ours.grads[0] == 0).all()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("slices", SLICES)
+def test_one_teacher(slices, weighting):
+    x = inputs(Case(teachers=1, weighting=weighting, slices=slices))
+    assert_accurate(x, evaluate(x, "cpp"))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_one_class(weighting, divergence):
+    x = inputs(Case(classes=1, divergence=divergence, weighting=weighting, teacher_grad=True))
+    x.labels[1:] = 0
+    ours = evaluate(x, "cpp")
+    assert abs(ours.loss.item()) < 1e-6
+    assert all((g.abs() < 1e-6).all() for g in ours.grads)
+
+
+def test_thirty_two_teachers():
+    x = inputs(Case(rows=3, teachers=32, weighting="confidence"))
+    assert_accurate(x, evaluate(x, "cpp"))
+
+
+@pytest.mark.parametrize("label", [-1, 23, 2**40])
+def test_a_label_out_of_range(label):
+    x = inputs(Case())
+    x.labels[3] = label
+    with pytest.raises(RuntimeError, match=rf"labels\[3\] is {label}; expected 0 to 22"):
+        evaluate(x, "cpp")
+
+
+def test_an_own_ignore_index():
+    x = inputs(Case(ignored=2))
+    expected = evaluate(x, "cpp")
+    x.labels[:2] = 5
+    x.labels[2:] = x.labels[2:].where(x.labels[2:] != 5, 6)
+    x.arguments["ignore_index"] = 5
+    ours = evaluate(x, "cpp")
+    assert (ours.grads[0][:2] == 0).all()
+    assert expected.grads[0].shape == ours.grads[0].shape
+
+
+ERRORS = [
+    ({"temperature": 0.0}, ValueError, "temperature is 0.0"),
+    ({"temperature": math.nan}, ValueError, "temperature is nan"),
+    ({"temperature": [1.0, 2.0]}, ValueError, "or 3 of them"),
+    ({"alpha": 1.5}, ValueError, "alpha is 1.5"),
+    ({"alpha": math.nan}, ValueError, "alpha is nan"),
+    ({"label_smoothing": 1.0}, ValueError, "label_smoothing is 1.0"),
+    ({"weighting": "median"}, ValueError, "weighting is 'median'"),
+    ({"weighting": "given"}, ValueError, "pass the tensor"),
+    ({"weighting": torch.ones(2)}, ValueError, r"weighting has shape \(2,\)"),
+    ({"divergence": "l2"}, ValueError, "divergence is 'l2'"),
+    ({"divergence": "js", "divergence_params": (1.0,)}, ValueError, "0 < beta < 1"),
+    ({"divergence": "dkd", "divergence_params": (1.0,)}, ValueError, "dkd takes 2"),
+    ({"reduction": "max"}, ValueError, "reduction is 'max'"),
+    ({"backend": "fortran"}, ValueError, "backend is 'fortran'"),
+    ({"backend": "cuda"}, ValueError, "runs on cuda"),
+    ({"slices": [(0, 23), (0, 23)]}, ValueError, "one slice for each teacher"),
+    ({"slices": [(0, 23), (0, 23), (0, 22)]}, ValueError, "as many classes"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), ERRORS)
+def test_bad_arguments(change, error, message):
+    x = inputs(Case())
+    arguments = {"backend": "cpp", **x.arguments, **change}
+    with pytest.raises(error, match=message):
+        kd_loss(x.student, x.teachers, x.labels, **arguments)
+
+
+def test_bad_tensors():
+    x = inputs(Case())
+    with pytest.raises(ValueError, match="teachers is empty"):
+        kd_loss(x.student, [], x.labels)
+    with pytest.raises(ValueError, match="student has shape"):
+        kd_loss(x.student[0], x.teachers, x.labels)
+    with pytest.raises(ValueError, match=r"teachers\[1\] has shape \(5, 23\)"):
+        kd_loss(x.student, [x.teachers[0], x.teachers[1][:5]], x.labels)
+    with pytest.raises(TypeError, match=r"teachers\[0\] has dtype torch.int64"):
+        kd_loss(x.student, [x.teachers[0].long()], x.labels)
+    with pytest.raises(ValueError, match="labels has shape"):
+        kd_loss(x.student, x.teachers, x.labels[:3])
+    with pytest.raises(ValueError, match=r"torch.int64"):
+        kd_loss(x.student, x.teachers, x.labels.int())
+    with pytest.raises(RuntimeError, match="expected 1 to 32"):
+        kd_loss(x.student, x.teachers * 11, x.labels, backend="cpp")
