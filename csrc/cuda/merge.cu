@@ -1,0 +1,55 @@
+// merge_ on the GPU: one launch, or one for each part of a table that kernel parameters cannot hold.
+#include "cuda/merge_table.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace edufast::cuda {
+namespace {
+
+template <class Table>
+__global__ void __launch_bounds__(kMergeThreads, 4)
+    merge_kernel(const __grid_constant__ Table table) {
+  merge_tiles({table.header, table.bytes});
+}
+
+void check(cudaError_t status) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("merge_: ") + cudaGetErrorString(status));
+}
+
+template <class Table>
+int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t stream) {
+  Table table;
+  const int64_t last = pack_merge(p, first, table);
+  int resident = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, merge_kernel<Table>,
+                                                      kMergeThreads, 0));
+  const int blocks = std::min(table.header.num_tiles, resident * processors);
+  merge_kernel<<<blocks, kMergeThreads, 0, stream>>>(table);
+  check(cudaGetLastError());
+  return last;
+}
+
+}  // namespace
+
+void merge(const Merge& p, void* stream) {
+  if (p.num_sources > kMaxMergeSources)
+    throw std::runtime_error("merge_: there are " + std::to_string(p.num_sources) +
+                             " lists of sources; expected at most " +
+                             std::to_string(kMaxMergeSources) + " on CUDA");
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  int64_t entries = 0;
+  for (int64_t i = 0; i < p.num_items; ++i) entries += merge_entries(p.items[i]);
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (entries <= merge_capacity<SmallMergeTable>(p.num_sources)) {
+    launch<SmallMergeTable>(p, 0, processors, cuda_stream);
+    return;
+  }
+  for (int64_t i = 0; i < p.num_items;)
+    i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
+}
+
+}  // namespace edufast::cuda
