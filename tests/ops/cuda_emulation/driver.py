@@ -1,0 +1,232 @@
+"""Calling the CUDA backend, emulated on the CPU, with the problems of the operator."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from edufast.ops.kd_loss import _problem, kd_loss
+from edufast.ops.kd_loss_reference import REDUCTIONS, Problem
+from tests.ops.cases import Inputs, Outcome
+
+ROOT = Path(__file__).parents[3]
+MAX_TEACHERS = 32
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+
+class CLogits(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("row_stride", ctypes.c_int64),
+        ("col_stride", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+    ]
+
+    @classmethod
+    def of(cls, x: Tensor) -> CLogits:
+        return cls(x.data_ptr(), x.stride(0), x.stride(1), DTYPES[x.dtype])
+
+
+class CTeacher(ctypes.Structure):
+    _fields_ = [
+        ("logits", CLogits),
+        ("classes", ctypes.c_int32),
+        ("start", ctypes.c_int32),
+        ("columns", ctypes.c_void_p),
+        ("temperature", ctypes.c_float),
+        ("grad", ctypes.c_void_p),
+    ]
+
+
+class CProblem(ctypes.Structure):
+    """KDLoss of csrc/kd_loss.h."""
+
+    _fields_ = [
+        ("student", CLogits),
+        ("rows", ctypes.c_int64),
+        ("classes", ctypes.c_int32),
+        ("num_teachers", ctypes.c_int32),
+        ("teachers", CTeacher * MAX_TEACHERS),
+        ("labels", ctypes.c_void_p),
+        ("label_stride", ctypes.c_int64),
+        ("ignore_index", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("weight_row_stride", ctypes.c_int64),
+        ("weight_col_stride", ctypes.c_int64),
+        ("weighting", ctypes.c_int64),
+        ("divergence", ctypes.c_int64),
+        ("divergence_params", ctypes.c_float * 2),
+        ("alpha", ctypes.c_float),
+        ("label_smoothing", ctypes.c_float),
+        ("reduction", ctypes.c_int64),
+        ("loss", ctypes.c_void_p),
+        ("grad", ctypes.c_void_p),
+        ("grad_dtype", ctypes.c_int32),
+    ]
+
+
+class Device(ctypes.Structure):
+    """Two multiprocessors unless told: every block then takes several rows."""
+
+    _fields_ = [
+        ("processors", ctypes.c_int),
+        ("shared_per_processor", ctypes.c_int),
+        ("shared_per_block", ctypes.c_int),
+        ("clusters", ctypes.c_bool),
+    ]
+
+    def __init__(self, processors: int = 2, shared: int = 227 << 10, clusters: bool = True) -> None:
+        super().__init__(processors, shared + 1024, shared, clusters)
+
+
+class CChoice(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32) for name in ("blocks", "threads", "cluster", "cache_bytes", "flags")
+    ]
+
+
+@dataclass
+class Choice:
+    """How the plan laid the call out."""
+
+    blocks: int
+    threads: int
+    cluster: int
+    cache_bytes: int
+    warp_per_row: bool
+    vectors: bool
+    doubles: bool
+    prepared: bool
+
+
+class Emulated(NamedTuple):
+    loss: Tensor
+    grad: Tensor
+    teacher_grads: list[Tensor]
+    choice: Choice
+    workspace: Tensor
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The emulation, compiled; skips the test where there is no g++."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ was not found: the CUDA kernels cannot be emulated")
+    folder = Path(tempfile.mkdtemp(prefix="edufast-cuda-emulation-"))
+    target = folder / "kd_loss.so"
+    here = Path(__file__).parent
+    subprocess.run(
+        [
+            compiler, "-std=c++20", "-O1", "-fPIC", "-shared", "-w",
+            "-fno-strict-aliasing", f"-I{here}", f"-I{ROOT / 'csrc'}", str(here / "kd_loss.cpp"),
+            "-o", str(target),
+        ],
+        check=True,
+    )  # fmt: skip
+    loaded = ctypes.CDLL(str(target))
+    shutil.rmtree(folder)
+    loaded.kd_loss.restype = CChoice
+    loaded.problem_bytes.restype = loaded.workspace_bytes.restype = ctypes.c_int64
+    assert loaded.problem_bytes() == ctypes.sizeof(CProblem)
+    return loaded
+
+
+_tokens = itertools.count(1)
+
+
+def problem_of(x: Inputs) -> Problem:
+    defaults = (kd_loss.__kwdefaults__ or {}) | x.arguments | {"backend": "reference"}
+    return _problem(x.student, x.teachers, x.labels, **defaults)[0]
+
+
+def run(
+    p: Problem,
+    device: Device | None = None,
+    order: int = 0,
+    workspace: Tensor | None = None,
+    token: int | None = None,
+) -> Emulated:
+    """The operator's outputs. They and the workspace start as NaN, or as the one passed in."""
+    lib = library()
+    stored = {torch.float16: torch.float32}
+
+    def blank(shape: Any, dtype: torch.dtype) -> Tensor:
+        return torch.full(shape, torch.nan, dtype=stored.get(dtype, dtype))
+
+    c = CProblem()
+    c.student = CLogits.of(p.student)
+    c.rows, c.classes = p.student.shape
+    c.num_teachers = len(p.teachers)
+    grad = blank(p.student.shape, p.student.dtype)
+    teacher_grads = [blank(t.shape, t.dtype) for t in p.teachers] if p.teacher_grad else []
+    for k, t in enumerate(p.teachers):
+        listed = bool(p.columns) and p.columns[k].numel() > 0
+        c.teachers[k] = CTeacher(
+            CLogits.of(t),
+            t.shape[1],
+            p.starts[k],
+            p.columns[k].data_ptr() if listed else None,
+            p.temperatures[k],
+            teacher_grads[k].data_ptr() if p.teacher_grad else None,
+        )
+    c.labels, c.label_stride = p.labels.data_ptr(), p.labels.stride(0)
+    c.ignore_index = p.ignore_index
+    if p.weights is not None:
+        c.weights = p.weights.data_ptr()
+        c.weight_row_stride = p.weights.stride(0) if p.weights.dim() == 2 else 0
+        c.weight_col_stride = p.weights.stride(-1)
+    c.weighting, c.divergence, c.reduction = p.weighting, p.divergence, p.reduction
+    c.divergence_params[: len(p.divergence_params)] = p.divergence_params
+    c.alpha, c.label_smoothing = p.alpha, p.label_smoothing
+    none = p.reduction == REDUCTIONS["none"]
+    loss = torch.full(
+        (c.rows,) if none else (),
+        torch.nan,
+        dtype=torch.float64 if p.student.dtype == torch.float64 else torch.float32,
+    )
+    c.loss, c.grad, c.grad_dtype = loss.data_ptr(), grad.data_ptr(), DTYPES[grad.dtype]
+    if workspace is None:
+        size = lib.workspace_bytes(ctypes.byref(c))
+        workspace = torch.full((size,), 255, dtype=torch.uint8)
+    chosen = lib.kd_loss(
+        ctypes.byref(c),
+        ctypes.c_void_p(workspace.data_ptr()),
+        ctypes.byref(device or Device()),
+        ctypes.c_uint(order),
+        ctypes.c_uint64(next(_tokens) if token is None else token),
+    )
+    flags = [bool(chosen.flags >> bit & 1) for bit in range(4)]
+    choice = Choice(chosen.blocks, chosen.threads, chosen.cluster, chosen.cache_bytes, *flags)
+    return Emulated(loss, grad, teacher_grads, choice, workspace)
+
+
+def evaluate(x: Inputs, device: Device | None = None) -> tuple[Outcome, Choice]:
+    """Like cases.evaluate: with an upstream gradient of one, in the logits' own types.
+
+    Runs with the threads of a block in ascending, descending and a random order: equal bits, or a
+    barrier is missing.
+    """
+    p = problem_of(x)
+    first, *others = (run(p, device, order) for order in range(3))
+    for other in others:
+        for a, b in zip(
+            (first.loss, first.grad, *first.teacher_grads),
+            (other.loss, other.grad, *other.teacher_grads),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    grads = [first.grad.to(p.student.dtype)]
+    grads += [g.to(t.dtype) for g, t in zip(first.teacher_grads, p.teachers, strict=False)]
+    return Outcome(first.loss, grads), first.choice

@@ -1,0 +1,54 @@
+// csrc/cuda/kd_loss.cu with the launches emulated; called by tests/ops/test_kd_loss_cuda.py.
+#include "cuda_emulation.h"
+
+#include "cuda/kd_loss.cuh"
+
+namespace edufast::cuda {
+namespace {
+
+template <Divergence D>
+void run(const KDLoss& p, const Plan& plan, unsigned order) {
+  const auto start = [&](auto kernel) {
+    emulation::run(plan.blocks, plan.threads, plan.cluster, plan.shared_bytes, order,
+                   [&] { kernel(p, plan.launch); });
+  };
+  if (plan.doubles) return start(kd_loss_kernel<double, D, false, false>);
+  if (plan.warp_per_row && plan.vectors) return start(kd_loss_kernel<float, D, true, true>);
+  if (plan.warp_per_row) return start(kd_loss_kernel<float, D, true, false>);
+  if (plan.vectors) return start(kd_loss_kernel<float, D, false, true>);
+  start(kd_loss_kernel<float, D, false, false>);
+}
+
+}  // namespace
+}  // namespace edufast::cuda
+
+using namespace edufast;
+
+extern "C" int64_t problem_bytes() { return sizeof(KDLoss); }
+
+extern "C" int64_t workspace_bytes(const KDLoss* p) { return cuda::workspace_bytes(*p); }
+
+// What was chosen, for tests that mean to reach a certain path: cluster size, shared memory for rows,
+// and bits for a warp per row, 16-byte accesses, float64 and a first launch.
+struct Choice {
+  int32_t blocks, threads, cluster, cache_bytes, flags;
+};
+
+extern "C" Choice kd_loss(const KDLoss* p, void* workspace, const cuda::Device* device,
+                          unsigned order, uint64_t token) {
+  cuda::Plan plan = cuda::make_plan(*p, *device);
+  plan.launch.workspace = cuda::carve_workspace(workspace);
+  plan.launch.token = token;
+  if (plan.prepare_blocks > 0)
+    emulation::run(plan.prepare_blocks, cuda::kMaxThreads, 1, cuda::kPrepareShared, order,
+                   [&] { cuda::prepare_kernel(*p, plan.launch); });
+  switch (p->divergence) {
+    case Divergence::ForwardKL: cuda::run<Divergence::ForwardKL>(*p, plan, order); break;
+    case Divergence::ReverseKL: cuda::run<Divergence::ReverseKL>(*p, plan, order); break;
+    case Divergence::JS: cuda::run<Divergence::JS>(*p, plan, order); break;
+    case Divergence::DKD: cuda::run<Divergence::DKD>(*p, plan, order); break;
+  }
+  const int flags = plan.warp_per_row | plan.vectors << 1 | plan.doubles << 2 |
+                    (plan.prepare_blocks > 0) << 3;
+  return {plan.blocks, plan.threads, plan.cluster, plan.launch.cache_bytes, flags};
+}
