@@ -1,0 +1,81 @@
+"""kd_loss as an operator: opcheck, torch.compile, no fp64 in graphs, no recompilation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from edufast.ops import kd_loss
+from edufast.ops.kd_loss import _DEFAULTS, _problem
+from tests.ops.cases import Case, Inputs, evaluate, inputs
+
+
+def operator_arguments(x: Inputs, requires_grad: bool = True) -> tuple:
+    student = x.student.detach().requires_grad_(requires_grad)
+    teachers = [t.detach().requires_grad_(requires_grad) for t in x.teachers]
+    return tuple(_problem(student, teachers, x.labels, **{**_DEFAULTS, **x.arguments})[0])
+
+
+@pytest.mark.parametrize("teacher_grad", [False, True])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck(requires_grad, teacher_grad):
+    case = Case(teacher_grad=teacher_grad, slices="lists", weighting="given_rows")
+    arguments = operator_arguments(inputs(case), requires_grad)
+    results = torch.library.opcheck(torch.ops.edufast.kd_loss.default, arguments)
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_operator_itself_is_differentiable(reduction):
+    x = inputs(Case(reduction=reduction, teacher_grad=True))
+    arguments = operator_arguments(x)
+    loss, grad, teacher_grads = torch.ops.edufast.kd_loss(*arguments)
+    grads = torch.autograd.grad(loss.sum(), [arguments[0], *arguments[1]])
+    expected = evaluate(x, "cpp")
+    assert not grad.requires_grad and len(teacher_grads) == 3
+    for a, b in zip(grads, expected.grads, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_compile_without_breaks_or_recompilation():
+    """One graph for every batch size; in it one operator and, for fp32 logits, nothing in fp64."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def step(student, teachers, labels):
+        return kd_loss(student * 2, teachers, labels, alpha=0.25, temperature=3.3)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=True)
+    for rows in (6, 9, 13):
+        x = inputs(Case(rows=rows))
+        losses, grads = [], []
+        for f in (compiled, step):
+            student = x.student.detach().requires_grad_()
+            losses.append(f(student, x.teachers, x.labels))
+            grads.append(torch.autograd.grad(losses[-1], student)[0])
+        assert torch.equal(*losses) and torch.equal(*grads)
+    graphs = [g.graph.nodes for g in counter.graphs]
+    (nodes,) = [n for n in graphs if any(node.op == "call_function" for node in n)]
+    assert sum("kd_loss" in str(node.target) for node in nodes) == 1
+    for node in nodes:
+        value = node.meta.get("example_value")
+        for t in value if isinstance(value, (tuple, list)) else [value]:
+            assert not isinstance(t, torch.Tensor) or t.dtype != torch.float64
+
+
+def test_compiled_backward_with_every_kind_of_slice():
+    torch._dynamo.reset()
+    for slices in ("disjoint", "lists"):
+        x = inputs(Case(slices=slices, weighting="routed", teacher_grad=True))
+        expected = evaluate(x, "cpp")
+        compiled = torch.compile(kd_loss, backend="aot_eager", fullgraph=True)
+        leaves = [t.detach().requires_grad_() for t in (x.student, *x.teachers)]
+        prepared = dict(x.arguments)
+        if slices == "lists":
+            from edufast.ops import ClassSlices
+
+            prepared["slices"] = ClassSlices.of(prepared["slices"], 23)
+        loss = compiled(leaves[0], leaves[1:], x.labels, **prepared)
+        for a, b in zip(torch.autograd.grad(loss, leaves), expected.grads, strict=True):
+            assert torch.equal(a, b)
