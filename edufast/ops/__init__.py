@@ -2,6 +2,15 @@
 
 from edufast.ops.backends import BACKENDS, select_backend
 from edufast.ops.kd_loss import kd_loss, kd_loss_and_grad
+from edufast.ops.merge import MergePlan, merge_
 from edufast.ops.slices import ClassSlices
 
-__all__ = ["BACKENDS", "ClassSlices", "kd_loss", "kd_loss_and_grad", "select_backend"]
+__all__ = [
+    "BACKENDS",
+    "ClassSlices",
+    "MergePlan",
+    "kd_loss",
+    "kd_loss_and_grad",
+    "merge_",
+    "select_backend",
+]
