@@ -29,8 +29,9 @@ class Grade:
             number twice is class growth only.
         target: what is distilled. "routed": each sample learns from the teacher that owns its
             label, over that teacher's slice. "gated": the slice teachers assembled into one soft
-            target over all classes taught, see :meth:`edufast.Faculty.gated`. "full": the mean of
-            teachers that know every class. "none": cross-entropy only.
+            target over all classes taught, see :func:`edufast.faculty.gated_logits`. "full": the mean of
+            teachers that know every class. "none": cross-entropy only. None: "gated" where there
+            are teachers, else "none".
         samples: samples an epoch; None: every training sample of the classes taught so far.
     """
 
@@ -38,7 +39,7 @@ class Grade:
     classes: Sequence[int] = ()
     teachers: Sequence[int] = ()
     fragments: int | None = None
-    target: Target = "gated"
+    target: Target | None = None
     samples: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class Grade:
             raise ValueError(f"epochs is {self.epochs}; expected at least 1")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples is {self.samples}; expected at least 1")
+        if self.target is None:
+            object.__setattr__(self, "target", "gated" if self.teachers else "none")
         if self.target not in get_args(Target):
             raise ValueError(f"target is {self.target!r}; expected one of {get_args(Target)}")
         if (self.target == "none") != (not self.teachers):

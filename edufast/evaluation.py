@@ -65,7 +65,7 @@ def evaluate(
         model.train(was_training)
     total = count.clamp_min(1)
     return Accuracy(
-        overall=(free.sum() / count.sum()).item(),
-        slices=tuple((free / total).tolist()),
-        masked=tuple((masked / total).tolist()),
+        overall=free.sum().item() / count.sum().item(),
+        slices=tuple((free.double() / total).tolist()),
+        masked=tuple((masked.double() / total).tolist()),
     )

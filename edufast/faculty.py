@@ -189,7 +189,7 @@ class Lesson:
         self,
         faculty: Faculty,
         teachers: Sequence[int],
-        target: Target,
+        target: Target | None,
         class_order: Sequence[int],
         temperature: float,
     ) -> None:

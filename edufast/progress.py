@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class TrainingProgress:
-    """A bar for the running epoch. Off a terminal rich draws only its last state."""
+    """A bar for the running epoch, and a line for every one that ended.
 
-    def __init__(self, method: str) -> None:
-        self._method = method
+    Only the lines are written where standard error is no terminal.
+    """
+
+    def __init__(self, method: str, grades: int) -> None:
+        self._method, self._grades = method, grades
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(method, total=None, numbers="")
+        self._label = method
 
     def __enter__(self) -> TrainingProgress:
         self._progress.__enter__()
@@ -34,12 +42,21 @@ class TrainingProgress:
     ) -> None:
         self._progress.__exit__(kind, value, traceback)
 
-    def start_epoch(self, grade: int, grades: int, epoch: int, epochs: int, steps: int) -> None:
-        """Begin a new bar; all numbers but the totals count from 0."""
-        label = f"{self._method}: grade {grade + 1}/{grades}, epoch {epoch + 1}/{epochs}"
-        self._progress.reset(self._task, total=steps, description=label, numbers="")
+    def start_epoch(self, grade: int, epoch: int, epochs: int, steps: int) -> None:
+        """Begin a new bar; grade and epoch count from 0."""
+        where = f"grade {grade + 1}/{self._grades}, " if self._grades > 1 else ""
+        self._label = f"{self._method}: {where}epoch {epoch + 1}/{epochs}"
+        self._progress.reset(self._task, total=steps, description=self._label, numbers="")
 
     def update(self, step: int, loss: float, images_per_second: float) -> None:
         """Show how far the epoch is."""
         numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s"
         self._progress.update(self._task, completed=step, numbers=numbers)
+
+    def end_epoch(self, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Leave a line about the epoch."""
+        self._progress.console.print(
+            f"{self._label}: loss {loss:.3f}, accuracy {accuracy:.1%}, "
+            f"{images_per_second:,.0f} images/s",
+            highlight=False,
+        )

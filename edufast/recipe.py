@@ -26,12 +26,15 @@ from edufast.errors import UserError
 from edufast.losses import Algorithm, create_algorithm
 from edufast.training import Training
 
+# `2/3`: the second of three equal shares of the classes.
+_SHARE = r"[1-9]\d*/[1-9]\d*"
+
 Method = Literal["scratch", "kd", "routed", "education"]
 
 
 def _class_ids(value: object) -> object:
     """`0-19` or `0-4,7,9-12` as written in YAML, to a list of integers."""
-    if not isinstance(value, str) or value == "all":
+    if not isinstance(value, str) or value == "all" or re.fullmatch(_SHARE, value):
         return value
     ids: list[int] = []
     for part in value.split(","):
@@ -69,7 +72,7 @@ class TeacherSection(_Section):
     """One teacher: what it knows, and its weights or else how long it is taught."""
 
     model: str
-    classes: ClassIds | Literal["all"] = "all"
+    classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{_SHARE}$")] = "all"
     weights: Path | None = None
     epochs: PositiveInt | None = None
 
@@ -82,7 +85,7 @@ class GradeSection(_Section):
     teachers: list[int] = []
     classes: ClassIds | None = None
     fragments: PositiveInt | None = None
-    target: Target = "gated"
+    target: Target | None = None
     samples: PositiveInt | None = None
 
 
@@ -163,7 +166,12 @@ class Recipe(_Section):
         everything = tuple(range(len(data.classes)))
         slices = []
         for k, teacher in enumerate(self.teachers):
-            classes = everything if teacher.classes == "all" else tuple(teacher.classes)
+            if teacher.classes == "all":
+                classes = everything
+            elif isinstance(teacher.classes, str):
+                classes = _share(everything, teacher.classes, f"teachers.{k}.classes")
+            else:
+                classes = tuple(teacher.classes)
             _check_ids(f"teachers.{k}.classes", classes, data)
             slices.append(classes)
         return slices
@@ -179,7 +187,9 @@ class Recipe(_Section):
         full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
         slices = [classes for k, classes in enumerate(knows) if k not in full]
         try:
-            if section.grades is not None:
+            if section.grades is not None and (section.epochs or section.preset):
+                raise UserError("curriculum: found grades and epochs; expected either of them")
+            elif section.grades is not None:
                 curriculum = self._explicit(section.grades, knows)
             elif section.epochs is None:
                 raise UserError("curriculum.epochs: missing; expected a number, or grades")
@@ -235,6 +245,15 @@ class Recipe(_Section):
         return Curriculum(grades, s.order, s.schedule, s.keep_rows, s.keep_state)
 
 
+def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
+    number, count = map(int, share.split("/"))
+    if not number <= count <= len(classes):
+        raise UserError(
+            f"{key}: {share}; expected one of at most {len(classes)} shares, the number of classes"
+        )
+    return classes[len(classes) * (number - 1) // count : len(classes) * number // count]
+
+
 def _training(section: TrainingSection) -> Training:
     augment = Augment(**section.augment.model_dump())
     return Training(**section.model_dump(exclude={"augment"}), augment=augment)
@@ -251,10 +270,8 @@ def _check_ids(key: str, classes: Sequence[int], data: DataSet) -> None:
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes in the package."""
-    folder = resources.files("edufast") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    names = (file.name for file in (resources.files("edufast") / "recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -307,21 +324,41 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
     return recipe
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(content: Any, override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator:
-        raise UserError(f"--set {override!r}: expected key.subkey=value")
+        raise UserError(f"--set {override}: expected key.subkey=value")
     *path, last = key.split(".")
-    section: Any = content
+    section = content
     for name in path:
-        section = section[int(name)] if isinstance(section, list) else section.setdefault(name, {})
-    section[int(last) if isinstance(section, list) else last] = yaml.safe_load(value)
+        section = _enter(section, name, override)
+    if isinstance(section, list):
+        _enter(section, last, override)
+        section[int(last)] = yaml.safe_load(value)
+    else:
+        section[last] = yaml.safe_load(value)
+
+
+def _enter(section: Any, name: str, override: str) -> Any:
+    """The item ``name`` of a section or list of sections; a section that is not there begins."""
+    if isinstance(section, list):
+        if not name.isdigit() or int(name) >= len(section):
+            raise UserError(
+                f"--set {override}: {name} is no position in a list of {len(section)} entries"
+            )
+        return section[int(name)]
+    inner = section.setdefault(name, {})
+    if not isinstance(inner, (dict, list)):
+        raise UserError(f"--set {override}: {name} is not a section")
+    return inner
 
 
 def _explain(error: ValidationError) -> str:
     """The first error in one line: key, value found, value expected."""
+    # A mistyped key is reported as missing, too: the unknown key says more.
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     # A union reports every branch; the branch names are no keys of the file.
-    first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))

@@ -128,7 +128,7 @@ class School:
         """
         if self.checkpoint is not None and self.checkpoint.exists():
             self._restore(load_checkpoint(self.checkpoint))
-        with deferred_interrupt() as interrupted, TrainingProgress(self.method) as bar:
+        with deferred_interrupt() as interrupted, TrainingProgress(self.method, len(self.curriculum.grades)) as bar:
             while self.progress.grade < len(self.curriculum.grades):
                 self._teach_grade(interrupted, bar)
                 self.progress.grade += 1
@@ -154,6 +154,7 @@ class School:
         while at.epoch < grade.epochs:
             loss, speed = self._train_epoch(lesson, interrupted, bar)
             accuracy = self._validate(validation)
+            bar.end_epoch(loss, accuracy.overall, speed)
             self._event(
                 "epoch",
                 samples=at.samples,
@@ -176,7 +177,7 @@ class School:
         """Train the rest of an epoch; returns its mean loss and its images per second."""
         at, started, first_step = self.progress, time.perf_counter(), self.progress.step
         grade, loader = self.curriculum.grades[at.grade], self._loaders[at.grade]
-        bar.start_epoch(at.grade, len(self.curriculum.grades), at.epoch, grade.epochs, len(loader))
+        bar.start_epoch(at.grade, at.epoch, grade.epochs, len(loader))
         flops = TRAINING_FACTOR * self.student.flops()
         loss_sum = torch.zeros((), device=self.device)
         mean = speed = math.nan

@@ -19,7 +19,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "epoch": ("method", "seed", "grade", "epoch"),
     "grade": ("method", "seed", "grade"),
     "result": ("method", "seed"),
-    "phase": ("method", "phase"),
+    "phase": ("method", "seed", "phase"),
     "export": ("path",),
 }
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -161,7 +161,8 @@ def _place(log: RunLog, event: Event) -> None:
     else:
         method = log.methods.setdefault(event["method"], Method(event["method"]))
         if kind == "phase":
-            method.phases[event["phase"]] = event["seconds"]
+            spent = method.phases.get(event["phase"], 0.0)
+            method.phases[event["phase"]] = spent + event["seconds"]
             return
         trial = method.trials.setdefault(event["seed"], Trial())
         if kind == "epoch":

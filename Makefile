@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh Linux machine with Python, a C++ compiler and make:
+#   make quickstart   train, distil, export, verify and report on an embedded data set
+#   make test         build and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The package is built once per change of its sources; CUDA for two architectures keeps that short.
+CUDA_ARCHITECTURES ?= 80-real;90-real
+SOURCES := CMakeLists.txt pyproject.toml $(wildcard cmake/*.cmake) $(shell find csrc -type f)
+
+.PHONY: quickstart test lint build clean
+
+quickstart: build
+	$(BIN)/edufast train quickstart
+
+test: build
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(VENV)/built
+
+$(VENV)/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/built: $(VENV)/installed $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --editable . -C cmake.define.CMAKE_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)"
+	touch $@
+
+clean:
+	rm -rf build $(VENV)/built

@@ -1,0 +1,3 @@
+from edufast.cli import app
+
+app()

@@ -1,0 +1,244 @@
+"""The commands as a user types them, on a folder of pictures of one's own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from edufast.artifact import load_model
+from edufast.cli import app
+from edufast.models import create_model
+from tests.tiny import tiny_data
+
+RECIPE = {
+    "name": "mine",
+    "data": {"source": "?", "image_size": 16},
+    "student": {"model": "resnet8"},
+    "teachers": [
+        {"model": "resnet8", "classes": "0-1"},
+        {"model": "resnet8", "classes": "2-3"},
+        {"model": "resnet8", "classes": "4-5"},
+    ],
+    "teacher_epochs": 2,
+    "curriculum": {"preset": "default", "epochs": 4, "shares": [1, 1, 2]},
+    "training": {"batch_size": 16, "augment": {"pad": 1, "flip": False}},
+    "baselines": ["scratch"],
+}
+
+
+def edufast(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in class folders, and a recipe for them."""
+    root = tmp_path_factory.mktemp("own")
+    data = tiny_data()
+    for split, samples in (("train", data.train), ("val", data.val)):
+        for number, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
+            path = root / "pictures" / split / data.classes[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    recipe = RECIPE | {"data": {"source": str(root / "pictures"), "image_size": 16}}
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished run."""
+    out = folder / "run"
+    result = edufast("train", folder / "recipe.yaml", "--out", out, "--json")
+    accuracy = json.loads(result.stdout)["accuracy"]
+    assert set(accuracy) == {"education", "scratch"} and 0 <= accuracy["education"]["0"] <= 1
+    return out
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(run):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "student.safetensors",
+        "student.onnx",
+        "report.html",
+        "checkpoints/education-0.pt",
+        "teachers/teacher2.safetensors",
+    ):
+        assert (run / name).is_file(), name
+    assert any((run / "plots").glob("*.png"))
+    kinds = {event["event"] for event in events(run)}
+    assert kinds == {"run", "teacher", "step", "epoch", "grade", "phase", "result", "export"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["recipe"]["training"]["lr"] == 0.1
+
+
+def test_methods_see_the_same_number_of_samples(run):
+    samples = {e["method"]: e["samples"] for e in events(run) if e["event"] == "result"}
+    assert abs(samples["scratch"] - samples["education"]) <= 4 * 16  # a batch an epoch
+
+
+def test_the_student_is_a_plain_resnet_and_the_onnx_file_agrees_with_it(run, folder):
+    model = create_model("resnet8", 6)
+    model.load_state_dict(load_file(run / "student.safetensors"))
+    model, info = load_model(run / "student.safetensors")
+    assert info.classes == tuple(f"c{c}" for c in range(6))
+    files = sorted((folder / "pictures" / "val").rglob("*.png"))[:5]
+    images = np.stack([np.asarray(Image.open(path)) for path in files])
+    normalised = (torch.tensor(images) / 255 - torch.tensor(info.mean)) / torch.tensor(info.std)
+    with torch.no_grad():
+        expected = model(normalised.permute(0, 3, 1, 2).float())
+    session = onnxruntime.InferenceSession(run / "student.onnx")
+    (logits,) = session.run(None, {"image": images})
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_finished_run_is_not_repeated(run):
+    before = (run / "metrics.jsonl").read_text()
+    edufast("resume", run)
+    assert [
+        e
+        for e in (run / "metrics.jsonl").read_text()[len(before) :].splitlines()
+        if json.loads(e)["event"] != "export"
+    ] == []
+
+
+def test_a_folder_with_another_run_is_refused(run, folder):
+    result = edufast("train", folder / "recipe.yaml", "--out", run, "--set", "seed=1", code=2)
+    assert "holds a run of another recipe" in " ".join(result.stderr.split())
+
+
+def test_compare_reports_every_method_and_seed_and_shares_teachers(run, folder):
+    result = edufast(
+        "compare", folder / "recipe.yaml", "--out", folder / "compare", "--teachers", run,
+        "--seeds", 2, "--methods", "scratch,routed,education", "--json",
+    )  # fmt: skip
+    accuracy = json.loads(result.stdout)["accuracy"]
+    assert {m: sorted(by_seed) for m, by_seed in accuracy.items()} == {
+        m: ["0", "1"] for m in ("scratch", "routed", "education")
+    }
+    assert not (folder / "compare" / "teachers").exists()
+    results = {
+        (e["method"], e["seed"]): e for e in events(folder / "compare") if e["event"] == "result"
+    }
+    assert len(results) == 6
+    assert (
+        results["scratch", 0]["teacher_flops"]
+        == 0
+        == results["scratch", 0]["teacher_training_flops"]
+    )
+    assert (
+        results["routed", 0]["teacher_flops"] > 0 < results["routed", 0]["teacher_training_flops"]
+    )
+    assert results["education", 0]["student_flops"] < results["scratch", 0]["student_flops"]
+
+
+def test_compare_adds_a_full_teacher_for_plain_distillation(run, folder):
+    edufast(
+        "compare", folder / "recipe.yaml", "--out", folder / "kd", "--seeds", 1, "--methods", "kd"
+    )
+    taught = [len(e["classes"]) for e in events(folder / "kd") if e["event"] == "teacher"]
+    assert taught == [2, 2, 2, 6]
+
+
+def test_teach_then_export(folder):
+    edufast(
+        "teach", folder / "recipe.yaml", "--out", folder / "taught", "--set", "teacher_epochs=1"
+    )
+    weights = folder / "taught" / "teachers" / "teacher1.safetensors"
+    result = edufast("export", weights, "--out", folder / "t.onnx", "--json")
+    assert json.loads(result.stdout)["agreement"] == 1.0
+    result = edufast(
+        "train",
+        folder / "recipe.yaml",
+        "--set",
+        f"teachers.0.weights={weights}",
+        "--out",
+        folder / "wrong",
+        code=2,
+    )
+    assert "knows classes 2..3 (2)" in " ".join(result.stderr.split())
+
+
+def test_one_command_trains_on_a_folder_without_a_recipe(folder):
+    result = edufast(
+        "train", "folder", "--data", folder / "pictures", "--out", folder / "one", "--json",
+        "--set", "data.image_size=16", "--set", "student.model=resnet8", "--set", "teacher_epochs=1",
+        "--set", "curriculum.epochs=3", "--set", "training.batch_size=16",
+        *(x for k in range(4) for x in ("--set", f"teachers.{k}.model=resnet8")),
+    )  # fmt: skip
+    assert "education" in json.loads(result.stdout)["accuracy"]
+    assert (folder / "one" / "student.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere.yaml"), "recipe 'nowhere.yaml': no such file"),
+        (("train", "quickstart", "--set", "training.lr=fast"), "training.lr: found 'fast'"),
+        (("train", "quickstart", "--data", "nowhere"), "nowhere"),
+        (("train", "quickstart", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
+        (
+            ("compare", "quickstart", "--methods", "kd,magic"),
+            "--methods: 'magic'; expected some of",
+        ),
+        (("resume", "nowhere"), "nowhere holds no run"),
+        (("export", "nowhere.safetensors"), "no model at nowhere.safetensors"),
+    ],
+)
+def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = edufast(*arguments, code=2)
+    text = " ".join(result.stderr.split())
+    assert text.startswith("edufast: ") and message in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_and_recipes():
+    checks = json.loads(edufast("doctor", "--json").stdout)
+    assert all(check["ok"] for check in checks if check["needed"])
+    assert "CUDA kernels" in {check["what"] for check in checks}
+    assert "quickstart" in edufast("recipes").stdout
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(folder):
+    out = folder / "stopped"
+    command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"),
+               "--out", str(out), "--set", "curriculum.epochs=30"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        metrics = out / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"epoch"' in metrics.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert re.search(r"stopped; go on with:\s+edufast resume", stderr.decode())
+    assert "result" not in {event["event"] for event in events(out)}
+    assert (out / "report.html").exists()
+    edufast("resume", out)
+    (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
+    assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144

@@ -1,0 +1,201 @@
+import json
+import math
+
+import pytest
+import torch
+
+import edufast.school as school_module
+from edufast.curriculum import Curriculum, Grade
+from edufast.errors import Interrupted, TrainingError
+from edufast.faculty import Faculty
+from edufast.journal import Journal
+from edufast.losses import KD
+from edufast.school import School
+from edufast.student import Student
+from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
+
+DATA = tiny_data()
+SLICES = [range(0, 2), range(2, 4), range(4, 6)]
+
+
+def school(curriculum=None, faculty=None, *, seed=0, **keywords):
+    torch.manual_seed(seed)
+    curriculum = curriculum or Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+    student = Student(
+        tiny_model(),
+        curriculum.fragments[-1],
+        input_size=(3, 16, 16),
+        class_order=curriculum.class_order,
+        seed=seed,
+    )
+    faculty = tiny_faculty(*SLICES) if faculty is None else faculty
+    keywords = {"training": TRAINING, "algorithm": KD(alpha=0.9), "seed": seed} | keywords
+    return School(student, faculty, curriculum, DATA, **keywords)
+
+
+def events(path, kind):
+    return [e for line in path.read_text().splitlines() if (e := json.loads(line))["event"] == kind]
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_plain_training_learns_the_task():
+    curriculum = Curriculum.single(range(6), 12)
+    trained = school(curriculum, Faculty([]))
+    graduate = trained.fit()
+    assert type(graduate) is torch.nn.Sequential and not graduate.training
+    assert trained.progress.accuracy > 0.9
+    tiny_model().load_state_dict(graduate.state_dict())
+
+
+def test_every_grade_is_recorded_with_its_growth(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    trained = school(journal=Journal(path))
+    trained.fit()
+    grades = events(path, "grade")
+    assert [(e["grade"], e["fragments"], e["classes"]) for e in grades] == [
+        (1, 1, 2),
+        (2, 2, 4),
+        (3, 3, 6),
+    ]
+    assert [sum(a is not None for a in e["slice_accuracy"]) for e in grades] == [1, 2, 3]
+    assert all(len(e["slice_accuracy_masked"]) == 3 for e in grades)
+    epochs = events(path, "epoch")
+    assert [(e["grade"], e["epoch"]) for e in epochs] == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    assert [e["samples"] for e in epochs] == [48, 48 + 96, 48 + 96 + 144, 48 + 96 + 288]
+    assert trained.progress.samples == epochs[-1]["samples"]
+
+
+def test_compute_is_what_was_computed():
+    trained = school()
+    trained.fit()
+    cost, student = trained.progress, trained.student
+    per_image = sum(
+        3 * images * (sum(f.flops for f in student.fragments[:grown]))
+        for grown, images in ((1, 48), (2, 96), (3, 288))
+    )
+    # Heads come on top of the fragments, and cost less than they do.
+    assert per_image < cost.student_flops < 1.5 * per_image
+    teacher = [trained.faculty.flops(k, (3, 16, 16)) for k in range(3)]
+    assert cost.teacher_flops == teacher[0] * 48 + sum(teacher[:2]) * 96 + sum(teacher) * 288
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 9, 11])  # within and at the ends of epochs and grades
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
+    expected = school(seed=3).fit()
+
+    steps = 0
+    step = School._step
+
+    def counting(self, batch, lesson):
+        nonlocal steps
+        steps += 1
+        return step(self, batch, lesson)
+
+    from contextlib import contextmanager
+
+    @contextmanager
+    def interrupted_after_stop():
+        yield lambda: steps == stop
+
+    monkeypatch.setattr(School, "_step", counting)
+    monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
+    path = tmp_path / "c.pt"
+    with pytest.raises(Interrupted):
+        school(seed=3, checkpoint=path).fit()
+    assert steps == stop
+    torch.manual_seed(12345)  # whatever happens in between
+    resumed = school(seed=3, checkpoint=path)
+    graduate = resumed.fit()
+    assert same_weights(graduate, expected)
+    assert resumed.progress.samples == 48 + 96 + 288
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    first = school(checkpoint=path).fit()
+    monkeypatch.setattr(School, "_step", lambda *_: pytest.fail("trained again"))
+    assert same_weights(school(checkpoint=path).fit(), first)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    school(Curriculum.single(range(6), 1), Faculty([]), checkpoint=path).fit()
+    with pytest.raises(ValueError, match="with seed 0; expected education with seed 1"):
+        school(Curriculum.single(range(6), 1), Faculty([]), checkpoint=path, seed=1).fit()
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    a, b, c = (school(Curriculum.single(range(6), 1), Faculty([]), seed=s).fit() for s in (1, 1, 2))
+    assert same_weights(a, b) and not same_weights(a, c)
+
+
+def test_teachers_change_what_is_learned():
+    curriculum = Curriculum.single(range(6), 2, teachers=[0, 1, 2], target="routed")
+    routed = school(curriculum, algorithm=KD(alpha=0.1)).fit()
+    plain = school(Curriculum.single(range(6), 2), Faculty([])).fit()
+    assert not same_weights(routed, plain)
+
+
+def test_classes_in_any_order_graduate_under_their_own_ids():
+    curriculum = Curriculum([Grade(4, [5, 2, 0]), Grade(1, [4]), Grade(12, [1, 3])])
+    trained = school(curriculum, Faculty([]))
+    graduate = trained.fit()
+    loader = trained._validation_loader(2)
+    images, labels, _ = zip(*loader.epoch(0), strict=True)
+    with torch.no_grad():
+        answers = graduate(torch.cat(images)).argmax(1)
+    accuracy = (answers == torch.cat(labels)).double().mean().item()
+    assert accuracy == trained.progress.accuracy > 0.5
+
+
+def test_authors_way_forgets_momentum_and_teaches_slice_by_slice():
+    curriculum = Curriculum.paper(SLICES, 4)
+    trained = school(curriculum)
+    trained.fit()
+    slices = DATA.train.labels[trained._loaders[2]._sampler(0)] // 2
+    assert slices.tolist() == sorted(slices)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place():
+    broken = school(Curriculum.single(range(6), 2), Faculty([]))
+    with torch.no_grad():
+        broken.student.classifier.bias[0] = math.nan
+    with pytest.raises(TrainingError, match=r"the loss is nan in grade 1, epoch 1, step \d"):
+        broken.fit()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: Student(tiny_model(5), 3, input_size=(3, 16, 16)),
+            "5 classes, the curriculum teaches 6",
+        ),
+        (lambda: Student(tiny_model(), 2, input_size=(3, 16, 16)), "cut into 2 fragments"),
+        (
+            lambda: Student(
+                tiny_model(), 3, input_size=(3, 16, 16), class_order=[1, 0, 2, 3, 4, 5]
+            ),
+            "class_order=curriculum.class_order",
+        ),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        School(build(), tiny_faculty(*SLICES), Curriculum.graded(SLICES, 3), DATA)
+
+
+def test_an_unknown_class_is_refused():
+    with pytest.raises(ValueError, match="teaches class 9; tiny has 6"):
+        School(
+            Student(tiny_model(1), 1, input_size=(3, 16, 16)),
+            Faculty([]),
+            Curriculum.single([9], 1),
+            DATA,
+        )

@@ -1,0 +1,47 @@
+"""A data set, models and a recipe small enough to train in a test."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edufast.data import Augment, DataSet, Samples
+from edufast.faculty import Faculty, Teacher
+from edufast.training import Training
+
+TRAINING = Training(batch_size=16, lr=0.05, augment=Augment(pad=1, flip=False))
+
+
+def tiny_data(classes: int = 6, per_class: int = 24) -> DataSet:
+    """Bright squares at places that depend on the class, in noise."""
+    generator = np.random.default_rng(0)
+
+    def split(count: int) -> Samples:
+        labels = np.repeat(np.arange(classes), count).astype(np.int64)
+        images = generator.integers(0, 120, (len(labels), 16, 16, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            y, x = 4 * (label // 3) + 2, 4 * (label % 3) + 2
+            image[y : y + 4, x : x + 4] += 130
+        return Samples(images, labels)
+
+    names = tuple(f"c{c}" for c in range(classes))
+    return DataSet("tiny", names, split(per_class), split(8), 16, (0.3,) * 3, (0.2,) * 3)
+
+
+def tiny_model(classes: int = 6) -> nn.Module:
+    """Three blocks with norm and dropout, so that modes and random state matter."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Dropout(0.1)),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+
+
+def tiny_faculty(*slices: range) -> Faculty:
+    """Untrained teachers."""
+    torch.manual_seed(7)
+    return Faculty([Teacher(tiny_model(len(s)), s) for s in slices])
