@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
+import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
@@ -25,3 +27,15 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
     if _DEVICE_OF.get(name, device) != device:
         raise ValueError(f"backend {name!r} runs on {_DEVICE_OF[name]}; the logits are on {device}")
     return name
+
+
+def available_backends(device: str) -> list[str]:
+    """The fused backends that this installation has for a device."""
+    if torch.device(device).type == "cpu":
+        return ["cpp"]
+    names = []
+    if torch._C._dispatch_has_kernel_for_dispatch_key("edufast::kd_loss", "CUDA"):
+        names.append("cuda")
+    if importlib.util.find_spec("triton"):
+        names.append("triton")
+    return names

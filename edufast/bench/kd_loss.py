@@ -1,0 +1,357 @@
+"""kd_loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors of the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from edufast.bench.timing import Candidate, buffer_sets, machine, measure, peak_extra_bytes
+from edufast.files import atomic_write
+from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
+from edufast.ops.backends import available_backends
+
+TEMPERATURE, ALPHA = 4.0, 0.3
+ROWS = {10: 1024, 100: 1024, 1000: 1024, 21841: 64, 131072: 16}  # bounds the memory
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``routed``: the classes are split among the teachers, the label's owner teaches a row."""
+
+    rows: int
+    classes: int
+    teachers: int
+    dtype: str
+    weighting: str
+
+    @property
+    def columns(self) -> int:
+        """Logits of one row of one teacher."""
+        return self.classes // self.teachers if self.weighting == "routed" else self.classes
+
+    @property
+    def read_columns(self) -> int:
+        """Logits of all teachers that a row needs."""
+        return self.columns * (1 if self.weighting == "routed" else self.teachers)
+
+    @property
+    def bytes(self) -> int:
+        """To read and write at least: the student's logits and gradient, the teachers' logits."""
+        return self.rows * (2 * self.classes + self.read_columns) * DTYPES[self.dtype].itemsize
+
+    @property
+    def exponentials(self) -> int:
+        """At least: one for each logit read. Those at T = 1 are powers of those at T = 4."""
+        return self.rows * (self.classes + self.read_columns)
+
+
+@dataclass
+class Batch:
+    student: Tensor
+    teachers: list[Tensor]
+    labels: Tensor
+    owner: Tensor  # (B,) the teacher whose classes hold the label
+
+
+def grid(quick: bool) -> list[Shape]:
+    if quick:
+        return [
+            Shape(128, 100, 3, "fp32", "mean"),
+            Shape(1024, 1000, 4, "fp32", "mean"),
+            Shape(1024, 1000, 4, "bf16", "routed"),
+            Shape(8, 131072, 2, "fp32", "mean"),
+        ]
+    return [Shape(128, 100, 3, "fp32", "mean")] + [
+        Shape(ROWS[classes], classes, teachers, dtype, weighting)
+        for classes in ROWS
+        for teachers in (1, 2, 4, 8)
+        for dtype in DTYPES
+        for weighting in ("mean", "routed")
+    ]
+
+
+def batch(shape: Shape, device: str) -> Batch:
+    dtype = DTYPES[shape.dtype]
+    # A label beyond the last slice, where the division leaves a rest, would have no owner.
+    labels = torch.randint(shape.columns * shape.teachers, (shape.rows,)) % shape.classes
+    logits = [
+        (torch.randn(shape.rows, n) * 3).to(device, dtype)
+        for n in [shape.classes] + [shape.columns] * shape.teachers
+    ]
+    return Batch(
+        logits[0].requires_grad_(),
+        logits[1:],
+        labels.to(device),
+        (labels // shape.columns).to(device),
+    )
+
+
+# --- the rivals, as one writes them in PyTorch --------------------------------------------------
+
+
+def mean_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
+    z = student.float()
+    log_p = F.log_softmax(z / TEMPERATURE, 1)
+    loss = ALPHA * F.cross_entropy(z, labels)
+    for t in teachers:
+        log_q = F.log_softmax(t.float() / TEMPERATURE, 1)
+        kl = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+        loss = loss + (1 - ALPHA) / len(teachers) * TEMPERATURE**2 * kl
+    return loss
+
+
+def routed_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
+    """Each teacher sees only its own rows: the best that eager PyTorch can do."""
+    loss = ALPHA * F.cross_entropy(student.float(), labels)
+    columns = teachers[0].shape[1]
+    for k, t in enumerate(teachers):
+        rows = (owner == k).nonzero()[:, 0]
+        z = student[:, k * columns : (k + 1) * columns].index_select(0, rows).float()
+        log_p = F.log_softmax(z / TEMPERATURE, 1)
+        log_q = F.log_softmax(t.index_select(0, rows).float() / TEMPERATURE, 1)
+        kl = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+        loss = loss + (1 - ALPHA) * TEMPERATURE**2 * kl / len(labels)
+    return loss
+
+
+def masked_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
+    """Without shapes that depend on data, which a compiler cannot plan: a mask instead."""
+    z = student.float()
+    loss = ALPHA * F.cross_entropy(z, labels)
+    columns = teachers[0].shape[1]
+    for k, t in enumerate(teachers):
+        log_p = F.log_softmax(z[:, k * columns : (k + 1) * columns] / TEMPERATURE, 1)
+        log_q = F.log_softmax(t.float() / TEMPERATURE, 1)
+        kl = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
+        loss = loss + (1 - ALPHA) * TEMPERATURE**2 * (kl * (owner == k)).mean()
+    return loss
+
+
+def liger_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
+    """Liger-Kernel's KL divergence for one teacher; it takes probabilities, not logits."""
+    from liger_kernel.transformers import LigerKLDIVLoss  # type: ignore[import-not-found]
+
+    z = student.float()
+    log_p = F.log_softmax(z / TEMPERATURE, 1)
+    q = F.softmax(teachers[0].float() / TEMPERATURE, 1)
+    kl = LigerKLDIVLoss(reduction="batchmean")(log_p, q)
+    return ALPHA * F.cross_entropy(z, labels) + (1 - ALPHA) * TEMPERATURE**2 * kl
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def candidates(shape: Shape, batches: list[Batch], device: str) -> dict[str, Candidate]:
+    """Loss and gradient of buffer set i, by everybody."""
+    on_gpu = torch.device(device).type == "cuda"
+    eager = mean_loss if shape.weighting == "mean" else routed_loss
+    static = mean_loss if shape.weighting == "mean" else masked_loss
+
+    def by(loss: Callable[..., Tensor]) -> Candidate:
+        def run(i: int) -> None:
+            b = batches[i]
+            b.student.grad = None
+            loss(b.student, b.teachers, b.labels, b.owner).backward()
+
+        return run
+
+    torch.compiler.reset()
+    found: dict[str, Candidate] = {"eager": by(eager), "compile": by(torch.compile(static))}
+    if on_gpu:
+        tuned = torch.compile(static, mode="max-autotune-no-cudagraphs")
+        found["compile max-autotune"] = by(tuned)
+        if shape.teachers == 1 and importlib.util.find_spec("liger_kernel"):
+            found["liger"] = by(liger_loss)
+
+    n = shape.columns
+    edges = [(k * n, (k + 1) * n) for k in range(shape.teachers)]
+    slices = ClassSlices.of(edges, shape.classes, device) if shape.weighting == "routed" else None
+    ours: dict[str, Any] = {
+        "slices": slices,
+        "temperature": TEMPERATURE,
+        "alpha": ALPHA,
+        "weighting": shape.weighting,
+    }
+    for backend in available_backends(device):
+        found |= _ours(backend, batches, by, {**ours, "backend": backend})
+    return found
+
+
+def _ours(
+    backend: str,
+    batches: list[Batch],
+    by: Callable[[Callable[..., Tensor]], Candidate],
+    arguments: dict[str, Any],
+) -> dict[str, Candidate]:
+    def loss(z: Tensor, teachers: list[Tensor], y: Tensor, _: Tensor) -> Tensor:
+        return kd_loss(z, teachers, y, **arguments)
+
+    def loss_and_grad(i: int) -> object:
+        b = batches[i]
+        return kd_loss_and_grad(b.student, b.teachers, b.labels, **arguments)
+
+    return {backend: by(loss), f"{backend} loss_and_grad": loss_and_grad}
+
+
+def floors(shape: Shape, sets: int, device: str) -> dict[str, Candidate]:
+    """Copying the same bytes, half of them read and half written."""
+    half = shape.bytes // 2
+    buffers = [torch.empty(2, half, dtype=torch.uint8, device=device) for _ in range(sets)]
+    return {"copy": lambda i: buffers[i][0].copy_(buffers[i][1])}
+
+
+def exponential_seconds(device: str, seconds: float) -> float:
+    """One exponential on all threads, inputs in cache: the faster of torch.exp and our own.
+
+    Ours is what the cross-entropy alone costs per logit: an exponential, a maximum and a multiply.
+    """
+    logits = torch.randn(512, 1000, device=device)
+    labels = torch.zeros(512, dtype=torch.int64, device=device)
+    out = torch.empty_like(logits)
+    rivals: dict[str, Candidate] = {
+        "torch.exp": lambda _: torch.exp(logits, out=out),
+        "ours": lambda _: kd_loss_and_grad(logits, [logits], labels, alpha=1.0),
+    }
+    timings = measure(rivals, device=device, sets=1, seconds=seconds)
+    return min(t.median for t in timings.values()) / logits.numel()
+
+
+def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
+    """Measure the grid; one dict per shape, times in seconds.
+
+    Args:
+        quick: four telling shapes, under a minute; else the whole grid, compilation included about
+            a quarter of an hour.
+        device: "cpu" or a CUDA device.
+        threads: threads of PyTorch on the CPU; None: as they are.
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        seconds = 0.4 if quick else 1.0
+        exponential = exponential_seconds(device, seconds)
+        console = Console(stderr=True)
+        shapes = track(
+            grid(quick), "kd_loss", console=console, transient=True, disable=not console.is_terminal
+        )
+        return [_measure_shape(shape, device, seconds, exponential) for shape in shapes]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float) -> dict[str, Any]:
+    sets = buffer_sets(shape.bytes, device)
+    batches = [batch(shape, device) for _ in range(sets)]
+    rivals = candidates(shape, batches, device)
+    timings = measure(
+        rivals | floors(shape, sets, device), device=device, sets=sets, seconds=seconds
+    )
+    copy = timings.pop("copy").median
+    memory = {}
+    for name, candidate in rivals.items():
+        batches[0].student.grad = None  # held memory would hide the next gradient's
+        memory[name] = peak_extra_bytes(candidate, device)
+    floor = max(copy, shape.exponentials * exponential)
+    fastest = min(timings[name].median for name in ("eager", "compile"))
+    return {
+        **asdict(shape),
+        "bytes": shape.bytes,
+        "copy": copy,
+        "exponentials": shape.exponentials * exponential,
+        "floor": floor,
+        "results": {
+            name: {
+                **asdict(timing),
+                "speedup_over_eager": timings["eager"].median / timing.median,
+                "speedup_over_compile": timings["compile"].median / timing.median,
+                "speedup_over_best": fastest / timing.median,
+                "times_floor": timing.median / floor,
+                "extra_bytes": memory[name],
+            }
+            for name, timing in timings.items()
+        },
+    }
+
+
+# --- showing ------------------------------------------------------------------------------------
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    t = Table(title="kd_loss: loss and gradient (median, quartiles)")
+    for column in ("B x C, K", "logits", "weights", "who"):
+        t.add_column(column)
+    for column in ("µs", "spread", "x eager", "x compile", "x floor", "extra MB"):
+        t.add_column(column, justify="right")
+    for r in results:
+        where = (f"{r['rows']} x {r['classes']}, {r['teachers']}", r["dtype"], r["weighting"])
+        for name, x in r["results"].items():
+            t.add_row(
+                *where,
+                name,
+                f"{x['median'] * 1e6:.0f}",
+                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
+                f"{x['speedup_over_eager']:.1f}",
+                f"{x['speedup_over_compile']:.1f}",
+                f"{x['times_floor']:.1f}",
+                "" if x["extra_bytes"] is None else f"{x['extra_bytes'] / 1e6:.1f}",
+                end_section=name == list(r["results"])[-1],
+            )
+            where = ("", "", "")
+    return t
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Time over the floor for every shape, one marker per candidate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.5 + 0.22 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    labels = [
+        f"{r['rows']}x{r['classes']} K={r['teachers']} {r['dtype']} {r['weighting']}"
+        for r in results
+    ]
+    names = dict.fromkeys(name for r in results for name in r["results"])
+    for name in names:
+        points = [
+            (r["results"][name]["times_floor"], row)
+            for row, r in enumerate(results)
+            if name in r["results"]
+        ]
+        axes.plot(*zip(*points, strict=True), "o", label=name)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel="time / floor", yticks=range(len(labels)), yticklabels=labels)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
+    """Print the table; with ``out``, write kd_loss.json and kd_loss.png into that folder."""
+    results = run(quick, device, threads)
+    console = Console()
+    console.print(table(results))
+    console.print(
+        "floor: the larger of copying the same bytes and of one exponential per logit, both "
+        "measured in this run; extra MB: the most memory held during a call beyond that before it."
+    )
+    if out is None:
+        return
+    with atomic_write(out / "kd_loss.json") as path:
+        path.write_text(json.dumps({"machine": machine(device), "results": results}, indent=1))
+    with atomic_write(out / "kd_loss.png") as path:
+        plot(results, path)

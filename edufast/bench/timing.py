@@ -1,0 +1,141 @@
+"""Timing that a busy machine cannot easily fool: interleaved rounds, medians, cold buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+Candidate = Callable[[int], object]  # called with the number of the buffer set to use
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call."""
+
+    median: float
+    low: float  # first and third quartile: the spread
+    high: float
+
+
+def last_level_cache(device: str) -> int:
+    """Bytes of the largest cache of a device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [
+        int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+        if (text := path.read_text().strip())
+    ]
+    return max(sizes, default=32 << 20)
+
+
+def buffer_sets(bytes_each: int, device: str) -> int:
+    """How many sets of inputs to rotate, so that none is in the cache when its turn comes."""
+    return max(2, min(64, -(-2 * last_level_cache(device) // max(bytes_each, 1))))
+
+
+def measure(
+    candidates: Mapping[str, Candidate], *, device: str, sets: int, seconds: float
+) -> dict[str, Timing]:
+    """Time the candidates against each other, for about ``seconds`` each.
+
+    Rounds are interleaved, so that a slow moment of the machine falls on all of them. Calls shorter
+    than half a millisecond are timed in groups. On CUDA the time is the device's, between events.
+    """
+    clock = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
+    repeats, rounds = {}, 5
+    for name, candidate in candidates.items():
+        for i in range(3):
+            candidate(i % sets)
+        once = min(clock(candidate, i, 1, sets) for i in range(3))
+        repeats[name] = max(1, round(5e-4 / once))
+        rounds = max(rounds, min(200, round(seconds / (once * repeats[name]))))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for i in range(rounds):
+        for name, candidate in candidates.items():
+            if sum(samples[name]) * repeats[name] < seconds or i < 5:
+                samples[name].append(clock(candidate, i, repeats[name], sets))
+    return {name: Timing(*_quartiles(times)) for name, times in samples.items()}
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    low, median, high = quantiles(times, n=4, method="inclusive")
+    return median, low, high
+
+
+def _cpu_seconds(candidate: Candidate, start: int, repeats: int, sets: int) -> float:
+    begin = time.perf_counter()
+    for i in range(start, start + repeats):
+        candidate(i % sets)
+    return (time.perf_counter() - begin) / repeats
+
+
+def _cuda_seconds(candidate: Candidate, start: int, repeats: int, sets: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for i in range(start, start + repeats):
+        candidate(i % sets)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / repeats
+
+
+def peak_extra_bytes(candidate: Candidate, device: str) -> int | None:
+    """Most bytes held during one call, which is not the first, beyond those held before it.
+
+    On CUDA by PyTorch's allocator; on the CPU by the process (Linux; None elsewhere).
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        candidate(0)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that malloc keeps would hide the next use
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        before = _resident("VmRSS")
+        candidate(0)
+        return max(0, _resident("VmHWM") - before)
+    except (OSError, AttributeError):
+        return None
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) << 10
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a reader must know about where numbers come from."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    description = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+    }
+    if torch.device(device).type == "cuda":
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
