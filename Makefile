@@ -14,8 +14,9 @@ SOURCES := CMakeLists.txt pyproject.toml $(wildcard cmake/*.cmake) $(shell find 
 quickstart: build
 	$(BIN)/edufast train quickstart
 
+# One thread a worker: OpenMP threads that outnumber the cores wait for each other most of the time.
 test: build
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: build
 	$(BIN)/ruff check .

@@ -128,8 +128,10 @@ class School:
         """
         if self.checkpoint is not None and self.checkpoint.exists():
             self._restore(load_checkpoint(self.checkpoint))
-        with deferred_interrupt() as interrupted, TrainingProgress(self.method, len(self.curriculum.grades)) as bar:
-            while self.progress.grade < len(self.curriculum.grades):
+        grades = len(self.curriculum.grades)
+        progress = TrainingProgress(self.method, grades)
+        with deferred_interrupt() as interrupted, progress as bar:
+            while self.progress.grade < grades:
                 self._teach_grade(interrupted, bar)
                 self.progress.grade += 1
                 self.progress.epoch = 0

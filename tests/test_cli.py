@@ -180,7 +180,8 @@ def test_teach_then_export(folder):
 def test_one_command_trains_on_a_folder_without_a_recipe(folder):
     result = edufast(
         "train", "folder", "--data", folder / "pictures", "--out", folder / "one", "--json",
-        "--set", "data.image_size=16", "--set", "student.model=resnet8", "--set", "teacher_epochs=1",
+        "--set", "data.image_size=16", "--set", "student.model=resnet8",
+        "--set", "teacher_epochs=1",
         "--set", "curriculum.epochs=3", "--set", "training.batch_size=16",
         *(x for k in range(4) for x in ("--set", f"teachers.{k}.model=resnet8")),
     )  # fmt: skip

@@ -61,11 +61,11 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
     assert recipe.training.lr == 0.5
     assert recipe.teachers[1].model == "resnet20"
     assert recipe.create_algorithm().alpha == 0.7
-    with pytest.raises(UserError, match="expected key.subkey=value"):
+    with pytest.raises(UserError, match=r"expected key.subkey=value"):
         load_recipe(str(path), ["training.lr"])
-    with pytest.raises(UserError, match="teachers.9.model.*3 entries"):
+    with pytest.raises(UserError, match=r"teachers.9.model.*3 entries"):
         load_recipe(str(path), ["teachers.9.model=x"])
-    with pytest.raises(UserError, match="name.x=1.*name is not a section"):
+    with pytest.raises(UserError, match=r"name.x=1.*name is not a section"):
         load_recipe(str(path), ["name.x=1"])
 
 
@@ -135,12 +135,12 @@ def test_recipes_that_do_not_fit_their_data_say_why(changes, message):
 
 
 def test_files_that_are_no_recipe(tmp_path):
-    with pytest.raises(UserError, match="no such file; shipped recipes are .*quickstart"):
+    with pytest.raises(UserError, match=r"no such file; shipped recipes are .*quickstart"):
         load_recipe("nowhere.yaml")
     path = tmp_path / "r.yaml"
     path.write_text("a: [")
-    with pytest.raises(UserError, match="not valid YAML"):
+    with pytest.raises(UserError, match=r"not valid YAML"):
         load_recipe(str(path))
     path.write_text("- 1")
-    with pytest.raises(UserError, match="found list; expected keys and values"):
+    with pytest.raises(UserError, match=r"found list; expected keys and values"):
         load_recipe(str(path))
