@@ -13,13 +13,12 @@ namespace edufast {
 namespace {
 
 constexpr int kMaxBlocks = 3;  // fewer than tiles, so that blocks take several
-constexpr unsigned kOrder = 0;
 
 template <class Table>
 int64_t launch(const Merge& p, int64_t first) {
   Table table;
   const int64_t last = cuda::pack_merge(p, first, table);
-  emulation::run(std::min(table.header.num_tiles, kMaxBlocks), cuda::kMergeThreads, 1, 0, kOrder,
+  emulation::run(std::min(table.header.num_tiles, kMaxBlocks), cuda::kMergeThreads, 1, 0, /*order=*/0,
                  [&] { cuda::merge_tiles({table.header, table.bytes}); });
   return last;
 }
@@ -28,7 +27,7 @@ int64_t launch(const Merge& p, int64_t first) {
 
 // Tables of this size hold few entries, so that several launches are needed.
 void cpu::merge(const Merge& p) {
-  for (int64_t i = 0; i < p.num_items;) i = launch<cuda::MergeTable<800>>(p, i);
+  for (int64_t i = 0; i < p.num_items;) i = launch<cuda::MergeTable<1600>>(p, i);
 }
 
 void merge_(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,

@@ -1,0 +1,354 @@
+"""merge_: every backend against the reference, the reference against an fp64 truth."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from edufast.ops import MergePlan, merge_
+from edufast.ops.merge import Merge, reference
+from tests.ops.merge_cases import (
+    FLOATS,
+    LAYOUTS,
+    after,
+    assert_same_bits,
+    laid_out,
+    merges,
+    poolings,
+    values,
+)
+
+EPSILON = {d: torch.finfo(d).eps for d in FLOATS}
+
+
+def cpp(*arguments: object) -> None:
+    torch.ops.edufast.merge_.default(*arguments)
+
+
+def plan(*arguments: object) -> None:
+    m = Merge(*arguments)
+    lists = [m.sources[n * len(m.targets) :][: len(m.targets)] for n in range(len(m.weights))]
+    pairs = list(zip(m.moments[::2], m.moments[1::2], strict=True))
+    fill = [None if math.isnan(value) else value for value in m.fill] or None
+    run = MergePlan(m.targets, lists, fill=fill, moments=pairs)
+    run(m.weights, keep=m.keep)
+
+
+@given(merges())
+@settings(max_examples=300, deadline=None)
+def test_reference_is_the_weighted_sum(m: Merge) -> None:
+    lists = [m.sources[n * len(m.targets) :][: len(m.targets)] for n in range(len(m.weights))]
+    for i, (target, got) in enumerate(zip(m.targets, after(reference, m), strict=True)):
+        sources = [tensors[i] for tensors in lists]
+        rows = sources[0].shape[0] if target.dim() else None
+        head, rest = (got[:rows], got[rows:]) if target.dim() else (got, got[None][1:])
+        old = target[:rows] if target.dim() else target
+        if target.dtype in FLOATS:
+            terms = [m.keep * old.double()]
+            terms += [w * s.double() for w, s in zip(m.weights, sources, strict=True)]
+            truth = sum(terms)
+            size = sum(term.abs() for term in terms)
+            eps = 4 * EPSILON[torch.float32] if target.dtype != torch.float64 else 1e-14
+            if any(s.dtype == torch.float64 for s in sources):
+                eps = EPSILON[target.dtype]
+            bound = size * (eps + EPSILON[target.dtype]) + 1e-7
+            assert ((head.double() - truth).abs() <= bound).all()
+        else:
+            assert torch.equal(head, torch.stack(sources).amax(0))
+        unfilled = not m.fill or math.isnan(m.fill[i])
+        if target.dim():
+            expected = target[rows:] if unfilled else torch.full_like(rest, m.fill[i])
+            assert torch.equal(rest, expected)
+
+
+@pytest.mark.parametrize("run", [cpp, plan])
+@given(m=merges())
+@settings(max_examples=400, deadline=None)
+def test_kernels_give_the_bits_of_the_reference(run: Callable[..., None], m: Merge) -> None:
+    assert_same_bits(after(run, m), after(reference, m))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_threads_or_runs(threads: int) -> None:
+    """Enough elements for several threads, cut at places that no vector length divides."""
+    shapes = [(517, 333), (7,), (1025, 257), (3, 3)]
+    targets = [values(s, torch.float32, i) for i, s in enumerate(shapes)]
+    sources = [values(s, torch.bfloat16, 10 * n + i) for n in range(3) for i, s in enumerate(shapes)]
+    m = Merge(targets, sources, [0.3, 0.1, 0.2], 0.4, [], [], [])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        first, second = after(cpp, m), after(cpp, m)
+    finally:
+        torch.set_num_threads(before)
+    assert_same_bits(first, second)
+    assert_same_bits(first, after(reference, m))
+
+
+def test_all_float16_numbers_survive_the_way_through_float32() -> None:
+    half = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
+    half = half[~half.isnan()]
+    wide, back = torch.empty(len(half)), torch.empty(len(half), dtype=torch.float16)
+    merge_([wide], [half])
+    merge_([back], [wide])
+    assert torch.equal(wide, half.float())
+    assert torch.equal(back.view(torch.int16), half.view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_is_that_of_torch(dtype: torch.dtype) -> None:
+    """Ties, denormal results, overflow, infinities: numbers around every 16-bit one."""
+    grid = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).float()
+    grid = grid[grid.isfinite()].sort().values
+    x = torch.cat([grid, (grid[1:] + grid[:-1]) / 2, grid * (1 + 1e-4), grid * (1 - 1e-4)])
+    x = torch.cat([x, torch.tensor([math.inf, -math.inf, 1e38, -1e38, 1e-45, 65519.9, 65520.0])])
+    got = torch.empty(len(x), dtype=dtype)
+    merge_([got], [x])
+    assert torch.equal(got, x.to(dtype))
+    nan = torch.empty(3, dtype=dtype)
+    merge_([nan], [torch.full((3,), math.nan)])
+    assert nan.isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_an_unkept_target_is_not_read(backend: str) -> None:
+    target = torch.full((3,), math.nan)
+    merge_([target], [[torch.ones(3)], [torch.zeros(3)]], backend=backend)
+    assert target.tolist() == [0.5] * 3
+
+
+def test_nothing_to_merge() -> None:
+    merge_([], [])
+    MergePlan([], [])()
+
+
+@pytest.mark.skipif(
+    os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 6 * 2**30, reason="needs 5 GB"
+)
+def test_offsets_beyond_32_bits() -> None:
+    """2^31 + 1 bytes: the cheapest tensor whose last element needs a 64-bit offset."""
+    size = 2**31 + 1
+    source = torch.zeros(size, dtype=torch.int8)
+    source[-1] = 7
+    target = torch.empty(size, dtype=torch.int8)
+    merge_([target], [source])
+    assert target[-1] == 7 and target[0] == 0
+
+
+# --- growth, optimizer state, moments -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_growth_keeps_rows_bit_for_bit_and_carries_optimizer_state(backend: str) -> None:
+    old, new = torch.nn.Linear(5, 3), torch.nn.Linear(5, 7)
+    fresh = new.weight[3:].clone(), new.bias[3:].clone()
+    optimizer = torch.optim.Adam(old.parameters())
+    old(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    state = [optimizer.state[p] for p in old.parameters()]
+    targets, sources, fill = list(new.parameters()), list(old.parameters()), [None, None]
+    for p, s in zip(new.parameters(), state, strict=True):
+        for key in ("exp_avg", "exp_avg_sq"):
+            targets.append(torch.full_like(p, math.nan))
+            sources.append(s[key])
+            fill.append(0.0)
+        targets.append(torch.empty_like(s["step"]))
+        sources.append(s["step"])
+        fill.append(None)
+    with torch.no_grad():
+        merge_(targets, sources, fill=fill, backend=backend)
+    assert torch.equal(new.weight[:3], old.weight) and torch.equal(new.bias[:3], old.bias)
+    assert torch.equal(new.weight[3:], fresh[0]) and torch.equal(new.bias[3:], fresh[1])
+    assert torch.equal(targets[2][:3], state[0]["exp_avg"]) and targets[2][3:].eq(0).all()
+    assert targets[4] == 1
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_moments_are_those_of_the_pooled_data(backend: str) -> None:
+    """Means far apart: an average of variances would miss most of the spread."""
+    data = [torch.randn(n, 6, dtype=torch.float64) * (k + 1) + 5 * k for k, n in enumerate((50, 20))]
+    means = [x.mean(0).float() for x in data]
+    variances = [x.var(0, correction=0).float() for x in data]
+    mean, variance, other = torch.empty(6), torch.empty(6), torch.empty(6)
+    lists = [[m, v, m] for m, v in zip(means, variances, strict=True)]
+    merge_(
+        [mean, variance, other], lists, moments=[(0, 1)], counts=[50, 20], backend=backend
+    )
+    pooled = torch.cat(data)
+    assert torch.allclose(mean.double(), pooled.mean(0), rtol=1e-5)
+    assert torch.allclose(variance.double(), pooled.var(0, correction=0), rtol=1e-5)
+    assert torch.equal(other, (means[0] * 0.5) + (means[1] * 0.5))  # weights, not counts
+
+
+@given(poolings())
+@settings(max_examples=60, deadline=None)
+def test_moments_give_the_bits_of_the_reference(m: Merge) -> None:
+    expected = after(reference, m)
+    assert_same_bits(after(cpp, m), expected)
+    assert_same_bits(after(plan, m), expected)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+BASE = torch.zeros(8, 4)
+REFUSED = {
+    "shape": (lambda: merge_([BASE, BASE[0].clone()], [BASE.clone(), torch.zeros(5)]),
+              r"targets\[1\] has shape \(4\), but sources\[0\]\[1\] has shape \(5\)"),
+    "more rows": (lambda: merge_([torch.zeros(2, 4)], [torch.zeros(3, 4)]), r"targets\[0\] has"),
+    "other rank": (lambda: merge_([torch.zeros(4)], [torch.zeros(4, 1)]), r"targets\[0\] has"),
+    "uneven rows": (lambda: merge_([BASE], [[BASE[:3].clone()], [BASE[:2].clone()]]),
+                    r"sources\[0\]\[0\] has 3 rows, but sources\[1\]\[0\] has 2"),
+    "integer into float": (lambda: merge_([torch.zeros(2)], [torch.zeros(2, dtype=torch.int64)]),
+                           r"targets\[0\] and sources\[0\]\[0\] have different dtypes"),
+    "complex": (lambda: merge_([torch.zeros(2, dtype=torch.cfloat)] , [torch.zeros(2)]),
+                r"targets\[0\] has an unsupported dtype"),
+    "overlap": (lambda: merge_([BASE[:4]], [[BASE[4:]], [BASE[2:6]]]),
+                r"targets\[0\] and sources\[1\]\[0\] share memory"),
+    "other pair": (lambda: merge_([BASE[:4], BASE[4:]], [BASE[4:], BASE[:4]]),
+                   r"targets\[1\] and sources\[0\]\[0\] share memory"),
+    "itself, other type": (lambda: merge_([BASE[0]], [BASE[0].view(torch.float32)[::1].view(
+        torch.int32)]), r"different dtypes"),
+    "targets": (lambda: merge_([BASE, BASE[1]], [BASE.clone(), BASE[1].clone()]),
+                r"targets\[0\] and targets\[1\] share memory"),
+    "expanded": (lambda: merge_([torch.zeros(1).expand(3)], [torch.zeros(3)]),
+                 r"targets\[0\] has several elements in one place"),
+    "count": (lambda: merge_([BASE], [BASE.clone(), BASE.clone()]), r"sources\[0\] has 2 tensors"),
+    "no sources": (lambda: merge_([BASE], []), r"sources\[0\] has 0 tensors"),
+    "weights": (lambda: merge_([BASE], [BASE.clone()], [0.5, 0.5]), r"weights has 2 numbers"),
+    "infinite weight": (lambda: merge_([BASE], [BASE.clone()], [math.inf]), r"a weight is inf"),
+    "keep": (lambda: merge_([BASE], [BASE.clone()], [0.5], keep=math.nan), r"keep is nan"),
+    "fill NaN": (lambda: merge_([BASE], [BASE[:1].clone()], fill=math.nan), r"fill is NaN"),
+    "fill count": (lambda: merge_([BASE], [BASE[:1].clone()], fill=[1.0, 2.0]), r"fill has 2"),
+    "fill type": (lambda: merge_([torch.zeros(3, dtype=torch.uint8)],
+                                 [torch.zeros(2, dtype=torch.uint8)], fill=-1),
+                  r"fill is -1, which the dtype of targets\[0\] does not hold"),
+    "moments range": (lambda: merge_([BASE], [BASE.clone()], moments=[(0, 1)]), r"name target 1"),
+    "moments twice": (lambda: merge_([BASE], [BASE.clone()], moments=[(0, 0)]), r"name target 0"),
+    "moments sum": (lambda: merge_([torch.zeros(2), torch.ones(2)], [torch.zeros(2), torch.ones(2)],
+                                   [0.5], moments=[(0, 1)]), r"sum to 0.5; expected 1"),
+    "moments shape": (lambda: merge_([torch.zeros(2), torch.ones(3)],
+                                     [torch.zeros(2), torch.ones(3)], moments=[(0, 1)]),
+                      r"targets\[0\] and targets\[1\] are a mean and its variance"),
+    "counts": (lambda: merge_([BASE], [BASE.clone()], counts=[0]), r"counts is \[0\]"),
+    "backend": (lambda: merge_([BASE], [BASE.clone()], backend="fast"), r"backend is 'fast'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_refused_merge_writes_nothing() -> None:
+    targets = [torch.zeros(2), torch.zeros(3)]
+    with pytest.raises(ValueError, match=r"targets\[1\]"):
+        merge_(targets, [torch.ones(2), torch.ones(4)])
+    assert targets[0].eq(0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_target_may_be_its_own_source(layout: str) -> None:
+    a, b = values((3, 4, 2, 2), torch.float32, 0), values((3, 4, 2, 2), torch.float32, 1)
+    target = laid_out(a, layout)
+    merge_([target], [[target], [b]], [0.25, 0.75])
+    assert torch.equal(target, 0.25 * a + 0.75 * b)
+    mean, variance = laid_out(a, layout), laid_out(a.abs(), layout)
+    expected = a.clone(), a.abs()
+    lists = [[b, b.abs()], [b, b.abs()]]
+    merge_(expected, [[a, a.abs()], lists[0]], moments=[(0, 1)])
+    merge_([mean, variance], [[mean, variance], lists[1]], moments=[(0, 1)])
+    assert_same_bits([mean, variance], list(expected))
+
+
+# --- autograd and compilation -------------------------------------------------------------------
+
+
+def test_grad_mode_is_refused_as_for_leaves() -> None:
+    leaf, plain = torch.zeros(2, requires_grad=True), torch.ones(2)
+    for call in (
+        lambda: merge_([leaf], [plain]),
+        lambda: merge_([plain], [leaf]),
+        lambda: cpp([leaf], [plain], [1.0], 0.0, [], [], []),
+        MergePlan([leaf], [plain]),
+    ):
+        with pytest.raises(RuntimeError, match=r"(targets\[0\]|sources\[0\]\[0\]) requires grad"):
+            call()
+    with torch.no_grad():
+        merge_([leaf], [plain])
+    assert leaf.tolist() == [1, 1] and leaf.requires_grad
+
+
+@pytest.mark.parametrize("run", [cpp, plan, lambda *a: reference(*a)])
+def test_autograd_notices_the_mutation(run: Callable[..., None]) -> None:
+    x, saved = torch.ones(2, requires_grad=True), torch.ones(2)
+    loss = (x * saved).sum()
+    with torch.no_grad():
+        run([saved], [torch.zeros(2)], [1.0], 0.0, [], [], [])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("lists", [1, 3])
+def test_opcheck(lists: int) -> None:
+    targets = [torch.zeros(3, 4), torch.zeros(2, dtype=torch.bfloat16)]
+    sources = [torch.randn(t.shape) for t in targets] * lists
+    arguments = (targets, sources, [1.0 / lists] * lists, 0.0, [], [], [])
+    torch.library.opcheck(torch.ops.edufast.merge_.default, arguments)
+
+
+def test_compiles_without_graph_breaks() -> None:
+    def step(target: Tensor, source: Tensor) -> Tensor:
+        merge_([target], [source * 2], keep=0.5)
+        return target + 1
+
+    target = torch.ones(4)
+    with torch.no_grad():
+        out = torch.compile(step, fullgraph=True, backend="aot_eager")(target, torch.ones(4))
+    assert target.tolist() == [1.5] * 4 and out.tolist() == [2.5] * 4
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+def test_a_plan_notices_other_memory() -> None:
+    """The first three are what module.to(), module.half() and a resize do."""
+    target, source = torch.nn.Parameter(torch.zeros(3)), torch.ones(3)
+    run = MergePlan([target], [source])
+    with torch.no_grad():
+        run()
+        target.data = torch.zeros(3)
+        run()
+        assert target.tolist() == [1, 1, 1]
+        target.data = torch.zeros(3, dtype=torch.float64)
+        run(keep=0.5)
+        assert target.tolist() == [0.5] * 3
+        target.data = torch.zeros(2)
+        with pytest.raises(ValueError, match=r"targets\[0\] has shape \(2\)"):
+            run()
+        target.data = source
+        run()  # itself: fine
+
+
+def test_a_plan_survives_copies() -> None:
+    target, source = torch.zeros(3), torch.ones(3)
+    run = MergePlan([target], [source])
+    twin_target, twin = copy.deepcopy((target, run))
+    del run
+    twin()
+    assert twin_target.tolist() == [1, 1, 1] and target.tolist() == [0, 0, 0]
+    pickle.loads(pickle.dumps(twin))()
+
+
+def test_an_unknown_plan_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="there is no plan"):
+        torch.ops.edufast.merge_plan_run.default(2**40, [1.0], 0.0, [])
