@@ -81,7 +81,9 @@ def test_bits_do_not_depend_on_threads_or_runs(threads: int) -> None:
     """Enough elements for several threads, cut at places that no vector length divides."""
     shapes = [(517, 333), (7,), (1025, 257), (3, 3)]
     targets = [values(s, torch.float32, i) for i, s in enumerate(shapes)]
-    sources = [values(s, torch.bfloat16, 10 * n + i) for n in range(3) for i, s in enumerate(shapes)]
+    sources = [
+        values(s, torch.bfloat16, 10 * n + i) for n in range(3) for i, s in enumerate(shapes)
+    ]
     m = Merge(targets, sources, [0.3, 0.1, 0.2], 0.4, [], [], [])
     before = torch.get_num_threads()
     try:
@@ -174,14 +176,14 @@ def test_growth_keeps_rows_bit_for_bit_and_carries_optimizer_state(backend: str)
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_moments_are_those_of_the_pooled_data(backend: str) -> None:
     """Means far apart: an average of variances would miss most of the spread."""
-    data = [torch.randn(n, 6, dtype=torch.float64) * (k + 1) + 5 * k for k, n in enumerate((50, 20))]
+    data = [
+        torch.randn(n, 6, dtype=torch.float64) * (k + 1) + 5 * k for k, n in enumerate((50, 20))
+    ]
     means = [x.mean(0).float() for x in data]
     variances = [x.var(0, correction=0).float() for x in data]
     mean, variance, other = torch.empty(6), torch.empty(6), torch.empty(6)
     lists = [[m, v, m] for m, v in zip(means, variances, strict=True)]
-    merge_(
-        [mean, variance, other], lists, moments=[(0, 1)], counts=[50, 20], backend=backend
-    )
+    merge_([mean, variance, other], lists, moments=[(0, 1)], counts=[50, 20], backend=backend)
     pooled = torch.cat(data)
     assert torch.allclose(mean.double(), pooled.mean(0), rtol=1e-5)
     assert torch.allclose(variance.double(), pooled.var(0, correction=0), rtol=1e-5)
