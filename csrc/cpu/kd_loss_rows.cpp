@@ -8,6 +8,7 @@
 #include "kd_loss_rows.h"
 
 #include "kd_loss_loops.h"
+#include "kd_loss_weights.h"
 
 EDUFAST_DECLARE_ROWS(EDUFAST_ISA)
 
@@ -58,11 +59,12 @@ template <class A> class Rows {
     if (y_ != p_.ignore_index) {
       if (p_.alpha != 1) {
         find_labels();
-        initial_weights();
+        initial_weights(p_, r_, local_, weight_);
         for (int64_t k = 0; k < k_; ++k)
           if (weight_[k] != 0) first_sweep(k);
-        if (p_.weighting == Weighting::Entropy) entropy_weights();
-        if (p_.weighting == Weighting::Confidence) confidence_weights();
+        if (p_.weighting == Weighting::Entropy) entropy_weights(k_, entropy_, weight_);
+        if (p_.weighting == Weighting::Confidence)
+          confidence_weights(k_, local_, label_cost_, weight_);
       }
       if (p_.alpha != 0) loss += p_.alpha * cross_entropy();
       for (int64_t k = 0; k < k_; ++k)
@@ -142,6 +144,19 @@ template <class A> class Rows {
   }
 
   // --- first sweep ---
+
+  void find_labels() {
+    for (int64_t k = 0; k < k_; ++k) {
+      const Slice& s = slice_[k];
+      if (!s.columns) {
+        const int64_t j = y_ - s.start;
+        local_[k] = j >= 0 && j < s.classes ? j : -1;
+        continue;
+      }
+      for (int64_t j = 0; j < s.classes && local_[k] < 0; ++j)
+        if (s.columns[j] == y_) local_[k] = j;
+    }
+  }
 
   void first_sweep(int64_t k) {
     pair_[k] = {};
@@ -286,65 +301,6 @@ template <class A> class Rows {
   void mixture_log_ratios(int64_t k, const A* e, const A* f, int64_t n) {
     log_mixture(e, pair_[k].p.inverse(), f, pair_[k].q.inverse(), A(p_.divergence_params[0]), n,
                 l_, m_);
-  }
-
-  // --- weights ---
-
-  void find_labels() {
-    for (int64_t k = 0; k < k_; ++k) {
-      const Slice& s = slice_[k];
-      if (!s.columns) {
-        const int64_t j = y_ - s.start;
-        local_[k] = j >= 0 && j < s.classes ? j : -1;
-        continue;
-      }
-      for (int64_t j = 0; j < s.classes && local_[k] < 0; ++j)
-        if (s.columns[j] == y_) local_[k] = j;
-    }
-  }
-
-  // The weights that need no logits; for the others: which teachers take part.
-  void initial_weights() {
-    int64_t owners = 0;
-    for (int64_t k = 0; k < k_; ++k) owners += local_[k] >= 0;
-    for (int64_t k = 0; k < k_; ++k) {
-      switch (p_.weighting) {
-        case Weighting::Given:
-          weight_[k] = p_.weights[r_ * p_.weight_row_stride + k * p_.weight_col_stride];
-          break;
-        case Weighting::Mean: weight_[k] = A(1) / A(k_); break;
-        case Weighting::Entropy: weight_[k] = 1; break;
-        case Weighting::Routed: weight_[k] = local_[k] >= 0 ? A(1) / A(owners) : 0; break;
-        case Weighting::Confidence: weight_[k] = local_[k] >= 0; break;
-      }
-    }
-  }
-
-  void entropy_weights() {
-    if (k_ == 1) return;
-    double total = 0;
-    for (int64_t k = 0; k < k_; ++k) total += entropy_[k];
-    for (int64_t k = 0; k < k_; ++k) {
-      const double share = total == 0 ? 1.0 / double(k_) : entropy_[k] / total;
-      weight_[k] = A((1 - share) / double(k_ - 1));
-    }
-  }
-
-  void confidence_weights() {
-    constexpr double kLargest = 1e30;  // for a label the teacher masks: inf - inf would be NaN
-    int64_t owners = 0;
-    double most = -kInf<double>, total = 0;
-    for (int64_t k = 0; k < k_; ++k) {
-      if (local_[k] < 0) continue;
-      ++owners;
-      if (label_cost_[k] > kLargest) label_cost_[k] = kLargest;
-      if (!(label_cost_[k] <= most)) most = label_cost_[k];
-    }
-    if (owners < 2) return;
-    for (int64_t k = 0; k < k_; ++k)
-      if (local_[k] >= 0) total += label_cost_[k] = scalar_exp(label_cost_[k] - most);
-    for (int64_t k = 0; k < k_; ++k)
-      if (local_[k] >= 0) weight_[k] = A((1 - label_cost_[k] / total) / double(owners - 1));
   }
 
   // --- loss and coefficients ---

@@ -229,7 +229,7 @@ def kd_loss_and_grad(
             leaf = student.detach().to(_stored(student)).requires_grad_()
             loss = reference(p._replace(student=leaf))
             return loss.detach(), torch.autograd.grad(loss, leaf)[0]
-    with torch.no_grad():
+    with torch._C._AutoDispatchBelowAutograd():
         loss, grad, _ = _fused(name)(*p)
     return loss, grad
 
