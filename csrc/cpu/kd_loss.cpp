@@ -2,7 +2,8 @@
 #include "../common.h"
 #include "kd_loss_rows.h"
 
-#include <memory>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 #include <vector>
 
@@ -16,18 +17,28 @@ namespace edufast::cpu {
 namespace {
 
 struct Implementation {
+  const char* isa;
+  bool supported;
   decltype(&baseline::kd_loss_scratch) scratch;
   decltype(&baseline::kd_loss_rows) rows;
 };
 
-Implementation best_implementation() {
+// The best that the processor supports. EDUFAST_CPU_ISA names a lesser one: for tests of all of them.
+Implementation choose_implementation() {
+  const Implementation all[] = {
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("x86-64-v4"))
-    return {x86_64_v4::kd_loss_scratch, x86_64_v4::kd_loss_rows};
-  if (__builtin_cpu_supports("x86-64-v3"))
-    return {x86_64_v3::kd_loss_scratch, x86_64_v3::kd_loss_rows};
+      {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, x86_64_v4::kd_loss_scratch,
+       x86_64_v4::kd_loss_rows},
+      {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, x86_64_v3::kd_loss_scratch,
+       x86_64_v3::kd_loss_rows},
 #endif
-  return {baseline::kd_loss_scratch, baseline::kd_loss_rows};
+      {"baseline", true, baseline::kd_loss_scratch, baseline::kd_loss_rows},
+  };
+  const char* wanted = std::getenv("EDUFAST_CPU_ISA");
+  for (const Implementation& one : all)
+    if (one.supported && (!wanted || std::strcmp(wanted, one.isa) == 0)) return one;
+  STD_TORCH_CHECK(false, "EDUFAST_CPU_ISA is '", wanted,
+                  "'; expected baseline, x86-64-v3 or x86-64-v4, and a processor that has it");
 }
 
 // Indices are checked before anything is written. Returns the number of rows not ignored.
@@ -59,7 +70,7 @@ int64_t grain(const KDLoss& p) {
 }  // namespace
 
 void kd_loss(const KDLoss& p) {
-  static const Implementation implementation = best_implementation();
+  static const Implementation implementation = choose_implementation();
   const int64_t valid = check_indices(p);
   const double scale =
       p.reduction == Reduction::Mean ? 1.0 / static_cast<double>(valid > 0 ? valid : 1) : 1.0;

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +100,30 @@ def test_mixed_teacher_dtypes():
     exact = evaluate(x.to(torch.float64), "reference")
     for a, b in zip(ours.grads, exact.grads, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "x86-64-v3"])
+def test_every_instruction_set(isa):
+    """The loops that this processor would not choose, in a process of their own."""
+    if platform.machine() != "x86_64" and isa != "baseline":
+        pytest.skip("x86-64 only")
+    code = (
+        "from tests.ops.cases import *\n"
+        "for divergence in DIVERGENCES:\n"
+        "    for classes in (23, 1000, 50000):\n"
+        "        for dtype in DTYPES:\n"
+        "            case = Case(rows=3, classes=classes, divergence=divergence, dtype=dtype)\n"
+        "            x = inputs(case.but(weighting='entropy', teacher_grad=True))\n"
+        "            assert_accurate(x, evaluate(x, 'cpp'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "EDUFAST_CPU_ISA": isa, "OMP_NUM_THREADS": "2"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- extreme logits -----------------------------------------------------------------------------
