@@ -15,7 +15,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 inline void* current_cuda_stream(int32_t device) {
-#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_13_0
+// The number itself: older headers do not know the name TORCH_VERSION_2_13_0.
+#if TORCH_TARGET_VERSION >= 0x020d000000000000
   return torch::stable::accelerator::getCurrentStream(device).nativeHandle();
 #else
   void* stream = nullptr;
