@@ -107,26 +107,6 @@ def register(operator: _Operator) -> None:
     _LIBRARY.impl(operator.name(), differentiable, "Autograd")
 
 
-# For torch.library.register_autograd; goes when the Triton backend calls `register`.
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    p = Problem(*inputs)
-    ctx.save_for_backward(output[1], *output[2])
-    ctx.set_materialize_grads(False)
-    ctx.dtypes = [t.dtype for t in (p.student, *(p.teachers if p.teacher_grad else []))]
-    ctx.nones = [
-        [None] * len(x) if isinstance(x, list) and all(isinstance(t, Tensor) for t in x) else None
-        for x in p
-    ]
-
-
-def _backward(ctx: Any, d_loss: Tensor | None, d_grad: Any, d_teacher_grads: Any) -> Any:
-    if d_loss is None:
-        return tuple(ctx.nones)
-    pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-    grads = [_times(g, d_loss).to(dtype) for g, dtype in pairs]
-    return (grads[0], grads[1:] or ctx.nones[1], *ctx.nones[2:])
-
-
 _LIBRARY = torch.library.Library("edufast", "FRAGMENT")
 register(torch.ops.edufast.kd_loss.default)
 
