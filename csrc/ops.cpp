@@ -112,6 +112,12 @@ int64_t merge_plan(std::vector<Tensor>, std::vector<Tensor>, int64_t, std::vecto
 void merge_plan_run(int64_t, std::vector<double>, double, std::vector<double>);
 void merge_plan_free(int64_t);
 
+// Defined in dist_loss.cpp and min_norm.cpp.
+std::tuple<Tensor, Tensor> dist_loss(Tensor, Tensor, double, double, double);
+Tensor gradient_gram(Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<int64_t>,
+                     std::vector<double>);
+Tensor min_norm_weights(Tensor, double);
+
 }  // namespace edufast
 
 STABLE_TORCH_LIBRARY(edufast, m) {
@@ -133,6 +139,13 @@ STABLE_TORCH_LIBRARY(edufast, m) {
   m.def(
       "merge_plan_run(int plan, float[] weights, float keep, float[] moment_weights) -> ()");
   m.def("merge_plan_free(int plan) -> ()");
+  m.def(
+      "dist_loss(Tensor student, Tensor teacher, float temperature, float beta, float gamma) "
+      "-> (Tensor loss, Tensor grad)");
+  m.def(
+      "gradient_gram(Tensor student, Tensor[] teachers, Tensor[] columns, int[] starts, "
+      "float[] temperatures) -> Tensor");
+  m.def("min_norm_weights(Tensor gram, float cap) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(edufast, CompositeExplicitAutograd, m) {
@@ -143,6 +156,9 @@ STABLE_TORCH_LIBRARY_IMPL(edufast, CompositeExplicitAutograd, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) {
   m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss));
+  m.impl("dist_loss", TORCH_BOX(&edufast::dist_loss));
+  m.impl("gradient_gram", TORCH_BOX(&edufast::gradient_gram));
+  m.impl("min_norm_weights", TORCH_BOX(&edufast::min_norm_weights));
   m.impl("merge_", TORCH_BOX(&edufast::merge_));
 }
 #ifdef EDUFAST_HAS_CUDA

@@ -1,16 +1,20 @@
 """Fused operators, usable alone in anybody's training loop."""
 
 from edufast.ops.backends import BACKENDS, select_backend
+from edufast.ops.dist_loss import dist_loss
 from edufast.ops.kd_loss import kd_loss, kd_loss_and_grad
 from edufast.ops.merge import MergePlan, merge_
+from edufast.ops.min_norm import min_norm_weights
 from edufast.ops.slices import ClassSlices
 
 __all__ = [
     "BACKENDS",
     "ClassSlices",
     "MergePlan",
+    "dist_loss",
     "kd_loss",
     "kd_loss_and_grad",
     "merge_",
+    "min_norm_weights",
     "select_backend",
 ]

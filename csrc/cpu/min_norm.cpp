@@ -1,0 +1,169 @@
+// AEKD's weights on the CPU: which thread takes which rows; the small quadratic program.
+#include "../common.h"
+#include "min_norm_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <vector>
+
+EDUFAST_DECLARE_GRAM(baseline)
+#ifdef __x86_64__
+EDUFAST_DECLARE_GRAM(x86_64_v3)
+EDUFAST_DECLARE_GRAM(x86_64_v4)
+#endif
+
+namespace edufast::cpu {
+namespace {
+
+struct Implementation {
+  decltype(&baseline::gram_scratch) scratch;
+  decltype(&baseline::gram_rows) rows;
+};
+
+Implementation best_implementation() {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("x86-64-v4")) return {x86_64_v4::gram_scratch, x86_64_v4::gram_rows};
+  if (__builtin_cpu_supports("x86-64-v3")) return {x86_64_v3::gram_scratch, x86_64_v3::gram_rows};
+#endif
+  return {baseline::gram_scratch, baseline::gram_rows};
+}
+
+void check_columns(const GradientGram& p) {
+  for (int64_t k = 0; k < p.num_teachers; ++k) {
+    const Teacher& t = p.teachers[k];
+    for (int64_t j = 0; t.columns && j < t.classes; ++j)
+      STD_TORCH_CHECK(t.columns[j] >= 0 && t.columns[j] < p.classes, "columns[", k, "] names class ",
+                      t.columns[j], "; expected 0 to ", p.classes - 1);
+  }
+}
+
+// Rows that are summed together, whatever the number of threads: the same bits for all.
+constexpr int64_t kRows = 16;
+// Below some ten microseconds of work, waking a thread does not pay.
+constexpr int64_t kLogitsPerThread = 32768;
+
+}  // namespace
+
+void gradient_gram(const GradientGram& p) {
+  static const Implementation implementation = best_implementation();
+  check_columns(p);
+  const int64_t k = p.num_teachers, blocks = (p.rows + kRows - 1) / kRows;
+  std::vector<double> partials(blocks * k * k);
+  const int64_t bytes = implementation.scratch(p);
+  const int64_t grain = 1 + kLogitsPerThread / (kRows * (k + 1) * p.classes);
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    constexpr std::align_val_t kCacheLine{64};
+    void* scratch = ::operator new(bytes, kCacheLine);
+    for (int64_t b = begin; b < end; ++b)
+      implementation.rows(p, b * kRows, std::min(p.rows, (b + 1) * kRows), &partials[b * k * k],
+                          scratch);
+    ::operator delete(scratch, kCacheLine);
+  });
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (int64_t b = 0; b < blocks; ++b) sum += partials[(b * k + i) * k + j];
+      p.gram[i * k + j] = p.gram[j * k + i] = sum;
+    }
+}
+
+// --- the quadratic program: step for step as `reference_weights` ----------------------------------
+
+namespace {
+
+constexpr int kIterations = 24;
+constexpr double kSigma = 0.1, kFloor = 1e-13, kToBoundary = 0.99, kNegligible = 1e-6;
+
+// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by its
+// Cholesky factor.
+void solve(int n, double (*m)[kMaxTeachers], double* x, double* y) {
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      double sum = m[i][j];
+      for (int l = 0; l < j; ++l) sum -= m[i][l] * m[j][l];
+      m[i][j] = i == j ? std::sqrt(sum) : sum / m[j][j];
+    }
+    for (int l = 0; l < i; ++l) {
+      x[i] -= m[i][l] * x[l];
+      y[i] -= m[i][l] * y[l];
+    }
+    x[i] /= m[i][i];
+    y[i] /= m[i][i];
+  }
+  for (int i = n - 1; i >= 0; --i) {
+    for (int l = i + 1; l < n; ++l) {
+      x[i] -= m[l][i] * x[l];
+      y[i] -= m[l][i] * y[l];
+    }
+    x[i] /= m[i][i];
+    y[i] /= m[i][i];
+  }
+}
+
+}  // namespace
+
+void min_norm_weights(const double* gram, int64_t num_teachers, double cap, float* weights) {
+  const int n = static_cast<int>(num_teachers);
+  const bool capped = cap < 1;
+  double largest = 0;
+  for (int i = 0; i < n; ++i) largest = std::max(largest, gram[i * n + i]);
+  const double scale = largest > 0 ? 1 / largest : 1;
+  double x[kMaxTeachers], z[kMaxTeachers], slack[kMaxTeachers], w[kMaxTeachers];
+  for (int i = 0; i < n; ++i) {
+    x[i] = 1.0 / n;
+    z[i] = 1;
+    slack[i] = cap - x[i];
+    w[i] = capped;
+  }
+  for (int iteration = 0; iteration < kIterations; ++iteration) {
+    double gap = 0;
+    for (int i = 0; i < n; ++i) gap += x[i] * z[i] + (capped ? slack[i] * w[i] : 0);
+    const double target = std::max(kSigma * gap / (capped ? 2 * n : n), kFloor);
+    double m[kMaxTeachers][kMaxTeachers], dx[kMaxTeachers], ones[kMaxTeachers];
+    for (int i = 0; i < n; ++i) {
+      dx[i] = target / x[i];
+      ones[i] = 1;
+      for (int j = 0; j < n; ++j) {
+        m[i][j] = gram[i * n + j] * scale;
+        dx[i] -= m[i][j] * x[j];
+      }
+      m[i][i] += z[i] / x[i];
+      if (!capped) continue;
+      dx[i] -= target / slack[i];
+      m[i][i] += w[i] / slack[i];
+    }
+    solve(n, m, dx, ones);
+    double dx_total = 0, ones_total = 0;
+    for (int i = 0; i < n; ++i) {
+      dx_total += dx[i];
+      ones_total += ones[i];
+    }
+    double step = 1, dz[kMaxTeachers], dw[kMaxTeachers];
+    const auto limit = [&](double value, double change) {
+      if (change < 0) step = std::min(step, -kToBoundary * value / change);
+    };
+    for (int i = 0; i < n; ++i) {
+      dx[i] -= ones[i] * (dx_total / ones_total);
+      dz[i] = (target - z[i] * dx[i]) / x[i] - z[i];
+      limit(x[i], dx[i]);
+      limit(z[i], dz[i]);
+      if (!capped) continue;
+      dw[i] = (target + w[i] * dx[i]) / slack[i] - w[i];
+      limit(slack[i], -dx[i]);
+      limit(w[i], dw[i]);
+    }
+    for (int i = 0; i < n; ++i) {
+      x[i] += step * dx[i];
+      z[i] += step * dz[i];
+      if (!capped) continue;
+      slack[i] -= step * dx[i];
+      w[i] += step * dw[i];
+    }
+  }
+  double total = 0;
+  for (int i = 0; i < n; ++i) total += x[i] = x[i] < kNegligible ? 0 : x[i];
+  for (int i = 0; i < n; ++i) weights[i] = static_cast<float>(std::min(x[i] / total, cap));
+}
+
+}  // namespace edufast::cpu

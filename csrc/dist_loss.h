@@ -1,0 +1,31 @@
+// DIST as the backends see it: raw pointers and numbers, no torch type. Semantics:
+// edufast/ops/dist_loss.py, whose `reference` is the specification.
+#pragma once
+
+#include "kd_loss.h"
+
+namespace edufast {
+
+constexpr double kDistEpsilon = 1e-8;  // of the correlation's denominator
+constexpr double kDistFlat = 1e-6;     // deviations up to this part of the mean count as none
+
+struct DistLoss {
+  Logits student, teacher;  // (B, C)
+  int64_t rows = 0;
+  int32_t classes = 0;
+  double temperature = 1;  // loss = T^2 (beta (1 - mean of row correlations) +
+  double beta = 1;         //             gamma (1 - mean of column correlations))
+  double gamma = 1;
+
+  // Outputs. grad is contiguous (B, C) in grad_dtype: d loss / d student, for an upstream gradient
+  // of one. loss is one float, or one double where the student is F64.
+  void* loss = nullptr;
+  void* grad = nullptr;
+  DType grad_dtype = DType::F32;
+};
+
+namespace cpu {
+void dist_loss(const DistLoss& problem);
+}
+
+}  // namespace edufast

@@ -1,0 +1,25 @@
+// AEKD's weights as the backends see them. Semantics: edufast/ops/min_norm.py, whose
+// `reference_gram` and `reference_weights` are the specification.
+#pragma once
+
+#include "kd_loss.h"
+
+namespace edufast {
+
+struct GradientGram {
+  Logits student;  // (B, C)
+  int64_t rows = 0;
+  int32_t classes = 0;
+  int32_t num_teachers = 0;
+  Teacher teachers[kMaxTeachers];  // their `grad` is not used
+
+  double* gram = nullptr;  // (K, K): sums of g_i g_j over rows and classes, g_k = T_k (p_k - q_k)
+};
+
+namespace cpu {
+void gradient_gram(const GradientGram& problem);
+// weights = argmin w' gram w, with sum w = 1 and 0 <= w <= cap.
+void min_norm_weights(const double* gram, int64_t num_teachers, double cap, float* weights);
+}  // namespace cpu
+
+}  // namespace edufast
