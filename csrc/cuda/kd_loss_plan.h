@@ -91,7 +91,8 @@ inline bool allows_vectors(const KDLoss& p) {
     const int64_t last = int64_t(t.start) + t.classes;
     all = all && !t.columns && allows_vectors(t.logits, t.start, last);
     if (t.grad)
-      all = all && allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start, last);
+      all = all && allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start,
+                                  last);
   }
   return all;
 }

@@ -12,14 +12,16 @@ namespace edufast::cuda {
 // so that one multiplication and ex2 make a probability; likewise q of the teacher's t.
 
 // What a sweep learns about one teacher and the student over its slice. The student's own sweep
-// (source 0) uses the first two, and `extra` for the plain sum of its logits.
+// (source 0), over all classes, uses zmax and zsum, counts its classes in tsum, and fills `extra`.
 template <class Real>
 struct Stats {
   Real zmax = Constants<Real>::lowest, zsum = 0;  // student: sum of exp((z - zmax) / T)
   Real tmax = Constants<Real>::lowest, tsum = 0;  // teacher
-  Real cross = 0;           // exponentials of the divergence's first argument times their lead
+  // Exponentials of the divergence's first argument (teacher: forward KL; student: reverse KL)
+  // times log ratio, both sides relative to their maxima; T times as large.
+  Real cross = 0;
   Real tsum1 = 0, tlead1 = 0;  // teacher at T = 1: sum of e = exp(t - tmax), and of e (t - tmax)
-  Real extra = 0;           // reverse KL: classes the teacher masks and the student does not
+  Real extra = 0;              // student's own sweep: sum of (z - zmax)
 };
 
 template <class Real>
@@ -79,9 +81,12 @@ template <class Real, Divergence D>
 __device__ __forceinline__ void rescale(Stats<Real>& s, Real zmax, Real tmax, Real scale) {
   const Real fz = fast_exp2((s.zmax - zmax) * scale), ft = fast_exp2((s.tmax - tmax) * scale);
   const Real shift = s.tmax - tmax, f1 = fast_exp2(shift * Constants<Real>::log2e);
+  const Real drift = (s.tmax - tmax) - (s.zmax - zmax);
+  s.cross = D == Divergence::ReverseKL ? fz * (s.cross - weighted(s.zsum, drift))
+                                       : ft * (s.cross + weighted(s.tsum, drift));
+  s.extra += weighted(s.tsum, s.zmax - zmax);
   s.zsum *= fz;
   s.tsum *= ft;
-  s.cross *= D == Divergence::ReverseKL ? fz : ft;
   s.tlead1 = f1 * (s.tlead1 + weighted(s.tsum1, shift));
   s.tsum1 *= f1;
   s.zmax = zmax;
@@ -100,20 +105,24 @@ __device__ __forceinline__ Stats<Real> warp_reduce(Stats<Real> s, Real scale) {
   return s;
 }
 
-// One class; s holds the maxima already.
+// One class of the student's own sweep, if it is one; s holds the maximum already.
+template <class Real>
+__device__ __forceinline__ void accumulate_student(Stats<Real>& s, Real z, bool held) {
+  s.zsum += fast_exp2((z - s.zmax) * Constants<Real>::log2e);
+  s.extra += held ? z - s.zmax : Real(0);
+  s.tsum += held ? Real(1) : Real(0);
+}
+
+// One class of a teacher's sweep.
 template <class Real, Divergence D>
 __device__ __forceinline__ void accumulate(Stats<Real>& s, Real z, Real t, Real scale) {
-  const Real ez = fast_exp2((z - s.zmax) * scale), et = fast_exp2((t - s.tmax) * scale);
+  const Real dz = z - s.zmax, dt = t - s.tmax;
+  const Real ez = fast_exp2(dz * scale), et = fast_exp2(dt * scale);
   s.zsum += ez;
   s.tsum += et;
   if constexpr (D == Divergence::ForwardKL || D == Divergence::DKD)
-    s.cross += weighted(et, t - z);
-  if constexpr (D == Divergence::ReverseKL) {
-    if (is_masked(t))
-      s.extra += !is_masked(z);
-    else
-      s.cross += weighted(ez, z - t);
-  }
+    s.cross += is_masked(t) ? Real(0) : et * (dt - dz);
+  if constexpr (D == Divergence::ReverseKL) s.cross += is_masked(z) ? Real(0) : ez * (dz - dt);
 }
 
 // The teacher at T = 1, which the weightings by entropy and by confidence look at.
@@ -137,14 +146,18 @@ __device__ __forceinline__ Real bounded_cross_entropy(const Stats<Real>& s, Real
   return x > Real(1e30) ? Real(1e30) : x;  // keeps NaN
 }
 
+// 0 * inf in a sum of finite or masked logits: mass, though it underflowed, where the other side is
+// masked.
 template <class Real>
-__device__ __forceinline__ Real forward_kl(const Stats<Real>& s, Real inverse_t) {
-  return (s.cross / s.tsum - (s.tmax - s.zmax)) * inverse_t + log_of(s.zsum) - log_of(s.tsum);
+__device__ __forceinline__ Real infinite_if_nan(Real divergence, bool has_nan) {
+  return divergence != divergence && !has_nan ? Constants<Real>::infinity() : divergence;
 }
 
+// KL divergence of the side whose exponentials `cross` has, `sum`, from the other.
 template <class Real>
-__device__ __forceinline__ Real reverse_kl(const Stats<Real>& s, Real inverse_t) {
-  return (s.cross / s.zsum - (s.zmax - s.tmax)) * inverse_t + log_of(s.tsum) - log_of(s.zsum);
+__device__ __forceinline__ Real kl_divergence(Real cross, Real sum, Real other, Real inverse_t) {
+  const Real kl = cross / sum * inverse_t + log_of(other) - log_of(sum);
+  return infinite_if_nan(kl, sum != sum || other != other);
 }
 
 // Logarithms of the probabilities of the label and of all other classes together.
@@ -182,7 +195,7 @@ __device__ __forceinline__ Real conclude_decoupled(TeacherRow<Real>& r, const St
   const bool rest_z = s.zsum != 0, rest_t = s.tsum != 0;
   Real loss = 0;
   if (rest_z && rest_t) {
-    const Real kl = forward_kl(s, inverse_t);
+    const Real kl = kl_divergence(s.cross, s.tsum, s.zsum, inverse_t);
     loss = other * kl;
     r.a0 = g * other;
     r.a2 = -g * other;
@@ -195,7 +208,9 @@ __device__ __forceinline__ Real conclude_decoupled(TeacherRow<Real>& r, const St
   const Binary<Real> t(label.t, s.tmax, s.tsum, inverse_t);
   if (z.empty || t.empty) return loss;
   const Real py = exp_of(z.label), qy = exp_of(t.label), qr = exp_of(t.rest);
-  const Real kl = weighted(qy, t.label - z.label) + weighted(qr, t.rest - z.rest);
+  Real kl = is_masked(t.label) ? Real(0) : qy * (t.label - z.label);
+  kl += is_masked(t.rest) ? Real(0) : qr * (t.rest - z.rest);
+  kl = infinite_if_nan(kl, py != py || qy != qy);
   r.a0 += g * target * (qy - py);
   if (rest_z) *student_at_label = g * target * (py - qy);
   const Real both = g * target * weighted(qy * qr, (t.label - z.label) - (t.rest - z.rest));
@@ -213,15 +228,14 @@ __device__ __forceinline__ Real conclude_divergence(TeacherRow<Real>& r, const S
   const Real inverse_t = r.scale * ln2;
   r.a0 = r.a1 = r.a2 = r.b0 = r.b1 = r.b2 = r.label = 0;
   if constexpr (D == Divergence::ForwardKL) {
-    const Real kl = forward_kl(s, inverse_t);
+    const Real kl = kl_divergence(s.cross, s.tsum, s.zsum, inverse_t);
     r.a0 = g;
     r.a2 = -g;
     r.b0 = -g * kl;
     r.b1 = g * ln2;
     return kl;
   } else if constexpr (D == Divergence::ReverseKL) {
-    if (s.extra > 0) return Constants<Real>::infinity();  // no gradient exists
-    const Real kl = reverse_kl(s, inverse_t);
+    const Real kl = kl_divergence(s.cross, s.zsum, s.tsum, inverse_t);
     r.a0 = -g * kl;
     r.a1 = g * ln2;
     r.b0 = g;
@@ -252,7 +266,7 @@ __device__ __forceinline__ Real conclude_cross_entropy(Header<Real>& h, const St
   h.uniform = g * smoothing / classes;
   h.label -= g * (1 - smoothing);
   Real loss = (1 - smoothing) * (s.zmax - logit) + log_of(s.zsum);
-  if (smoothing != 0) loss += smoothing * (s.zmax - s.extra / classes);
+  if (smoothing != 0) loss -= smoothing * s.extra / classes;
   return loss;
 }
 

@@ -175,4 +175,47 @@ __device__ __forceinline__ void store(const Row& row, const Layout<Vectors>& lay
   store_as<float>(row, layout, v, x);
 }
 
+// Shared memory that keeps rows between the passes over them: every thread reads back what it
+// wrote itself, so no barrier is needed. A row's slot is a byte offset, -1 where it did not fit.
+template <class Real, bool Vectors>
+struct RowCache {
+  static constexpr int kChunks = sizeof(Real) * kVector / 16;  // 16-byte accesses
+
+  char* memory;
+  int threads, thread;
+  Layout<Vectors> layout;
+
+  __device__ int bytes_for(int low, int high) const {
+    constexpr int64_t kNever = 1 << 25;  // too large for any, and 33 of them still fit in an int
+    return min(int64_t(layout.end(high) - layout.begin(low)) * threads * kChunks * 16, kNever);
+  }
+
+  __device__ uint4* place(const Row& row, int slot, int v) const {
+    return reinterpret_cast<uint4*>(memory + slot) +
+           (v - layout.begin(row.low)) * kChunks * threads + thread;
+  }
+
+  __device__ void keep(const Row& row, int slot, int v, const Real (&x)[kVector]) const {
+    if (slot < 0) return;
+    uint4 raw[kChunks];
+    memcpy(raw, x, sizeof(raw));
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) place(row, slot, v)[i * threads] = raw[i];
+  }
+
+  // From the slot, or once more from memory (L2, if the row is not too long).
+  __device__ void fetch(const Row& row, int slot, int v, Real (&x)[kVector]) const {
+    if (slot < 0) {
+      Real loaded[1][kVector];
+      load(row, layout, v, loaded);
+      memcpy(x, loaded, sizeof(x));
+      return;
+    }
+    uint4 raw[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) raw[i] = place(row, slot, v)[i * threads];
+    memcpy(x, raw, sizeof(raw));
+  }
+};
+
 }  // namespace edufast::cuda

@@ -1,9 +1,10 @@
 // Runs CUDA kernels on a CPU, one fiber per thread, to test them where no GPU is.
 //
-// Blocks run one after the other in order (the blocks of a cluster together). A fiber runs until its
-// next barrier or warp operation; the order within such a step is the caller's, so that a missing
-// barrier shows as a result that depends on the order. Threads that wait at different barriers, or
-// for a thread that has left, end the run with an error, and shared memory starts as NaN.
+// Blocks run one after the other in order (the blocks of a cluster together). A fiber runs until
+// its next barrier or warp operation; the order within such a step is the caller's, so that a
+// missing barrier shows as a result that depends on the order. Threads that wait at different
+// barriers, or for a thread that has left, end the run with an error, and shared memory starts as
+// NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -180,7 +181,8 @@ inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned
 #define gridDim (emulation::launch->grid)
 
 inline char* dynamic_shared() {
-  return reinterpret_cast<char*>(emulation::launch->shared[emulation::self->block_in_cluster].data());
+  auto& shared = emulation::launch->shared[emulation::self->block_in_cluster];
+  return reinterpret_cast<char*>(shared.data());
 }
 
 inline void __syncthreads() { emulation::wait(emulation::Wait::Block, "__syncthreads"); }
@@ -219,7 +221,9 @@ struct __nv_bfloat16 {
 struct __half {
   uint16_t bits;
 };
-inline float __bfloat162float(__nv_bfloat16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
+inline float __bfloat162float(__nv_bfloat16 x) {
+  return std::bit_cast<float>(uint32_t(x.bits) << 16);
+}
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   const auto bits = std::bit_cast<uint32_t>(x);
   if (x != x) return {0x7fff};

@@ -28,8 +28,8 @@ extern "C" int64_t problem_bytes() { return sizeof(KDLoss); }
 
 extern "C" int64_t workspace_bytes(const KDLoss* p) { return cuda::workspace_bytes(*p); }
 
-// What was chosen, for tests that mean to reach a certain path: cluster size, shared memory for rows,
-// and bits for a warp per row, 16-byte accesses, float64 and a first launch.
+// What was chosen, for tests that mean to reach a certain path: cluster size, shared memory for
+// rows, and bits for a warp per row, 16-byte accesses, float64 and a first launch.
 struct Choice {
   int32_t blocks, threads, cluster, cache_bytes, flags;
 };

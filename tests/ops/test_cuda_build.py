@@ -1,0 +1,40 @@
+"""The CUDA kernels as nvcc compiles them: no spills, and registers for two blocks a processor."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only.
+MOST_REGISTERS = {"float": 128, "double": 255}
+ENTRY = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_no_spills(architecture, tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc was not found")
+    source = ROOT / "csrc" / "cuda" / "kd_loss.cu"
+    command = [nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-DEDUFAST_HAS_CUDA", "-c"]
+    command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-Xptxas=-v"]
+    command += ["--split-compile=2", str(source), "-o", str(tmp_path / "kd_loss.o")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kernels = {m["name"]: m for m in ENTRY.finditer(done.stderr)}
+    # Four divergences, by warp and by block, with and without 16-byte accesses; float64; one more.
+    assert len(kernels) == 4 * 4 + 4 + 1
+    for name, m in kernels.items():
+        assert int(m["stack"]) == int(m["stores"]) == int(m["loads"]) == 0, name
+        real = "double" if "kd_loss_kernelId" in name else "float"
+        assert int(m["registers"]) <= MOST_REGISTERS[real], name
