@@ -176,7 +176,7 @@ Plans& plans() {
 
 }  // namespace
 
-// --- operators; `sources` is list after list, one list for each of the weights --------------------
+// --- operators; `sources` is list after list, one list for each of the weights ------------------
 
 void merge_check(std::vector<Tensor> targets, std::vector<Tensor> sources,
                  std::vector<double> weights, double keep, std::vector<double> fill,

@@ -55,7 +55,7 @@ def _write(x, address, T: tl.constexpr, at, mask, WHOLE: tl.constexpr):
 @triton.jit
 def _load(address, type, at, mask, A: tl.constexpr, WHOLE: tl.constexpr):
     """Elements of any floating point type, as A."""
-    x = tl.zeros(at.shape, A)
+    x = tl.full(at.shape, 0, A)
     if type == F32:
         x = _read(address, tl.float32, at, mask, WHOLE).to(A)
     elif type == BF16:
@@ -86,7 +86,7 @@ def _average(
 ):  # fmt: skip
     """keep * target + sum w * source, in this order."""
     address, type = tl.load(entry + ADDRESS), tl.load(entry + TYPE)
-    acc = tl.zeros(at.shape, A)
+    acc = tl.full(at.shape, 0, A)
     if KEPT:
         acc = tl.load(weights).to(A) * _load(address, type, at, mask, A, WHOLE)
     for n in tl.static_range(N):
@@ -130,9 +130,9 @@ def _fill(entry, at, mask):
     address, type, bits = tl.load(entry + ADDRESS), tl.load(entry + TYPE), entry + FIELDS
     if type <= F64:
         value = tl.load(bits.to(tl.pointer_type(tl.float64), bitcast=True))
-        _store(tl.zeros(at.shape, tl.float64) + value, address, type, at, mask, False)
+        _store(tl.full(at.shape, 0, tl.float64) + value, address, type, at, mask, False)
     else:
-        whole = tl.zeros(at.shape, tl.int64) + tl.load(bits)
+        whole = tl.full(at.shape, 0, tl.int64) + tl.load(bits)
         if type == I64:
             _write(whole, address, tl.int64, at, mask, False)
         elif type == I32:
@@ -156,8 +156,8 @@ def _moments(weights, entry, at, mask, N: tl.constexpr, KEPT: tl.constexpr):
     keep = tl.load(weights)
     mean_address, mean_type = tl.load(entry + ADDRESS), tl.load(entry + TYPE)
     address, type = tl.load(other + ADDRESS), tl.load(other + TYPE)
-    mean = tl.zeros(at.shape, tl.float64)
-    total = tl.zeros(at.shape, tl.float64)
+    mean = tl.full(at.shape, 0, tl.float64)
+    total = tl.full(at.shape, 0, tl.float64)
     if KEPT:
         mean += keep * _load(mean_address, mean_type, at, mask, tl.float64, False)
     for n in tl.static_range(N):

@@ -5,51 +5,52 @@
 #include <algorithm>
 #include <vector>
 
-EDUFAST_DECLARE_MERGE_BLOCKS(baseline)
+EDUFAST_DECLARE_MERGE_RANGE(baseline)
 #ifdef __x86_64__
-EDUFAST_DECLARE_MERGE_BLOCKS(x86_64_v3)
-EDUFAST_DECLARE_MERGE_BLOCKS(x86_64_v4)
+EDUFAST_DECLARE_MERGE_RANGE(x86_64_v3)
+EDUFAST_DECLARE_MERGE_RANGE(x86_64_v4)
 #endif
 
 namespace edufast::cpu {
 namespace {
 
-decltype(&baseline::merge_block) best_implementation() {
+decltype(&baseline::merge_range) best_implementation() {
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("x86-64-v4")) return x86_64_v4::merge_block;
-  if (__builtin_cpu_supports("x86-64-v3")) return x86_64_v3::merge_block;
+  if (__builtin_cpu_supports("x86-64-v4")) return x86_64_v4::merge_range;
+  if (__builtin_cpu_supports("x86-64-v3")) return x86_64_v3::merge_range;
 #endif
-  return baseline::merge_block;
+  return baseline::merge_range;
 }
 
-// Blocks per thread, so that each gets some ten microseconds of work: less does not pay for waking
-// it.
-int64_t grain(const Merge& p, int64_t blocks) {
-  constexpr int64_t kElementsPerThread = 1 << 16;
-  int64_t elements = 1;
-  for (int64_t i = 0; i < p.num_items; ++i) elements += p.items[i].size * (p.num_sources + 1);
-  return 1 + blocks * kElementsPerThread / elements;
-}
+// A thread gets at least some fifty microseconds of work: less does not pay for waking it, and for
+// waiting until it runs on a machine that is busy.
+constexpr int64_t kElementsPerThread = 1 << 18;
+// Beyond the size of most caches.
+constexpr int64_t kStreamedElements = 1 << 24;
 
 }  // namespace
 
 void merge(const Merge& p) {
-  static const auto merge_block = best_implementation();
+  static const auto merge_range = best_implementation();
   // All tensors make one range of blocks, cut into equal parts: hundreds of small tensors cost one
   // parallel region, and one large tensor occupies every thread.
   std::vector<int64_t> first_block(p.num_items + 1, 0);
-  for (int64_t i = 0; i < p.num_items; ++i)
+  int64_t elements = 0;  // to read and write
+  for (int64_t i = 0; i < p.num_items; ++i) {
     first_block[i + 1] = first_block[i] + (p.items[i].size + kMergeBlock - 1) / kMergeBlock;
-  torch::stable::parallel_for(0, first_block.back(), grain(p, first_block.back()),
-                              [&](int64_t begin, int64_t end) {
+    elements += p.items[i].size * (p.num_sources + 1);
+  }
+  const int64_t blocks = first_block.back();
+  const int64_t grain = 1 + blocks * kElementsPerThread / (elements + 1);
+  const bool stream = elements > kStreamedElements;
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
     int64_t i = std::upper_bound(first_block.begin(), first_block.end(), begin) -
                 first_block.begin() - 1;
     for (; i < p.num_items && first_block[i] < end; ++i) {
       const MergeItem& item = p.items[i];
+      const int64_t start = std::max<int64_t>(0, begin - first_block[i]) * kMergeBlock;
       const int64_t stop = std::min(item.size, (end - first_block[i]) * kMergeBlock);
-      for (int64_t at = std::max<int64_t>(0, begin - first_block[i]) * kMergeBlock; at < stop;
-           at += kMergeBlock)
-        merge_block(p, item, at, std::min(kMergeBlock, stop - at));
+      merge_range(p, item, start, stop - start, stream);
     }
   });
 }

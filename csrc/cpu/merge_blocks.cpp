@@ -4,12 +4,18 @@
 
 #include "elements.h"
 
-EDUFAST_DECLARE_MERGE_BLOCKS(EDUFAST_ISA)
+EDUFAST_DECLARE_MERGE_RANGE(EDUFAST_ISA)
 
 namespace edufast::EDUFAST_ISA {
 namespace {
 
 using cpu::kMergeBlock;
+
+// body(begin, size) for one block after the other.
+template <class F> void for_blocks(int64_t begin, int64_t size, F body) {
+  for (int64_t end = begin + size; begin < end; begin += kMergeBlock)
+    body(begin, end - begin < kMergeBlock ? end - begin : kMergeBlock);
+}
 
 template <class F> void with_float(Element type, F f) {
   switch (type) {
@@ -32,6 +38,41 @@ template <class F> void with_integer(Element type, F f) {
 
 const char* at(const MergeSource& source, int64_t begin) {
   return static_cast<const char*>(source.data) + begin * element_bytes(source.type);
+}
+
+// Stores that do not first read the line they overwrite: a third less traffic for a copy.
+#if defined(__AVX512F__)
+#define EDUFAST_STREAM __builtin_ia32_movntps512
+constexpr int kStreamLanes = 16;
+#elif defined(__AVX__)
+#define EDUFAST_STREAM __builtin_ia32_movntps256
+constexpr int kStreamLanes = 8;
+#elif defined(__SSE__)
+#define EDUFAST_STREAM __builtin_ia32_movntps
+constexpr int kStreamLanes = 4;
+#else
+#define EDUFAST_STREAM(address, vector) __builtin_memcpy(address, &vector, sizeof vector)
+constexpr int kStreamLanes = 4;
+#endif
+using StreamVector = float __attribute__((vector_size(4 * kStreamLanes)));
+
+StreamVector load_vector(const void* data) {
+  StreamVector x;
+  __builtin_memcpy(&x, data, sizeof x);
+  return x;
+}
+
+// Elements of `bytes` bytes before the first that is aligned for a stream; at most `size`.
+int64_t before_aligned(const void* data, int64_t bytes, int64_t size) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
+  const int64_t count = (-address % sizeof(StreamVector)) / bytes;
+  return count < size ? count : size;
+}
+
+void stream_fence() {
+#ifdef __SSE__
+  __builtin_ia32_sfence();  // before another thread is told that the work is done
+#endif
 }
 
 // --- average ------------------------------------------------------------------------------------
@@ -93,40 +134,84 @@ void average_direct(const Merge& p, const MergeItem& item, int64_t begin, int64_
   }
 }
 
+template <int N>
+void average_streamed(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+  float* y = static_cast<float*>(item.data);
+  const int64_t first = begin + before_aligned(y + begin, sizeof *y, size);
+  const int64_t last = first + (begin + size - first) / kStreamLanes * kStreamLanes;
+  float w[N];
+  for (int n = 0; n < N; ++n) w[n] = static_cast<float>(p.weights[n]);
+  for (int64_t i = first; i < last; i += kStreamLanes) {
+    StreamVector acc = w[0] * load_vector(static_cast<const float*>(item.sources[0].data) + i);
+#pragma GCC unroll 4
+    for (int n = 1; n < N; ++n)
+      acc += w[n] * load_vector(static_cast<const float*>(item.sources[n].data) + i);
+    EDUFAST_STREAM(y + i, acc);
+  }
+  stream_fence();
+  average_direct<N, false, float>(p, item, begin, first - begin);
+  average_direct<N, false, float>(p, item, last, begin + size - last);
+}
+
+template <int N, bool kept, class T>
+bool average_one_type(const Merge& p, const MergeItem& item, int64_t begin, int64_t size,
+                      bool stream) {
+  if constexpr (!kept && sizeof(T) == sizeof(float))
+    if (stream && reinterpret_cast<uintptr_t>(item.data) % sizeof(T) == 0)
+      return average_streamed<N>(p, item, begin, size), true;
+  return average_direct<N, kept, T>(p, item, begin, size), true;
+}
+
 template <class T>
-bool average_direct(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+bool average_one_type(const Merge& p, const MergeItem& item, int64_t begin, int64_t size,
+                      bool stream) {
   const bool kept = p.keep != 0;
   switch (2 * p.num_sources + kept) {
-    case 2: return average_direct<1, false, T>(p, item, begin, size), true;
-    case 3: return average_direct<1, true, T>(p, item, begin, size), true;
-    case 4: return average_direct<2, false, T>(p, item, begin, size), true;
-    case 5: return average_direct<2, true, T>(p, item, begin, size), true;
-    case 6: return average_direct<3, false, T>(p, item, begin, size), true;
-    case 8: return average_direct<4, false, T>(p, item, begin, size), true;
+    case 2: return average_one_type<1, false, T>(p, item, begin, size, stream);
+    case 3: return average_one_type<1, true, T>(p, item, begin, size, stream);
+    case 4: return average_one_type<2, false, T>(p, item, begin, size, stream);
+    case 5: return average_one_type<2, true, T>(p, item, begin, size, stream);
+    case 6: return average_one_type<3, false, T>(p, item, begin, size, stream);
+    case 8: return average_one_type<4, false, T>(p, item, begin, size, stream);
     default: return false;
   }
 }
 
-void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
+void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size, bool stream) {
   bool one_type = true, any_double = item.type == Element::F64;
   for (int32_t n = 0; n < p.num_sources; ++n) {
     one_type &= item.sources[n].type == item.type;
     any_double |= item.sources[n].type == Element::F64;
   }
-  if (one_type && item.type == Element::F32 && average_direct<float>(p, item, begin, size)) return;
-  if (one_type && item.type == Element::BF16 && average_direct<BFloat16>(p, item, begin, size))
+  if (one_type && item.type == Element::F32 &&
+      average_one_type<float>(p, item, begin, size, stream))
     return;
-  if (any_double) average_mixed<double>(p, item, begin, size);
-  else average_mixed<float>(p, item, begin, size);
+  if (one_type && item.type == Element::BF16 &&
+      average_one_type<BFloat16>(p, item, begin, size, stream))
+    return;
+  for_blocks(begin, size, [&](int64_t b, int64_t n) {
+    any_double ? average_mixed<double>(p, item, b, n) : average_mixed<float>(p, item, b, n);
+  });
 }
 
 // --- the other rules ----------------------------------------------------------------------------
 
-void copy(const MergeItem& item, int64_t begin, int64_t size) {
+void copy(const MergeItem& item, int64_t begin, int64_t size, bool stream) {
   const int64_t bytes = element_bytes(item.type);
-  void* target = static_cast<char*>(item.data) + begin * bytes;
-  if (target != at(item.sources[0], begin))
-    __builtin_memcpy(target, at(item.sources[0], begin), size * bytes);
+  char* target = static_cast<char*>(item.data) + begin * bytes;
+  const char* source = at(item.sources[0], begin);
+  size *= bytes;
+  if (target == source) return;
+  int64_t i = 0;
+  if (stream) {
+    i = before_aligned(target, 1, size);
+    __builtin_memcpy(target, source, i);
+    constexpr int64_t kBytes = sizeof(StreamVector);
+    for (; i + kBytes <= size; i += kBytes)
+      EDUFAST_STREAM(reinterpret_cast<float*>(target + i), load_vector(source + i));
+    stream_fence();
+  }
+  __builtin_memcpy(target + i, source + i, size - i);
 }
 
 void largest(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
@@ -186,13 +271,15 @@ void moments(const Merge& p, const MergeItem& item, int64_t begin, int64_t size)
 
 }  // namespace
 
-void merge_block(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
-  if (is_copy(p, item)) return copy(item, begin, size);
+void merge_range(const Merge& p, const MergeItem& item, int64_t begin, int64_t size, bool stream) {
+  if (is_copy(p, item)) return copy(item, begin, size, stream);
   switch (item.rule) {
-    case Rule::Average: return average(p, item, begin, size);
-    case Rule::Largest: return largest(p, item, begin, size);
-    case Rule::Moments: return moments(p, item, begin, size);
+    case Rule::Average: return average(p, item, begin, size, stream);
     case Rule::Fill: return fill(item, begin, size);
+    case Rule::Largest:
+      return for_blocks(begin, size, [&](int64_t b, int64_t n) { largest(p, item, b, n); });
+    case Rule::Moments:
+      return for_blocks(begin, size, [&](int64_t b, int64_t n) { moments(p, item, b, n); });
   }
 }
 

@@ -5,13 +5,14 @@
 #include "../merge.h"
 
 namespace edufast::cpu {
-// A block is part of one item and starts at a multiple of this many elements. Threads take whole
-// blocks, so results do not depend on their number; an accumulator of this size stays in L1.
+// Threads take parts of items that begin at multiples of this many elements; accumulators of this
+// size stay in L1.
 constexpr int64_t kMergeBlock = 1024;
 }
 
-#define EDUFAST_DECLARE_MERGE_BLOCKS(isa)                                       \
-  namespace edufast::isa {                                                      \
-  /* Elements [begin, begin + size) of an item, at most kMergeBlock of them. */ \
-  void merge_block(const Merge& problem, const MergeItem& item, int64_t begin, int64_t size); \
+#define EDUFAST_DECLARE_MERGE_RANGE(isa)                                                     \
+  namespace edufast::isa {                                                                   \
+  /* `stream`: targets bypass the cache, which they would not fit into. */                   \
+  void merge_range(const Merge& problem, const MergeItem& item, int64_t begin, int64_t size, \
+                   bool stream);                                                             \
   }

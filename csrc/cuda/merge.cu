@@ -1,4 +1,4 @@
-// merge_ on the GPU: one launch, or one for each part of a table that kernel parameters cannot hold.
+// merge_ on the GPU: one launch, or several where kernel parameters cannot hold the table.
 #include "cuda/merge_table.h"
 
 #include <stdexcept>

@@ -1,6 +1,6 @@
-// merge_ on the GPU: a table that travels inside the kernel's parameters, and the work on its tiles.
-// Compiled without fused multiply-adds: every backend gives the same bits. No torch header here, and
-// nothing that only a GPU can compile: tests/ops/merge_emulation.cpp runs this file on a CPU.
+// merge_ on the GPU: a table that travels inside the kernel's parameters, and the work on its
+// tiles. Compiled without fused multiply-adds: every backend gives the same bits. No torch header
+// here, and nothing that only a GPU can compile: tests/ops/cuda_emulation runs it on a CPU.
 #pragma once
 
 #include <cuda_bf16.h>

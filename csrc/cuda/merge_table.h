@@ -34,7 +34,8 @@ int64_t pack_merge(const Merge& p, int64_t first, Table& table) {
   auto* entries = reinterpret_cast<MergeEntry*>(table.bytes);
   auto* slots = reinterpret_cast<MergeSlot*>(entries + h.num_entries);
   auto* types = reinterpret_cast<Element*>(slots + int64_t{h.num_entries} * p.num_sources);
-  const auto put = [&](const MergeItem& item, void* data, Element type, const MergeSource* sources) {
+  const auto put = [&](const MergeItem& item, void* data, Element type,
+                       const MergeSource* sources) {
     MergeEntry entry{static_cast<char*>(data), item.size, h.num_tiles, item.rule, type,
                      is_copy(p, item), reinterpret_cast<uintptr_t>(data) % 16 == 0};
     for (int n = 0; n < p.num_sources; ++n, ++slots, ++types) {

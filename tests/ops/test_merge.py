@@ -79,7 +79,7 @@ def test_kernels_give_the_bits_of_the_reference(run: Callable[..., None], m: Mer
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_bits_do_not_depend_on_threads_or_runs(threads: int) -> None:
     """Enough elements for several threads, cut at places that no vector length divides."""
-    shapes = [(517, 333), (7,), (1025, 257), (3, 3)]
+    shapes = [(517, 333), (7,), (1025, 2057), (3, 3)]
     targets = [values(s, torch.float32, i) for i, s in enumerate(shapes)]
     sources = [
         values(s, torch.bfloat16, 10 * n + i) for n in range(3) for i, s in enumerate(shapes)
@@ -93,6 +93,21 @@ def test_bits_do_not_depend_on_threads_or_runs(threads: int) -> None:
         torch.set_num_threads(before)
     assert_same_bits(first, second)
     assert_same_bits(first, after(reference, m))
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("lists", [1, 2, 4])
+def test_large_merges_bypass_the_cache(lists: int, offset: int) -> None:
+    """Other stores, from 2^24 elements of traffic on; targets begin and end at odd places."""
+    size = 2**24 // (lists + 1) + 77
+    sources = [values((size,), torch.float32, n) for n in range(lists)]
+    target, expected = torch.zeros(size + offset + 1), torch.zeros(size)
+    m = Merge([target[offset:-1]], sources, [1 / lists] * lists, 0.0, [], [], [])
+    with torch.no_grad():
+        cpp(*m)
+        reference(*m._replace(targets=[expected]))
+    assert torch.equal(target[offset:-1], expected)
+    assert target[:offset].eq(0).all() and target[-1] == 0
 
 
 def test_all_float16_numbers_survive_the_way_through_float32() -> None:

@@ -1,0 +1,243 @@
+"""merge_ beside torch._foreach_*, a Python loop, timm's moving average, and copying the bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from edufast.bench.timing import Candidate, buffer_sets, last_level_cache, machine, measure
+from edufast.files import atomic_write
+from edufast.models import create_model
+from edufast.ops import MergePlan, merge_
+
+DECAY = 0.999
+MODELS = {
+    "resnet20": "resnet20",
+    "resnet50": "timm/resnet50",
+    "vit_base": "timm/vit_base_patch16_224",
+    "convnext_large": "timm/convnext_large",
+}
+MANY_SMALL = "1000 x 64"
+FLOOR_BYTES = 512 << 20  # of a copy that stands for longer ones
+
+
+@dataclass(frozen=True)
+class Case:
+    """``lists``: how many are averaged; ``keep``: 0, or the decay of a moving average of one."""
+
+    name: str
+    lists: int
+    keep: float
+
+    @property
+    def operation(self) -> str:
+        if self.keep:
+            return "ema"
+        return "copy" if self.lists == 1 else f"average of {self.lists}"
+
+
+def shapes(name: str) -> list[torch.Size]:
+    """Of the parameters of a model, which is built without memory."""
+    if name == MANY_SMALL:
+        return [torch.Size([64])] * 1000
+    with torch.device("meta"):
+        return [p.shape for p in create_model(MODELS[name], 1000).parameters()]
+
+
+def grid(quick: bool) -> list[Case]:
+    names = (MANY_SMALL, "resnet20", "resnet50") if quick else (MANY_SMALL, *MODELS)
+    operations = ((1, 0.0), (1, DECAY), (2, 0.0), (4, 0.0))
+    return [Case(name, lists, keep) for name in names for lists, keep in operations]
+
+
+def traffic(case: Case, elements: int) -> int:
+    """Bytes to read and write at least, fp32."""
+    return 4 * elements * (case.lists + 1 + (case.keep != 0))
+
+
+# --- the rivals, as one writes them in PyTorch --------------------------------------------------
+
+
+def foreach(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> None:
+    if case.keep:
+        torch._foreach_lerp_(targets, lists[0], 1 - case.keep)
+        return
+    torch._foreach_copy_(targets, lists[0])
+    if case.lists > 1:
+        torch._foreach_mul_(targets, 1 / case.lists)
+        for sources in lists[1:]:
+            torch._foreach_add_(targets, sources, alpha=1 / case.lists)
+
+
+def loop(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> None:
+    for target, *sources in zip(targets, *lists, strict=True):
+        if case.keep:
+            target.lerp_(sources[0], 1 - case.keep)
+        elif case.lists == 1:
+            target.copy_(sources[0])
+        else:
+            torch.mul(sources[0], 1 / case.lists, out=target)
+            for source in sources[1:]:
+                target.add_(source, alpha=1 / case.lists)
+
+
+def timm_ema(sources: list[Tensor]) -> Any:
+    """timm's ModelEmaV3 of a module with these parameters, and the module."""
+    from timm.utils import ModelEmaV3
+
+    module = nn.ParameterList(nn.Parameter(s, requires_grad=False) for s in sources)
+    return ModelEmaV3(module, decay=DECAY), module
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def candidates(case: Case, sets: int, device: str) -> dict[str, Candidate]:
+    """The merge of buffer set i, by everybody."""
+    sizes = shapes(case.name)
+    targets = [[torch.rand(s, device=device) for s in sizes] for _ in range(sets)]
+    lists = [
+        [[torch.rand(s, device=device) for s in sizes] for _ in range(case.lists)]
+        for _ in range(sets)
+    ]
+    plans = [MergePlan(t, s) for t, s in zip(targets, lists, strict=True)]
+    found: dict[str, Candidate] = {
+        "merge_": lambda i: merge_(targets[i], lists[i], keep=case.keep),
+        "MergePlan": lambda i: plans[i](keep=case.keep),
+        "foreach": lambda i: foreach(case, targets[i], lists[i]),
+        "loop": lambda i: loop(case, targets[i], lists[i]),
+    }
+    if case.keep and importlib.util.find_spec("timm"):
+        averages = [timm_ema(s[0]) for s in lists]
+        found["timm"] = lambda i: averages[i][0].update(averages[i][1])
+    return found
+
+
+def copy_floor(bytes_: int, sets: int, device: str) -> tuple[Candidate, float]:
+    """Copying as many bytes, half of them read and half written; and by what to multiply."""
+    half = min(bytes_, FLOOR_BYTES) // 2
+    buffers = [torch.ones(2, half, dtype=torch.uint8, device=device) for _ in range(sets)]
+    return (lambda i: buffers[i][0].copy_(buffers[i][1])), bytes_ / (2 * half)
+
+
+@torch.no_grad()
+def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
+    """Measure the grid; one dict per case, times in seconds.
+
+    Args:
+        quick: small models, under a minute; else all of them, some minutes and 6 GB of memory.
+        device: "cpu" or a CUDA device.
+        threads: threads of PyTorch on the CPU; None: as they are.
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        console = Console(stderr=True)
+        cases = track(
+            grid(quick), "merge", console=console, transient=True, disable=not console.is_terminal
+        )
+        return [_measure_case(case, device, 0.4 if quick else 1.0) for case in cases]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
+    sizes = shapes(case.name)
+    elements = sum(s.numel() for s in sizes)
+    bytes_ = traffic(case, elements)
+    # Lists far beyond the cache push themselves out of it.
+    sets = 1 if bytes_ > 4 * last_level_cache(device) else buffer_sets(bytes_, device)
+    floor, scale = copy_floor(bytes_, sets, device)
+    rivals = candidates(case, sets, device) | {"copy": floor}
+    timings = measure(rivals, device=device, sets=sets, seconds=seconds)
+    copy = timings.pop("copy").median * scale
+    return {
+        **asdict(case),
+        "operation": case.operation,
+        "tensors": len(sizes),
+        "elements": elements,
+        "bytes": bytes_,
+        "copy": copy,
+        "results": {
+            name: {
+                **asdict(timing),
+                "speedup_over_foreach": timings["foreach"].median / timing.median,
+                "speedup_over_loop": timings["loop"].median / timing.median,
+                "copy_bandwidth": copy / timing.median,
+            }
+            for name, timing in timings.items()
+        },
+    }
+
+
+# --- showing ------------------------------------------------------------------------------------
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    t = Table(title="merge_, fp32 (median, quartiles)")
+    for column in ("parameters", "operation", "who"):
+        t.add_column(column)
+    for column in ("µs", "spread", "x foreach", "x loop", "of copy"):
+        t.add_column(column, justify="right")
+    for r in results:
+        where = (f"{r['name']}: {r['tensors']}, {r['elements'] / 1e6:.2f} M", r["operation"])
+        for name, x in r["results"].items():
+            t.add_row(
+                *where,
+                name,
+                f"{x['median'] * 1e6:.0f}",
+                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
+                f"{x['speedup_over_foreach']:.2f}",
+                f"{x['speedup_over_loop']:.2f}",
+                f"{x['copy_bandwidth']:.0%}",
+                end_section=name == list(r["results"])[-1],
+            )
+            where = ("", "")
+    return t
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Share of the copy bandwidth for every case, one marker per candidate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    for name in dict.fromkeys(name for r in results for name in r["results"]):
+        points = [
+            (r["results"][name]["copy_bandwidth"], row)
+            for row, r in enumerate(results)
+            if name in r["results"]
+        ]
+        axes.plot(*zip(*points, strict=True), "o", label=name)
+    axes.axvline(1, color="black", linewidth=1)
+    labels = [f"{r['name']}, {r['operation']}" for r in results]
+    axes.set(xscale="log", xlabel="share of copy bandwidth")
+    axes.set(yticks=range(len(labels)), yticklabels=labels)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
+    """Print the table; with ``out``, write merge.json and merge.png into that folder."""
+    results = run(quick, device, threads)
+    console = Console()
+    console.print(table(results))
+    console.print("of copy: bandwidth beside that of copying as many bytes, measured in this run.")
+    if out is None:
+        return
+    with atomic_write(out / "merge.json") as path:
+        path.write_text(json.dumps({"machine": machine(device), "results": results}, indent=1))
+    with atomic_write(out / "merge.png") as path:
+        plot(results, path)
