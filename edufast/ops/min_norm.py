@@ -111,8 +111,15 @@ def _fake_weights(gram: Tensor, cap: float) -> Tensor:
     return gram.new_empty(gram.shape[:1], dtype=torch.float32)
 
 
-torch.library.register_fake("edufast::gradient_gram", _fake_gram)
-torch.library.register_fake("edufast::min_norm_weights", _fake_weights)
+def register(gram: torch._ops.OpOverload, weights: torch._ops.OpOverload) -> None:
+    """Shapes of operators ``torch.ops.edufast.*`` with these schemas; neither is differentiable."""
+    for operator, fake in ((gram, _fake_gram), (weights, _fake_weights)):
+        torch.library.register_fake(operator.name(), fake)
+        _LIBRARY.impl(operator.name(), torch.library.fallthrough_kernel, "Autograd")
+
+
+_LIBRARY = torch.library.Library("edufast", "FRAGMENT")
+register(torch.ops.edufast.gradient_gram.default, torch.ops.edufast.min_norm_weights.default)
 
 
 def _weights(p: Problem, cap: float, name: str) -> Tensor:
