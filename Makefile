@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CUDA_ARCHITECTURES ?= 80-real;90-real
 SOURCES := CMakeLists.txt pyproject.toml $(wildcard cmake/*.cmake) $(shell find csrc -type f)
 
-.PHONY: quickstart test lint build clean
+.PHONY: quickstart test lint sanitize gpu-check build clean
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -22,6 +22,14 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: build
+	tools/sanitize.sh
+
+# On a machine with a CUDA device; needs no network and no virtual environment.
+gpu-check:
+	tools/gpu_check.sh
 
 build: $(VENV)/built
 

@@ -9,11 +9,17 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#ifdef EDUFAST_HAS_CUDA
+// The headers declare this only for code that defines USE_CUDA, and with it much that is not stable.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#endif
+
 namespace edufast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+#ifdef EDUFAST_HAS_CUDA
 inline void* current_cuda_stream(int32_t device) {
 // The number itself: older headers do not know the name TORCH_VERSION_2_13_0.
 #if TORCH_TARGET_VERSION >= 0x020d000000000000
@@ -24,5 +30,6 @@ inline void* current_cuda_stream(int32_t device) {
   return stream;
 #endif
 }
+#endif
 
 }  // namespace edufast

@@ -141,6 +141,63 @@ def export(
         )
 
 
+bench = typer.Typer(
+    help="Measure kernels and training beside what you would use instead.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a minute.")]
+BenchOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the numbers (JSON) and the plot.")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads [default: torch's].")]
+
+
+@bench.command("kd")
+def bench_kd(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """The multi-teacher loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors."""
+    from edufast.bench import kd_loss
+
+    kd_loss.main(quick, out, _user(_device, device), threads)
+
+
+@bench.command("merge")
+def bench_merge(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Merging parameter lists beside torch._foreach, a Python loop, timm's EMA and the floor."""
+    from edufast.bench import merge
+
+    merge.main(quick, out, _user(_device, device), threads)
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Two or more .safetensors files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Their weights, comma-separated [default: equal].")
+    ] = None,
+) -> None:
+    """Average models of one architecture, tensor by tensor."""
+    from edufast.merging import average_files
+
+    try:
+        numbers = None if weights is None else [float(w) for w in weights.split(",")]
+    except ValueError:
+        _fail(f"--weights: {weights!r}; expected numbers, comma-separated", 2)
+    _user(average_files, files, out, numbers)
+    console.print(f"{out}: average of {len(files)} files")
+
+
 @app.command()
 def recipes() -> None:
     """List the recipes that come with the package."""

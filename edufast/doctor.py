@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from edufast import _native
-from edufast.ops import select_backend
+from edufast.ops.backends import CHOICES
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,14 @@ def diagnose() -> list[Check]:
         Check("CPU kernels", True, f"{_native.cpu_isas}; {os.cpu_count()} processors"),
         Check("CUDA kernels", built_for_cuda, _native.cuda),
         Check("CUDA device", cuda, torch.cuda.get_device_name() if cuda else "none found by torch"),
-        Check("backend for CPU tensors", True, select_backend(None, torch.empty(0)), needed=True),
+        *(
+            Check(
+                f"backend on {c.device}" + (f", up to {c.classes} classes" if c.classes else ""),
+                c.device == "cpu" or cuda,
+                f"{c.backend} ({c.evidence})",
+            )
+            for c in CHOICES
+        ),
         *(_package(name, purpose) for name, purpose in _PACKAGES.items()),
     ]
 

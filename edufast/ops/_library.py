@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -14,5 +15,9 @@ except ImportError as error:
         "(or `make build` in a checkout)."
     ) from error
 
-# In an editable install the library lies beside `_native`, not beside this file.
-torch.ops.load_library(str(Path(_native.__file__).with_name("libedufast.so")))
+# In an editable install the library lies beside `_native`, not beside this file. The variable is for
+# builds that are tested without being installed (make sanitize).
+LIBRARY = os.environ.get("EDUFAST_LIBRARY") or str(
+    Path(_native.__file__).with_name("libedufast.so")
+)
+torch.ops.load_library(LIBRARY)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, driven by the operator tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+build=build/sanitize
+"$python" -m cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  -DCMAKE_MAKE_PROGRAM="$("$python" -c 'import ninja; print(ninja.BIN_DIR)')/ninja" \
+  -DSKBUILD_PROJECT_NAME=edufast -DSKBUILD_PROJECT_VERSION=0 -DPython_EXECUTABLE="$(realpath -s "$python")" \
+  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
+  -DEDUFAST_CUDA=OFF -DEDUFAST_SANITIZE=address,undefined
+"$python" -m cmake --build "$build"
+# torch itself leaks by design and is not built with sanitizers: look at our code only.
+EDUFAST_LIBRARY="$PWD/$build/libedufast.so" OMP_NUM_THREADS=2 \
+  LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+  ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  "$python" -m pytest tests/ops -p no:cacheprovider -k "not compile and not triton and not cuda and not offline" "$@"
