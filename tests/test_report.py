@@ -126,8 +126,9 @@ def complete() -> list[Event]:
             events += trial(method, seed, accuracies)
             events.append(result(method, seed, accuracies[-1][-1], flops))
         events += [
-            {"event": "phase", "method": method, "phase": phase, "seconds": seconds}
+            {"event": "phase", "method": method, "seed": seed, "phase": phase, "seconds": seconds}
             for phase, seconds in (("data", 5.0), ("student", 60.0), ("other <i>", 1.0))
+            for seed in (0, 1)
         ]
     return [*events, EXPORT]
 
@@ -226,6 +227,11 @@ def test_writing_again_gives_the_same_page(finished: Path) -> None:
     assert names == {"config.yaml", "metrics.jsonl", "plots", "report.html"}
 
 
+def test_phases_add_up_over_seeds(tmp_path):
+    log = read_run(write(tmp_path, complete()))
+    assert log.methods["education"].phases == {"data": 10.0, "student": 120.0, "other <i>": 2.0}
+
+
 def test_accuracy_plot(finished: Path) -> None:
     figure = {plot.name: plot for plot in plots(read_run(finished))}["accuracy"].draw(LIGHT)
     (axis,) = figure.axes
@@ -290,7 +296,7 @@ def test_events_without_their_optional_keys(tmp_path: Path) -> None:
          "accuracy": 0.5},
         {"event": "grade", "method": "x", "seed": 0, "grade": 1, "accuracy": 0.5},
         {"event": "result", "method": "x", "seed": 0, "accuracy": 0.5},
-        {"event": "phase", "method": "x", "phase": "data", "seconds": 0.0},
+        {"event": "phase", "method": "x", "seed": 0, "phase": "data", "seconds": 0.0},
         {"event": "export", "path": "x.onnx", "agreement": 1.0},
         {"event": "from a later version"},
     ]  # fmt: skip
@@ -329,7 +335,10 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
         ('{"event": "epo', r"metrics\.jsonl:2: "),
         ("[1, 2]", r'metrics\.jsonl:2: expected an object with a key "event"'),
         ('{"method": "education"}', r'metrics\.jsonl:2: expected an object with a key "event"'),
-        ('{"event": "phase", "method": "kd"}', r'metrics\.jsonl:2: "phase" event without "phase"'),
+        (
+            '{"event": "phase", "method": "kd", "seed": 0}',
+            r'metrics\.jsonl:2: "phase" event without "phase"',
+        ),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
