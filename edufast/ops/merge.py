@@ -255,7 +255,13 @@ class MergePlan:
             weakref.finalize(self, torch.ops.edufast.merge_plan_free.default, self._number)
 
     def __call__(self, weights: Sequence[float] | None = None, *, keep: float = 0.0) -> None:
-        """Merge with these weights; see :func:`merge_`."""
+        """Merge with these weights; see :func:`merge_`. Breaks the graph of torch.compile."""
+        if torch.compiler.is_compiling():
+            _uncompiled(self, weights, keep)
+        else:
+            self._merge(weights, keep)
+
+    def _merge(self, weights: Sequence[float] | None, keep: float) -> None:
         _refuse_grad(self._targets, self._sources)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
@@ -274,6 +280,10 @@ class MergePlan:
     def __reduce__(self) -> Any:
         """A copy is a plan for the copied tensors."""
         return _plan, self._arguments
+
+
+# A graph does not see which tensors a plan's number stands for.
+_uncompiled = torch.compiler.disable(MergePlan._merge)
 
 
 def _plan(targets: Any, lists: Any, fill: Any, moments: Any, counts: Any, backend: Any) -> Any:

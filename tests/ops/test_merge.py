@@ -334,6 +334,20 @@ def test_compiles_without_graph_breaks() -> None:
     assert target.tolist() == [1.5] * 4 and out.tolist() == [2.5] * 4
 
 
+def test_a_plan_runs_once_a_call_when_compiled() -> None:
+    target, source = torch.zeros(3), torch.ones(3)
+    run = MergePlan([target], [source])
+
+    def step(x: Tensor) -> Tensor:
+        run(keep=0.5)
+        return x + target
+
+    compiled = torch.compile(step, backend="eager")
+    with torch.no_grad():
+        outputs = [compiled(source)[0].item() for _ in range(3)]
+    assert outputs == [1.5, 1.75, 1.875]
+
+
 # --- plans --------------------------------------------------------------------------------------
 
 
