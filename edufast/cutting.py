@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from edufast.errors import UserError
 from edufast.tracing import Forward, Trace, compile_graph, measure, module_path, trace
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+)
+_MOVES_AXES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "getattr"}
+_RESHAPES = {"reshape", "reshape_as", "view", "view_as", "flatten", "unflatten"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Fragment:
         name: path of the module the fragment ends with, such as ``"layer2"``.
         flops: forward FLOPs per image, 2 x multiply-adds.
         shape: shape of the output for one image, without the batch dimension.
+        channels_last: the channels are the last axis of the output, not the first.
         parameters: names of the model's parameters that the fragment uses.
         train, eval: the slice as traced in either mode, for what a forward reads from
             ``self.training`` becomes a constant of the trace.
@@ -29,9 +42,20 @@ class Fragment:
     name: str
     flops: int
     shape: tuple[int, ...]
+    channels_last: bool
     parameters: frozenset[str]
     train: Forward
     eval: Forward
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return self.shape[-1 if self.channels_last else 0]
+
+    @property
+    def places(self) -> int:
+        """Positions at which the output has these channels: pixels or tokens."""
+        return math.prod(self.shape) // self.channels
 
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
         return (self.train if model.training else self.eval)(model, x)
@@ -74,7 +98,7 @@ def cut(
         isinstance(size, int) and size > 0 for size in input_size
     ):
         raise UserError(f"input_size={input_size!r}: expected sizes such as (3, 32, 32)")
-    traces = {training: trace(model, training) for training in (True, False)}
+    traces = {training: trace(model, training, input_size) for training in (True, False)}
     nodes = traces[False].nodes
     flops, shapes = measure(model, traces[False], input_size)
     done = list(itertools.accumulate(flops))
@@ -103,12 +127,31 @@ def cut(
                 name=stop or classifier,
                 flops=done[last] - done[first],
                 shape=shapes[nodes[last]],
+                channels_last=_channels_last(model, nodes[last], shapes),
                 parameters=_parameters(model, graphs.values()),
                 train=compile_graph(graphs[True], f"{title}.train"),
                 eval=compile_graph(graphs[False], f"{title}.eval"),
             )
         )
     return Cutting(tuple(pieces), classifier)
+
+
+def truncate(
+    model: nn.Module, stop: str, head: nn.Module, *, input_size: Sequence[int]
+) -> nn.Module:
+    """The model up to cut ``stop``, closed by ``head``, as a plain module for inference.
+
+    A copy in eval mode. State dict: as in the model what it uses of it, ``exit.*`` from the head.
+    """
+    graph = trace(model, False, input_size).slice(None, stop)
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        output.args = (graph.call_module("exit", output.args),)
+    parts: dict[str, Any] = {"exit": fx.symbolic_trace(head)}
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr") and node.target != "exit":
+            parts[str(node.target)] = attrgetter(str(node.target))(model)
+    return copy.deepcopy(fx.GraphModule(parts, graph, type(model).__name__)).eval()
 
 
 def _classifier(model: nn.Module, traces: Iterable[Trace], logits: tuple[int, ...] | None) -> str:
@@ -223,6 +266,61 @@ def _named(
     if any(crossings[a] >= crossings[b] for a, b in itertools.pairwise(cuts)):
         raise UserError(f"cuts={list(cuts)}: expected each once, in the order of the data")
     return list(cuts)
+
+
+def _channels_last(model: nn.Module, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> bool:
+    """Whether the channels of a value are its last axis, or the first after that of the batch.
+
+    The nearest layer with weights tells that made the value or else reads it. Between them axes
+    must not move; reshaping is followed for the axes whose sizes it keeps. Where no layer tells:
+    tokens (B, N, C), maps (B, C, H, W).
+    """
+    for makers in (True, False):
+        queue = [(node, True, True)]  # value, whether its first and last axis are those of node
+        seen = {node}
+        for value, first, last in queue:
+            for layer in [value] if makers else value.users:
+                told = _takes_last_axis(model, layer, shapes[value], first, last)
+                if told is not None:
+                    return told
+            for other in value.all_input_nodes if makers else value.users:
+                source, result = (other, value) if makers else (value, other)
+                if other in seen or other not in shapes or _is_opaque(model, result):
+                    continue
+                seen.add(other)
+                a, b = shapes[source], shapes[result]
+                name = getattr(result.target, "__name__", result.target)
+                if name in _RESHAPES:
+                    queue.append((other, first and a[0] == b[0], last and a[-1] == b[-1]))
+                elif a == b and name not in _MOVES_AXES:
+                    queue.append((other, first, last))
+    return len(shapes[node]) == 2
+
+
+def _takes_last_axis(
+    model: nn.Module, node: fx.Node, shape: tuple[int, ...], first: bool, last: bool
+) -> bool | None:
+    """Whether a layer takes the last axis for channels, or the first; None: one cannot tell.
+
+    ``first``, ``last``: may it be that axis?
+    """
+    if node.op != "call_module":
+        return None
+    module = model.get_submodule(str(node.target))
+    if isinstance(module, _CHANNELS_FIRST):
+        return False if first else None
+    if isinstance(module, nn.Linear) or type(module) is nn.LayerNorm:  # subclasses move axes
+        return True if last else None
+    widths = {size for parameter in module.parameters() for size in parameter.shape}
+    first, last = first and shape[0] in widths, last and shape[-1] in widths
+    return last if first != last else None
+
+
+def _is_opaque(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node calls a module made of others, which may do anything."""
+    if node.op != "call_module":
+        return False
+    return next(model.get_submodule(str(node.target)).children(), None) is not None
 
 
 def _parameters(model: nn.Module, graphs: Iterable[fx.Graph]) -> frozenset[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-Order = Literal["pool_first", "paper"]
+Kind = Literal["pool_first", "paper", "linear"]
 
 
 class ReferenceHead(nn.Module):
@@ -20,47 +18,59 @@ class ReferenceHead(nn.Module):
     Args:
         in_channels: channels of the features.
         width: channels after the adapter. A student takes the ``in_features`` of its classifier,
-            so that rows of ``linear`` can move there.
+            unless told otherwise, so that rows of ``linear`` can move there.
         num_classes: width of the logits.
-        order: ``"pool_first"`` or ``"paper"``, which pools last.
+        kind: ``"pool_first"``; ``"paper"``, which pools last; or ``"linear"``, which is a pool and
+            a linear layer alone: no adapter, no norm, and ``width`` is not used.
+        channels_last: the features are (B, ..., C), such as tokens (B, N, C) and the maps
+            (B, H, W, C) of Swin transformers, not (B, C, ...).
 
-    Shapes: features (B, C, H, W), tokens (B, N, C) or vectors (B, C) to logits (B, num_classes).
+    Shapes: features with any number of axes, also none, for place, to logits (B, num_classes).
     The norm is a BatchNorm: in train mode ``"pool_first"`` needs at least two images.
 
     Raises:
-        ValueError: ``order`` is unknown.
+        ValueError: ``kind`` is unknown.
     """
 
     def __init__(
-        self, in_channels: int, width: int, num_classes: int, order: Order = "pool_first"
+        self,
+        in_channels: int,
+        width: int,
+        num_classes: int,
+        kind: Kind = "pool_first",
+        *,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
-        check_order(order)
-        self.order = order
-        self.adapter = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        self.linear = nn.Linear(width, num_classes)
+        check_kind(kind)
+        self.kind = kind
+        self.channels_last = channels_last
+        self.adapter: nn.Module = nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if kind != "linear":
+            self.adapter = nn.Conv2d(in_channels, width, 1, bias=False)
+            self.norm = nn.BatchNorm2d(width)
+        self.linear = nn.Linear(in_channels if kind == "linear" else width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            x = x.transpose(1, 2)
-        x = x.view(*x.shape, *[1] * (4 - x.dim()))  # tokens and vectors are maps, too
-        if self.order == "pool_first":
+        if self.channels_last:
+            x = x.movedim(-1, 1)
+        x = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # (B, C, places, 1)
+        if self.kind != "paper":
             x = x.mean((2, 3), keepdim=True)
         return self.linear(self.norm(self.adapter(x)).mean((2, 3)))
 
 
-def check_order(order: str) -> None:
-    if order not in get_args(Order):
-        raise ValueError(f"head={order!r}: expected one of {', '.join(get_args(Order))}")
+def check_kind(kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise ValueError(f"head={kind!r}: expected one of {', '.join(get_args(Kind))}")
 
 
-def channels(shape: Sequence[int]) -> int:
-    """Channels of features whose shape for one image is (C, H, W), (N, C) or (C,)."""
-    return shape[0] if len(shape) == 3 else shape[-1]
-
-
-def head_flops(shape: Sequence[int], width: int, num_classes: int, order: Order) -> int:
-    """Forward FLOPs per image of a head on features of ``shape``, 2 x multiply-adds."""
-    adapter = channels(shape) * width if order == "pool_first" else math.prod(shape) * width
+def head_flops(
+    in_channels: int, places: int, width: int, num_classes: int, kind: Kind = "pool_first"
+) -> int:
+    """Forward FLOPs per image (2 x multiply-adds) of a head on features with so many places."""
+    if kind == "linear":
+        return 2 * in_channels * num_classes
+    adapter = in_channels * width * (places if kind == "paper" else 1)
     return 2 * (adapter + width * num_classes)

@@ -1,4 +1,4 @@
-"""Networks by name: the CIFAR networks of the distillation literature, torchvision's and timm's."""
+"""Networks by name: the CIFAR networks of the distillation literature, and those of libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     """Build the classifier ``name`` with random weights; nothing is ever downloaded.
 
     Args:
-        name: one of :func:`list_models`, ``"torchvision/<name>"`` or ``"timm/<name>"``.
+        name: one of :func:`list_models`, ``"torchvision/<name>"``, ``"timm/<name>"``, or
+            ``"hf/<model type>"`` for a Hugging Face image classifier of the type's default size.
         num_classes: width of the logits, at least 1.
 
     Raises:
@@ -37,6 +38,13 @@ def create_model(name: str, num_classes: int) -> nn.Module:
         names = timm.list_models()
         _check_known(name, timm.is_model(entry), [f"{library}/{other}" for other in names])
         return timm.create_model(entry, pretrained=False, num_classes=num_classes)
+    if library == "hf":
+        transformers = _import("transformers")
+        auto = _import("transformers.models.auto.modeling_auto")
+        types = list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+        _check_known(name, entry in types, [f"hf/{other}" for other in types])
+        config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
+        return Logits(transformers.AutoModelForImageClassification.from_config(config))
     _check_known(name, name in _BUILDERS, list_models())
     return _BUILDERS[name](num_classes)
 
@@ -44,6 +52,21 @@ def create_model(name: str, num_classes: int) -> nn.Module:
 def list_models() -> list[str]:
     """Names of the networks defined here, for :func:`create_model`."""
     return list(_BUILDERS)
+
+
+class Logits(nn.Module):
+    """A Hugging Face image classifier as a plain one: images (B, 3, H, W) to logits (B, classes).
+
+    A student takes ``model`` itself, too, and graduates as such. Teachers, export and evaluation
+    want a plain one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).logits
 
 
 class BasicBlock(nn.Module):
@@ -189,7 +212,8 @@ def _import(library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        raise UserError(f"models of {library} need the package: pip install {library}") from error
+        package = library.partition(".")[0]
+        raise UserError(f"models of {package} need the package: pip install {package}") from error
 
 
 def _check_known(name: str, found: bool, known: Sequence[str]) -> None:

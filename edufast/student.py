@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from edufast.cutting import Fragment, cut
-from edufast.heads import Order, ReferenceHead, channels, check_order, head_flops
+from edufast.cutting import Fragment, cut, truncate
+from edufast.heads import Kind, ReferenceHead, check_kind, head_flops
 
 
 class Student(nn.Module):
@@ -29,14 +29,18 @@ class Student(nn.Module):
         input_size: shape of one image.
         cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: stages of
             about equal FLOPs, see :func:`edufast.cutting.cut`.
-        head: order of the reference head, ``"pool_first"`` or ``"paper"``.
+        head: kind of the reference heads, ``"pool_first"``, ``"paper"`` or ``"linear"``.
+        head_width: channels after the adapter of a reference head; None: the ``in_features`` of the
+            model's classifier.
+        keep_exits: keep the head of every earlier grade as an exit of its own, to be trained
+            along by means of :meth:`forward_exits` and to graduate as a smaller student.
         class_order: permutation of ``range(C)``: logit j stands for class ``class_order[j]``, so
             that the classes taught so far are always the first columns. None: the identity.
         seed: from it and the stage (fragments, classes) come the weights of new heads and rows.
 
     Raises:
         UserError: the model cannot be cut as asked.
-        ValueError: ``head`` or ``class_order`` is wrong.
+        ValueError: ``head``, ``head_width`` or ``class_order`` is wrong.
     """
 
     def __init__(
@@ -46,16 +50,23 @@ class Student(nn.Module):
         *,
         input_size: Sequence[int] = (3, 32, 32),
         cuts: Sequence[str] | None = None,
-        head: Order = "pool_first",
+        head: Kind = "pool_first",
+        head_width: int | None = None,
+        keep_exits: bool = False,
         class_order: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_order(head)
+        check_kind(head)
+        if head_width is not None and (not isinstance(head_width, int) or head_width < 1):
+            raise ValueError(f"head_width={head_width!r}: expected a positive integer")
         self.cutting = cut(model, grades, input_size=input_size, cuts=cuts)
         self.model = model
+        self.exits = nn.ModuleDict()  # number of fragments -> head kept from that grade
         self.head: ReferenceHead | None = None
-        self.head_order: Order = head
+        self.head_kind: Kind = head
+        self.head_width = head_width or self.classifier.weight.shape[1]
+        self.keep_exits = keep_exits
         self.input_size = tuple(input_size)
         self.seed = seed
         self.grown = 0  # fragments that exist
@@ -89,11 +100,34 @@ class Student(nn.Module):
         Raises:
             RuntimeError: nothing has grown yet.
         """
-        if self.grown == 0:
-            raise RuntimeError("nothing has grown yet: call grow(fragments=1, classes=...) first")
+        self._check_grown()
         for fragment in self.fragments[: self.grown]:
             x = fragment(self.model, x)
-        return x[:, : self.classes] if self.head is None else self.head(x)
+        return self.read(x, self.grown)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """After how many fragments there is an exit, kept or closing; the last is ``grown``."""
+        return (*map(int, self.exits), self.grown) if self.grown else ()
+
+    def forward_exits(self, x: Tensor) -> list[Tensor]:
+        """Logits (B, classes) of the exits at :attr:`depths` in one pass; the last are forward's.
+
+        Raises:
+            RuntimeError: nothing has grown yet.
+        """
+        self._check_grown()
+        logits = []
+        for depth, fragment in enumerate(self.fragments[: self.grown], 1):
+            x = fragment(self.model, x)
+            if depth in self.depths:
+                logits.append(self.read(x, depth))
+        return logits
+
+    def read(self, features: Tensor, depth: int) -> Tensor:
+        """Logits (B, classes) from what fragment number ``depth``, one of ``depths``, gives."""
+        head = self._heads().get(depth)
+        return features[:, : self.classes] if head is None else head(features)
 
     def grow(
         self,
@@ -107,9 +141,11 @@ class Student(nn.Module):
         """Let the first ``fragments`` fragments exist and the logits be ``classes`` wide.
 
         More fragments get a new head, or the model's own classifier once all exist; more classes
-        alone get new rows in the head at hand. New weights are drawn as PyTorch's layers draw them,
-        from a generator of their own seeded by (seed, fragments, classes). Rows of the model's
-        classifier are left as they are, so those of classes not yet taught see weight decay only.
+        alone get new rows in the head at hand, and so do the exits kept from earlier grades. New
+        weights are drawn as PyTorch's layers draw them, from a generator of their own seeded by
+        (seed, fragments below, classes). Rows of the model's classifier are left as they are, so
+        those of classes not yet taught see weight decay only. All that existed and is neither
+        replaced nor widened keeps its weights bit for bit.
 
         Args:
             fragments: from what exists up to all.
@@ -122,29 +158,42 @@ class Student(nn.Module):
             keep_state: False forgets the optimizer's whole state, as the paper's authors do.
 
         Raises:
-            ValueError: ``fragments`` or ``classes`` would shrink or exceed what the model has.
+            ValueError: ``fragments`` or ``classes`` would shrink or exceed what the model has, or
+                the rows to keep do not have the width of those they should become.
         """
         _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
         _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
-        before = list(self.active_parameters())
-        old, rows = self._closing_linear(), self.classes
         deeper, wider = fragments > self.grown, classes > self.classes
-        self.grown, self.classes = fragments, classes
-        if deeper and fragments == len(self.fragments):
-            self.head = None
-        elif deeper:
-            self.head = self._new_head()
-        elif wider and self.head is not None:
-            self.head.linear = self._new_head().linear
+        keep_rows = keep_rows and deeper and self.grown > 0
+        if keep_rows and self._width(fragments) != self._width(self.grown):
+            raise ValueError(
+                f"keep_rows=True: rows of {self._width(self.grown)} features cannot become rows of "
+                f"{self._width(fragments)}"
+            )
+        before = list(self.active_parameters())
+        old = self._closing_linear()
+        if deeper:
+            if self.keep_exits and self.head is not None:
+                self.exits[str(self.grown)] = self.head
+            self.grown = fragments
+            complete = fragments == len(self.fragments)
+            self.head = None if complete else self._new_head(fragments, classes)
+        renewed = [(old, self._closing_linear())] if keep_rows else []
+        if wider:
+            for depth, head in self._heads().items():
+                if head.linear.out_features < classes:
+                    wide = self._new_head(depth, classes).linear
+                    renewed.append((head.linear, wide))
+                    head.linear = wide
+        self.classes = classes
 
-        new = self._closing_linear()
-        carried: dict[nn.Parameter, nn.Parameter] = {}
-        if new is not old and rows and (keep_rows or not deeper):
-            there = dict(new.named_parameters())  # perhaps without a bias
-            carried = {p: there[name] for name, p in old.named_parameters() if name in there}
-            with torch.no_grad():
-                for source, target in carried.items():
-                    _copy_rows(source, target)
+        carried = []
+        for source, target in renewed:
+            there = dict(target.named_parameters())  # perhaps without a bias
+            carried += [(p, there[name]) for name, p in source.named_parameters() if name in there]
+        with torch.no_grad():
+            for rows, new_rows in carried:
+                _copy_rows(rows, new_rows)
         if optimizer is not None:
             _update_optimizer(optimizer, before, dict(self._active()), carried, keep_state)
 
@@ -153,48 +202,94 @@ class Student(nn.Module):
         return (parameter for _, parameter in self._active())
 
     def flops(self, fragments: int | None = None) -> int:
-        """Forward FLOPs per image (2 x multiply-adds) with the closing head; None: as grown.
+        """Forward FLOPs per image (2 x multiply-adds) of the student closed after ``fragments``.
 
-        The head counts with the present number of classes, before any growth with all of them.
+        None: of all there is, kept exits included. Heads count with the present number of classes,
+        before any growth with all of them.
         """
         count = self.grown if fragments is None else fragments
         _check_growth("fragments", count, 0, len(self.fragments))
+        exits = self.depths if fragments is None else (count,)
         total = sum(fragment.flops for fragment in self.fragments[:count])
-        if 0 < count < len(self.fragments):
-            width, classes = self.classifier.weight.shape[1], self.classes or self.num_classes
-            shape = self.fragments[count - 1].shape
-            total += head_flops(shape, width, classes, self.head_order)
+        for depth in exits:
+            if 0 < depth < len(self.fragments):
+                last, classes = self.fragments[depth - 1], self.classes or self.num_classes
+                sizes = (last.channels, last.places, self.head_width, classes)
+                total += head_flops(*sizes, self.head_kind)
         return total
 
-    def graduate(self) -> nn.Module:
-        """The finished student: a copy of the model, plain, in eval mode, rows by class id.
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Position among the logits of every class id.
 
         Raises:
+            RuntimeError: classes are missing.
+        """
+        if self.classes < self.num_classes:
+            raise RuntimeError(
+                f"the student has {self.classes} of {self.num_classes} classes: it cannot graduate "
+                "yet"
+            )
+        return tuple(sorted(range(self.num_classes), key=self.class_order.__getitem__))
+
+    def graduate(self, exit: int | None = None) -> nn.Module:
+        """The finished student: a copy, plain, in eval mode, rows by class id.
+
+        Args:
+            exit: one of ``depths`` for the student that ends there, a ``torch.fx.GraphModule`` of
+                the model's first fragments and the head, for inference. None: the whole model.
+
+        Raises:
+            ValueError: there is no such exit.
             RuntimeError: fragments or classes are missing.
         """
-        if self.grown < len(self.fragments) or self.classes < self.num_classes:
+        order, depth = self.order, len(self.fragments) if exit is None else exit
+        if exit is None and self.grown < depth:
             raise RuntimeError(
-                f"the student has {self.grown} of {len(self.fragments)} fragments and "
-                f"{self.classes} of {self.num_classes} classes: it cannot graduate yet"
+                f"the student has {self.grown} of {depth} fragments: it cannot graduate yet"
             )
-        graduate = copy.deepcopy(self.model).eval()
-        by_class = sorted(range(self.num_classes), key=self.class_order.__getitem__)
-        _permute_rows(graduate.get_submodule(self.cutting.classifier), by_class)
+        if depth not in self.depths:
+            raise ValueError(f"exit={exit!r}: expected one of {', '.join(map(str, self.depths))}")
+        head = self._heads().get(depth)
+        if head is None:
+            graduate = copy.deepcopy(self.model).eval()
+            _permute_rows(graduate.get_submodule(self.cutting.classifier), order)
+        else:
+            cut_at = self.fragments[depth - 1].name
+            graduate = truncate(self.model, cut_at, head, input_size=self.input_size)
+            _permute_rows(graduate.get_submodule("exit.linear"), order)
         return graduate
+
+    def _check_grown(self) -> None:
+        if self.grown == 0:
+            raise RuntimeError("nothing has grown yet: call grow(fragments=1, classes=...) first")
+
+    def _heads(self) -> dict[int, ReferenceHead]:
+        """The heads that exist, by the number of fragments below them."""
+        heads = {int(depth): cast(ReferenceHead, head) for depth, head in self.exits.items()}
+        return heads if self.head is None else {**heads, self.grown: self.head}
 
     def _closing_linear(self) -> nn.Linear:
         return self.classifier if self.head is None else self.head.linear
 
-    def _new_head(self) -> ReferenceHead:
-        stage = repr((self.seed, self.grown, self.classes)).encode()
+    def _width(self, depth: int) -> int:
+        """Features that the closing linear layer reads after ``depth`` fragments."""
+        if depth == len(self.fragments):
+            return self.classifier.weight.shape[1]
+        return self.fragments[depth - 1].channels if self.head_kind == "linear" else self.head_width
+
+    def _new_head(self, depth: int, classes: int) -> ReferenceHead:
+        stage = repr((self.seed, depth, classes)).encode()
+        last = self.fragments[depth - 1]
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             # Not torch.manual_seed: that would reseed the accelerators, too.
             torch.default_generator.manual_seed(zlib.crc32(stage))
             head = ReferenceHead(
-                channels(self.fragments[self.grown - 1].shape),
-                self.classifier.weight.shape[1],
-                self.classes,
-                self.head_order,
+                last.channels,
+                self.head_width,
+                classes,
+                self.head_kind,
+                channels_last=last.channels_last,
             )
         return head.to(self.classifier.weight).train(self.training)
 
@@ -218,12 +313,12 @@ class Student(nn.Module):
         total = sum(fragment.flops for fragment in self.fragments)
         lines = [
             f"Student({type(self.model).__name__}: {self.grown} of {len(self.fragments)} fragments,"
-            f" {self.classes} of {self.num_classes} classes, head={self.head_order!r})"
+            f" {self.classes} of {self.num_classes} classes, head={self.head_kind!r})"
         ]
         width = max(len(fragment.name) for fragment in self.fragments)
         for number, fragment in enumerate(self.fragments, 1):
             share = f"{fragment.flops / total:4.0%} of {total / 1e6:.1f} MFLOP"
-            mark = "*" if number <= self.grown else " "
+            mark = ">" if number in self.depths else "*" if number <= self.grown else " "
             lines.append(f"  {mark} {number} {fragment.name:<{width}} {share} -> {fragment.shape}")
         return "\n".join(lines)
 
@@ -249,10 +344,14 @@ def _update_optimizer(
     optimizer: Optimizer,
     before: Sequence[nn.Parameter],
     active: dict[str, nn.Parameter],
-    carried: dict[nn.Parameter, nn.Parameter],
+    carried: Sequence[tuple[nn.Parameter, nn.Parameter]],
     keep_state: bool,
 ) -> None:
-    """Bring the groups and the state of an optimizer in line with the parameters now active."""
+    """Bring the groups and the state of an optimizer in line with the parameters now active.
+
+    ``carried``: parameters and those that got their rows. What is gone leaves its place in its
+    group to the last of them.
+    """
     groups, state = optimizer.param_groups, optimizer.state
     names = {parameter: name for name, parameter in active.items()}
     for group in groups:
@@ -262,16 +361,17 @@ def _update_optimizer(
 
     if not keep_state:
         state.clear()
-    for old, new in carried.items():
+    for old, new in carried:
         if old in state:
             state[new] = {key: _widen(value, old, new) for key, value in state[old].items()}
     for parameter in gone:
         state.pop(parameter, None)
 
+    heirs = {old: new for old, new in carried if old in gone}
     seen: set[Tensor] = set()
     for group in groups:
         # Also dropped: a carried parameter's successor that the optimizer held already.
-        params = [carried.get(parameter, parameter) for parameter in group["params"]]
+        params = [heirs.get(parameter, parameter) for parameter in group["params"]]
         group["params"] = [p for p in dict.fromkeys(params) if p not in gone and p not in seen]
         seen.update(group["params"])
     groups[-1]["params"] += [p for p in active.values() if p not in seen]
@@ -284,7 +384,7 @@ def _update_optimizer(
 def _widen(value: Any, old: Tensor, new: Tensor) -> Any:
     """A tensor of optimizer state shaped like ``old``, with zeros for the rows ``new`` adds."""
     if not isinstance(value, Tensor) or value.shape != old.shape:
-        return value
+        return copy.deepcopy(value)  # a step counter; the old parameter may live on
     wide = torch.zeros_like(new, dtype=value.dtype)
     _copy_rows(value, wide)
     return wide

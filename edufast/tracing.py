@@ -6,15 +6,17 @@ home, the model, and tracing changes nothing about it.
 
 from __future__ import annotations
 
-import inspect
+import copy
 import linecache
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,24 +24,39 @@ from edufast.errors import UserError
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
+_BATCHES = (1, 2)  # sizes that tell what depends on the batch from what does not
+
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced model. ``crossings``: name -> index of a node after which only its value lives."""
+    """A traced model.
+
+    Attributes:
+        nodes: in order of execution.
+        crossings: name -> index of a node after which only its value lives.
+        sizes: nodes that stand for sizes, such as the height of a feature map, and what they are;
+            None: the size of the batch. Sizes need not cross a cut.
+    """
 
     nodes: list[fx.Node]
     crossings: dict[str, int]
+    sizes: dict[fx.Node, Any]
 
     def slice(self, start: str | None, stop: str | None) -> fx.Graph:
         """The nodes behind crossing ``start`` (None: the input) up to ``stop`` (None: the end)."""
         first = self.crossings[start] if start else 0
         last = self.crossings[stop] if stop else len(self.nodes) - 1
         graph = fx.Graph()
-        copies = {self.nodes[first]: graph.placeholder("x")}
+        images = graph.placeholder("x")
+        copies: dict[fx.Node, Any] = {self.nodes[first]: images}
+        before = set(self.nodes[:first])
 
-        def copy(node: fx.Node) -> fx.Node:
+        def copy(node: fx.Node) -> Any:
             # Attributes are read where they are used, also when an earlier fragment read them too.
-            if node not in copies:
+            if node not in copies and node in before and node in self.sizes:
+                size = self.sizes[node]
+                copies[node] = graph.call_method("size", (images, 0)) if size is None else size
+            elif node not in copies:
                 copies[node] = graph.node_copy(node, copy)
             return copies[node]
 
@@ -50,41 +67,27 @@ class Trace:
         return graph
 
 
-def trace(model: nn.Module, training: bool) -> Trace:
+def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
     """Trace a model of one image tensor in train or eval mode.
 
+    Control flow that depends on sizes or types is followed as for images of ``input_size``, where
+    that is given and the size of the batch makes no difference.
+
     Raises:
-        UserError: its own forward cannot be traced, or takes more than one argument.
+        UserError: its own forward cannot be traced, or needs more than one argument.
     """
     name = type(model).__name__
     try:
-        with _mode(model, training):
-            nodes = list(_without_options(model).nodes)
+        with _borrowed(model, training):
+            tracer = _Tracer(model, input_size)
+            nodes = list(tracer.trace(model).nodes)
+            sizes = tracer.sizes()
     except Exception as error:
         raise UserError(
             f"cannot trace {name}.forward to cut it: {error}; move what cannot be traced into a "
             "submodule, which then stays in one piece"
         ) from error
-    inputs = [node.name for node in nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise UserError(f"cannot cut {name}: expected forward(images), found arguments {inputs}")
-    return Trace(nodes, _crossings(nodes))
-
-
-def _without_options(model: nn.Module) -> fx.Graph:
-    """Trace with the default of every argument that has one, and without that argument."""
-    arguments = inspect.signature(model.forward).parameters.values()
-    options = {a.name: a.default for a in arguments if a.default is not a.empty}
-    graph = _Tracer().trace(model, concrete_args=options or None)
-    # What is left of an option is a placeholder and assertions on it.
-    dead = {n for n in graph.nodes if n.op == "placeholder" and n.args}
-    for node in graph.nodes:
-        if not dead.isdisjoint(node.all_input_nodes):
-            dead.add(node)
-    for node in reversed(graph.nodes):
-        if node in dead:
-            graph.erase_node(node)
-    return graph
+    return Trace(nodes, _crossings(nodes, sizes), sizes)
 
 
 class _Tracer(fx.Tracer):
@@ -93,11 +96,83 @@ class _Tracer(fx.Tracer):
     # What forward does to a buffer (a counter of batches) belongs in the fragment.
     proxy_buffer_attributes = True
 
+    def __init__(self, model: nn.Module, input_size: Sequence[int] | None) -> None:
+        super().__init__()
+        self._model = model
+        self._input_size = input_size
+        self._examples: list[_Example] = []  # made when first asked
+        self._running = False  # an example, on the original modules
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        # Called as users call it, with images only: other arguments have their defaults.
+        return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]
+
+    def create_arg(self, a: Any) -> Any:
+        # The answer of a Hugging Face model: a dictionary.
+        return super().create_arg(a["logits"] if isinstance(a, dict) and "logits" in a else a)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        values = self._values(obj.node)
+        answers = {bool(value) for value in values if isinstance(value, (bool, int))}
+        return answers.pop() if len(answers) == 1 else super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        values = self._values(obj.node)
+        lengths = {len(value) for value in values if isinstance(value, (tuple, list))}
+        return (
+            map(obj.__getitem__, range(lengths.pop())) if len(lengths) == 1 else super().iter(obj)
+        )
+
+    def sizes(self) -> dict[fx.Node, Any]:
+        """See :class:`Trace`."""
+        found: dict[fx.Node, Any] = {}
+        suspects: set[fx.Node] = set()  # the others give tensors, which need not be looked at
+        for node in self.graph.nodes:
+            inputs = node.all_input_nodes
+            source = node.target in (operator.getitem, "size") or node.args[1:] == ("shape",)
+            derived = inputs and suspects.issuperset(inputs)
+            if node.op in ("call_function", "call_method") and (source or derived):
+                suspects.add(node)
+            values = self._values(node) if node in suspects else []
+            if values and all(map(_is_size, values)):
+                if values == list(_BATCHES):
+                    found[node] = None
+                elif values[0] == values[1]:
+                    found[node] = values[0]
+        return found
+
+    def _values(self, node: fx.Node) -> list[Any]:
+        """What the node stands for, for a batch of one image and of two; [] if unknown."""
+        if self._input_size is None:
+            return []
+        self._running = True
+        try:
+            if not self._examples:
+                shapes = [(batch, *self._input_size) for batch in _BATCHES]
+                self._examples = [_Example(self._model, shape) for shape in shapes]
+            return [example.value(node) for example in self._examples]
+        except Exception:
+            return []
+        finally:
+            self._running = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         childless = next(m.children(), None) is None
         return childless or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._running:
+            return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
@@ -114,7 +189,37 @@ class _Tracer(fx.Tracer):
         raise fx.proxy.TraceError("it makes a constant tensor; register it as a buffer instead")
 
 
-def _crossings(nodes: list[fx.Node]) -> dict[str, int]:
+class _Example(fx.Interpreter):
+    """Runs a graph as it comes to be, on tensors that have shapes and types but no values."""
+
+    def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
+        self.mode, like = FakeTensorMode(), _like(model)
+        with FakeCopyMode(self.mode):  # what forward does to a buffer must not happen here
+            copied = copy.deepcopy(model)
+        super().__init__(copied, garbage_collect_values=False, graph=fx.Graph())
+        with self.mode:
+            self.images = torch.empty(*shape, dtype=like.dtype, device=like.device)
+
+    def value(self, node: fx.Node) -> Any:
+        with self.mode, torch.no_grad():
+            for known in node.graph.nodes:
+                if known not in self.env:
+                    first = known.op == "placeholder"
+                    self.env[known] = self.images if first else self.run_node(known)
+        return self.env[node]
+
+
+def _is_size(value: Any) -> bool:
+    sizes = isinstance(value, (tuple, list)) and all(map(_is_size, value))
+    return sizes or isinstance(value, int)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """A tensor of the type and on the device of the model's weights."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+
+def _crossings(nodes: list[fx.Node], sizes: Collection[fx.Node]) -> dict[str, int]:
     """Where one tensor alone flows on, under the outermost module path that ends there."""
     position = {node: index for index, node in enumerate(nodes)}
     ends: dict[str, int] = {}
@@ -128,7 +233,7 @@ def _crossings(nodes: list[fx.Node]) -> dict[str, int]:
     alive: set[fx.Node] = set()
     for index, node in enumerate(nodes[:-1]):
         alive = {value for value in alive if max(map(position.__getitem__, value.users)) > index}
-        if node.users and node.op != "get_attr":
+        if node.users and node.op != "get_attr" and node not in sizes:
             alive.add(node)
         if alive == {node} and node.op != "placeholder":
             name = names.get(index, node.name)
@@ -163,14 +268,14 @@ def measure(
                 shapes[n] = tuple(value.shape[1:])
             return value
 
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    like = _like(model)
     images = torch.zeros(batch, *input_size, dtype=like.dtype, device=like.device)
     # The fused attention kernels of the CPU are not in the counter's table; their parts are.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
-            _mode(model, False),
+            _borrowed(model, False),
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
@@ -196,11 +301,16 @@ def compile_graph(graph: fx.Graph, title: str) -> Forward:
 
 
 @contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    before = {module: module.training for module in model.modules()}
+def _borrowed(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in train or eval mode; afterwards its attributes are what they were before.
+
+    Not only the modes: a forward may store what it computes, a proxy while it is traced.
+    """
+    before = {module: vars(module).copy() for module in model.modules()}
     try:
         model.train(training)
         yield
     finally:
-        for module, mode in before.items():
-            module.training = mode
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)

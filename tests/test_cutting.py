@@ -295,7 +295,7 @@ class TwoOutputsInTraining(Residual):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TwoInputs(), "cannot cut TwoInputs: .*'y'"),
+        (TwoInputs(), "cannot trace TwoInputs.forward .*'y'"),
         (RootBranch(), "cannot trace RootBranch.forward"),
         (RootConstant(), "cannot trace RootConstant.forward.*buffer"),
         (TwoOutputs(), "cannot find the classifier of TwoOutputs"),

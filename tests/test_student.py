@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable
 
@@ -49,13 +50,16 @@ def finished(**options: object) -> Student:
 @pytest.mark.parametrize("shape", [(12, 5, 7), (9, 12), (12,)])
 @pytest.mark.parametrize("order", ["pool_first", "paper"])
 def test_head_takes_maps_tokens_and_vectors(shape: tuple[int, ...], order: str) -> None:
-    head = ReferenceHead(12, 6, 3, order)
+    head = ReferenceHead(12, 6, 3, order, channels_last=len(shape) == 2)
     assert head(torch.randn(4, *shape)).shape == (4, 3)
 
 
 @pytest.mark.parametrize("shape", [(12, 5, 7), (9, 12), (12,)])
 def test_both_orders_are_the_same_function_up_to_statistics(shape: tuple[int, ...]) -> None:
-    paper, first = (ReferenceHead(12, 6, 3, order).eval() for order in ("paper", "pool_first"))
+    paper, first = (
+        ReferenceHead(12, 6, 3, order, channels_last=len(shape) == 2).eval()
+        for order in ("paper", "pool_first")
+    )
     paper.norm.running_mean.normal_()
     paper.norm.running_var.uniform_(0.5, 2)
     first.load_state_dict(paper.state_dict())
@@ -63,16 +67,16 @@ def test_both_orders_are_the_same_function_up_to_statistics(shape: tuple[int, ..
     torch.testing.assert_close(first(x), paper(x))
 
 
-@pytest.mark.parametrize("shape", [(12, 5, 7), (9, 12), (12,)])
-@pytest.mark.parametrize("order", ["pool_first", "paper"])
+@pytest.mark.parametrize("shape", [(12, 5, 7), (12, 9), (12,)])
+@pytest.mark.parametrize("order", ["pool_first", "paper", "linear"])
 def test_head_flops_are_counted_ones(shape: tuple[int, ...], order: str) -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         ReferenceHead(12, 6, 3, order).eval()(torch.randn(1, *shape))
-    assert head_flops(shape, 6, 3, order) == counter.get_total_flops()
+    assert head_flops(12, math.prod(shape) // 12, 6, 3, order) == counter.get_total_flops()
 
 
 def test_head_order_is_checked() -> None:
-    with pytest.raises(ValueError, match="head='last': expected one of pool_first, paper"):
+    with pytest.raises(ValueError, match="head='last': expected one of pool_first, paper, linear"):
         ReferenceHead(3, 3, 3, "last")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="head='last'"):
         student(head="last")
@@ -168,6 +172,39 @@ def test_new_weights_depend_on_seed_and_stage_only() -> None:
         assert torch.equal(a, b)
         assert torch.equal(a, c) == (a.dim() == 1 and a.shape == (64,))  # norms start alike
     assert short.head.linear.weight.abs().max() <= 64**-0.5  # PyTorch's default for 64 features
+
+
+@pytest.mark.parametrize("head", ["pool_first", "linear"])
+def test_channels_last_features_are_read_by_channel(head: str) -> None:
+    maps, last = (ReferenceHead(5, 6, 3, head, channels_last=flag).eval() for flag in (False, True))
+    last.load_state_dict(maps.state_dict())
+    x = torch.randn(2, 5, 4, 3)
+    torch.testing.assert_close(last(x.permute(0, 2, 3, 1)), maps(x))
+    torch.testing.assert_close(last(x.permute(0, 2, 3, 1).flatten(1, 2)), maps(x))
+
+
+def test_head_width_is_free_but_rows_cannot_move_then() -> None:
+    model = student(head_width=7)
+    model.grow(fragments=1, classes=4)
+    assert model.head.adapter.out_channels == model.head.linear.in_features == 7
+    model.grow(fragments=2, classes=6, keep_rows=True)
+    with pytest.raises(ValueError, match="rows of 7 features cannot become rows of 64"):
+        model.grow(fragments=3, classes=6, keep_rows=True)
+    assert model.grown == 2
+    model.grow(fragments=3, classes=6)
+    with pytest.raises(ValueError, match="head_width=0"):
+        student(head_width=0)
+
+
+def test_linear_heads() -> None:
+    model = student(head="linear")
+    model.grow(fragments=1, classes=4)
+    assert [name for name, _ in model.head.named_parameters()] == ["linear.weight", "linear.bias"]
+    assert model.head.linear.in_features == 16
+    with pytest.raises(ValueError, match="rows of 16 features cannot become rows of 32"):
+        model.grow(fragments=2, classes=4, keep_rows=True)
+    model.grow(fragments=2, classes=4)
+    assert model(images()).shape == (4, 4)
 
 
 def test_new_head_follows_mode_and_dtype() -> None:
@@ -380,7 +417,7 @@ def test_a_pretrained_classifier_keeps_its_classes() -> None:
 def test_nobody_graduates_early(fragments: int, classes: int) -> None:
     model = student()
     model.grow(fragments=fragments, classes=classes)
-    with pytest.raises(RuntimeError, match=f"{fragments} of 3 fragments and {classes} of 10"):
+    with pytest.raises(RuntimeError, match=r"has 2 of 3 fragments|has 9 of 10 classes"):
         model.graduate()
 
 
@@ -460,6 +497,14 @@ def test_flops_are_counted_ones(head: str) -> None:
         model.flops(4)
 
 
+def test_flops_of_linear_heads_are_counted_ones() -> None:
+    model = student(head="linear")
+    model.grow(fragments=2, classes=6)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        model.eval()(images(1))
+    assert model.flops() == counter.get_total_flops()
+
+
 def test_pool_first_costs_a_fraction_of_the_paper_head() -> None:
     costs = {
         h: student(head=h).flops(1) / student(head=h).flops(3) for h in ("pool_first", "paper")
@@ -472,7 +517,7 @@ def test_repr_shows_the_stage() -> None:
     model.grow(fragments=2, classes=6)
     lines = repr(model).splitlines()
     assert lines[0].startswith("Student(ResNet: 2 of 3 fragments, 6 of 10 classes")
-    assert [line.split()[0] for line in lines[1:]] == ["*", "*", "3"]
+    assert [line.split()[0] for line in lines[1:]] == ["*", ">", "3"]
     assert "layer1" in lines[1]
 
 
