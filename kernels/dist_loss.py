@@ -79,8 +79,8 @@ def _probabilities(x, shift, inverse, inverse_t):
 @triton.jit
 def _correlation(n, p_mean, q_mean, pp, qq, pq):
     """The correlation, and its derivative's factors of the centred q and p."""
-    p_flat = pp <= n * (_FLAT * p_mean) * (_FLAT * p_mean)
-    q_flat = qq <= n * (_FLAT * q_mean) * (_FLAT * q_mean)
+    p_flat = pp <= n * (p_mean * _FLAT) * (p_mean * _FLAT)
+    q_flat = qq <= n * (q_mean * _FLAT) * (q_mean * _FLAT)
     flat = p_flat | q_flat
     p_norm = tl.sqrt(tl.where(flat, 1.0, pp))
     q_norm = tl.sqrt(tl.where(flat, 1.0, qq))
@@ -114,7 +114,7 @@ def _row_number(numbers, which, row, num_rows):
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _rows_kernel(  # type: ignore[no-untyped-def]
+def _rows_kernel(
     student, teacher, rows, num_rows, classes, inverse_t, scale,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -161,7 +161,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["num_rows", "chunk"])
-def _columns_kernel(  # type: ignore[no-untyped-def]
+def _columns_kernel(
     student, teacher, rows, partials, num_rows, classes, chunk, inverse_t,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -208,9 +208,7 @@ def _columns_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["num_rows", "chunk"])
-def _merge_kernel(  # type: ignore[no-untyped-def]
-    partials, columns, num_rows, classes, chunk, scale, CLASSES: tl.constexpr
-):
+def _merge_kernel(partials, columns, num_rows, classes, chunk, scale, CLASSES: tl.constexpr):
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     exists = column < classes
     n = 0.0
@@ -252,7 +250,7 @@ def _missing(correlations, size, CLASSES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _gradient_kernel(  # type: ignore[no-untyped-def]
+def _gradient_kernel(
     student, teacher, rows, columns, grad, loss, num_rows, classes, inverse_t, beta, gamma,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edufast.ops import _library  # noqa: F401  (registers torch.ops.edufast)
-from edufast.ops.backends import select_backend
+from edufast.ops._without_cuda import select_backend_without_cuda
 from edufast.ops.kd_loss import _stored, _times
 from edufast.ops.kd_loss_reference import _soften
 
@@ -122,7 +122,6 @@ register(torch.ops.edufast.dist_loss.default)
 
 
 def _fused(name: str) -> torch._ops.OpOverload:
-    """The operator of a fused backend; "cpp" and "cuda" are one operator on two devices."""
     if name == "triton":
         from edufast.kernels.dist_loss import dist_loss as triton_dist_loss
 
@@ -156,7 +155,7 @@ def dist_loss(
         temperature: tau, above 0; tau^2 multiplies the loss.
         beta: weight of the relations between classes (rows), at least 0.
         gamma: weight of the relations within a class over the batch (columns), at least 0.
-        backend: "reference", "cpp", "cuda", "triton"; None: the device's best.
+        backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
 
     Returns:
         The loss, a float32 scalar (float64 for float64 logits).
@@ -181,7 +180,7 @@ def dist_loss(
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name} is {weight}; expected a finite number of at least 0")
     p = Problem(student, teacher.detach(), float(temperature), float(beta), float(gamma))
-    name = select_backend(backend, student)
+    name = select_backend_without_cuda(backend, student)
     if name == "reference":
         return reference(p)
     operator = _fused(name)

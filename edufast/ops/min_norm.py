@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edufast.ops import _library  # noqa: F401  (registers torch.ops.edufast)
-from edufast.ops.backends import select_backend
+from edufast.ops._without_cuda import select_backend_without_cuda
 from edufast.ops.kd_loss_reference import _soften
 from edufast.ops.slices import ClassSlices, Slice
 
@@ -161,7 +161,7 @@ def min_norm_weights(
         temperature: T, or K of them; above 0.
         cap: the tolerance C of the paper, the most that one teacher may weigh, in [1/K, 1]: 1/K is
             the average, None or 1 the unconstrained minimum-norm point.
-        backend: "reference", "cpp", "cuda", "triton"; None: the device's best.
+        backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
 
     Returns:
         (K,) float32, summing to 1; not differentiable. Equal gradients get equal weights; NaN in a
@@ -208,7 +208,7 @@ def min_norm_weights(
     cap = 1.0 if cap is None else float(cap)
     if not 1 / k <= cap * (1 + 1e-9) or cap > 1:
         raise ValueError(f"cap is {cap}; expected a number from 1/K = {1 / k:.4g} to 1")
-    name = select_backend(backend, student)
+    name = select_backend_without_cuda(backend, student)
     if cap * k <= 1 + 1e-6:  # a single point is left
         return student.new_full((k,), 1 / k, dtype=torch.float32)
     with torch.no_grad():

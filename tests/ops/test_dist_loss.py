@@ -214,6 +214,7 @@ def test_compile_without_breaks_or_recompilation():
         ({"beta": -1.0}, ValueError, "beta is -1.0; expected a finite number of at least 0"),
         ({"gamma": math.inf}, ValueError, "gamma is inf"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'reference', 'cpp' or 'tr"),
     ],
 )
 def test_errors(change, error, message):

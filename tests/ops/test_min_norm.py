@@ -288,6 +288,7 @@ def zeros(*shape: int) -> Tensor:
         ({"cap": 1.5}, ValueError, "cap is 1.5"),
         ({"cap": math.nan}, ValueError, "cap is nan"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'reference', 'cpp' or 'tr"),
     ],
 )
 def test_errors(change, error, message):

@@ -1,0 +1,257 @@
+# mypy: disallow-untyped-defs=False
+"""AEKD's weights in Triton: semantics as in edufast/ops/min_norm.py.
+
+Three launches: Gram matrices of many rows each, their sum, and the quadratic program, which one
+small program solves. A program keeps the gradients of one row at a time, in cached memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from edufast.kernels.kd_loss import _student, _teacher
+from edufast.kernels.kd_loss_tiles import Rows, in_elements, load_student, load_teacher
+from torch import Tensor
+
+from edufast.ops.min_norm import (
+    FLOOR,
+    ITERATIONS,
+    NEGLIGIBLE,
+    SIGMA,
+    TO_BOUNDARY,
+    Problem,
+    register,
+)
+
+_INF = tl.constexpr(float("inf"))
+_FLOOR = tl.constexpr(FLOOR)
+_ITERATIONS = tl.constexpr(ITERATIONS)
+_NEGLIGIBLE = tl.constexpr(NEGLIGIBLE)
+_SIGMA = tl.constexpr(SIGMA)
+_TO_BOUNDARY = tl.constexpr(TO_BOUNDARY)
+
+# --- the Gram matrix --------------------------------------------------------------------------
+
+
+@triton.jit
+def _load_pair(student, teacher, rows, column):
+    """Logits of both on the teacher's slice, -inf elsewhere."""
+    v, mask = load_teacher(teacher, rows, column, rows.valid, student.classes)
+    return tl.where(mask, load_student(student, rows, column), -_INF), v
+
+
+@triton.jit
+def _add_to_softmax(most, total, x, temperature):
+    """One more tile of the row; a row of -inf keeps a sum of 0."""
+    new = tl.maximum(most, tl.max(x, 1))
+    shift = tl.where(new == -_INF, 0.0, new)
+    down = tl.exp((most - shift) / temperature)
+    return new, total * down + tl.sum(tl.exp((x - shift[:, None]) / temperature), 1)
+
+
+@triton.jit
+def _softened(x, most, scale, temperature):
+    shift = tl.where(most == -_INF, 0.0, most)
+    return tl.exp((x - shift[:, None]) / temperature) * scale[:, None]
+
+
+@triton.jit
+def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
+    """T (p - q) over all classes, zero outside the slice and where either side is empty."""
+    temperature = teacher.temperature
+    u_most = tl.full([1], -_INF, tl.float32)
+    v_most = tl.full([1], -_INF, tl.float32)
+    u_total = tl.zeros([1], tl.float32)
+    v_total = tl.zeros([1], tl.float32)
+    for first in range(0, student.classes, TILE):
+        u, v = _load_pair(student, teacher, rows, first + tl.arange(0, TILE))
+        u_most, u_total = _add_to_softmax(u_most, u_total, u, temperature)
+        v_most, v_total = _add_to_softmax(v_most, v_total, v, temperature)
+    empty = (u_total == 0.0) | (v_total == 0.0)
+    u_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, u_total))
+    v_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, v_total))
+    for first in range(0, width, TILE):
+        column = first + tl.arange(0, TILE)
+        u, v = _load_pair(student, teacher, rows, column)
+        p = _softened(u, u_most, u_scale, temperature)
+        q = _softened(v, v_most, v_scale, temperature)
+        tl.store(grads + column[None, :], p - q)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _gram_kernel(
+    student, teachers, grads, partials, num_rows, width,
+    K: tl.constexpr, SIZE: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    student = in_elements(student)
+    program = tl.program_id(0)
+    grads += program.to(tl.int64) * K * width
+    i = tl.arange(0, SIZE)
+    chunk = tl.arange(0, CHUNK)
+    gram = tl.zeros([SIZE, SIZE], tl.float32)
+    for r in range(program, num_rows, tl.num_programs(0)):
+        index = tl.zeros([1], tl.int64) + r
+        exists = index < num_rows
+        rows = Rows(index, exists, exists, None, None)
+        for k in tl.static_range(K):
+            _write_gradient(grads + k * width, student, teachers[k], rows, width, TILE)
+        tl.debug_barrier()  # what is read next was written by other threads
+        for first in range(0, width, CHUNK):
+            offset = i[:, None] * width + (first + chunk)[None, :]
+            all_grads = tl.load(grads + offset, mask=(i < K)[:, None], other=0.0)
+            for j in range(K):
+                one = tl.load(grads + (j * width + first) + chunk)
+                products = tl.sum(all_grads * one[None, :], 1)
+                gram += tl.where((i == j)[:, None], products[None, :], 0.0)
+        tl.debug_barrier()  # before the next row overwrites it
+    offset = (program * SIZE + i[:, None]) * SIZE + i[None, :]
+    tl.store(partials + offset, gram)
+
+
+_MAX_TILE = 1024
+_HELD = 2048  # gradients that a program multiplies at a time
+_PROGRAMS = 512  # a constant, so that the sums do not depend on the device
+
+
+def _gradient_gram(*arguments: Any) -> Tensor:
+    p = Problem(*arguments)
+    _check_device(p.student)
+    names = ["student", *(f"teachers[{i}]" for i in range(len(p.teachers)))]
+    for name, x in zip(names, (p.student, *p.teachers), strict=True):
+        if x.device != p.student.device:
+            raise ValueError(f"{name} is on {x.device}; expected {p.student.device}, like student")
+        if x.dtype == torch.float64:
+            raise TypeError(
+                f"{name} is torch.float64; backend 'triton' takes float32, bfloat16 and float16"
+            )
+    num_rows, classes = p.student.shape
+    k = len(p.teachers)
+    if not num_rows:
+        return p.student.new_zeros((k, k), dtype=torch.float64)
+    programs, size = min(num_rows, _PROGRAMS), triton.next_power_of_2(k)
+    tile = min(_MAX_TILE, max(64, triton.next_power_of_2(classes)))
+    width = triton.cdiv(classes, tile) * tile
+    columns: list[Tensor | None] = [*p.columns] or [None] * k
+    grads = p.student.new_empty(programs * k * width, dtype=torch.float32)
+    partials = p.student.new_empty((programs, size, size), dtype=torch.float32)
+    with torch.cuda.device_of(p.student):
+        teachers = tuple(
+            _teacher(*one, None, classes)
+            for one in zip(p.teachers, p.starts, columns, p.temperatures, strict=True)
+        )
+        _gram_kernel[(programs,)](
+            _student(p.student, None), teachers, grads, partials, num_rows, width,
+            K=k, SIZE=size, TILE=tile, CHUNK=min(tile, _HELD // size), num_warps=4,
+        )  # fmt: skip
+    return partials.sum(0, dtype=torch.float64)[:k, :k].contiguous()
+
+
+# --- the quadratic program: step for step as edufast.ops.min_norm.reference_weights ---------------
+
+
+@triton.jit
+def _solve(m, a, b, i, K: tl.constexpr):
+    """Solutions of m x = a and m x = b by Gauss-Jordan elimination; m is positive definite."""
+    for j in range(K):
+        is_j = i == j
+        row = tl.sum(tl.where(is_j[:, None], m, 0.0), 0)
+        column = tl.sum(tl.where(is_j[None, :], m, 0.0), 1)
+        pivot = tl.sum(tl.where(is_j, column, 0.0), 0)
+        factor = tl.where(is_j, 0.0, column / pivot)
+        m -= factor[:, None] * row[None, :]
+        a -= factor * tl.sum(tl.where(is_j, a, 0.0), 0)
+        b -= factor * tl.sum(tl.where(is_j, b, 0.0), 0)
+    diagonal = tl.sum(tl.where(i[:, None] == i[None, :], m, 0.0), 1)
+    return a / diagonal, b / diagonal
+
+
+@triton.jit
+def _longest(value, change):
+    return tl.min(tl.where(change < 0, -value / change, _INF), 0)
+
+
+@triton.jit
+def _weights_kernel(gram, weights, cap, K: tl.constexpr, SIZE: tl.constexpr, CAPPED: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    valid = i < K
+    one = tl.full([SIZE], 1.0, tl.float64)
+    ones = tl.where(valid, one, 0.0)
+    is_diagonal = i[:, None] == i[None, :]
+    mask = valid[:, None] & valid[None, :]
+    g = tl.load(gram + i[:, None] * K + i[None, :], mask=mask, other=0.0)
+    largest = tl.max(tl.sum(tl.where(is_diagonal, g, 0.0), 1), 0)
+    g = g / tl.where(largest > 0, largest, 1.0)
+    # Entries beyond K stay where they are.
+    x = tl.where(valid, one / K, 1.0)
+    z = ones
+    slack = tl.where(valid, cap - x, 1.0)
+    w = ones if CAPPED else ones * 0.0
+    for _ in range(_ITERATIONS):
+        mu = tl.sum(x * z + slack * w, 0) / (2 * K if CAPPED else K)  # w = 0 without a cap
+        target = tl.maximum(mu * _SIGMA, _FLOOR)
+        push = target / x
+        if CAPPED:
+            push -= target / slack
+        push = tl.where(valid, push - tl.sum(g * x[None, :], 1), 0.0)
+        system = g + tl.where(is_diagonal, tl.where(valid, z / x + w / slack, 1.0)[:, None], 0.0)
+        a, b = _solve(system, push, ones, i, K)
+        dx = a - b * (tl.sum(a, 0) / tl.sum(b, 0))
+        dz = tl.where(valid, (target - z * dx) / x - z, 0.0)
+        step = tl.minimum(_longest(x, dx), _longest(z, dz))
+        dw = dz
+        if CAPPED:
+            dw = tl.where(valid, (target + w * dx) / slack - w, 0.0)
+            step = tl.minimum(step, tl.minimum(_longest(slack, -dx), _longest(w, dw)))
+        step = tl.minimum(step * _TO_BOUNDARY, 1.0)
+        x += step * dx
+        z += step * dz
+        if CAPPED:
+            slack -= step * dx
+            w += step * dw
+    x = tl.where(valid & ~(x < _NEGLIGIBLE), x, 0.0)
+    x = x / tl.sum(x, 0)
+    x = tl.where(x > cap, cap, x)
+    tl.store(weights + i, x.to(tl.float32), mask=valid)
+
+
+def _min_norm_weights(gram: Tensor, cap: float) -> Tensor:
+    _check_device(gram)
+    k = gram.shape[0]
+    weights = gram.new_empty(k, dtype=torch.float32)
+    size = triton.next_power_of_2(k)
+    with torch.cuda.device_of(gram):
+        _weights_kernel[(1,)](
+            gram, weights, cap, K=k, SIZE=size, CAPPED=cap < 1, num_warps=1 if size < 16 else 4
+        )
+    return weights
+
+
+# --- registration -----------------------------------------------------------------------------
+
+_INTERPRETED = not isinstance(_gram_kernel, triton.JITFunction)
+
+
+def _check_device(x: Tensor) -> None:
+    if not (x.is_cuda or _INTERPRETED):
+        raise ValueError(
+            f"backend 'triton' runs on cuda; the logits are on {x.device.type} (where only "
+            "Triton's interpreter runs: set TRITON_INTERPRET=1 before triton is imported)"
+        )
+
+
+def _define(name: str, forward: Any) -> torch._ops.OpOverload:
+    """An opaque operator with the schema of the one it stands beside, like kd_loss_triton."""
+    operator = getattr(torch.ops.edufast, name).default
+    schema = str(operator._schema).removeprefix(f"edufast::{name}")
+    torch.library.define(f"edufast::{name}_triton", schema)
+    torch.library.impl(f"edufast::{name}_triton", ("cpu", "cuda"), forward)
+    defined: torch._ops.OpOverload = getattr(torch.ops.edufast, f"{name}_triton").default
+    return defined
+
+
+gradient_gram = _define("gradient_gram", _gradient_gram)
+min_norm_weights = _define("min_norm_weights", _min_norm_weights)
+register(gradient_gram, min_norm_weights)

@@ -1,0 +1,81 @@
+"""Compiles, without a GPU, what a launch function would launch; prints what each kernel uses.
+
+Run in a process of its own, as ``python -m tests.ops.compile_offline CAPABILITY OPERATOR`` with
+TRITON_INTERPRET=0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+
+class Driver:
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+
+def report(kernel: Any) -> str:
+    """Registers, stack and local memory of a compiled kernel."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(kernel.asm["cubin"])
+        done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, check=True)
+    return next(line for line in done.stdout.decode().splitlines() if "STACK" in line).strip()
+
+
+def instead_of_launching(kernel: JITFunction, grid: object) -> Callable[..., None]:
+    def compile_only(*arguments: Any, **options: Any) -> None:
+        compiled = kernel.run(*arguments, grid=grid, warmup=True, **options)
+        print(kernel.__name__, report(compiled), flush=True)
+
+    return compile_only
+
+
+def dist_loss() -> None:
+    from edufast.kernels.dist_loss import _launch
+
+    from edufast.ops.dist_loss import Problem
+
+    for classes, dtype in ((10, torch.bfloat16), (1000, torch.float32), (32768, torch.bfloat16)):
+        x = torch.zeros(64, classes, dtype=dtype)
+        _launch(Problem(x, x, 2.0, 1.0, 1.0), torch.zeros(()), torch.zeros(64, classes))
+
+
+def min_norm() -> None:
+    from edufast.kernels import min_norm
+
+    min_norm._check_device = lambda _: None
+    x = torch.zeros(64, 1000)
+    for k in (3, 32):
+        gram = min_norm._gradient_gram(x, [x] * k, [], [0] * k, [4.0] * k)
+        for cap in (1.0, 0.5):
+            min_norm._min_norm_weights(gram, cap)
+
+
+if __name__ == "__main__":
+    triton.runtime.driver.set_active(Driver(int(sys.argv[1])))
+    JITFunction.__getitem__ = instead_of_launching
+    torch.cuda.device_of = lambda _: contextlib.nullcontext()
+    {"dist_loss": dist_loss, "min_norm": min_norm}[sys.argv[2]]()
