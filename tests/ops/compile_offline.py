@@ -1,7 +1,7 @@
 """Compiles, without a GPU, what a launch function would launch; prints what each kernel uses.
 
-Run in a process of its own, as ``python -m tests.ops.compile_offline CAPABILITY OPERATOR`` with
-TRITON_INTERPRET=0.
+Run in a process of its own, as ``python -m tests.ops.compile_offline CAPABILITY OPERATOR SIZE``
+with TRITON_INTERPRET=0.
 """
 
 from __future__ import annotations
@@ -53,29 +53,27 @@ def instead_of_launching(kernel: JITFunction, grid: object) -> Callable[..., Non
     return compile_only
 
 
-def dist_loss() -> None:
+def dist_loss(classes: int) -> None:
     from edufast.kernels.dist_loss import _launch
 
     from edufast.ops.dist_loss import Problem
 
-    for classes, dtype in ((10, torch.bfloat16), (1000, torch.float32), (32768, torch.bfloat16)):
-        x = torch.zeros(64, classes, dtype=dtype)
-        _launch(Problem(x, x, 2.0, 1.0, 1.0), torch.zeros(()), torch.zeros(64, classes))
+    x = torch.zeros(64, classes, dtype=torch.bfloat16)
+    _launch(Problem(x, x, 2.0, 1.0, 1.0), torch.zeros(()), torch.zeros(64, classes))
 
 
-def min_norm() -> None:
+def min_norm(teachers: int) -> None:
     from edufast.kernels import min_norm
 
     min_norm._check_device = lambda _: None
     x = torch.zeros(64, 1000)
-    for k in (3, 32):
-        gram = min_norm._gradient_gram(x, [x] * k, [], [0] * k, [4.0] * k)
-        for cap in (1.0, 0.5):
-            min_norm._min_norm_weights(gram, cap)
+    min_norm._gradient_gram(x, [x] * 4, [], [0] * 4, [4.0] * 4)
+    min_norm._min_norm_weights(torch.zeros(teachers, teachers, dtype=torch.float64), 0.5)
 
 
 if __name__ == "__main__":
-    triton.runtime.driver.set_active(Driver(int(sys.argv[1])))
+    capability, operator, size = sys.argv[1:]
+    triton.runtime.driver.set_active(Driver(int(capability)))
     JITFunction.__getitem__ = instead_of_launching
     torch.cuda.device_of = lambda _: contextlib.nullcontext()
-    {"dist_loss": dist_loss, "min_norm": min_norm}[sys.argv[2]]()
+    {"dist_loss": dist_loss, "min_norm": min_norm}[operator](int(size))

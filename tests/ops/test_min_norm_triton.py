@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
         ),
         Case(rows=5, classes=1030, dtype=torch.bfloat16, slices="overlapping"),
         Case(rows=6, classes=70, teachers=4, slices="disjoint", teacher_dtypes=(torch.float16,)),
-        Case(rows=3, classes=20, teachers=17),
+        Case(rows=1, classes=20, teachers=9),
     ],
     ids=str,
 )
@@ -72,7 +72,7 @@ def test_degenerate_problems():
 
 @interpreted
 def test_opcheck_and_float64():
-    z, teachers, arguments = inputs(Case(slices="lists"))
+    z, teachers, arguments = inputs(Case(rows=2, slices="lists"))
     p = tuple(problem(z, teachers, **arguments))
     gram = min_norm.gradient_gram(*p)
     for operator, operands in (
@@ -84,13 +84,14 @@ def test_opcheck_and_float64():
         min_norm_weights(z, [z, z.double()], backend="triton")
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_compiles_without_spills(capability):
+@pytest.mark.parametrize(("capability", "teachers"), [(80, 4), (90, 32)])
+def test_compiles_without_spills(capability, teachers):
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "tests.ops.compile_offline", str(capability), "min_norm"]
+    arguments = [str(capability), "min_norm", str(teachers)]
+    command = [sys.executable, "-m", "tests.ops.compile_offline", *arguments]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 2
     assert all("STACK:0 " in line and "LOCAL:0 " in line for line in lines), done.stdout
