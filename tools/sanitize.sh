@@ -14,4 +14,4 @@ build=build/sanitize
 EDUFAST_LIBRARY="$PWD/$build/libedufast.so" OMP_NUM_THREADS=2 \
   LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-  "$python" -m pytest tests/ops -p no:cacheprovider -k "not compile and not triton and not cuda and not offline" "$@"
+  "$python" -m pytest tests/ops -p no:cacheprovider -k "not compile and not triton and not cuda and not offline and not build" "$@"

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../kd_loss.h"
+#include "elements.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -20,10 +21,9 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-#define EDUFAST_INLINE inline __attribute__((always_inline))
-
 using Floats = float __attribute__((vector_size(kVectorBytes)));
 using Ints = int32_t __attribute__((vector_size(kVectorBytes)));
+using Unsigned = uint32_t __attribute__((vector_size(kVectorBytes)));  // may wrap around
 using Doubles = double __attribute__((vector_size(kVectorBytes)));
 using Longs = int64_t __attribute__((vector_size(kVectorBytes)));
 
@@ -38,13 +38,6 @@ template <class A> constexpr A kInf = __builtin_huge_val();
 template <int value> struct Constant {
   constexpr operator int() const { return value; }
 };
-
-template <class To, class From> EDUFAST_INLINE To bits(From x) {
-  static_assert(sizeof(To) == sizeof(From));
-  To y;
-  __builtin_memcpy(&y, &x, sizeof y);
-  return y;
-}
 
 template <class A> EDUFAST_INLINE Vec<A> splat(A x) { return x - Vec<A>{}; }
 
@@ -128,7 +121,7 @@ EDUFAST_INLINE Floats exp(Floats x) {
   e = e * r + 0x1.fffffcp-2f;
   e = (e * r) * r + r + 1.0f;
   // Multiplying with 2^n, instead of adding n to the exponent, keeps NaN a NaN.
-  const Ints exponent = (bits<Ints>(shifted) << 23) + 0x3f800000;
+  const Unsigned exponent = (bits<Unsigned>(shifted) << 23) + 0x3f800000u;
   e *= bits<Floats>(exponent);
   return x < -87.33654f ? Floats{} : e;
 }
@@ -139,7 +132,7 @@ EDUFAST_INLINE Doubles exp(Doubles x) {  // fp64 is there for checking: plain li
 
 // log x for normal x > 0 (anything else: meaningless, but finite or NaN).
 EDUFAST_INLINE Floats log(Floats x) {
-  const Ints i = bits<Ints>(x) - 0x3f3504f3;  // mantissa to [sqrt(1/2), sqrt(2))
+  const Ints i = bits<Ints>(bits<Unsigned>(x) - 0x3f3504f3u);  // mantissa to [sqrt(1/2), sqrt(2))
   const Floats n = __builtin_convertvector(i >> 23, Floats);
   const Floats f = bits<Floats>((i & 0x007fffff) + 0x3f3504f3) - 1.0f;
   Floats p = splat(7.0376836292e-2f);  // Cephes logf
@@ -166,35 +159,6 @@ EDUFAST_INLINE float scalar_log(float x) { return __builtin_logf(x); }
 EDUFAST_INLINE double scalar_log(double x) { return __builtin_log(x); }
 EDUFAST_INLINE float scalar_log1p(float x) { return __builtin_log1pf(x); }
 EDUFAST_INLINE double scalar_log1p(double x) { return __builtin_log1p(x); }
-
-// --- element types ------------------------------------------------------------------------------
-
-struct BFloat16 { uint16_t bits; };
-struct Half { uint16_t bits; };
-
-EDUFAST_INLINE float widen(BFloat16 x) { return bits<float>(uint32_t{x.bits} << 16); }
-EDUFAST_INLINE float widen(Half x) {
-  // The exponent is moved by a multiplication, which also normalises fp16's denormal numbers.
-  const uint32_t magnitude = uint32_t{x.bits} & 0x7fffu;
-  const uint32_t number = bits<uint32_t>(bits<float>(magnitude << 13) * 0x1p112f);
-  const uint32_t special = (magnitude << 13) | 0x7f800000u;  // infinities and NaN
-  const uint32_t sign = (uint32_t{x.bits} & 0x8000u) << 16;
-  return bits<float>((magnitude >= 0x7c00u ? special : number) | sign);
-}
-EDUFAST_INLINE float widen(float x) { return x; }
-EDUFAST_INLINE double widen(double x) { return x; }
-
-EDUFAST_INLINE void narrow(float x, float* y) { *y = x; }
-EDUFAST_INLINE void narrow(double x, float* y) { *y = static_cast<float>(x); }
-EDUFAST_INLINE void narrow(float x, double* y) { *y = x; }
-EDUFAST_INLINE void narrow(double x, double* y) { *y = x; }
-EDUFAST_INLINE void narrow(float x, BFloat16* y) {  // to nearest, ties to even
-  const uint32_t b = bits<uint32_t>(x);
-  const uint32_t rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
-  y->bits = static_cast<uint16_t>((b & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-template <class A> EDUFAST_INLINE void narrow(A, Half*) {}  // fp16 gradients are kept in fp32
-EDUFAST_INLINE void narrow(double x, BFloat16* y) { narrow(static_cast<float>(x), y); }
 
 template <class F> EDUFAST_INLINE void with_dtype(DType dtype, F f) {
   switch (dtype) {
