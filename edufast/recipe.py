@@ -126,6 +126,7 @@ class TrainingSection(_Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    exit_weight: Annotated[float, Field(ge=0)] = 0.0
     augment: AugmentSection = AugmentSection()
 
 

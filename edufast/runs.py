@@ -11,12 +11,13 @@ import numpy as np
 import torch
 import yaml
 from rich.console import Console
+from torch import nn
 
 from edufast.artifact import ModelInfo, load_model, read_info, save_model
 from edufast.curriculum import Curriculum
 from edufast.data import DataSet, load_dataset
 from edufast.errors import UserError
-from edufast.export.trained import export_trained
+from edufast.export.trained import export_trained, latency
 from edufast.faculty import Faculty, Teacher
 from edufast.files import atomic_write
 from edufast.journal import Journal
@@ -122,7 +123,7 @@ class Run:
                     if (method, seed) not in finished:
                         finished[method, seed] = self._train(method, seed, faculty)
             if self.config.export and "education" in self.config.methods:
-                self._export()
+                self._export(*load_model(self.folder / "student.safetensors"), "student.onnx")
         finally:
             page = write_report(self.folder)
             self.console.print(f"report: {page}")
@@ -195,6 +196,7 @@ class Run:
             head=self.recipe.student.head,
             class_order=curriculum.class_order,
             seed=seed,
+            keep_exits=self.recipe.training.exit_weight > 0,
         )
         school = School(
             student,
@@ -214,6 +216,9 @@ class Run:
             everything = tuple(range(len(self.data.classes)))
             info = self._info(self.recipe.student.model, everything, at.accuracy, at.student_flops)
             save_model(self.folder / "student.safetensors", graduate, info)
+            if self.config.export:
+                for depth in student.depths[:-1]:
+                    self._export(student.graduate(depth), info, f"student-exit{depth}.onnx")
         for phase, seconds in at.phases.items():
             self.journal.write("phase", method=method, seed=seed, phase=phase, seconds=seconds)
         self.journal.write(
@@ -267,14 +272,14 @@ class Run:
 
     # --- export and bookkeeping --------------------------------------------------------------
 
-    def _export(self) -> None:
-        model, info = load_model(self.folder / "student.safetensors")
-        report = export_trained(model, info, self.data, self.folder / "student.onnx")
+    def _export(self, model: nn.Module, info: ModelInfo, name: str) -> None:
+        report = export_trained(model, info, self.data, self.folder / name)
         event = report.event()
-        self.journal.write(event.pop("event"), **event)
+        milliseconds = latency(report.path, info.image_size)
+        self.journal.write(event.pop("event"), **event, latency_ms=milliseconds)
         self.console.print(
-            f"exported {report.path} ({report.bytes / 1e6:.2f} MB), "
-            f"agreement with PyTorch {report.parity.agreement:.1%}"
+            f"exported {report.path} ({report.bytes / 1e6:.2f} MB, {milliseconds:.2f} ms an image "
+            f"on one thread), agreement with PyTorch {report.parity.agreement:.1%}"
         )
 
     def _open_folder(self) -> None:

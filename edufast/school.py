@@ -29,7 +29,7 @@ from edufast.data import (
 )
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
-from edufast.faculty import Faculty, Lesson
+from edufast.faculty import Faculty, Lesson, Teaching
 from edufast.flops import TRAINING_FACTOR
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
@@ -213,16 +213,20 @@ class School:
         with self._phase("teachers"):
             teaching = lesson(batch.images, labels)
         with self._phase("student"):
-            logits = self.student(batch.images)
-            if teaching is None:
-                loss = F.cross_entropy(logits.float(), labels)
-            else:
-                loss = self.algorithm(logits, teaching, labels)
+            *exits, logits = self.student.forward_exits(batch.images)
+            loss = self._loss(logits, teaching, labels)
+            for answer in exits:
+                loss = loss + self.training.exit_weight * self._loss(answer, teaching, labels)
             loss.backward()
         with self._phase("optimizer"):
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def _loss(self, logits: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
+        if teaching is None:
+            return F.cross_entropy(logits.float(), labels)
+        return self.algorithm(logits, teaching, labels)
 
     def _validate(self, loader: Loader) -> Accuracy:
         at, started = self.progress, time.perf_counter()

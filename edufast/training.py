@@ -22,6 +22,8 @@ class Training:
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
         weight_decay: of either.
+        exit_weight: above 0, the heads of earlier grades stay as exits, and their losses count this
+            much; see :class:`edufast.Student` with ``keep_exits``.
         augment: random views of the training images.
     """
 
@@ -30,6 +32,7 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    exit_weight: float = 0.0
     augment: Augment = field(default_factory=Augment)
 
     def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

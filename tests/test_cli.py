@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from edufast.artifact import load_model
+from edufast.artifact import load_model, save_model
 from edufast.cli import app
 from edufast.models import create_model
 from tests.tiny import tiny_data
@@ -187,6 +187,35 @@ def test_one_command_trains_on_a_folder_without_a_recipe(folder):
     )  # fmt: skip
     assert "education" in json.loads(result.stdout)["accuracy"]
     assert (folder / "one" / "student.onnx").is_file()
+
+
+def test_exits_become_smaller_students_of_the_same_run(run, folder):
+    out = folder / "exits"
+    edufast(
+        "train", folder / "recipe.yaml", "--out", out, "--teachers", run,
+        "--set", "training.exit_weight=0.3", "--set", "baselines=[]",
+    )  # fmt: skip
+    exports = [e for e in events(out) if e["event"] == "export"]
+    assert [e["path"] for e in exports] == [
+        "student-exit1.onnx", "student-exit2.onnx", "student.onnx"
+    ]  # fmt: skip
+    assert exports[0]["bytes"] < exports[1]["bytes"] < exports[2]["bytes"]
+    assert all(e["agreement"] == 1.0 and e["latency_ms"] > 0 for e in exports)
+
+
+def test_merge_averages_students(run, folder):
+    model, info = load_model(run / "student.safetensors")
+    with torch.no_grad():
+        model.fc.weight.add_(1.0)
+    save_model(folder / "other.safetensors", model, info)
+    weights = [run / "student.safetensors", folder / "other.safetensors"]
+    edufast("merge", *weights, "--out", folder / "m.safetensors", "--weights", "1,3")
+    original, merged = load_file(weights[0]), load_file(folder / "m.safetensors")
+    torch.testing.assert_close(merged["fc.weight"], original["fc.weight"] + 0.75)
+    torch.testing.assert_close(merged["conv1.weight"], original["conv1.weight"])
+    teacher = run / "teachers" / "teacher0.safetensors"
+    edufast("merge", weights[0], teacher, "--out", folder / "n.safetensors", code=2)
+    edufast("merge", *weights, "--out", folder / "n.safetensors", "--weights", "1,x", code=2)
 
 
 @pytest.mark.parametrize(

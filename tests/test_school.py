@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,6 +161,24 @@ def test_authors_way_forgets_momentum_and_teaches_slice_by_slice():
     trained.fit()
     slices = DATA.train.labels[trained._loaders[2]._sampler(0)] // 2
     assert slices.tolist() == sorted(slices)
+
+
+def test_kept_exits_learn_on_with_the_rest():
+    losses = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        curriculum = Curriculum([Grade(1, range(6)), Grade(1), Grade(6)])
+        student = Student(tiny_model(), 3, input_size=(3, 16, 16), keep_exits=True)
+        training = replace(TRAINING, exit_weight=weight)
+        trained = School(student, Faculty([]), curriculum, DATA, training=training)
+        trained.fit()
+        assert student.depths == (1, 2, 3)
+        images, labels, _ = next(trained._validation_loader(2).epoch(0))
+        with torch.no_grad():
+            exits = student.eval().forward_exits(images)[:-1]
+        losses.append([torch.nn.functional.cross_entropy(e, labels).item() for e in exits])
+    left_alone, taught = losses
+    assert taught[0] < left_alone[0] and taught[1] < left_alone[1]
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +59,19 @@ def validation_images(
     pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
     rank = {c: position for position, c in enumerate(info.class_ids)}
     return pixels, np.array([rank[int(label)] for label in batch.labels], dtype=np.int64)
+
+
+def latency(path: Path, image_size: int, runs: int = 50) -> float:
+    """Median milliseconds that onnxruntime needs for one image of bytes, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = np.zeros((1, image_size, image_size, 3), np.uint8)
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        session.run(None, {"image": image})
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)

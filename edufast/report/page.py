@@ -216,6 +216,7 @@ def _exports(log: RunLog) -> str:
             _optional(event, "accuracy_torch", percent),
             _optional(event, "accuracy_onnx", percent),
             _optional(event, "max_abs_difference", lambda value: f"{value:.1e}"),
+            _optional(event, "latency_ms", lambda value: f"{value:.2f} ms"),
         ]
         for event in log.exports
     ]
@@ -228,6 +229,7 @@ def _exports(log: RunLog) -> str:
         "accuracy, PyTorch",
         "accuracy, file",
         "largest logit difference",
+        "one image, one thread",
     ]
     return _table(heads, rows)
 
