@@ -1,8 +1,8 @@
 // Runs CUDA kernels on a CPU, one fiber per thread, to test them where no GPU is.
 //
 // Blocks run one after the other in order (the blocks of a cluster together). A fiber runs until
-// its next barrier or warp operation; the order within such a step is the caller's, so that a
-// missing barrier shows as a result that depends on the order. Threads that wait at different
+// its next barrier or warp operation, and a warp as far ahead of the others as barriers allow; the
+// order is the caller's, so that a missing barrier shows as a result that depends on it. Threads that wait at different
 // barriers, or for a thread that has left, end the run with an error, and shared memory starts as
 // NaN.
 #pragma once
@@ -42,7 +42,7 @@ struct Index {
   unsigned x;
 };
 
-enum class Wait { None, Warp, Block, Cluster, Left };
+enum class Wait { None, Warp, Block, Cluster, Asleep, Left };
 
 struct Fiber {
   ucontext_t context;
@@ -100,21 +100,16 @@ inline void enter() {
   swapcontext(&self->context, &launch->scheduler);
 }
 
-// Releases the groups of `size` fibers that all wait at the same operation of the kind.
-inline bool release(Wait kind, size_t size) {
-  bool any = false;
-  auto& fibers = launch->fibers;
-  for (size_t begin = 0; begin < fibers.size(); begin += size) {
-    const auto first = fibers.begin() + begin, last = first + size;
-    if (!std::all_of(first, last, [&](const Fiber& f) { return f.wait == kind; })) continue;
-    for (auto f = first; f != last; ++f) {
-      self = &*f;
-      if (std::strcmp(f->operation, first->operation)) fail("a warp is at different operations");
-      f->wait = Wait::None;
-    }
-    any = true;
+// Releases the group of `size` fibers around one, if all wait for the same.
+inline bool release(size_t fiber, size_t size, Wait kind) {
+  const auto first = launch->fibers.begin() + fiber / size * size, last = first + size;
+  if (!std::all_of(first, last, [&](const Fiber& f) { return f.wait == kind; })) return false;
+  for (auto f = first; f != last; ++f) {
+    self = &*f;
+    if (std::strcmp(f->operation, first->operation)) fail("a warp is at different operations");
+    f->wait = Wait::None;
   }
-  return any;
+  return true;
 }
 
 inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
@@ -139,30 +134,50 @@ inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
     f.context.uc_link = nullptr;
     makecontext(&f.context, enter, 0);
   }
-  std::vector<size_t> turns(count);
-  std::iota(turns.begin(), turns.end(), 0);
-  if (order == 1) std::reverse(turns.begin(), turns.end());
+  std::vector<size_t> lanes(32), warps(count / 32);
+  std::iota(lanes.begin(), lanes.end(), 0);
+  std::iota(warps.begin(), warps.end(), 0);
+  if (order == 1) {
+    std::reverse(lanes.begin(), lanes.end());
+    std::reverse(warps.begin(), warps.end());
+  }
   std::mt19937 random(order);
+  const auto runs = [](const Fiber& f) { return f.wait == Wait::None; };
+  int naps = 0;  // of threads that poll
   for (;;) {
-    if (order > 1) std::shuffle(turns.begin(), turns.end(), random);
-    for (const size_t i : turns) {
-      Fiber& f = launch->fibers[i];
-      if (f.wait != Wait::None) continue;
-      self = &f;
-      swapcontext(&launch->scheduler, &f.context);
+    if (order > 1) {
+      std::shuffle(lanes.begin(), lanes.end(), random);
+      std::shuffle(warps.begin(), warps.end(), random);
     }
-    // Warps first: a block's barrier may then find all its threads.
-    if (release(Wait::Warp, 32) || release(Wait::Block, threads) ||
-        release(Wait::Cluster, count))
+    // One warp as far as it gets: the others then are as far behind as barriers allow.
+    const auto warp = std::find_if(warps.begin(), warps.end(), [&](size_t w) {
+      const auto first = launch->fibers.begin() + w * 32;
+      return std::any_of(first, first + 32, runs);
+    });
+    if (warp == warps.end()) {
+      const auto asleep = [](const Fiber& f) { return f.wait == Wait::Asleep; };
+      auto& fibers = launch->fibers;
+      if (std::none_of(fibers.begin(), fibers.end(), asleep)) break;
+      if (++naps > 100) fail("waiting for a block that has not run");
+      for (Fiber& f : fibers)
+        if (asleep(f)) f.wait = Wait::None;
       continue;
-    if (std::all_of(launch->fibers.begin(), launch->fibers.end(),
-                    [](const Fiber& f) { return f.wait == Wait::Left; }))
-      return;
-    fail("threads wait for each other");
+    }
+    for (const size_t lane : lanes) {
+      self = &launch->fibers[*warp * 32 + lane];
+      if (runs(*self)) swapcontext(&launch->scheduler, &self->context);
+    }
+    const size_t fiber = *warp * 32;
+    release(fiber, 32, Wait::Warp) || release(fiber, threads, Wait::Block) ||
+        release(fiber, count, Wait::Cluster);
+  }
+  for (Fiber& f : launch->fibers) {
+    self = &f;
+    if (f.wait != Wait::Left) fail("threads wait for each other");
   }
 }
 
-// order: 0 ascending, 1 descending, more: a random one.
+// order: of the threads; 0 ascending, 1 descending, more: random.
 inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned order,
                 std::function<void()> kernel) {
   Launch state = {{static_cast<unsigned>(blocks)}, {static_cast<unsigned>(threads)}, cluster,
@@ -188,7 +203,7 @@ inline char* dynamic_shared() {
 inline void __syncthreads() { emulation::wait(emulation::Wait::Block, "__syncthreads"); }
 inline void __syncwarp() { emulation::wait(emulation::Wait::Warp, "__syncwarp"); }
 inline void __threadfence() {}
-inline void __nanosleep(unsigned) { emulation::fail("waiting for a block that has not run"); }
+inline void __nanosleep(unsigned) { emulation::wait(emulation::Wait::Asleep, "__nanosleep"); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T x, int mask) {
