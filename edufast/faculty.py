@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edufast.curriculum import Target
 from edufast.flops import forward_flops
+from edufast.merging import folded_if_traceable
 from edufast.ops import ClassSlices
 
 
@@ -40,7 +41,8 @@ class Teacher:
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    The models stay in eval mode and want no gradients from here on; they are not copied.
+    What runs is a copy with batch norm folded into the layers before it; a model that torch.fx cannot
+    trace runs itself, and wants no gradients from here on.
 
     Args:
         teachers: any number of them, also none.
@@ -50,9 +52,13 @@ class Faculty(Sequence[Teacher]):
     def __init__(self, teachers: Sequence[Teacher], device: torch.device | str = "cpu") -> None:
         self._teachers = tuple(teachers)
         self.device = torch.device(device)
-        for teacher in self._teachers:
-            model = teacher.model.to(self.device).to(memory_format=torch.channels_last)
-            model.eval().requires_grad_(False)
+        self._models = [
+            folded_if_traceable(teacher.model)
+            .requires_grad_(False)
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+            for teacher in self._teachers
+        ]
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -65,12 +71,12 @@ class Faculty(Sequence[Teacher]):
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
         """FLOPs of one forward pass of one image of shape ``input_size`` (2 x multiply-adds)."""
-        return forward_flops(self[teacher].model, input_size)
+        return forward_flops(self._models[teacher], input_size)
 
     @torch.no_grad()
     def all_logits(self, images: Tensor, teachers: Sequence[int]) -> list[Tensor]:
         """Logits (B, C_k) of every named teacher for every image."""
-        return [self[k].model(images) for k in teachers]
+        return [self._models[k](images) for k in teachers]
 
     @torch.no_grad()
     def routed_logits(
@@ -90,7 +96,7 @@ class Faculty(Sequence[Teacher]):
             rows = (owners == position).nonzero()[:, 0]
             answer = images.new_full((len(images), len(self[k].classes)), math.nan)
             if len(rows):
-                answer[rows] = self[k].model(images[rows]).to(answer.dtype)
+                answer[rows] = self._models[k](images[rows]).to(answer.dtype)
             logits.append(answer)
         return logits
 

@@ -303,6 +303,14 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
+def folded_if_traceable(model: nn.Module) -> nn.Module:
+    """:func:`fold_batch_norm`, or the model itself, in eval mode, where that cannot be done."""
+    try:
+        return fold_batch_norm(model)
+    except UserError:
+        return model.eval()
+
+
 @torch.no_grad()
 def _fold(layer: Any, norm: Any) -> None:
     scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edufast.faculty import Faculty, Lesson, Teacher, gated_logits
+from edufast.models import create_model
 from edufast.ops import ClassSlices
 
 
@@ -32,11 +33,27 @@ IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 def test_teachers_are_frozen_and_in_eval_mode():
     faculty = faculty_of([0, 1], [2])
-    for teacher in faculty:
-        assert not teacher.model.training
-        assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not any(model.training for model in faculty._models)
+    assert not any(p.requires_grad for model in faculty._models for p in model.parameters())
     first, second = (faculty.all_logits(IMAGES, [0, 1]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_teacher_runs_with_folded_norms_and_stays_as_it_was():
+    model = create_model("resnet8", 5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.eval()(images)
+    faculty = Faculty([Teacher(model, range(5))])
+    torch.testing.assert_close(faculty.all_logits(images, [0])[0], expected, rtol=1e-4, atol=1e-5)
+    norms = [m for m in faculty._models[0].modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not norms and model.state_dict().keys() == state.keys()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 def test_routing_shows_each_image_to_its_owner_only():

@@ -26,6 +26,7 @@ from edufast.export import onnx
 from edufast.export.parity import ExportError, Parity, compare, torch_logits
 from edufast.export.preprocess import check_constants, normalise
 from edufast.files import atomic_write
+from edufast.merging import folded_if_traceable
 
 __all__ = ["ExportError", "ExportReport", "Parity", "export", "verify"]
 
@@ -121,7 +122,7 @@ def export(
     entries = _entries(classes, input_size, constants, form.versions(), metadata or {})
     with atomic_write(path) as temporary:
         form.write(
-            model,
+            folded_if_traceable(model),
             temporary,
             input_size=input_size,
             constants=constants,
