@@ -1,0 +1,231 @@
+"""What Triton's compiler makes of kd_loss, for GPUs that need not be there.
+
+Launches are real up to the point where a compiled kernel would go to the GPU, so what is compiled
+has exactly the signature and the specialisation of a launch. Run as a program, this file compiles
+one share of the configurations and prints a JSON object for each.
+
+The configurations: every tile, and the loop, on three generations, with two problems. One is the
+everyday one, bf16 and forward KL, on the widest row of the tile (aligned: 16 bytes a load). The
+other is chosen for pressure on registers: an odd width (each element its own address), three
+teachers, their gradients, and the heaviest divergences and weightings in turn. More teachers take
+more code, not more registers; what else a launch may vary takes fewer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CAPABILITIES = (80, 90, 100)
+HEAVY = (("js", "confidence"), ("dkd", "entropy"), ("reverse_kl", "routed"), ("dkd", "given"))
+SHARES = 2
+
+
+def problem(
+    classes: int,
+    rows: int = 64,
+    teachers: int = 2,
+    dtype: torch.dtype = torch.bfloat16,
+    divergence: str = "forward_kl",
+    weighting: str = "mean",
+    alpha: float = 0.3,
+    temperature: float = 4.0,
+    teacher_grad: bool = False,
+) -> Any:
+    from edufast.ops.kd_loss_reference import (
+        DEFAULT_PARAMS,
+        DIVERGENCES,
+        REDUCTIONS,
+        WEIGHTINGS,
+        Problem,
+    )
+
+    logits = torch.empty(rows, classes, dtype=dtype)
+    return Problem(
+        student=logits,
+        teachers=[torch.empty_like(logits) for _ in range(teachers)],
+        labels=torch.empty(rows, dtype=torch.int64),
+        weights=torch.empty(rows, teachers) if weighting == "given" else None,
+        columns=[],
+        starts=[0] * teachers,
+        temperatures=[temperature] * teachers,
+        alpha=alpha,
+        weighting=WEIGHTINGS[weighting],
+        divergence=DIVERGENCES[divergence],
+        divergence_params=list(DEFAULT_PARAMS[divergence]),
+        label_smoothing=0.1,
+        ignore_index=-100,
+        reduction=REDUCTIONS["mean"],
+        teacher_grad=teacher_grad,
+    )
+
+
+class Compiler:
+    """Stands in for the driver of a GPU; ``launch`` returns what a launch would have run."""
+
+    def __init__(self, capability: int) -> None:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.runtime.jit import JITFunction
+
+        self._target = GPUTarget("cuda", capability, 32)
+        self._launched: list[Any] = []
+        triton.runtime.driver.set_active(self)
+        compiler = self
+
+        def bind(kernel: Any, grid: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> None:
+                compiler._launched.append(kernel.run(*args, grid=grid, warmup=True, **kwargs))
+
+            return call
+
+        JITFunction.__getitem__ = bind
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def launch(self, p: Any) -> list[Any]:
+        from edufast.kernels import kd_loss as kernel
+
+        self._launched = []
+        _, grad, teacher_grads = kernel._fake(*p)
+        kernel._launch(p, torch.empty(len(p.student)), grad, teacher_grads)
+        return self._launched
+
+
+def configurations() -> list[tuple[int, dict[str, Any]]]:
+    from edufast.kernels.kd_loss import LOOP, TILES
+
+    result: list[tuple[int, dict[str, Any]]] = []
+    for i, tile in enumerate((*TILES, LOOP)):
+        classes = 50_000 if tile is LOOP else tile.classes
+        for j, capability in enumerate(CAPABILITIES):
+            divergence, weighting = HEAVY[(i + j) % len(HEAVY)]
+            heavy = {"teachers": 3, "teacher_grad": True, "dtype": torch.float32}
+            result.append((capability, {"classes": classes}))
+            result.append(
+                (
+                    capability,
+                    {"classes": classes - 1, "divergence": divergence, "weighting": weighting}
+                    | heavy,
+                )
+            )
+    return result
+
+
+def _ptxas_report(kernel: Any, capability: int) -> str:
+    """``ptxas -v``: the same assembler, on the same PTX, as Triton's own."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    assembler = folder / ("ptxas-blackwell" if capability >= 100 else "ptxas")
+    target = re.search(r"^\.target (sm_\w+)", kernel.asm["ptx"], re.MULTILINE)
+    assert target is not None
+    source = Path(os.environ["TRITON_CACHE_DIR"]) / f"{os.getpid()}.ptx"
+    source.write_text(kernel.asm["ptx"])
+    return subprocess.run(
+        [assembler, "-v", f"-arch={target[1]}", source, "-o", os.devnull],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+
+
+def compile_share(share: int) -> None:
+    for i, (capability, arguments) in enumerate(configurations()):
+        # The cheap and the dear of a pair go to the same share.
+        if (i // 2) % SHARES != share:
+            continue
+        for kernel in Compiler(capability).launch(problem(**arguments)):
+            report = _ptxas_report(kernel, capability)
+            spilled = [int(n) for n in re.findall(r"(\d+) bytes spill", report)]
+            registers = re.search(r"Used (\d+) registers", report)
+            line = {
+                "kernel": kernel.metadata.name,
+                "capability": capability,
+                "classes": arguments["classes"],
+                "aligned": "divergence" not in arguments,
+                "registers": int(registers[1]) if registers else None,
+                "spilled": sum(spilled) if spilled else None,
+                "fp64": re.findall(r"\S*\.f64\S*", kernel.asm["ptx"])[:3],
+                "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])),
+            }
+            print(json.dumps(line), flush=True)
+
+
+def specialise() -> None:
+    """Launches that must not compile anew: they differ in numbers only."""
+    compiler = Compiler(90)
+    for classes in (100, 3000):
+        kernels = [
+            compiler.launch(problem(classes, rows, alpha=alpha, temperature=temperature))
+            for rows, alpha, temperature in ((64, 0.3, 4.0), (100, 0.0, 1.0), (1, 1.0, 2.5))
+        ]
+        same = all(launched == kernels[0] for launched in kernels)
+        print(json.dumps({"classes": classes, "launches": len(kernels[0]), "same": same}))
+
+
+def _run(cache: Path, *arguments: str) -> list[dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    triton = pytest.importorskip("triton")
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("this Triton ships no ptxas")
+    cache = tmp_path_factory.mktemp("triton")
+    with ThreadPoolExecutor(SHARES) as pool:
+        shares = pool.map(lambda share: _run(cache, "share", str(share)), range(SHARES))
+        return [line for share in shares for line in share]
+
+
+def main_kernels(compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in compiled if line["kernel"] != "_mean_kernel"]
+
+
+def test_no_configuration_spills(compiled: list[dict[str, Any]]) -> None:
+    assert len(main_kernels(compiled)) == len(configurations())
+    assert all(line["registers"] for line in compiled)
+    assert [line for line in compiled if line["spilled"] != 0] == []
+
+
+def test_nothing_is_computed_in_fp64(compiled: list[dict[str, Any]]) -> None:
+    assert [line for line in compiled if line["fp64"]] == []
+
+
+def test_aligned_rows_are_loaded_16_bytes_at_a_time(compiled: list[dict[str, Any]]) -> None:
+    wide = [c for c in main_kernels(compiled) if c["aligned"] and c["classes"] >= 256]
+    assert wide and [line for line in wide if line["wide_loads"] < 3] == []  # student, two teachers
+
+
+def test_new_numbers_do_not_compile_anew(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    for line in _run(tmp_path, "specialise"):
+        assert line["same"] and line["launches"] == 2, line
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "share":
+        compile_share(int(sys.argv[2]))
+    else:
+        specialise()
