@@ -28,7 +28,7 @@ struct Teacher {
   int32_t start = 0;                 // column j stands for class start + j ...
   const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]
   float temperature = 1;
-  void* grad = nullptr;  // (B, classes) contiguous, in the teacher's dtype; null: not asked for
+  void* grad = nullptr;  // (B, classes) contiguous, the teacher's dtype (fp16: fp32); null: unasked
 };
 
 struct KDLoss {
@@ -64,7 +64,7 @@ void kd_loss(const KDLoss& problem);
 }
 #ifdef EDUFAST_HAS_CUDA
 namespace cuda {
-// `workspace` is kWorkspaceBytes(problem) of device memory; see csrc/cuda/kd_loss.cu.
+// `workspace` is kd_loss_workspace(problem) bytes of device memory; see csrc/cuda/kd_loss.cu.
 int64_t kd_loss_workspace(const KDLoss& problem);
 void kd_loss(const KDLoss& problem, void* workspace, void* stream);
 }

@@ -135,7 +135,7 @@ def _reference_weights(p: Problem, slices: ClassSlices, teachers: list[Tensor]) 
     )
     # Teachers that do not know the label take no part; a lone one gets the whole weight.
     count = known.sum(1, keepdim=True)
-    share = _soften(cross_entropy.masked_fill(~known, -math.inf).clamp(max=1e30)).p
+    share = torch.softmax(cross_entropy.clamp(max=1e30).masked_fill(~known, -math.inf), 1)
     return torch.where(count > 1, (1 - share) / (count - 1).clamp_min(1), 1.0).to(dtype) * known
 
 

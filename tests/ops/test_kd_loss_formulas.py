@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,3 +113,16 @@ def test_weights_sum_to_one(weighting, backend):
     several = evaluate(x, backend).loss
     x.teachers, x.arguments["weighting"] = x.teachers[:1], "mean"
     torch.testing.assert_close(several, evaluate(x, backend).loss)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_confidence_of_teachers_that_rule_the_label_out(backend):
+    """Both know the label and give it probability 0: equally wrong, so they share the weight."""
+    logits = torch.zeros(1, 3, dtype=torch.float64)
+    wrong = torch.tensor([[-math.inf, 1.0, 0.0]], dtype=torch.float64)
+    label = torch.tensor([0])
+    confident, mean = (
+        kd_loss(logits, [wrong, wrong], label, weighting=weighting, backend=backend)
+        for weighting in ("confidence", "mean")
+    )
+    torch.testing.assert_close(confident, mean)
