@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from edufast.errors import UserError
-from edufast.tracing import Forward, Trace, compile_graph, measure, module_path, trace
+from edufast.tracing import Forward, Trace, compile_graph, measure, module_path, trace, try_out
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -98,6 +98,7 @@ def cut(
         isinstance(size, int) and size > 0 for size in input_size
     ):
         raise UserError(f"input_size={input_size!r}: expected sizes such as (3, 32, 32)")
+    try_out(model, input_size)
     traces = {training: trace(model, training, input_size) for training in (True, False)}
     nodes = traces[False].nodes
     flops, shapes = measure(model, traces[False], input_size)

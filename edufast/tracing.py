@@ -67,6 +67,21 @@ class Trace:
         return graph
 
 
+def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
+    """Run the model once, in eval mode, on an image of ``input_size``.
+
+    Raises:
+        UserError: that fails.
+    """
+    try:
+        with _borrowed(model, False), torch.no_grad():
+            model(_images(model, 1, input_size))
+    except Exception as error:
+        raise UserError(
+            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: {error}"
+        ) from error
+
+
 def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
     """Trace a model of one image tensor in train or eval mode.
 
@@ -134,7 +149,8 @@ class _Tracer(fx.Tracer):
         suspects: set[fx.Node] = set()  # the others give tensors, which need not be looked at
         for node in self.graph.nodes:
             inputs = node.all_input_nodes
-            source = node.target in (operator.getitem, "size") or node.args[1:] == ("shape",)
+            indexed = node.target is operator.getitem and isinstance(node.args[1], int)
+            source = indexed or node.target == "size" or node.args[1:] == ("shape",)
             derived = inputs and suspects.issuperset(inputs)
             if node.op in ("call_function", "call_method") and (source or derived):
                 suspects.add(node)
@@ -153,10 +169,11 @@ class _Tracer(fx.Tracer):
         self._running = True
         try:
             if not self._examples:
-                shapes = [(batch, *self._input_size) for batch in _BATCHES]
-                self._examples = [_Example(self._model, shape) for shape in shapes]
+                sizes = self._input_size
+                self._examples = [_Example(self._model, batch, sizes) for batch in _BATCHES]
             return [example.value(node) for example in self._examples]
         except Exception:
+            self._input_size = None  # not again
             return []
         finally:
             self._running = False
@@ -192,13 +209,13 @@ class _Tracer(fx.Tracer):
 class _Example(fx.Interpreter):
     """Runs a graph as it comes to be, on tensors that have shapes and types but no values."""
 
-    def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
-        self.mode, like = FakeTensorMode(), _like(model)
+    def __init__(self, model: nn.Module, batch: int, input_size: Sequence[int]) -> None:
+        self.mode = FakeTensorMode()
         with FakeCopyMode(self.mode):  # what forward does to a buffer must not happen here
             copied = copy.deepcopy(model)
         super().__init__(copied, garbage_collect_values=False, graph=fx.Graph())
         with self.mode:
-            self.images = torch.empty(*shape, dtype=like.dtype, device=like.device)
+            self.images = _images(copied, batch, input_size)
 
     def value(self, node: fx.Node) -> Any:
         with self.mode, torch.no_grad():
@@ -214,9 +231,10 @@ def _is_size(value: Any) -> bool:
     return sizes or isinstance(value, int)
 
 
-def _like(model: nn.Module) -> Tensor:
-    """A tensor of the type and on the device of the model's weights."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+def _images(model: nn.Module, batch: int, input_size: Sequence[int]) -> Tensor:
+    """Black images of the type and on the device of the model's weights."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(batch, *input_size, dtype=like.dtype, device=like.device)
 
 
 def _crossings(nodes: list[fx.Node], sizes: Collection[fx.Node]) -> dict[str, int]:
@@ -268,8 +286,7 @@ def measure(
                 shapes[n] = tuple(value.shape[1:])
             return value
 
-    like = _like(model)
-    images = torch.zeros(batch, *input_size, dtype=like.dtype, device=like.device)
+    images = _images(model, batch, input_size)
     # The fused attention kernels of the CPU are not in the counter's table; their parts are.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -281,10 +298,6 @@ def measure(
             FlopCounterMode(display=False) as counter,
         ):
             Meter(model, graph=traced.nodes[0].graph).run(images, enable_io_processing=False)
-    except Exception as error:
-        raise UserError(
-            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: {error}"
-        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return flops, shapes

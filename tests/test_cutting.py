@@ -217,6 +217,126 @@ def test_a_module_that_cannot_be_traced_stays_whole() -> None:
         assert torch.equal(run(cutting, model, x), model(x))
 
 
+class FunctionalBetween(nn.Module):
+    """Works on outside of its submodules, behind one that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Branching(8)
+        self.second = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.fc(self.second(x) * 2)
+
+
+def test_cuts_keep_their_places_behind_what_cannot_be_traced() -> None:
+    model = FunctionalBetween().eval()
+    x = -torch.ones(2, 8)  # negative: would not survive the activation
+    first, last = cut(model, 2, input_size=(8,), cuts=["first"]).fragments
+    assert torch.equal(first(model, x), x)
+    assert torch.equal(last(model, x), model(x))
+
+
+class Tokens(nn.Module):
+    """Questions about sizes, sizes handed on, the size of the batch: what transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 5)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = x.shape[2]  # a proxy, while it is traced
+        batch, _, height, width = x.shape
+        if height % 4 or width % 4 or x.dtype != self.fc.weight.dtype:
+            raise ValueError("the size of the images is no multiple of 4")
+        height, width = height // 4, width // 4
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = self.first(x)
+        x = self.second(x).reshape(batch, height * width, 8)
+        return self.fc(x.sum(1) / (height * width))
+
+
+def test_sizes_are_no_obstacle() -> None:
+    model = Tokens().eval()
+    cutting = cut(model, 3, input_size=(3, 8, 12), cuts=["embed", "first"])
+    assert model.calls == 0
+    assert [fragment.shape for fragment in cutting.fragments] == [(8, 2, 3), (6, 8), (5,)]
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 8, 12)
+        assert torch.equal(run(cutting, model, x), model(x))
+
+
+class AskingForTheBatch(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if len(x.shape) == 2 and x.shape[0] > 1 else x
+
+
+def test_what_depends_on_the_size_of_the_batch_stays_whole() -> None:
+    model = Residual(block=AskingForTheBatch).eval()
+    cutting = cut(model, 2, input_size=(8,), cuts=["blocks.1"])
+    for batch in (1, 2):
+        x = torch.randn(batch, 8)
+        assert torch.equal(run(cutting, model, x), model(x))
+
+
+class Windows(nn.Module):
+    """Maps (B, H, W, C) between a first and a last convolution, as in Swin."""
+
+    def __init__(self, size: int, norm: type[nn.Module] = nn.LayerNorm) -> None:
+        super().__init__()
+        self.size = size
+        self.embed = nn.Conv2d(3, 8, 1)
+        self.norm = norm(8)
+        self.block = Block(8)
+        self.conv = nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).permute(0, 2, 3, 1)
+        x = self.norm(x).reshape(x.shape[0], -1, 8)
+        x = self.block(x).reshape(-1, self.size, self.size, 8)
+        return self.fc(self.conv(x.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+class OwnNorm(nn.LayerNorm):
+    """Its axis cannot be told from its type."""
+
+
+# 8: as high and wide as there are channels, so that sizes alone tell nothing.
+@pytest.mark.parametrize("size", [6, 8])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, OwnNorm])
+def test_channels_are_found_wherever_they_are(size: int, norm: type[nn.Module]) -> None:
+    model = Windows(size, norm)
+    places = ["embed", "permute", "reshape", "block", "reshape_1"]
+    cutting = cut(model, 6, input_size=(3, size, size), cuts=places)
+    assert [f.channels_last for f in cutting.fragments[:-1]] == [False, True, True, True, True]
+    assert [f.channels for f in cutting.fragments] == [8] * 5 + [5]
+    assert [f.places for f in cutting.fragments] == [size * size] * 5 + [1]
+
+
+class Answer(dict):
+    logits = property(lambda self: self["logits"])
+
+
+class AnsweringInADictionary(Residual):
+    """The way of Hugging Face."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, **options: object) -> Answer:
+        return Answer(loss=None if labels is None else labels.sum(), logits=super().forward(x))
+
+
+def test_logits_in_a_dictionary() -> None:
+    model = AnsweringInADictionary().eval()
+    x = torch.randn(2, 8)
+    assert torch.equal(run(cut(model, 2, input_size=(8,)), model, x), model(x).logits)
+
+
 class Shared(nn.Module):
     """One weight used in two fragments, read directly; an optional argument; a token."""
 
@@ -295,7 +415,7 @@ class TwoOutputsInTraining(Residual):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TwoInputs(), "cannot trace TwoInputs.forward .*'y'"),
+        (TwoInputs(), "TwoInputs fails on images .*'y'"),
         (RootBranch(), "cannot trace RootBranch.forward"),
         (RootConstant(), "cannot trace RootConstant.forward.*buffer"),
         (TwoOutputs(), "cannot find the classifier of TwoOutputs"),

@@ -69,6 +69,15 @@ def test_libraries_without_any_download(name: str, monkeypatch: pytest.MonkeyPat
     assert create_model(name, 11).fc.out_features == 11
 
 
+def test_hugging_face_classifiers_give_logits() -> None:
+    pytest.importorskip("transformers")
+    model = create_model("hf/resnet", 7).eval()
+    images = torch.randn(2, 3, 32, 32)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    assert torch.equal(logits, model.model(images).logits)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
@@ -77,13 +86,14 @@ def test_libraries_without_any_download(name: str, monkeypatch: pytest.MonkeyPat
         ("timm/resnet19", "timm/resnet18"),
         ("timm/hf-hub:someone/model", "unknown"),  # would download
         ("torchvision/", "unknown"),
+        ("hf/vt", "did you mean hf/.*vit"),
         ("zzz", "known: resnet8"),
         ("", "unknown"),
     ],
 )
 def test_unknown_names_list_near_matches(name: str, hint: str) -> None:
-    if name.startswith(("torchvision", "timm")):
-        pytest.importorskip(name.split("/")[0])
+    if "/" in name:
+        pytest.importorskip(name.split("/")[0].replace("hf", "transformers"))
     with pytest.raises(UserError, match=hint):
         create_model(name, 10)
 
@@ -94,13 +104,13 @@ def test_number_of_classes_is_checked(count: object) -> None:
         create_model("resnet8", count)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
 def test_missing_library_says_what_to_install(
     library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=f"pip install {library}"):
-        create_model(f"{library}/resnet18", 10)
+        create_model(f"{library.replace('transformers', 'hf')}/resnet18", 10)
 
 
 @pytest.mark.parametrize("depth", [2, 9, 21])

@@ -174,6 +174,18 @@ def test_new_weights_depend_on_seed_and_stage_only() -> None:
     assert short.head.linear.weight.abs().max() <= 64**-0.5  # PyTorch's default for 64 features
 
 
+def test_new_weights_differ_between_stages() -> None:
+    heads = []
+    for fragments, classes in [(1, 4), (1, 5), (2, 4)]:
+        model = student()
+        model.grow(fragments=fragments, classes=classes)
+        heads.append(model.head)
+    narrow, wide, deep = (head.linear.weight[:4] for head in heads)
+    assert not torch.equal(narrow, wide)  # classes count
+    assert not torch.equal(narrow, deep)  # and so do fragments
+    assert not torch.equal(heads[0].adapter.weight, heads[1].adapter.weight)
+
+
 @pytest.mark.parametrize("head", ["pool_first", "linear"])
 def test_channels_last_features_are_read_by_channel(head: str) -> None:
     maps, last = (ReferenceHead(5, 6, 3, head, channels_last=flag).eval() for flag in (False, True))
@@ -351,6 +363,56 @@ def test_an_optimizer_over_everything_holds_each_parameter_once() -> None:
     model.grow(fragments=3, classes=CLASSES, optimizer=optimizer, keep_rows=True)
     params = optimizer.param_groups[0]["params"]
     assert [id(p) for p in params] == [id(p) for p in model.model.parameters()]
+
+
+def test_a_parameter_is_never_in_two_groups() -> None:
+    model = student()
+    model.grow(fragments=2, classes=4)
+    # The classifier that takes the place of the head's linear is in another group already.
+    groups = [{"params": list(model.head.parameters())}, {"params": list(model.model.parameters())}]
+    optimizer = SGD(groups, lr=0.1, momentum=0.9)
+    train(model, optimizer)
+    model.grow(fragments=3, classes=CLASSES, optimizer=optimizer, keep_rows=True)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(map(id, model.model.parameters()))
+
+
+@pytest.mark.parametrize("keep_exits", [False, True])
+@pytest.mark.parametrize("keep_rows", [False, True])
+@pytest.mark.parametrize("kind", ["sgd", "adamw foreach"])
+def test_three_grades_retain_weights_state_and_outputs(
+    kind: str, keep_rows: bool, keep_exits: bool
+) -> None:
+    """Bit for bit, at each growth: weights, buffers, moments, step counters and eval outputs."""
+    model = student(keep_exits=keep_exits)
+    model.grow(fragments=1, classes=4)
+    optimizer = OPTIMIZERS[kind](model.active_parameters())
+    for fragments, classes in [(2, 7), (3, CLASSES)]:
+        train(model, optimizer)
+        model.eval()
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        moments = {p: copy.deepcopy(s) for p, s in optimizer.state.items()}
+        taught, depth = [id(p) for p in model.active_parameters()], model.grown
+        outputs = [images()]
+        for fragment in model.fragments[:depth]:
+            outputs.append(fragment(model.model, outputs[-1]))
+        model.grow(fragments=fragments, classes=classes, optimizer=optimizer, keep_rows=keep_rows)
+
+        now = model.state_dict()
+        rows = {"model.fc.weight", "model.fc.bias"}  # of classes that came from the last head
+        kept = [n for n in state if n.startswith("model.") and not (keep_rows and n in rows)]
+        assert all(torch.equal(now[name], state[name]) for name in kept)
+        for before, after, fragment in zip(outputs, outputs[1:], model.fragments, strict=False):
+            assert torch.equal(fragment(model.model, before), after)
+        body = [
+            p for n, p in model.named_parameters() if n.startswith("model.") and id(p) in taught
+        ]
+        assert len(body) > 6 * depth
+        for parameter in body:
+            assert optimizer.state[parameter].keys() == moments[parameter].keys() != set()
+            for key, value in moments[parameter].items():
+                assert torch.equal(optimizer.state[parameter][key], value)
+        assert keep_exits == (depth in model.depths)
 
 
 def test_resuming_equals_going_on() -> None:
