@@ -41,8 +41,8 @@ class Teacher:
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    What runs is a copy with batch norm folded into the layers before it; a model that torch.fx cannot
-    trace runs itself, and wants no gradients from here on.
+    What runs is a copy with batch norm folded into the layers before it; a model that torch.fx
+    cannot trace runs itself, and wants no gradients from here on.
 
     Args:
         teachers: any number of them, also none.

@@ -15,8 +15,8 @@ except ImportError as error:
         "(or `make build` in a checkout)."
     ) from error
 
-# In an editable install the library lies beside `_native`, not beside this file. The variable is for
-# builds that are tested without being installed (make sanitize).
+# In an editable install the library lies beside `_native`, not beside this file. The variable is
+# for builds that are tested without being installed (make sanitize).
 LIBRARY = os.environ.get("EDUFAST_LIBRARY") or str(
     Path(_native.__file__).with_name("libedufast.so")
 )
