@@ -7,6 +7,7 @@ of the data: ``data`` and ``faculty``, ``student``, ``curriculum``, ``school``, 
 from edufast import ops
 from edufast.curriculum import Curriculum, Grade
 from edufast.data import Augment, load_dataset
+from edufast.exits import EarlyExit
 from edufast.export import export
 from edufast.faculty import Faculty, Teacher
 from edufast.models import create_model
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Augment",
     "Curriculum",
+    "EarlyExit",
     "Faculty",
     "Grade",
     "School",

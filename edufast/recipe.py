@@ -23,6 +23,7 @@ from pydantic import (
 from edufast.curriculum import Curriculum, Grade, Order, Schedule, Target
 from edufast.data import Augment, DataSet
 from edufast.errors import UserError
+from edufast.heads import Kind
 from edufast.losses import Algorithm, create_algorithm
 from edufast.training import Training
 
@@ -64,7 +65,8 @@ class StudentSection(_Section):
     """The edge model and where it is cut."""
 
     model: str
-    head: Literal["pool_first", "paper"] = "pool_first"
+    head: Kind = "pool_first"
+    head_width: PositiveInt | None = None
     cuts: list[str] | None = None
 
 

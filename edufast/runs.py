@@ -194,6 +194,7 @@ class Run:
             input_size=self._input_size,
             cuts=self.recipe.student.cuts if method == "education" else None,
             head=self.recipe.student.head,
+            head_width=self.recipe.student.head_width,
             class_order=curriculum.class_order,
             seed=seed,
             keep_exits=self.recipe.training.exit_weight > 0,
