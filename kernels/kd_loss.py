@@ -292,7 +292,7 @@ def _launch(p: Problem, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tens
     numbers = (rows, p.ignore_index, p.alpha, p.label_smoothing, param0, param1)
     kinds = {"K": num_teachers, "WEIGHTING": p.weighting, "DIVERGENCE": p.divergence}
     # Given the choice, ptxas spills a few bytes of the longest kernels to fit one more block.
-    registers = 255 if p.teacher_grad else None
+    registers = 255 if p.teacher_grad or num_teachers > 8 else None
     for tile in TILES:
         if classes <= tile.classes:
             _tile_kernel[(triton.cdiv(rows, tile.rows),)](
