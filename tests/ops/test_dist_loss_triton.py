@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 triton = pytest.importorskip("triton")
 
 from edufast.kernels.dist_loss import _INTERPRETED, row_tile  # noqa: E402

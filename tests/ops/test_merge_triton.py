@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 triton = pytest.importorskip("triton")
 
 from edufast.kernels.merge import _INTERPRETED  # noqa: E402
