@@ -134,14 +134,10 @@ def _gradient_gram(*arguments: Any) -> Tensor:
     programs, size = min(num_rows, _PROGRAMS), triton.next_power_of_2(k)
     tile = min(_MAX_TILE, max(64, triton.next_power_of_2(classes)))
     width = triton.cdiv(classes, tile) * tile
-    columns: list[Tensor | None] = [*p.columns] or [None] * k
     grads = p.student.new_empty(programs * k * width, dtype=torch.float32)
     partials = p.student.new_empty((programs, size, size), dtype=torch.float32)
     with torch.cuda.device_of(p.student):
-        teachers = tuple(
-            _teacher(*one, None, classes)
-            for one in zip(p.teachers, p.starts, columns, p.temperatures, strict=True)
-        )
+        teachers = tuple(_teacher(p, i, None) for i in range(k))
         _gram_kernel[(programs,)](
             _student(p.student, None), teachers, grads, partials, num_rows, width,
             K=k, SIZE=size, TILE=tile, CHUNK=min(tile, _HELD // size), num_warps=4,
