@@ -18,7 +18,7 @@ from edufast.curriculum import Curriculum
 from edufast.data import DataSet, load_dataset
 from edufast.errors import UserError
 from edufast.export.trained import export_trained, latency
-from edufast.faculty import Faculty, Teacher
+from edufast.faculty import Faculty, Lesson, Teacher
 from edufast.files import atomic_write
 from edufast.journal import Journal
 from edufast.models import create_model
@@ -103,6 +103,12 @@ class Run:
         if "kd" in config.methods:
             self.recipe = _with_full_teacher(self.recipe, self.data)
         self.slices = self.recipe.teacher_classes(self.data)
+        try:
+            self._rehearse()
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{self.recipe.name}: {error}") from error
         self._open_folder()
         self.journal = Journal(folder / "metrics.jsonl")
 
@@ -131,6 +137,20 @@ class Run:
             method: {seed: finished[method, seed] for seed in self.config.seeds}
             for method in self.config.methods
         }
+
+    def _rehearse(self) -> None:
+        """Put everything together once with stand-ins for the teachers: what does not fit shows
+        here, not after they have been trained."""
+        for section, classes in zip(self.recipe.teachers, self.slices, strict=True):
+            create_model(section.model, len(classes))
+        faculty = Faculty([Teacher(nn.Identity(), classes) for classes in self.slices])
+        for method in self.config.methods:
+            curriculum = self._curriculum_of(method)
+            school = self._school(method, self.config.seeds[0], faculty)
+            for g, grade in enumerate(curriculum.grades):
+                taught = curriculum.classes_taught(g)
+                temperature = school.algorithm.temperature
+                Lesson(faculty, grade.teachers, grade.target, taught, temperature)
 
     # --- teachers ----------------------------------------------------------------------------
 
@@ -185,7 +205,9 @@ class Run:
 
     # --- students ----------------------------------------------------------------------------
 
-    def _train(self, method: str, seed: int, faculty: Faculty) -> float:
+    def _school(
+        self, method: str, seed: int, faculty: Faculty, journal: Journal | None = None
+    ) -> School:
         curriculum = self._curriculum_of(method)
         torch.manual_seed(seed)
         student = Student(
@@ -199,7 +221,7 @@ class Run:
             seed=seed,
             keep_exits=self.recipe.training.exit_weight > 0,
         )
-        school = School(
+        return School(
             student,
             faculty,
             curriculum,
@@ -208,11 +230,14 @@ class Run:
             training=self.recipe.create_training(),
             device=self.config.device,
             seed=seed,
-            journal=self.journal,
+            journal=journal,
             checkpoint=self._checkpoint(f"{method}-{seed}"),
             method=method,
         )
-        graduate, at = school.fit(), school.progress
+
+    def _train(self, method: str, seed: int, faculty: Faculty) -> float:
+        school = self._school(method, seed, faculty, self.journal)
+        graduate, at, student = school.fit(), school.progress, school.student
         if method == "education" and seed == self.config.seeds[0]:
             everything = tuple(range(len(self.data.classes)))
             info = self._info(self.recipe.student.model, everything, at.accuracy, at.student_flops)
@@ -230,7 +255,7 @@ class Run:
             samples=at.samples,
             student_flops=at.student_flops,
             teacher_flops=at.teacher_flops,
-            teacher_training_flops=self._teacher_training_flops(curriculum),
+            teacher_training_flops=self._teacher_training_flops(school.curriculum),
             seconds=at.seconds,
         )
         self.console.print(

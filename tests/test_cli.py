@@ -230,6 +230,23 @@ def test_merge_averages_students(run, folder):
             "--methods: 'magic'; expected some of",
         ),
         (("resume", "nowhere"), "nowhere holds no run"),
+        # Nothing is trained, and no folder made, before these are noticed.
+        (("train", "quickstart", "--set", "student.model=resnet9"), "model 'resnet9' is unknown"),
+        (("train", "quickstart", "--set", "teachers.3.model=resnet9"), "'resnet9' is unknown"),
+        (("train", "quickstart", "--set", "student.cuts=[x, y]"), "cannot cut after 'x'"),
+        (
+            ("train", "quickstart", "--set", "training.augment.random_resized_crop=[0.3, 1.0]"),
+            "random_resized_crop: for image files only",
+        ),
+        (
+            (
+                "train",
+                "quickstart",
+                "--set",
+                "curriculum={grades: [{epochs: 1, classes: 0-59, teachers: [0], target: full}]}",
+            ),
+            "asks teacher 0 (teacher), but it does not know class 20",
+        ),
         (("export", "nowhere.safetensors"), "no model at nowhere.safetensors"),
     ],
 )
