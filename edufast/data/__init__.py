@@ -1,8 +1,9 @@
 """What is learned from (data sets), in which order (sampling) and as which pixels (pipeline)."""
 
 from edufast.data.augment import Augment, Views, draw_views
-from edufast.data.datasets import DataSet, Samples, load_dataset
+from edufast.data.datasets import load_dataset
 from edufast.data.pipeline import Batch, Loader
+from edufast.data.samples import DataSet, Samples
 from edufast.data.sampling import ClassSampler, MixedSampler, Sampler, SliceSampler
 
 __all__ = [

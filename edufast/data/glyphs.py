@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edufast.data.samples import Samples, Splits
 from edufast.files import atomic_write
 
 if TYPE_CHECKING:
@@ -51,27 +52,26 @@ class Style:
 STYLE = Style()
 _OVERSAMPLING = 2  # glyphs are drawn at this multiple of their size, then mapped down
 
-Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
-
-def glyphs() -> tuple[Split, Split]:
-    """Training and validation split: images (N, 32, 32, 3) uint8 and labels (N,) int64.
+def glyphs(seed: int = 0) -> Splits:
+    """Images (N, 32, 32, 3) uint8; every seed has other ones.
 
     Labels ascend, with 100 training and 50 validation images a class. Rendered once in a few
     seconds and kept under ``$EDUFAST_CACHE`` (``~/.cache/edufast`` when unset); a damaged cache
     is rendered again, a cache that cannot be written is only warned about.
     """
-    path = _cache_path()
+    path = _cache_path(seed)
     images = _read_cache(path)
     if images is None:
-        images = _render_all()
+        images = _render_all(seed)
         try:
             _write_cache(path, *images)
         except OSError as error:
             warnings.warn(f"the glyphs could not be cached in {path}: {error}", stacklevel=2)
     classes = np.arange(len(CLASSES), dtype=np.int64)
-    train, val = images
-    return (train, classes.repeat(TRAIN_PER_CLASS)), (val, classes.repeat(VAL_PER_CLASS))
+    train = Samples(images[0], classes.repeat(TRAIN_PER_CLASS))
+    val = Samples(images[1], classes.repeat(VAL_PER_CLASS))
+    return Splits(CLASSES, train, val)
 
 
 def render(label: int, index: int, *, split: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -148,14 +148,14 @@ def _mask(character: str, font: Path) -> Image.Image:
     return mask
 
 
-def _render_all() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _render_all(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     from rich.console import Console
     from rich.progress import Progress
 
     def split(number: int, per_class: int) -> NDArray[np.uint8]:
         images = np.empty((len(CLASSES) * per_class, SIZE, SIZE, 3), dtype=np.uint8)
         for row in range(len(images)):
-            images[row] = render(*divmod(row, per_class), split=number)
+            images[row] = render(*divmod(row, per_class), split=number, seed=seed)
             progress.advance(task)
         return images
 
@@ -165,8 +165,8 @@ def _render_all() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return split(0, TRAIN_PER_CLASS), split(1, VAL_PER_CLASS)
 
 
-def _cache_path() -> Path:
-    """Where this version's images are kept: the name carries all that they depend on."""
+def _cache_path(seed: int) -> Path:
+    """Where these images are kept: the name carries all that they depend on."""
     import matplotlib
     import PIL
     from PIL import features
@@ -174,7 +174,7 @@ def _cache_path() -> Path:
     folder = os.environ.get("EDUFAST_CACHE")
     libraries = np.__version__, matplotlib.__version__, PIL.__version__
     counts = SIZE, TRAIN_PER_CLASS, VAL_PER_CLASS
-    key = VERSION, CLASSES, counts, STYLE, libraries, features.version("freetype2")
+    key = VERSION, seed, CLASSES, counts, STYLE, libraries, features.version("freetype2")
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     return (Path(folder) if folder else Path.home() / ".cache" / "edufast") / f"glyphs-{name}.npz"
 

@@ -12,6 +12,8 @@ class Stream(IntEnum):
 
     ORDER = 1
     VIEWS = 2
+    SPLIT = 3
+    HOLDOUT = 4
 
 
 def generator(seed: int, stream: Stream, major: int, minor: int = 0) -> np.random.Generator:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from edufast.data import Samples, datasets, load_dataset
 from edufast.errors import UserError
@@ -110,6 +111,67 @@ def test_errors_of_folders(tmp_path):
     refuses(r"image file .*train/a/000\.png: cannot be read or decoded")
 
 
+def images_of(samples):
+    return {image.tobytes() for image in samples.images}
+
+
+def test_seeds_split_digits_anew_and_seed_0_takes_every_fifth():
+    first, second = load_dataset("digits"), load_dataset("digits", seed=1)
+    pixels, labels = load_digits(return_X_y=True)
+    fifth = np.concatenate([np.flatnonzero(labels == c)[4::5] for c in range(10)])
+    darkness = sorted(np.rint(pixels[fifth] * (255 / 16)).astype(int).mean(axis=1))
+    small = load_dataset("digits", image_size=8).val.images[..., 0]
+    assert sorted(small.mean(axis=(1, 2))) == pytest.approx(darkness)
+    assert np.array_equal(np.bincount(first.val.labels), np.bincount(second.val.labels))
+    common = images_of(first.val) & images_of(second.val)
+    assert len(common) < len(first.val) / 2
+    again = load_dataset("digits", seed=1)
+    assert np.array_equal(again.val.images, second.val.images)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_holdout_is_a_share_of_every_class_of_training(seed):
+    usual = load_dataset("digits", image_size=8, seed=seed)
+    held = load_dataset("digits", image_size=8, seed=seed, holdout=0.25)
+    assert images_of(held.train) | images_of(held.val) == images_of(usual.train)
+    assert images_of(held.train).isdisjoint(images_of(held.val))
+    assert images_of(held.val).isdisjoint(images_of(usual.val))  # the test split is left alone
+    share = np.bincount(held.val.labels) / np.bincount(usual.train.labels)
+    assert np.allclose(share, 0.25, atol=0.01)
+    again = load_dataset("digits", image_size=8, seed=seed, holdout=0.25)
+    assert np.array_equal(held.val.images, again.val.images)
+    assert held.mean == pytest.approx((held.train.images / 255).mean(axis=(0, 1, 2)))
+
+
+def test_the_seed_chooses_the_holdout_and_the_split_of_folders(tmp_path):
+    for name in ("a", "b"):
+        make_images(tmp_path / name, 40)
+    usual = load_dataset(str(tmp_path), image_size=8)
+    assert names(load_dataset(str(tmp_path), image_size=8, seed=1).val) != names(usual.val)
+    held = load_dataset(str(tmp_path), image_size=8, holdout=0.5)
+    assert names(held.train) | names(held.val) == names(usual.train)
+    assert names(held.train).isdisjoint(names(held.val))
+    shutil.move(tmp_path / "a", tmp_path / "train" / "a")
+    shutil.move(tmp_path / "b", tmp_path / "train" / "b")
+    make_images(tmp_path / "test" / "a", 1)
+    first, second = (
+        load_dataset(str(tmp_path), image_size=8, holdout=0.5, seed=seed) for seed in (0, 1)
+    )
+    assert names(first.val) != names(second.val) and len(first.val) == len(second.val) == 40
+
+
+def test_holdout_and_seed_are_checked(tmp_path):
+    for holdout in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match=r"holdout: expected a share in \[0, 1\), got"):
+            load_dataset("digits", holdout=holdout)
+    with pytest.raises(UserError, match="seed: expected at least 0, got -1"):
+        load_dataset("digits", seed=-1)
+    make_images(tmp_path / "a", 2)
+    make_images(tmp_path / "b", 4)
+    with pytest.raises(UserError, match="holdout: class 'a' has one training image; expected 2"):
+        load_dataset(str(tmp_path), image_size=8, holdout=0.1)
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(UserError, match="'cifar1000': neither one of digits, glyphs nor an exist"):
         load_dataset("cifar1000")
@@ -118,7 +180,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    def missing(size):
+    def missing(seed):
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
 
     monkeypatch.setitem(datasets._EMBEDDED, "digits", missing)

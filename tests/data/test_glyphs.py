@@ -62,10 +62,19 @@ def test_fonts_draw_every_class_and_none_draws_boxes():
 
 
 def test_the_cache_is_used(tiny, monkeypatch):
-    (first, _), _ = module.glyphs()
-    monkeypatch.setattr(module, "_render_all", lambda: pytest.fail("rendered again"))
-    (second, labels), _ = module.glyphs()
-    assert np.array_equal(first, second) and labels.tolist() == sorted([*range(60), *range(60)])
+    first = module.glyphs().train
+    monkeypatch.setattr(module, "_render_all", lambda seed: pytest.fail("rendered again"))
+    second = module.glyphs().train
+    assert np.array_equal(first.images, second.images)
+    assert second.labels.tolist() == sorted([*range(60), *range(60)])
+
+
+def test_every_seed_has_images_and_a_cache_of_its_own(tiny):
+    first, second = module.glyphs(0).train.images, module.glyphs(1).train.images
+    assert not (first == second).all(axis=(1, 2, 3)).any()
+    assert np.array_equal(second[7 * 2 + 1], module.render(7, 1, split=0, seed=1))
+    assert len(list(tiny.glob("*.npz"))) == 2
+    assert np.array_equal(module.glyphs(0).train.images, first)
 
 
 def _flip_a_bit(path):
@@ -93,11 +102,11 @@ def _forge(path):
     ids=["bit", "forged", "empty", "truncated", "text", "pickle"],
 )
 def test_a_damaged_cache_is_rendered_again(tiny, damage):
-    (first, _), _ = module.glyphs()
+    first = module.glyphs().train.images
     (path,) = tiny.glob("*.npz")
     good = path.read_bytes()
     damage(path)
-    (second, _), _ = module.glyphs()
+    second = module.glyphs().train.images
     assert np.array_equal(first, second)
     with np.load(path) as file:
         assert np.array_equal(file["train"], first)
@@ -105,9 +114,9 @@ def test_a_damaged_cache_is_rendered_again(tiny, damage):
 
 
 def test_a_changed_style_has_a_cache_of_its_own(tiny, monkeypatch):
-    (first, _), _ = module.glyphs()
+    first = module.glyphs().train.images
     monkeypatch.setattr(module, "STYLE", module.Style(noise=0.0))
-    (second, _), _ = module.glyphs()
+    second = module.glyphs().train.images
     assert not np.array_equal(first, second)
     assert len(list(tiny.glob("*.npz"))) == 2
 
@@ -116,5 +125,5 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(tiny, monkeypatch):
     (tiny / "file").write_text("")
     monkeypatch.setenv("EDUFAST_CACHE", str(tiny / "file" / "folder"))
     with pytest.warns(UserWarning, match="could not be cached"):
-        (images, _), _ = module.glyphs()
+        images = module.glyphs().train.images
     assert len(images) == 120

@@ -1,0 +1,69 @@
+"""What a data set is, once it has been read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split: N images and their classes.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, or N image files.
+        labels: (N,) int64, positions in the data set's classes.
+    """
+
+    images: NDArray[np.uint8] | tuple[Path, ...]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
+        if self.labels.dtype != np.int64:
+            raise TypeError(f"labels: expected int64, got {self.labels.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: NDArray[np.int64]) -> Samples:
+        """The samples at the positions ``index``, in that order."""
+        if isinstance(self.images, np.ndarray):
+            return Samples(self.images[index], self.labels[index])
+        return Samples(tuple(self.images[i] for i in index), self.labels[index])
+
+
+class Splits(NamedTuple):
+    """What a reader finds: the names of the classes, and two splits of images of any size."""
+
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A classification data set in two splits.
+
+    Attributes:
+        name: what it was asked for by.
+        classes: their names; labels are positions in it.
+        image_size: height and width of the images a loader should make.
+        mean: per channel, of pixel / 255, over at most 2,000 training images (256 of files).
+        std: likewise, and never 0.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+    image_size: int
+    mean: Channels
+    std: Channels
