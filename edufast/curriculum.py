@@ -29,7 +29,7 @@ class Grade:
             number twice is class growth only.
         target: what is distilled. "routed": each sample learns from the teacher that owns its
             label, over that teacher's slice. "gated": the slice teachers assembled into one soft
-            target over all classes taught, see :func:`edufast.faculty.gated_logits`. "full": the
+            target over all classes taught, see :func:`edufast.lesson.gated_logits`. "full": the
             mean of teachers that know every class. "none": cross-entropy only. None: "gated" where
             there are teachers, else "none".
         samples: samples an epoch; None: every training sample of the classes taught so far.

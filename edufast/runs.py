@@ -18,7 +18,7 @@ from edufast.curriculum import Curriculum
 from edufast.data import DataSet, load_dataset
 from edufast.errors import UserError
 from edufast.export.trained import export_trained, latency
-from edufast.faculty import Faculty, Lesson, Teacher
+from edufast.faculty import Faculty, Teacher
 from edufast.files import atomic_write
 from edufast.journal import Journal
 from edufast.models import create_model
@@ -145,12 +145,7 @@ class Run:
             create_model(section.model, len(classes))
         faculty = Faculty([Teacher(nn.Identity(), classes) for classes in self.slices])
         for method in self.config.methods:
-            curriculum = self._curriculum_of(method)
-            school = self._school(method, self.config.seeds[0], faculty)
-            for g, grade in enumerate(curriculum.grades):
-                taught = curriculum.classes_taught(g)
-                temperature = school.algorithm.temperature
-                Lesson(faculty, grade.teachers, grade.target, taught, temperature)
+            self._school(method, self.config.seeds[0], faculty)
 
     # --- teachers ----------------------------------------------------------------------------
 

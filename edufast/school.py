@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,11 @@ from edufast.data import (
 )
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
-from edufast.faculty import Faculty, Lesson, Teaching
+from edufast.faculty import Faculty
 from edufast.flops import TRAINING_FACTOR
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
+from edufast.lesson import Lesson, Teaching
 from edufast.losses import Algorithm, create_algorithm
 from edufast.progress import TrainingProgress
 from edufast.student import Student
@@ -111,6 +112,7 @@ class School:
             .index_copy_(0, order, torch.arange(len(order)))
             .to(self.device)
         )
+        self._lessons = [self._lesson(g) for g in range(len(curriculum.grades))]
         self._loaders = [self._loader(g) for g in range(len(curriculum.grades))]
         self._steps = [
             grade.epochs * len(loader)
@@ -145,13 +147,7 @@ class School:
         grade = self.curriculum.grades[at.grade]
         with self._phase("growth"):
             self._grow_to(at.grade)
-        lesson = Lesson(
-            self.faculty,
-            grade.teachers,
-            grade.target,
-            self.curriculum.classes_taught(at.grade),
-            self.algorithm.temperature,
-        )
+        lesson = self._lessons[at.grade]
         validation = self._validation_loader(at.grade)
         while at.epoch < grade.epochs:
             loss, speed = self._train_epoch(lesson, interrupted, bar)
@@ -211,7 +207,7 @@ class School:
         assert self._optimizer is not None
         labels = self._rank[batch.labels]
         with self._phase("teachers"):
-            teaching = lesson(batch.images, labels)
+            teaching = lesson(batch, labels)
         with self._phase("student"):
             *exits, logits = self.student.forward_exits(batch.images)
             loss = self._loss(logits, teaching, labels)
@@ -295,8 +291,14 @@ class School:
             slice_accuracy_masked=[*accuracy.masked, *untaught],
         )
 
+    def _lesson(self, g: int) -> Lesson:
+        grade, taught = self.curriculum.grades[g], self.curriculum.classes_taught(g)
+        temperature = self.algorithm.temperature
+        return Lesson(self.faculty, grade.teachers, grade.target, taught, temperature)
+
     def _loader(self, g: int) -> Loader:
         grade, labels = self.curriculum.grades[g], self.data.train.labels
+        groups = self._lessons[g].groups
         sampler: Sampler
         # Every grade draws from a stream of its own.
         seed = self.seed * 1000 + g
@@ -304,16 +306,22 @@ class School:
             slices = [g.classes for g in self.curriculum.grades[: g + 1] if g.classes]
             sampler = SliceSampler(labels, slices, seed, grade.samples)
         else:
-            classes = self.curriculum.classes_taught(g)
-            sampler = MixedSampler(labels, classes, seed, grade.samples)
-        return self._make_loader(self.data.train, sampler, self.training.augment, seed)
+            batch_size = self.training.batch_size
+            sampler = MixedSampler(labels, groups, batch_size, seed, grade.samples)
+        augment = self.training.augment
+        return self._make_loader(self.data.train, sampler, augment, seed, groups)
 
     def _validation_loader(self, g: int) -> Loader:
         sampler = ClassSampler(self.data.val.labels, self.curriculum.classes_taught(g))
         return self._make_loader(self.data.val, sampler, None, seed=0)
 
     def _make_loader(
-        self, samples: Samples, sampler: Sampler, augment: Augment | None, seed: int
+        self,
+        samples: Samples,
+        sampler: Sampler,
+        augment: Augment | None,
+        seed: int,
+        groups: Sequence[Sequence[int]] = (),
     ) -> Loader:
         return Loader(
             samples,
@@ -326,6 +334,7 @@ class School:
             augment=augment,
             seed=seed,
             device=self.device,
+            groups=groups,
             drop_last=augment is not None,
         )
 

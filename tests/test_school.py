@@ -148,7 +148,7 @@ def test_classes_in_any_order_graduate_under_their_own_ids():
     trained = school(curriculum, Faculty([]))
     graduate = trained.fit()
     loader = trained._validation_loader(2)
-    images, labels, _ = zip(*loader.epoch(0), strict=True)
+    images, labels, *_ = zip(*loader.epoch(0), strict=True)
     with torch.no_grad():
         answers = graduate(torch.cat(images)).argmax(1)
     accuracy = (answers == torch.cat(labels)).double().mean().item()
@@ -173,7 +173,7 @@ def test_kept_exits_learn_on_with_the_rest():
         trained = School(student, Faculty([]), curriculum, DATA, training=training)
         trained.fit()
         assert student.depths == (1, 2, 3)
-        images, labels, _ = next(trained._validation_loader(2).epoch(0))
+        images, labels, *_ = next(trained._validation_loader(2).epoch(0))
         with torch.no_grad():
             exits = student.eval().forward_exits(images)[:-1]
         losses.append([torch.nn.functional.cross_entropy(e, labels).item() for e in exits])

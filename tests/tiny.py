@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -45,3 +47,23 @@ def tiny_faculty(*slices: range) -> Faculty:
     """Untrained teachers."""
     torch.manual_seed(7)
     return Faculty([Teacher(tiny_model(len(s)), s) for s in slices])
+
+
+class Constant(nn.Module):
+    """Answers every image with logits that depend on its mean, and counts the images."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, classes)
+        self.drop = nn.Dropout(0.5)
+        self.seen = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        return self.drop(self.linear(images.mean((1, 2, 3))[:, None]))
+
+
+def constant_faculty(*slices: Sequence[int]) -> Faculty:
+    """Teachers that count the images they see."""
+    torch.manual_seed(0)
+    return Faculty([Teacher(Constant(len(s)), s, f"t{k}") for k, s in enumerate(slices)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edufast.data.rng import Stream, generator
+from edufast.data.rng import Stream, generator, hashed
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, width over height, as torchvision
 
@@ -22,11 +22,14 @@ class Augment:
         flip: mirror every second image, left to right. Wrong for text.
         random_resized_crop: (smallest, largest) share of the image's area to cut out and resize,
             such as (0.08, 1.0); for image files only. None: the whole image.
+        replay: show only this many views of each sample, which makes the views of any augmentation
+            countable: see :attr:`views`. None: any.
     """
 
     pad: int = 4
     flip: bool = True
     random_resized_crop: tuple[float, float] | None = None
+    replay: int | None = None
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -38,6 +41,26 @@ class Augment:
                     "random_resized_crop: expected 0 < smallest <= largest <= 1, "
                     f"got {self.random_resized_crop}"
                 )
+        if self.replay is not None and self.replay < 1:
+            raise ValueError(f"replay: expected at least 1 view of a sample, got {self.replay}")
+
+    @property
+    def views(self) -> int | None:
+        """How many different views of a sample there are; None: too many to count.
+
+        Shifts and flips can be counted: 162 for a pad of 4 and a flip. View v of a sample shows the
+        same pixels in every epoch of every training, so what is known about it can be kept.
+        """
+        if self.replay is not None:
+            return self.replay
+        if self.random_resized_crop is not None:
+            return None
+        return self.shifts**2 * (2 if self.flip else 1)
+
+    @property
+    def shifts(self) -> int:
+        """Places the image can be moved to along one axis."""
+        return 2 * self.pad + 1
 
 
 @dataclass(frozen=True)
@@ -56,17 +79,54 @@ class Views:
     box: NDArray[np.float32]
 
 
-def draw_views(augment: Augment, batch: int, *, seed: int, epoch: int, iteration: int) -> Views:
-    """The views of batch number ``iteration`` of ``epoch``. Switching one off moves no other."""
-    rng = generator(seed, Stream.VIEWS, epoch, iteration)
-    area, ratio, y, x = rng.random((4, batch))
-    flip = rng.integers(0, 2, size=batch, dtype=np.int32)
-    shift = rng.integers(-augment.pad, augment.pad + 1, size=(batch, 2), dtype=np.int32)
+def draw_numbers(
+    augment: Augment, batch: int, *, seed: int, epoch: int, iteration: int
+) -> NDArray[np.int64] | None:
+    """(batch,) numbers in [0, augment.views) of the views that batch number ``iteration`` of
+    ``epoch`` shows of its samples; None where views cannot be counted."""
+    if augment.views is None:
+        return None
+    uniform = generator(seed, Stream.VIEWS, epoch, iteration).random(batch)
+    return (uniform * augment.views).astype(np.int64)
+
+
+def draw_views(
+    augment: Augment, samples: NDArray[np.int64], *, seed: int, epoch: int, iteration: int
+) -> Views:
+    """The views of batch number ``iteration`` of ``epoch``, which holds ``samples`` (B,).
+
+    Where views can be counted these are :func:`numbered_views` of :func:`draw_numbers`. Switching
+    one kind of randomness off moves no other.
+    """
+    where = {"seed": seed, "epoch": epoch, "iteration": iteration}
+    numbers = draw_numbers(augment, len(samples), **where)
+    if numbers is not None:
+        return numbered_views(augment, samples, numbers)
+    uniform = generator(seed, Stream.VIEWS, epoch, iteration).random((7, len(samples)))
+    return _views(augment, uniform)
+
+
+def numbered_views(
+    augment: Augment, samples: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> Views:
+    """Views ``numbers`` (B,) of ``samples`` (B,), each a function of its number, with
+    ``augment.replay`` of its sample and its number."""
+    if augment.replay is not None:
+        return _views(augment, hashed(7, samples, numbers))
+    cell, flip = np.divmod(numbers, 2 if augment.flip else 1)
+    shift = np.stack(np.divmod(cell, augment.shifts), axis=1) - augment.pad
+    whole = np.tile(np.array([1, 1, 0, 0], dtype=np.float32), (len(numbers), 1))
+    return Views(shift.astype(np.int32), flip.astype(np.int32), whole)
+
+
+def _views(augment: Augment, uniform: NDArray[np.float64]) -> Views:
+    """Views from uniform numbers (7, B) in [0, 1)."""
+    area, ratio, y, x, flip = uniform[:5]
     smallest, largest = augment.random_resized_crop or (1.0, 1.0)
     area = smallest + area * (largest - smallest)
     ratio = np.exp(np.log(ASPECT_RATIOS[0]) + ratio * np.log(ASPECT_RATIOS[1] / ASPECT_RATIOS[0]))
     return Views(
-        shift=shift,
-        flip=flip if augment.flip else np.zeros_like(flip),
+        shift=np.floor(uniform[5:].T * augment.shifts).astype(np.int32) - np.int32(augment.pad),
+        flip=((flip < 0.5) & augment.flip).astype(np.int32),
         box=np.stack([area, ratio, y, x], axis=1).astype(np.float32),
     )

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edufast.data.augment import Augment, draw_views
+from edufast.data.augment import Augment, draw_numbers, draw_views
 from edufast.data.datasets import Samples
 from edufast.data.sampling import Sampler
 from edufast.errors import UserError
@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, normalised, channels_last
     labels: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, positions in the split; not tuple.index
+    views: Tensor | None = None  # (B,) int64 on the host, see Augment.views; None: not countable
+    parts: tuple[int, ...] = ()  # samples of each of the loader's groups, which lie in turn
 
 
 class Loader:
@@ -53,6 +55,8 @@ class Loader:
         augment: the random views; None: none (validation).
         seed: of the views; the sampler has its own.
         device: "cpu" or a CUDA device; on the latter files are decoded there, too.
+        groups: class lists; the samples of a batch are put in their order, group by group, so that
+            each group is a run of rows whose length the host knows. Empty: left as they come.
         drop_last: leave out the last batch where it is not full.
         num_threads: DALI's. The batches do not depend on it.
 
@@ -73,6 +77,7 @@ class Loader:
         augment: Augment | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        groups: Sequence[Sequence[int]] = (),
         drop_last: bool = False,
         num_threads: int = 2,
     ) -> None:
@@ -92,6 +97,8 @@ class Loader:
         self._mean, self._std = list(mean), list(std)
         self._augment = augment
         self._seed = seed
+        self._group_of = _group_of(samples.labels, groups)
+        self._groups = len(groups)
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
@@ -123,12 +130,12 @@ class Loader:
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
         plan = [
-            _Plan(epoch, number, order[number * self._batch_size :][: self._batch_size])
+            self._plan(epoch, number, order[number * self._batch_size :][: self._batch_size])
             for number in range(start, len(self))
         ]
         pipeline = self._rewind(plan)
         running = self._running = object()
-        for position, (_, _, index) in enumerate(plan):
+        for position, (_, number, index, parts) in enumerate(plan):
             if running is not self._running:
                 raise RuntimeError("this epoch was ended by a newer one of the same loader")
             try:
@@ -141,7 +148,19 @@ class Loader:
                 images,
                 torch.from_numpy(self._samples.labels[index]).to(self._device),
                 torch.from_numpy(index).to(self._device),
+                self._feed.numbers(epoch, number, len(index)),
+                parts,
             )
+
+    def _plan(self, epoch: int, number: int, index: NDArray[np.int64]) -> _Plan:
+        if not self._groups:
+            return _Plan(epoch, number, index, ())
+        groups = self._group_of[index]
+        if groups.max() == self._groups:
+            stray = self._samples.labels[index[groups.argmax()]]
+            raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
+        parts = np.bincount(groups, minlength=self._groups)
+        return _Plan(epoch, number, index[groups.argsort(kind="stable")], tuple(parts.tolist()))
 
     def _run(self, pipeline: Pipeline) -> Tensor:
         """The next batch, (B, 3, H, W) in channels_last, sharing DALI's memory."""
@@ -234,6 +253,7 @@ class _Plan(NamedTuple):
     epoch: int
     number: int
     samples: NDArray[np.int64]  # positions in the split
+    parts: tuple[int, ...]
 
 
 class _Feed:
@@ -255,15 +275,26 @@ class _Feed:
             self.views.append("shift")
 
     def __call__(self, _: int) -> tuple[Any, ...]:
-        epoch, number, index = next(self.plan)  # StopIteration tells DALI that the epoch ends
-        views = draw_views(
-            self._augment, len(index), seed=self._seed, epoch=epoch, iteration=number
-        )
+        epoch, number, index, _parts = next(self.plan)  # StopIteration tells DALI of the end
+        views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
         if isinstance(self._images, np.ndarray):
             source: Any = self._images[index]
         else:
             source = [_encoded(self._images[i]) for i in index]
         return source, *(getattr(views, name) for name in self.views)
+
+    def numbers(self, epoch: int, number: int, batch: int) -> Tensor | None:
+        """Which views batch ``number`` shows, where they can be counted."""
+        views = draw_numbers(self._augment, batch, seed=self._seed, epoch=epoch, iteration=number)
+        return None if views is None else torch.from_numpy(views)
+
+
+def _group_of(labels: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """(N,) the group of each sample; ``len(groups)`` for those in none."""
+    group_of = np.full(len(labels), len(groups))
+    for number, classes in enumerate(groups):
+        group_of[np.isin(labels, list(classes))] = number
+    return group_of
 
 
 def _encoded(path: Path) -> NDArray[np.uint8]:

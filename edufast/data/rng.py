@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Stream(IntEnum):
@@ -23,3 +26,23 @@ def generator(seed: int, stream: Stream, major: int, minor: int = 0) -> np.rando
     half holds (major, minor), so two generators never overlap.
     """
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, minor, major]))
+
+
+def hashed(count: int, *keys: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``count`` uniform numbers in [0, 1) for each of N tuples of integers, of which they are a
+    function: (count, N). For when a generator for each would take too long.
+
+    Every key goes through a round of SplitMix64 (Steele, Lea and Flood 2014).
+    """
+    state = np.zeros(len(keys[0]), dtype=np.uint64)
+    for key in keys:
+        state = _mixed(state + key.astype(np.uint64))
+    steps = np.arange(1, count + 1, dtype=np.uint64)[:, None]
+    return (_mixed(state + steps * _GOLDEN) >> np.uint64(11)) * 2.0**-53
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = state + _GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -20,47 +20,59 @@ class Sampler(Protocol):
 
 
 class MixedSampler:
-    """All samples of ``classes``, shuffled together.
+    """Whole batches over all ``groups``, each with the same number of samples of each group.
 
-    The epochs read one endless sequence of passes, each a new permutation of the samples: with
-    ``samples_per_epoch`` an epoch takes that many from where the last one stopped, and no sample
-    comes up again within a pass. Without it an epoch is a pass.
+    The numbers follow the groups' sizes (largest remainder, at least one), so that every batch
+    shows a student the same mixture, and each teacher as many images as in the batch before. Within
+    a batch group follows group. Each group is one endless sequence of passes, each pass a new
+    permutation of its samples: an epoch goes on where the last one stopped, and no sample comes up
+    again within a pass.
 
     Args:
         labels: (N,) integer labels of the whole split.
-        classes: the labels to visit.
+        groups: the labels of each group; a label belongs to at most one.
+        batch_size: samples in a batch; at most an epoch's samples are used.
         seed: of the permutations.
-        samples_per_epoch: length of an epoch; None: the number of samples in ``classes``.
+        samples_per_epoch: from which the largest number of whole batches is taken; None: the number
+            of samples in all groups.
 
     Raises:
-        ValueError: no class given, one without samples, or ``samples_per_epoch`` below 1.
+        ValueError: no group, an empty one, a label in two or without samples, ``samples_per_epoch``
+            below 1, or batches smaller than the number of groups.
     """
 
     def __init__(
         self,
         labels: NDArray[np.integer],
-        classes: Iterable[int],
+        groups: Sequence[Iterable[int]],
+        batch_size: int,
         seed: int,
         samples_per_epoch: int | None = None,
     ) -> None:
-        self._samples = _samples_of(labels, classes)
-        self._seed = seed
-        self._length = len(self._samples) if samples_per_epoch is None else samples_per_epoch
-        if self._length < 1:
+        if samples_per_epoch is not None and samples_per_epoch < 1:
             raise ValueError(f"samples_per_epoch: expected at least 1, got {samples_per_epoch}")
+        members = [_samples_of(labels, classes) for classes in groups]
+        if not members:
+            raise ValueError("groups: expected at least one group of classes, got none")
+        together = np.concatenate(members)
+        if len(np.unique(together)) < len(together):
+            raise ValueError("groups: a class is in two groups; expected each in one")
+        length = samples_per_epoch or len(together)
+        self.batch_size = min(batch_size, length)
+        self._batches = length // self.batch_size
+        self.quotas = _shared_out(self.batch_size, [len(samples) for samples in members])
+        self._groups = [_Passes(samples, seed, group) for group, samples in enumerate(members)]
 
     def __len__(self) -> int:
-        return self._length
+        return self._batches * self.batch_size
 
     def __call__(self, epoch: int) -> NDArray[np.int64]:
-        begin, end = epoch * self._length, (epoch + 1) * self._length
-        size = len(self._samples)
-        first, last = begin // size, (end - 1) // size
-        passes = np.concatenate([self._pass(number) for number in range(first, last + 1)])
-        return passes[begin - first * size : end - first * size]
-
-    def _pass(self, number: int) -> NDArray[np.int64]:
-        return generator(self._seed, Stream.ORDER, number).permutation(self._samples)
+        first, last = epoch * self._batches, (epoch + 1) * self._batches
+        drawn = [
+            group(first * quota, last * quota).reshape(self._batches, quota)
+            for group, quota in zip(self._groups, self.quotas, strict=True)
+        ]
+        return np.concatenate(drawn, axis=1).reshape(-1)
 
 
 class ClassSampler:
@@ -83,8 +95,8 @@ class ClassSampler:
 class SliceSampler:
     """Class slice after class slice within an epoch, shuffled inside each: the authors' order.
 
-    Every slice is a :class:`MixedSampler` of its own. ``samples_per_epoch`` is shared between
-    the slices in proportion to their samples.
+    Every slice is an endless sequence of passes of its own, as in :class:`MixedSampler`.
+    ``samples_per_epoch`` is shared between the slices in proportion to their samples.
 
     Raises:
         ValueError: no slice, an empty slice, a class without samples, or fewer
@@ -100,25 +112,62 @@ class SliceSampler:
     ) -> None:
         if not slices:
             raise ValueError("slices: expected at least one class slice, got none")
-        members = [list(classes) for classes in slices]
-        sizes = [len(_samples_of(labels, classes)) for classes in members]
+        members = [_samples_of(labels, classes) for classes in slices]
+        self._lengths = [len(samples) for samples in members]
         if samples_per_epoch is not None:
-            ends = np.rint(np.cumsum([0, *sizes]) * samples_per_epoch / sum(sizes)).astype(int)
-            sizes = np.diff(ends).tolist()
-            if min(sizes) < 1:
+            share = samples_per_epoch / sum(self._lengths)
+            ends = np.rint(np.cumsum([0, *self._lengths]) * share).astype(int)
+            self._lengths = np.diff(ends).tolist()
+            if min(self._lengths) < 1:
                 raise ValueError(
                     f"samples_per_epoch: {samples_per_epoch} leaves a slice of {len(slices)} empty"
                 )
-        self._slices = [
-            MixedSampler(labels, classes, seed, size)
-            for classes, size in zip(members, sizes, strict=True)
-        ]
+        self._slices = [_Passes(samples, seed, number) for number, samples in enumerate(members)]
 
     def __len__(self) -> int:
-        return sum(len(sampler) for sampler in self._slices)
+        return sum(self._lengths)
 
     def __call__(self, epoch: int) -> NDArray[np.int64]:
-        return np.concatenate([sampler(epoch) for sampler in self._slices])
+        drawn = [
+            passes(epoch * length, (epoch + 1) * length)
+            for passes, length in zip(self._slices, self._lengths, strict=True)
+        ]
+        return np.concatenate(drawn)
+
+
+class _Passes:
+    """An endless sequence of permutations of ``samples``, of which any section can be asked for."""
+
+    def __init__(self, samples: NDArray[np.int64], seed: int, stream: int) -> None:
+        self._samples, self._seed, self._stream = samples, seed, stream
+
+    def __call__(self, begin: int, end: int) -> NDArray[np.int64]:
+        size = len(self._samples)
+        first, last = begin // size, (end - 1) // size
+        passes = np.concatenate([self._pass(number) for number in range(first, last + 1)])
+        return passes[begin - first * size : end - first * size]
+
+    def _pass(self, number: int) -> NDArray[np.int64]:
+        rng = generator(self._seed, Stream.ORDER, number, self._stream)
+        return rng.permutation(self._samples)
+
+
+def _shared_out(total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to ``sizes`` that add up: largest remainder, at least 1 each."""
+    if total < len(sizes):
+        raise ValueError(
+            f"batch_size: {total} is less than the {len(sizes)} groups of classes; expected at "
+            "least one sample of each in a batch"
+        )
+    ideal = np.array(sizes) * total / sum(sizes)
+    shares = np.maximum(np.floor(ideal), 1).astype(int)
+    while shares.sum() != total:
+        excess = ideal - shares
+        if shares.sum() < total:
+            shares[excess.argmax()] += 1
+        else:
+            shares[np.where(shares > 1, excess, np.inf).argmin()] -= 1
+    return shares.tolist()
 
 
 def _samples_of(labels: NDArray[np.integer], classes: Iterable[int]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from edufast.errors import UserError
-from edufast.faculty import Teaching
+from edufast.lesson import Teaching
 from edufast.losses.kd import KD
 
 

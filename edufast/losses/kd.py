@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from edufast.faculty import Teaching
+from edufast.lesson import Teaching
 from edufast.ops import kd_loss
 
 

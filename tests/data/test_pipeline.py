@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edufast.data import Augment, Loader, MixedSampler, Samples, draw_views
+from edufast.data import Augment, Batch, Loader, Samples, draw_views, numbered_views
 from edufast.data.pipeline import _CENTRE_SHARE
 from edufast.errors import UserError
 
@@ -21,13 +21,26 @@ SAMPLES = Samples(
 )
 
 
+class ShuffledSampler:
+    """All samples of ``classes``, in another order every epoch."""
+
+    def __init__(self, classes, seed):
+        self.samples, self.seed = np.flatnonzero(np.isin(SAMPLES.labels, list(classes))), seed
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __call__(self, epoch):
+        return np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+
+
 def make(samples=SAMPLES, **options):
     defaults = {"batch_size": 8, "image_size": 16, "mean": MEAN, "std": STD}
     return Loader(samples, **(defaults | options))
 
 
 def training(**options):
-    sampler = MixedSampler(SAMPLES.labels, range(5), seed=3)
+    sampler = ShuffledSampler(range(5), seed=3)
     return make(**({"sampler": sampler, "augment": Augment(), "seed": 1} | options))
 
 
@@ -51,7 +64,7 @@ def same(some, others):
     pairs = zip(
         (part for x in some for part in x), (part for y in others for part in y), strict=True
     )
-    return all(torch.equal(a, b) for a, b in pairs)
+    return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in pairs)
 
 
 def test_validation_is_every_image_in_order_normalised():
@@ -80,7 +93,7 @@ def test_channels_stay_red_green_blue():
 def test_crops_and_flips_are_those_drawn(augment):
     loader = training(augment=augment)
     for number, batch in enumerate(loader.epoch(2)):
-        views = draw_views(augment, len(batch.index), seed=1, epoch=2, iteration=number)
+        views = draw_views(augment, batch.index.numpy(), seed=1, epoch=2, iteration=number)
         padded = np.pad(SAMPLES.images, ((0, 0), (4, 4), (4, 4), (0, 0)))
         expected = []
         for i, (y, x), flip in zip(batch.index, views.shift, views.flip, strict=True):
@@ -90,25 +103,111 @@ def test_crops_and_flips_are_those_drawn(augment):
 
 
 def test_views_cover_all_shifts_and_both_sides():
-    views = draw_views(Augment(pad=2), 2000, seed=0, epoch=0, iteration=0)
+    views = draw_views(Augment(pad=2), np.arange(2000), seed=0, epoch=0, iteration=0)
     corners, counts = np.unique(views.shift, axis=0, return_counts=True)
     assert len(corners) == 25 and counts.min() > 40
     assert 900 < views.flip.sum() < 1100
-    other = draw_views(Augment(pad=2, flip=False), 2000, seed=0, epoch=0, iteration=0)
+    other = draw_views(Augment(pad=2, flip=False), np.arange(2000), seed=0, epoch=0, iteration=0)
     assert np.array_equal(views.shift, other.shift) and not other.flip.any()
 
 
 def test_every_batch_has_views_of_its_own():
     places = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1)]  # seed, epoch, iteration
     drawn = {
-        draw_views(Augment(), 64, seed=seed, epoch=epoch, iteration=iteration).shift.tobytes()
+        draw_views(
+            Augment(), np.arange(64), seed=seed, epoch=epoch, iteration=iteration
+        ).shift.tobytes()
         for seed, epoch, iteration in places
     }
     assert len(drawn) == len(places)
 
 
+# Every view there is: by table, of a few shifts only, and replayed from a large family.
+@pytest.mark.parametrize(
+    ("augment", "count"),
+    [
+        (Augment(), 162),
+        (Augment(pad=1, flip=False), 9),
+        (Augment(pad=0), 2),
+        (Augment(pad=0, flip=False), 1),
+        (Augment(pad=3, replay=5), 5),
+        (Augment(random_resized_crop=(0.1, 1.0), replay=7), 7),
+        (Augment(random_resized_crop=(0.1, 1.0)), None),
+    ],
+)
+def test_views_are_counted(augment, count):
+    assert augment.views == count
+
+
+def test_a_view_is_known_by_its_number():
+    """What the numbers of all batches say is what the batches show; each number is one view."""
+    augment = Augment(pad=1)
+    table = numbered_views(augment, np.zeros(18, dtype=int), np.arange(18))
+    different = np.unique(np.column_stack([table.shift, table.flip]), axis=0)
+    assert len(different) == 18
+    loader = training(augment=augment)
+    numbers = []
+    for epoch in range(3):
+        for number, batch in enumerate(loader.epoch(epoch)):
+            drawn = draw_views(augment, batch.index.numpy(), seed=1, epoch=epoch, iteration=number)
+            assert np.array_equal(table.shift[batch.views], drawn.shift)
+            assert np.array_equal(table.flip[batch.views], drawn.flip)
+            numbers += batch.views.tolist()
+    assert set(numbers) == set(range(18))
+
+
+def test_replayed_views_belong_to_sample_and_number():
+    augment = Augment(pad=4, random_resized_crop=(0.1, 1.0), replay=3)
+    samples, numbers = np.repeat(np.arange(500), 3), np.tile(np.arange(3), 500)
+    views = numbered_views(augment, samples, numbers)
+    one = numbered_views(augment, samples[700:701], numbers[700:701])
+    assert np.array_equal(one.box[0], views.box[700]) and one.flip[0] == views.flip[700]
+    assert len(np.unique(views.box, axis=0)) == 1500
+    # Spread over all there is, and no parameter says anything about another.
+    assert np.abs(views.shift.mean(0)).max() < 0.3 and set(views.shift.ravel()) == set(range(-4, 5))
+    assert 0.45 < views.flip.mean() < 0.55
+    together = np.column_stack([views.shift, views.flip, views.box, samples, numbers])
+    correlation = np.corrcoef(together, rowvar=False) - np.eye(9)
+    assert np.abs(correlation).max() < 0.1
+    drawn = draw_views(augment, samples, seed=0, epoch=1, iteration=2)
+    assert {tuple(box) for box in drawn.box} <= {tuple(box) for box in views.box}
+
+
+def test_views_that_cannot_be_counted_have_no_number(files):
+    augment = Augment(random_resized_crop=(0.1, 1.0))
+    assert next(make(files, image_size=32, augment=augment).epoch(0)).views is None
+    augment = Augment(random_resized_crop=(0.1, 1.0), replay=2)
+    loader = make(files, image_size=32, augment=augment, batch_size=3)
+    shown = {}
+    for epoch in range(12):
+        (batch,) = loader.epoch(epoch)
+        for place, image in zip(
+            zip(batch.index, batch.views, strict=True), batch.images, strict=True
+        ):
+            place = tuple(int(number) for number in place)
+            assert torch.equal(shown.setdefault(place, image), image)
+    assert len(shown) == 6
+
+
+def test_rows_are_grouped_and_the_host_knows_where():
+    groups = [[3, 0], [4], [1, 2]]
+    plain, grouped = list(training().epoch(2)), list(training(groups=groups).epoch(2))
+    for before, batch in zip(plain, grouped, strict=True):
+        assert sorted(before.index.tolist()) == sorted(batch.index.tolist())
+        group = [next(g for g in range(3) if label in groups[g]) for label in batch.labels]
+        assert group == sorted(group)
+        assert batch.parts == tuple(group.count(g) for g in range(3))
+        assert before.parts == ()
+        # The images went along.
+        assert torch.equal(batch.labels, torch.from_numpy(SAMPLES.labels)[batch.index])
+    unaltered = make(groups=groups).epoch(0)
+    for batch in unaltered:
+        assert np.array_equal(pixels(batch.images), SAMPLES.images[batch.index])
+    assert same(grouped[3:], training(groups=groups).epoch(2, 3))
+
+
 def test_an_epoch_visits_the_classes_asked_for_once_with_their_labels():
-    sampler = MixedSampler(SAMPLES.labels, [1, 3], seed=0)
+    sampler = ShuffledSampler([1, 3], seed=0)
     batches = list(training(sampler=sampler).epoch(0))
     index = torch.cat([batch.index for batch in batches]).numpy()
     assert sorted(index) == np.flatnonzero(np.isin(SAMPLES.labels, [1, 3])).tolist()
@@ -141,7 +240,7 @@ def test_drop_last_leaves_out_the_partial_batch():
 def test_batches_held_are_not_overwritten():
     loader = training()
     held = list(loader.epoch(0))
-    copies = [tuple(part.clone() for part in batch) for batch in held]
+    copies = [Batch(*(part.clone() for part in batch[:4]), batch.parts) for batch in held]
     list(loader.epoch(1))
     assert same(held, copies)
 
@@ -223,7 +322,7 @@ def test_files_can_be_shifted_and_flipped_like_arrays(files):
     augment = Augment(pad=4)
     plain = next(make(files, image_size=32).epoch(0))
     (batch,) = make(files, image_size=32, augment=augment, seed=5).epoch(0)
-    views = draw_views(augment, 3, seed=5, epoch=0, iteration=0)
+    views = draw_views(augment, np.arange(3), seed=5, epoch=0, iteration=0)
     padded = np.pad(pixels(plain.images), ((0, 0), (4, 4), (4, 4), (0, 0)))
     for i, ((y, x), flip) in enumerate(zip(views.shift, views.flip, strict=True)):
         view = padded[i, 4 + y : 36 + y, 4 + x : 36 + x]
@@ -235,7 +334,7 @@ def test_random_resized_crops_show_the_box_drawn(files):
     loader = make(files, image_size=32, augment=augment, seed=7, **PLAIN)
     for epoch in range(8):
         (batch,) = loader.epoch(epoch)
-        views = draw_views(augment, 3, seed=7, epoch=epoch, iteration=0)
+        views = draw_views(augment, np.arange(3), seed=7, epoch=epoch, iteration=0)
         for path, image, flip, box in zip(
             files.images, batch.images, views.flip, views.box, strict=True
         ):
@@ -308,6 +407,10 @@ def test_arguments_that_do_not_fit():
         Augment(pad=-1)
     with pytest.raises(ValueError, match="random_resized_crop: expected 0 < smallest"):
         Augment(random_resized_crop=(0.0, 1.0))
+    with pytest.raises(ValueError, match="replay: expected at least 1 view of a sample, got 0"):
+        Augment(replay=0)
+    with pytest.raises(ValueError, match="groups: class 3 is in none, but the sampler visits it"):
+        list(make(groups=[[0, 1], [2, 4]]).epoch(0))
 
 
 def test_without_dali_only_a_loader_is_refused():

@@ -4,34 +4,84 @@ import numpy as np
 import pytest
 
 from edufast.data import MixedSampler, SliceSampler
+from edufast.data.sampling import _shared_out
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 10))
 
 
 def test_an_epoch_is_every_sample_of_the_classes_once_shuffled():
-    order = MixedSampler(LABELS, [1, 4], seed=0)(3)
+    order = MixedSampler(LABELS, [[1, 4]], 5, seed=0)(3)
     assert order.dtype == np.int64
     assert sorted(order) == np.flatnonzero(np.isin(LABELS, [1, 4])).tolist()
     assert order.tolist() != sorted(order)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
-    order = MixedSampler(LABELS, range(6), seed=0)(5)
-    assert np.array_equal(order, MixedSampler(LABELS, range(6), seed=0)(5))
-    assert not np.array_equal(order, MixedSampler(LABELS, range(6), seed=1)(5))
-    assert not np.array_equal(order, MixedSampler(LABELS, range(6), seed=0)(4))
+    groups = [[0, 1], [2, 3, 4, 5]]
+    order = MixedSampler(LABELS, groups, 6, seed=0)(5)
+    assert np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=0)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=1)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=0)(4))
 
 
 # Shorter than a pass, not dividing it, a whole one, longer than one, several.
 @pytest.mark.parametrize("length", [1, 7, 20, 33, 60])
 def test_epochs_of_any_length_read_one_sequence_of_whole_passes(length):
-    sampler = MixedSampler(LABELS, [0, 5], seed=2, samples_per_epoch=length)
+    sampler = MixedSampler(LABELS, [[0, 5]], 1, seed=2, samples_per_epoch=length)
     epochs = [sampler(epoch) for epoch in range(60)]
     assert {len(epoch) for epoch in epochs} == {length} == {len(sampler)}
     visited = np.concatenate(epochs)
     passes = visited[: len(visited) // 20 * 20].reshape(-1, 20)
     assert (np.sort(passes, axis=1) == np.flatnonzero(np.isin(LABELS, [0, 5]))).all()
     assert len({tuple(order) for order in passes.tolist()}) == len(passes)
+
+
+# Groups that share a batch evenly, that do not, the smallest batch, one that holds everything.
+@pytest.mark.parametrize(
+    ("batch", "quotas"), [(6, [1, 2, 3]), (16, [3, 5, 8]), (3, [1, 1, 1]), (64, [10, 20, 30])]
+)
+def test_every_batch_has_the_same_number_of_each_group(batch, quotas):
+    groups = [[3], [0, 4], [5, 1, 2]]
+    sampler = MixedSampler(LABELS, groups, batch, seed=4)
+    assert sampler.quotas == quotas and sampler.batch_size == sum(quotas)
+    epochs = [sampler(epoch) for epoch in range(8)]
+    assert all(len(epoch) == len(sampler) == 60 // sum(quotas) * sum(quotas) for epoch in epochs)
+    for drawn in np.concatenate(epochs).reshape(-1, sum(quotas)):
+        labels = np.split(LABELS[drawn], np.cumsum(quotas)[:-1])
+        assert all(np.isin(part, group).all() for part, group in zip(labels, groups, strict=True))
+
+
+def test_every_sample_of_a_group_comes_once_per_pass_whatever_the_quotas():
+    groups = [[3], [0, 4], [5, 1, 2]]
+    sampler = MixedSampler(LABELS, groups, 16, seed=4)  # quotas 3, 5, 8: no whole passes an epoch
+    visited = np.concatenate([sampler(epoch) for epoch in range(20)])
+    for group in groups:
+        samples = np.flatnonzero(np.isin(LABELS, group))
+        sequence = visited[np.isin(LABELS[visited], group)]
+        passes = sequence[: len(sequence) // len(samples) * len(samples)].reshape(-1, len(samples))
+        assert (np.sort(passes, axis=1) == samples).all()
+        assert len({tuple(order) for order in passes.tolist()}) == len(passes)
+
+
+def test_groups_are_shuffled_apart():
+    """Samples of groups of one size must not always meet in the same batch."""
+    sampler = MixedSampler(LABELS, [[0], [1]], 2, seed=0)
+    pairs = np.concatenate([sampler(epoch) for epoch in range(10)]).reshape(-1, 2)
+    assert len(np.unique(pairs, axis=0)) > 50
+
+
+# Few samples in a group next to many: each gets one, at the cost of the largest.
+@pytest.mark.parametrize(
+    ("total", "sizes", "expected"),
+    [
+        (10, [1, 1], [5, 5]),
+        (10, [1, 1, 1], [4, 3, 3]),
+        (4, [1000, 1, 1], [2, 1, 1]),
+        (8, [1, 999], [1, 7]),
+    ],
+)
+def test_quotas_are_the_largest_remainders_and_never_nothing(total, sizes, expected):
+    assert _shared_out(total, sizes) == expected
 
 
 def test_slices_come_one_after_another_each_shuffled():
@@ -53,14 +103,20 @@ def test_slices_share_the_samples_of_an_epoch_by_their_size():
 
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="class 7 has no sample"):
-        MixedSampler(LABELS, [0, 7], seed=0)
+        MixedSampler(LABELS, [[0], [7]], 4, seed=0)
     with pytest.raises(ValueError, match="class 6 has no sample"):
         SliceSampler(LABELS, [[0], [6]], seed=0)
+    with pytest.raises(ValueError, match="groups: expected at least one"):
+        MixedSampler(LABELS, [], 4, seed=0)
     with pytest.raises(ValueError, match="classes: expected at least one"):
-        MixedSampler(LABELS, [], seed=0)
+        MixedSampler(LABELS, [[0], []], 4, seed=0)
+    with pytest.raises(ValueError, match="groups: a class is in two groups"):
+        MixedSampler(LABELS, [[0, 1], [1]], 4, seed=0)
+    with pytest.raises(ValueError, match="batch_size: 2 is less than the 3 groups"):
+        MixedSampler(LABELS, [[0], [1], [2]], 2, seed=0)
     with pytest.raises(ValueError, match="slices: expected at least one"):
         SliceSampler(LABELS, [], seed=0)
     with pytest.raises(ValueError, match="samples_per_epoch: expected at least 1, got 0"):
-        MixedSampler(LABELS, [0], seed=0, samples_per_epoch=0)
+        MixedSampler(LABELS, [[0]], 4, seed=0, samples_per_epoch=0)
     with pytest.raises(ValueError, match="samples_per_epoch: 1 leaves a slice"):
         SliceSampler(LABELS, [[0], [1]], seed=0, samples_per_epoch=1)
