@@ -8,17 +8,32 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edufast.data.caltech256 import caltech256
+from edufast.data.cifar import cifar10, cifar100
 from edufast.data.digits import digits
 from edufast.data.folder import folder
+from edufast.data.food101 import food101
 from edufast.data.glyphs import glyphs
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
+from edufast.data.tiny_imagenet import tiny_imagenet
 from edufast.errors import UserError
 
 _MIN_STD = 1e-3  # of a channel that never changes; nothing may divide by zero
 
-# Readers take the seed of whatever is not official, and those of a folder first the folder.
+# Each reader takes the seed of whatever is not official, and those that read a folder the folder
+# first.
 _EMBEDDED: dict[str, Callable[[int], Splits]] = {"digits": digits, "glyphs": glyphs}
+_PUBLISHED: dict[str, Callable[[Path, int], Splits]] = {
+    "caltech256": caltech256,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "food101": food101,
+    "tiny_imagenet": tiny_imagenet,
+}
+# Height and width unless asked for others: those of the images, and for photographs the usual ones.
+_IMAGE_SIZES = {"digits": 32, "glyphs": 32, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}
+_PHOTOGRAPHS = 224
 
 
 def load_dataset(
@@ -28,21 +43,25 @@ def load_dataset(
 
     Args:
         source: ``"digits"`` (scikit-learn's 1,797 handwritten digits, 10 classes), ``"glyphs"``
-            (60 rendered characters) or a folder: ``<folder>/train/<class>/*`` with
+            (60 rendered characters); ``"<name>:<folder>"`` for ``cifar10``, ``cifar100``,
+            ``tiny_imagenet``, ``caltech256`` or ``food101`` as published, unpacked in or into the
+            folder; or a folder of your own: ``<folder>/train/<class>/*`` with
             ``<folder>/val/<class>/*`` (also ``valid`` or ``test``), or ``<folder>/<class>/*``, of
             which about a fifth of each class becomes the validation split. Which files these are
             depends on their names, so that adding files moves none of the others.
-        image_size: height and width in pixels; None: 32, of folders 224.
+        image_size: height and width in pixels; None: 32, of Tiny ImageNet 64, of photographs and
+            folders of your own 224.
         holdout: share of every class's training images, in [0, 1), that becomes the validation
             split in place of the usual one, which is then not looked at: choose variants on this
             one. 0: none.
         seed: of all that is not official: which images are held out, which ones glyphs renders,
-            and how digits and folders without a validation split are split.
+            and how digits, Caltech-256 and folders without a validation split are split.
 
     Raises:
-        UserError: no such data set or folder, fewer than two classes, a class without images, a
-            class that only validation has, an unreadable image, an argument out of range, a class
-            too small for the holdout, or a package missing that the data set needs.
+        UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
+            class without images, a class that only validation has, an unreadable image, an
+            argument out of range, a class too small for the holdout, or a package missing that the
+            data set needs.
     """
     if image_size is not None and image_size < 8:
         raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
@@ -51,17 +70,10 @@ def load_dataset(
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
     try:
-        if source in _EMBEDDED:
-            size = image_size or 32
-            splits = _EMBEDDED[source](seed)
-        elif Path(source).is_dir():
-            size = image_size or 224
-            splits = folder(Path(source), seed)
-        else:
-            known = ", ".join(_EMBEDDED)
-            raise UserError(f"data set {source!r}: neither one of {known} nor an existing folder")
+        splits = _read(source, seed)
         if holdout:
             splits = _hold_out(splits, holdout, seed)
+        size = image_size or _IMAGE_SIZES.get(source.partition(":")[0], _PHOTOGRAPHS)
         train, val = _resized(splits.train, size), _resized(splits.val, size)
         return DataSet(source, splits.classes, train, val, size, *_statistics(train, size))
     except ImportError as error:
@@ -69,6 +81,20 @@ def load_dataset(
         raise UserError(
             f"data set {source!r} needs {needed}: pip install 'edufast[train]'"
         ) from error
+
+
+def _read(source: str, seed: int) -> Splits:
+    name, colon, path = source.partition(":")
+    if source in _EMBEDDED:
+        return _EMBEDDED[source](seed)
+    if colon and name in _PUBLISHED:
+        if not Path(path).is_dir():
+            raise UserError(f"data set {source!r}: {path!r} is no existing folder")
+        return _PUBLISHED[name](Path(path), seed)
+    if Path(source).is_dir():
+        return folder(Path(source), seed)
+    known = ", ".join([*_EMBEDDED, *(f"{name}:<folder>" for name in _PUBLISHED)])
+    raise UserError(f"data set {source!r}: neither one of {known} nor an existing folder")
 
 
 def _hold_out(splits: Splits, share: float, seed: int) -> Splits:

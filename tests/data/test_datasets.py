@@ -173,7 +173,7 @@ def test_holdout_and_seed_are_checked(tmp_path):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UserError, match="'cifar1000': neither one of digits, glyphs nor an exist"):
+    with pytest.raises(UserError, match="'cifar1000': neither one of digits, glyphs, caltech"):
         load_dataset("cifar1000")
     with pytest.raises(UserError, match="image_size: expected at least 8 pixels, got 0"):
         load_dataset("digits", image_size=0)

@@ -1,0 +1,71 @@
+"""Finding the parts of a data set on disk, and saying what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edufast.errors import UserError
+
+
+def find_folder(given: Path, name: str, holds: str, archive: str) -> Path:
+    """The folder of an unpacked archive: ``given``, or ``name`` inside it.
+
+    Args:
+        holds: what the folder is known by: a file or folder inside it.
+        archive: what it comes from, for the message.
+
+    Raises:
+        UserError: it is neither.
+    """
+    for folder in (given, given / name):
+        if (folder / holds).exists():
+            return folder
+    raise UserError(
+        f"{given}: holds neither {holds} nor {name}/{holds}; expected {archive}, unpacked"
+    )
+
+
+def read_lines(path: Path, archive: str) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        UserError: there is no such file, none of them, or it is not text.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; it is part of {archive}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text; it is part of {archive}") from error
+    if not lines:
+        raise UserError(f"{path}: is empty; it is part of {archive}")
+    return lines
+
+
+def read_pairs(path: Path, separator: str, archive: str) -> Iterator[tuple[str, str]]:
+    """The first two columns of a text file.
+
+    Raises:
+        UserError: likewise, or a line has fewer.
+    """
+    for number, line in enumerate(read_lines(path, archive), 1):
+        first, found, rest = line.partition(separator)
+        if not found:
+            raise UserError(f"{path}: line {number} is {line[:60]!r}; expected two columns")
+        yield first, rest.partition(separator)[0]
+
+
+def files_in(folder: Path, suffix: str, archive: str) -> set[str]:
+    """Names of the files in ``folder`` that end in ``suffix``, in upper or lower case.
+
+    Raises:
+        UserError: there is no such folder, or no such file in it.
+    """
+    try:
+        names = {path.name for path in folder.iterdir() if path.suffix.lower() == suffix}
+    except OSError as error:
+        raise UserError(f"{folder}: missing; it is a folder of {archive}") from error
+    if not names:
+        raise UserError(f"{folder}: has no {suffix} images; expected those of {archive}")
+    return names
