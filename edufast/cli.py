@@ -179,6 +179,33 @@ def bench_merge(
     merge.main(quick, out, _user(_device, device), threads)
 
 
+@bench.command("train")
+def bench_train(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
+    ] = False,
+    pairs: Annotated[
+        str, typer.Option(help="Which teacher-student pairs, comma-separated [default: all].")
+    ] = "",
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, comma-separated [default: 64,256,1024].")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for JSON, Markdown and plot; what is there is not repeated."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Training steps beside a plain loop, a careful one and the arithmetic alone."""
+    from edufast.bench import train
+
+    sizes = _user(_positive_integers, "--batch", batch)
+    _user(train.main, quick, out, _user(_device, device), threads, _listed(pairs), sizes)
+
+
 @app.command()
 def merge(
     files: Annotated[list[Path], typer.Argument(help="Two or more .safetensors files.")],
@@ -285,6 +312,18 @@ def _device(name: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device: {name!r}, but torch finds no CUDA device here")
     return name
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _positive_integers(option: str, text: str) -> list[int]:
+    parts = _listed(text)
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            raise UserError(f"{option}: {part!r}; expected positive integers, comma-separated")
+    return [int(part) for part in parts]
 
 
 def _user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

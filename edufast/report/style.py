@@ -84,10 +84,12 @@ def method_styles(names: Sequence[str], theme: Theme) -> dict[str, tuple[str, st
     }
 
 
-def figure(theme: Theme, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of `WIDTH` by ``height`` inches with one row of axes."""
+def figure(
+    theme: Theme, height: float, columns: int = 1, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `WIDTH` by ``height`` inches, and its axes row by row."""
     result = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.paper, layout="constrained")
-    axes = list(result.subplots(1, columns, squeeze=False)[0])
+    axes = list(result.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.set_facecolor(theme.paper)
         axis.tick_params(colors=theme.faint, labelsize=10, length=0)

@@ -1,0 +1,174 @@
+"""``edufast bench train``: the whole training step beside the loops people run.
+
+In one run, on the same data, models, batch and loss: (a) the plain loop of the popular
+repositories, (b) what a careful user makes of it, (c) this project, one optimisation after the
+other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from edufast.bench.timing import machine
+from edufast.bench.train import show
+from edufast.bench.train.contest import Contestant, contest
+from edufast.bench.train.floor import Floor
+from edufast.bench.train.ladder import SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
+from edufast.bench.train.peers import CarefulLoop, PlainLoop
+from edufast.bench.train.setting import PAIRS, Setting, synthetic
+from edufast.errors import UserError
+from edufast.files import atomic_write
+
+BATCH_SIZES = (64, 256, 1024)
+QUICK = ("resnet32x4-resnet8x4", (64,))
+
+
+def contestants(setting: Setting) -> dict[str, Callable[[], Contestant]]:
+    """Everybody, from the slowest to the floor. Names that begin with + are this project's."""
+    return {
+        show.PLAIN: partial(PlainLoop, setting),
+        show.CAREFUL_EAGER: partial(CarefulLoop, setting, compiled=False),
+        show.CAREFUL: partial(CarefulLoop, setting, compiled=True),
+        "+ DALI loader": partial(WithLoader, setting),
+        "+ folded teachers, channels-last": partial(WithFaculty, setting),
+        "+ fused loss": partial(WithFusedLoss, setting),
+        "+ School: routing with quotas": partial(SchoolLoop, setting),
+        show.FLOOR: partial(Floor, setting),
+    }
+
+
+def run(
+    pairs: Sequence[str],
+    batch_sizes: Sequence[int],
+    device: str,
+    *,
+    seconds: float,
+    rounds: int,
+    done: list[dict[str, Any]],
+    tell: Callable[[str], None],
+    keep: Callable[[list[dict[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """Measure every pair at every batch size; one dict each.
+
+    Args:
+        pairs: names in ``PAIRS``.
+        device: "cpu" or a CUDA device.
+        seconds: about how long a block of steps takes.
+        rounds: blocks of every contestant.
+        done: results of a run before this one, which are not measured again.
+        tell: hears what is going on.
+        keep: gets all results so far, after every one.
+    """
+    results = list(done)
+    for name in pairs:
+        for batch_size in batch_sizes:
+            if any((r["pair"], r["batch_size"]) == (name, batch_size) for r in results):
+                continue
+            torch._dynamo.reset()  # no contest inherits what another compiled
+            setting = synthetic(PAIRS[name], batch_size, torch.device(device))
+            tell(f"{name}, batch {batch_size}")
+            scores = contest(
+                contestants(setting),
+                batch_size,
+                setting.device,
+                seconds=seconds,
+                rounds=rounds,
+                tell=tell,
+            )
+            results.append(
+                {
+                    "pair": name,
+                    "batch_size": batch_size,
+                    "epoch_samples": len(setting.data.train),
+                    "results": {who: s.result(batch_size) for who, s in scores.items()},
+                }
+            )
+            keep(results)
+    return results
+
+
+def main(
+    quick: bool,
+    out: Path | None,
+    device: str,
+    threads: int | None,
+    pairs: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+) -> None:
+    """Print a table for every pair and batch size.
+
+    With ``out``, write train.json, train.md and train.png into that folder, after every contest; a
+    contest that train.json holds already, from the same machine, is not measured again.
+
+    Raises:
+        UserError: an unknown pair, or one that needs a GPU on a machine without.
+    """
+    pairs, batch_sizes = _chosen(quick, device, pairs, batch_sizes)
+    if threads:
+        torch.set_num_threads(threads)
+    where = machine(device)
+    done = _read(out, where) if out else []
+
+    def keep(results: list[dict[str, Any]]) -> None:
+        if out is not None:
+            _write(out, where, results)
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+        results = run(
+            pairs,
+            batch_sizes,
+            device,
+            seconds=0.5 if quick else 1.0,
+            rounds=2 if quick else 3,
+            done=done,
+            tell=status.update,
+            keep=keep,
+        )
+    for result in results:
+        Console().print(show.table(result))
+
+
+def _chosen(
+    quick: bool, device: str, pairs: Sequence[str], batch_sizes: Sequence[int]
+) -> tuple[Sequence[str], Sequence[int]]:
+    cuda = torch.device(device).type == "cuda"
+    small = [name for name, pair in PAIRS.items() if pair.image_size <= 32]
+    for name in pairs:
+        if name not in PAIRS:
+            raise UserError(f"--pairs: {name!r}; expected some of {', '.join(PAIRS)}")
+        if name not in small and not cuda:
+            raise UserError(f"--pairs: {name} needs a GPU")
+    default = [QUICK[0]] if quick else list(PAIRS) if cuda else small
+    return pairs or default, batch_sizes or (QUICK[1] if quick else BATCH_SIZES)
+
+
+def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
+    path = out / "train.json"
+    if not path.exists():
+        return []
+    try:
+        before = json.loads(path.read_text())
+        same = all(before["machine"][key] == where[key] for key in where.keys() - {"load"})
+        results: list[dict[str, Any]] = before["results"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a result of edufast bench train") from error
+    if not same:
+        raise UserError(f"{path}: from another machine or torch; choose another folder")
+    return results
+
+
+def _write(out: Path, where: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    with atomic_write(out / "train.json") as path:
+        path.write_text(json.dumps({"machine": where, "results": results}, indent=1))
+    with atomic_write(out / "train.md") as path:
+        path.write_text(show.markdown(where, results))
+    with atomic_write(out / "train.png") as path:
+        path.write_bytes(show.plot(results))

@@ -1,0 +1,115 @@
+"""What every contestant of a contest shares: pair of models, data, batch size, loss, optimiser."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from edufast.data import Augment, DataSet, Samples
+from edufast.models import create_model
+
+TEMPERATURE, ALPHA = 4.0, 0.1  # the peers': 0.1 cross-entropy + 0.9 distillation
+LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # CIFAR-100's
+TEACHERS = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Teachers of one architecture, each of a third of the classes, and their student."""
+
+    teacher: str
+    student: str
+    image_size: int = 32
+    classes: int = 99
+    samples: int = 50_000  # CIFAR-100's: the length of an epoch
+
+    @property
+    def name(self) -> str:
+        return "-".join(model.rpartition("/")[2] for model in (self.teacher, self.student))
+
+
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair("resnet110", "resnet20"),
+        Pair("resnet32x4", "resnet8x4"),
+        Pair("torchvision/resnet50", "torchvision/mobilenet_v2", 224, 999, samples=4096),
+    )
+}
+
+
+@dataclass
+class Setting:
+    """One contest.
+
+    Attributes:
+        data: what is learned; labels are positions in ``classes``.
+        teachers: trained or not, in eval mode; teacher k knows the classes of ``slices[k]``.
+        student: copied by every contestant.
+        batch_size: images in a step.
+        device: of all of them.
+        augment: pad-and-crop and flip, the views of the CIFAR recipes.
+        lr: learning rate.
+    """
+
+    data: DataSet
+    teachers: list[nn.Module]
+    slices: list[tuple[int, int]]
+    student: nn.Module
+    batch_size: int
+    device: torch.device
+    augment: Augment = field(default_factory=Augment)
+    lr: float = LR
+    seed: int = 0
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (3, self.data.image_size, self.data.image_size)
+
+    def new_student(self) -> nn.Module:
+        """A copy of the student in its initial state, contiguous, on the device."""
+        return copy.deepcopy(self.student).to(self.device)
+
+    def new_teachers(self) -> list[nn.Module]:
+        """Frozen copies of the teachers, contiguous, on the device."""
+        return [
+            copy.deepcopy(t).eval().requires_grad_(False).to(self.device) for t in self.teachers
+        ]
+
+
+def synthetic(pair: Pair, batch_size: int, device: torch.device) -> Setting:
+    """A contest on random images and labels: speed does not depend on what they show."""
+    generator = np.random.default_rng(0)
+    size = (pair.samples, pair.image_size, pair.image_size, 3)
+    images = generator.integers(0, 256, size, dtype=np.uint8)
+    labels = np.resize(np.arange(pair.classes, dtype=np.int64), pair.samples)
+    names = tuple(str(c) for c in range(pair.classes))
+    train = Samples(images, labels)
+    val = Samples(images[: pair.classes], labels[: pair.classes])
+    data = DataSet("random images", names, train, val, pair.image_size, MEAN, STD)
+    share = pair.classes // TEACHERS
+    torch.manual_seed(0)
+    teachers = [
+        _settled(create_model(pair.teacher, share), pair.image_size) for _ in range(TEACHERS)
+    ]
+    slices = [(k * share, (k + 1) * share) for k in range(TEACHERS)]
+    student = create_model(pair.student, pair.classes)
+    return Setting(data, teachers, slices, student, batch_size, device)
+
+
+@torch.no_grad()
+def _settled(model: nn.Module, image_size: int) -> nn.Module:
+    """Let batch norm see noise once: a deep net that never did overflows in eval mode."""
+    model.train()(torch.randn(16, 3, image_size, image_size))
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model(torch.randn(32, 3, image_size, image_size))
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()

@@ -1,0 +1,108 @@
+"""The training benchmark: everybody does the same work, and the results can be read back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edufast.bench import train
+from edufast.bench.train import show
+from edufast.bench.train.contest import contest
+from edufast.bench.train.peers import CarefulLoop, PlainLoop
+from edufast.bench.train.setting import PAIRS, Pair, Setting, synthetic
+from edufast.errors import UserError
+
+TINY = Pair("resnet14", "resnet8", image_size=16, classes=6, samples=48)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return synthetic(TINY, 12, torch.device("cpu"))
+
+
+def everybody(setting: Setting) -> dict:
+    """All contestants that do not compile."""
+    return {n: make for n, make in train.contestants(setting).items() if n != show.CAREFUL}
+
+
+def test_all_contestants_compute_the_same_loss(setting):
+    learners = {n: make() for n, make in everybody(setting).items() if "floor" not in n}
+    school = learners["+ School: routing with quotas"]
+    batches = list(itertools.islice(school.batches(), 2))
+    losses = {n: [float(c.step(b)) for b in batches] for n, c in learners.items()}
+    expected = torch.tensor(losses[show.PLAIN])
+    assert expected.diff().abs() > 1e-3  # the step in between counted
+    for name, found in losses.items():
+        rounding = 3e-2 if "careful" in name else 1e-4
+        torch.testing.assert_close(torch.tensor(found), expected, rtol=rounding, atol=0, msg=name)
+
+
+def test_plain_and_careful_batches_are_views_of_the_data(setting):
+    still = replace(setting, augment=replace(setting.augment, pad=0, flip=False))
+    mean, std = (torch.tensor(c)[:, None, None] for c in (setting.data.mean, setting.data.std))
+    known = {image.tobytes(): int(c) for image, c in zip(*vars(still.data.train).values())}
+    for loop in (PlainLoop(still), CarefulLoop(still, compiled=False)):
+        images, labels = next(loop.batches())
+        assert images.shape == (12, 3, 16, 16)
+        pixels = ((images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        assert [known[p.numpy().tobytes()] for p in pixels] == labels.tolist()
+
+
+def test_contest_times_everybody_the_same_number_of_blocks(setting):
+    heard = []
+    scores = contest(
+        everybody(setting), 12, setting.device, seconds=0.01, rounds=2, tell=heard.append
+    )
+    assert all(len(score.speeds) == 2 and min(score.speeds) > 0 for score in scores.values())
+    turns = [what.partition(": round")[0] for what in heard if ": round" in what]
+    assert turns == list(scores) * 2
+
+
+def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PAIRS, "tiny", TINY)
+    # Compiling takes longer than a test may: a second eager loop stands in.
+    complete = train.contestants
+    monkeypatch.setattr(
+        train,
+        "contestants",
+        lambda s: complete(s) | {show.CAREFUL: lambda: CarefulLoop(s, compiled=False)},
+    )
+    train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+    text = (tmp_path / "train.json").read_text()
+    (result,) = json.loads(text)["results"]
+    assert (result["pair"], result["batch_size"], result["epoch_samples"]) == ("tiny", 12, 48)
+    assert show.FLOOR in result["results"]
+    for score in result["results"].values():
+        assert score.keys() == {"images_per_second", "speeds", "data_wait", "startup"}
+    assert "tiny, batch 12" in capsys.readouterr().out
+    assert "| (a) plain loop |" in (tmp_path / "train.md").read_text()
+    assert (tmp_path / "train.png").read_bytes().startswith(b"\x89PNG")
+
+    monkeypatch.setattr(train, "contest", None)  # would fail if it were asked
+    train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+
+    (tmp_path / "train.json").write_text(text.replace(torch.__version__, "0.0"))
+    with pytest.raises(UserError, match="another machine"):
+        train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+
+
+@pytest.mark.parametrize("pair", ["resnet1-resnet0", "resnet50-mobilenet_v2"])
+def test_a_pair_that_cannot_be_measured_is_refused(pair):
+    with pytest.raises(UserError, match=pair):
+        train.main(True, None, "cpu", None, [pair])
+
+
+def test_payback_counts_steps_until_compiling_has_saved_its_time():
+    scores = {
+        show.CAREFUL: {"images_per_second": 200.0, "startup": 10.0},
+        show.CAREFUL_EAGER: {"images_per_second": 100.0, "startup": 0.0},
+    }
+    result = {"results": scores, "batch_size": 10}
+    assert show.payback(show.CAREFUL, result) == "200 steps"  # 0.05 s of each step
+    scores[show.CAREFUL]["images_per_second"] = 99.0
+    assert show.payback(show.CAREFUL, result) == "never"
+    assert show.payback(show.CAREFUL_EAGER, result) == ""
