@@ -44,11 +44,12 @@ def test_all_contestants_compute_the_same_loss(setting):
 def test_plain_and_careful_batches_are_views_of_the_data(setting):
     still = replace(setting, augment=replace(setting.augment, pad=0, flip=False))
     mean, std = (torch.tensor(c)[:, None, None] for c in (setting.data.mean, setting.data.std))
-    known = {image.tobytes(): int(c) for image, c in zip(*vars(still.data.train).values())}
+    images, classes = setting.data.train.images, setting.data.train.labels
+    known = {image.tobytes(): int(c) for image, c in zip(images, classes, strict=True)}
     for loop in (PlainLoop(still), CarefulLoop(still, compiled=False)):
-        images, labels = next(loop.batches())
-        assert images.shape == (12, 3, 16, 16)
-        pixels = ((images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        views, labels = next(loop.batches())
+        assert views.shape == (12, 3, 16, 16)
+        pixels = ((views * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         assert [known[p.numpy().tobytes()] for p in pixels] == labels.tolist()
 
 
@@ -71,6 +72,7 @@ def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, 
         "contestants",
         lambda s: complete(s) | {show.CAREFUL: lambda: CarefulLoop(s, compiled=False)},
     )
+    monkeypatch.setattr(train, "contest", lambda *a, **k: contest(*a, **k | {"seconds": 0.01}))
     train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
     text = (tmp_path / "train.json").read_text()
     (result,) = json.loads(text)["results"]

@@ -27,7 +27,7 @@ class Floor:
             setting.batch_size, len(setting.data.classes), device=setting.device
         )
         self.parts = [] if cached else list(self.images.to(dtype).tensor_split(len(teachers)))
-        self.teachers = [teachers._models[k].to(dtype) for k in range(len(teachers))]
+        self.teachers = [teachers.model(k).to(dtype) for k in range(len(teachers))]
 
     def batches(self) -> Iterator[Tensor]:
         while True:

@@ -12,7 +12,7 @@ from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import ALPHA, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, Setting
 from edufast.curriculum import Curriculum
 from edufast.data import Batch, Loader, MixedSampler
-from edufast.faculty import Faculty, Lesson, Teacher
+from edufast.faculty import Faculty, Teacher
 from edufast.losses import KD
 from edufast.ops import kd_loss
 from edufast.school import School
@@ -25,9 +25,10 @@ class WithLoader(PlainLoop):
 
     def batches(self) -> Iterator[Any]:
         data, setting = self.setting.data, self.setting
+        everything = [range(len(data.classes))]
         loader = Loader(
             data.train,
-            sampler=MixedSampler(data.train.labels, range(len(data.classes)), setting.seed),
+            sampler=MixedSampler(data.train.labels, everything, setting.batch_size, setting.seed),
             batch_size=setting.batch_size,
             image_size=data.image_size,
             mean=data.mean,
@@ -48,7 +49,7 @@ class WithFaculty(WithLoader):
         self.student.to(memory_format=torch.channels_last)
 
     def answers(self, images: Tensor) -> list[Tensor]:
-        return self.faculty.all_logits(images, range(len(self.faculty)))
+        return [self.faculty.logits(k, images) for k in range(len(self.faculty))]
 
 
 class WithFusedLoss(WithFaculty):
@@ -91,15 +92,12 @@ class SchoolLoop:
         )
         self.school._grow_to(0)
         self.school.student.train()
-        self.lesson = Lesson(
-            teachers, range(len(teachers)), "routed", curriculum.class_order, TEMPERATURE
-        )
 
     def batches(self) -> Iterator[Batch]:
         return endless(self.school._loaders[0])
 
     def step(self, batch: Batch) -> Tensor:
-        return self.school._step(batch, self.lesson)
+        return self.school._step(batch, self.school._lessons[0])
 
 
 def faculty(setting: Setting) -> Faculty:
