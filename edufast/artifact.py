@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from edufast.data import DataSet
 from edufast.errors import UserError
 from edufast.files import atomic_write
 from edufast.models import create_model
@@ -32,6 +34,7 @@ class ModelInfo:
         mean, std: per channel, of pixel / 255.
         accuracy: on the validation split, over these classes.
         training_flops: spent on training it.
+        training_seconds: likewise, on the machine that did.
     """
 
     model: str
@@ -43,6 +46,31 @@ class ModelInfo:
     std: tuple[float, float, float]
     accuracy: float
     training_flops: int
+    training_seconds: float = 0.0
+
+    @classmethod
+    def describe(
+        cls,
+        model: str,
+        data: DataSet,
+        class_ids: Sequence[int],
+        accuracy: float,
+        training_flops: int,
+        training_seconds: float,
+    ) -> ModelInfo:
+        """Of a model that was trained on ``data`` to know ``class_ids``."""
+        return cls(
+            model=model,
+            classes=tuple(data.classes[c] for c in class_ids),
+            class_ids=tuple(class_ids),
+            data=data.name,
+            image_size=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            accuracy=accuracy,
+            training_flops=training_flops,
+            training_seconds=training_seconds,
+        )
 
 
 def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import torch
 import typer
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edufast.errors import Interrupted, TrainingError, UserError
+from edufast.report.format import mean, si, spread
 
 app = typer.Typer(
     help="Education distillation: big expert classifiers into a small edge model, fast.",
@@ -38,6 +38,13 @@ DeviceOption = Annotated[
 ]
 TeachersOption = Annotated[
     Path | None, typer.Option(help="Use the teachers of this run folder (see edufast teach).")
+]
+EqualOption = Annotated[
+    str,
+    typer.Option(
+        help="What the other methods get as much of as education distillation takes: samples, "
+        "flops (of the student) or time (education goes first)."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -85,16 +92,21 @@ def compare(
     device: DeviceOption = "auto",
     teachers: TeachersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Student seeds, from 0.")] = 3,
-    methods: Annotated[str, typer.Option(help="Which, comma-separated.")] = (
-        "scratch,kd,routed,education"
-    ),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Which, comma-separated: scratch; kd (one full teacher); routed (slice teachers); "
+            "alone (the recipe's algorithm without grades); grades (without teachers); education."
+        ),
+    ] = "scratch,kd,routed,education",
+    equal: EqualOption = "samples",
     as_json: JsonOption = False,
 ) -> None:
-    """Train the same student in several ways for the same number of samples, several seeds."""
+    """Train the same student in several ways on an equal budget, several seeds."""
     names = tuple(dict.fromkeys(name.strip() for name in methods.split(",")))
     _execute(
         recipe, out, set_, device, names, suffix="-compare",
-        seeds=tuple(range(seeds)), export=False, teachers=teachers, as_json=as_json,
+        seeds=tuple(range(seeds)), equal=equal, export=False, teachers=teachers, as_json=as_json,
     )  # fmt: skip
 
 
@@ -264,19 +276,29 @@ def _execute(
     *,
     suffix: str = "",
     seeds: tuple[int, ...] | None = None,
+    equal: str = "samples",
     export: bool = True,
     teachers: Path | None = None,
     as_json: bool = False,
 ) -> None:
+    from edufast.methods import METHODS, Equal
     from edufast.recipe import load_recipe
-    from edufast.runs import METHODS, RunConfig
+    from edufast.runs import RunConfig
 
-    parsed = _user(load_recipe, recipe, overrides or [])
+    parsed = _user(load_recipe, recipe, overrides or []).located()
     for method in methods:
         if method not in METHODS:
             _fail(f"--methods: {method!r}; expected some of {', '.join(METHODS)}", 2)
+    if equal not in get_args(Equal):
+        _fail(f"--equal: {equal!r}; expected one of {', '.join(get_args(Equal))}", 2)
     config = RunConfig(
-        parsed, methods, seeds or (parsed.seed,), _user(_device, device), export, teachers
+        recipe=parsed,
+        methods=cast(Any, methods),
+        seeds=seeds or (parsed.seed,),
+        equal=cast(Any, equal),
+        device=_user(_device, device),
+        export=export,
+        teachers=None if teachers is None else teachers.absolute(),
     )
     _carry_out(config, out or Path("runs") / f"{parsed.name}{suffix}", as_json)
 
@@ -286,19 +308,31 @@ def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
     from edufast.runs import Run
 
     try:
-        accuracies = _user(lambda: Run(config, folder, console).execute())
+        results = _user(lambda: Run(config, folder, console).execute())
     except (Interrupted, KeyboardInterrupt):
         _fail(f"stopped; go on with: edufast resume {folder}", 130)
     except (TrainingError, ExportError) as error:
         _fail(str(error), 1)
     if as_json:
-        print(json.dumps({"run": str(folder), "accuracy": accuracies}))
-    elif accuracies:
-        table = Table("method", "accuracy", "seeds")
-        for method, by_seed in accuracies.items():
-            values = list(by_seed.values())
-            spread = f" ± {statistics.stdev(values):.1%}" if len(values) > 1 else ""
-            table.add_row(method, f"{statistics.mean(values):.1%}{spread}", str(len(values)))
+        fields = {
+            key: {
+                method: {seed: result[key] for seed, result in by_seed.items()}
+                for method, by_seed in results.items()
+            }
+            for key in ("accuracy", "best_accuracy")
+        }
+        print(json.dumps({"run": str(folder), **fields}))
+    elif results:
+        table = Table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
+        for method, by_seed in results.items():
+            events = list(by_seed.values())
+            table.add_row(
+                method,
+                spread([event["accuracy"] for event in events]),
+                spread([event["best_accuracy"] for event in events]),
+                si(mean([event["student_flops"] for event in events]), "FLOP"),
+                str(len(events)),
+            )
         console.print(table)
 
 

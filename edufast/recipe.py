@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,20 +16,21 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
 )
 
 from edufast.curriculum import Curriculum, Grade, Order, Schedule, Target
-from edufast.data import Augment, DataSet
+from edufast.data import Augment, DataSet, load_dataset
+from edufast.data.datasets import _EMBEDDED
 from edufast.errors import UserError
 from edufast.heads import Kind
 from edufast.losses import Algorithm, create_algorithm
+from edufast.schema import Section, check, override, parse_value, read_yaml
 from edufast.training import Training
 
 # `2/3`: the second of three equal shares of the classes.
 _SHARE = r"[1-9]\d*/[1-9]\d*"
 
-Method = Literal["scratch", "kd", "routed", "education"]
+Method = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
 
 
 def _class_ids(value: object) -> object:
@@ -50,18 +50,26 @@ def _class_ids(value: object) -> object:
 ClassIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_class_ids)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """Which images to learn from: see :func:`edufast.data.load_dataset`."""
 
     source: str
     image_size: PositiveInt | None = None
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def load(self) -> DataSet:
+        """The images.
+
+        Raises:
+            UserError: as :func:`edufast.data.load_dataset`.
+        """
+        return load_dataset(
+            self.source, image_size=self.image_size, holdout=self.holdout, seed=self.seed
+        )
 
 
-class StudentSection(_Section):
+class StudentSection(Section):
     """The edge model and where it is cut."""
 
     model: str
@@ -70,7 +78,7 @@ class StudentSection(_Section):
     cuts: list[str] | None = None
 
 
-class TeacherSection(_Section):
+class TeacherSection(Section):
     """One teacher: what it knows, and its weights or else how long it is taught."""
 
     model: str
@@ -79,19 +87,19 @@ class TeacherSection(_Section):
     epochs: PositiveInt | None = None
 
 
-class GradeSection(_Section):
+class GradeSection(Section):
     """One grade; see :class:`edufast.Grade`. Classes left out are those of the teachers that did
     not teach before."""
 
     epochs: PositiveInt
-    teachers: list[int] = []
+    teachers: list[int] = Field(default_factory=list)
     classes: ClassIds | None = None
     fragments: PositiveInt | None = None
     target: Target | None = None
     samples: PositiveInt | None = None
 
 
-class CurriculumSection(_Section):
+class CurriculumSection(Section):
     """Either a preset with a number of epochs, or the grades one by one."""
 
     preset: Literal["default", "paper"] | None = None
@@ -112,7 +120,7 @@ class AlgorithmSection(BaseModel):
     name: str = "kd"
 
 
-class AugmentSection(_Section):
+class AugmentSection(Section):
     """Random views; see :class:`edufast.data.Augment`."""
 
     pad: Annotated[int, Field(ge=0)] = 4
@@ -120,7 +128,7 @@ class AugmentSection(_Section):
     random_resized_crop: tuple[float, float] | None = None
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """The optimiser's settings; see :class:`edufast.Training`."""
 
     batch_size: PositiveInt = 128
@@ -132,20 +140,51 @@ class TrainingSection(_Section):
     augment: AugmentSection = AugmentSection()
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run. :func:`load_recipe` reads one from YAML."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     data: DataSection
     student: StudentSection
-    teachers: list[TeacherSection] = []
+    teachers: list[TeacherSection] = Field(default_factory=list)
     curriculum: CurriculumSection
     algorithm: AlgorithmSection = AlgorithmSection()
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
-    baselines: list[Method] = []
+    baselines: list[Method] = Field(default_factory=list)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def variant(self, changes: Mapping[str, Any], source: str = "variant") -> Recipe:
+        """The recipe with dotted keys changed, and without variants of its own.
+
+        Args:
+            changes: ``{"training.lr": 0.1}``. The key ``method`` says how to train a variant, see
+                :mod:`edufast.sweep`, and changes nothing here.
+            source: named in errors.
+
+        Raises:
+            UserError: the first thing wrong with it.
+        """
+        content = self.model_dump(mode="json", exclude={"variants"})
+        for key, value in changes.items():
+            if key != "method":
+                override(content, key, copy.deepcopy(value), source)
+        return parse_recipe(content, source)
+
+    def located(self) -> Recipe:
+        """The recipe with absolute paths, to be found again from another folder."""
+        data, teachers = self.data, self.teachers
+        if data.source not in _EMBEDDED and Path(data.source).exists():
+            data = data.model_copy(update={"source": str(Path(data.source).absolute())})
+        teachers = [
+            teacher
+            if teacher.weights is None
+            else teacher.model_copy(update={"weights": teacher.weights.absolute()})
+            for teacher in teachers
+        ]
+        return self.model_copy(update={"data": data, "teachers": teachers})
 
     def create_training(self) -> Training:
         """How the student is optimised."""
@@ -296,27 +335,22 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(
             f"recipe {source!r}: no such file; shipped recipes are {', '.join(shipped_recipes())}"
         )
-    try:
-        content = yaml.safe_load(text)
-        for override in overrides:
-            _override(content, override)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: found {type(content).__name__}; expected keys and values")
+    content = read_yaml(text, source)
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--set {text}: expected key.subkey=value")
+        override(content, key, parse_value(value, f"--set {text}"), f"--set {text}")
     return parse_recipe(content, source)
 
 
 def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
-    """Check ``content``; ``source`` is named in errors.
+    """Check ``content``, its variants included; ``source`` is named in errors.
 
     Raises:
         UserError: the first thing wrong with it.
     """
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from error
+    recipe = check(Recipe, content, source)
     for k, teacher in enumerate(recipe.teachers):
         if teacher.weights is not None and not teacher.weights.is_file():
             raise UserError(
@@ -324,74 +358,6 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
                 "expected a .safetensors file written by edufast teach"
             )
     recipe.create_algorithm()
+    for name, changes in recipe.variants.items():
+        recipe.variant(changes, f"{source}: variants.{name}")
     return recipe
-
-
-def _override(content: Any, override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator:
-        raise UserError(f"--set {override}: expected key.subkey=value")
-    *path, last = key.split(".")
-    section = content
-    for name in path:
-        section = _enter(section, name, override)
-    if isinstance(section, list):
-        _enter(section, last, override)
-        section[int(last)] = yaml.safe_load(value)
-    else:
-        section[last] = yaml.safe_load(value)
-
-
-def _enter(section: Any, name: str, override: str) -> Any:
-    """The item ``name`` of a section or list of sections; a section that is not there begins."""
-    if isinstance(section, list):
-        if not name.isdigit() or int(name) >= len(section):
-            raise UserError(
-                f"--set {override}: {name} is no position in a list of {len(section)} entries"
-            )
-        return section[int(name)]
-    inner = section.setdefault(name, {})
-    if not isinstance(inner, (dict, list)):
-        raise UserError(f"--set {override}: {name} is not a section")
-    return inner
-
-
-def _explain(error: ValidationError) -> str:
-    """The first error in one line: key, value found, value expected."""
-    # A mistyped key is reported as missing, too: the unknown key says more.
-    errors = error.errors()
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    # A union reports every branch; the branch names are no keys of the file.
-    key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else "expected one of " + ", ".join(_known_keys(first["loc"][:-1]))
-        )
-        return f"{key}: unknown key; {hint}"
-    if first["type"] == "missing":
-        return f"{key}: missing; it has no default"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: found {first['input']!r}; {message[0].lower()}{message[1:]}"
-
-
-def _is_branch(part: int | str) -> bool:
-    return isinstance(part, str) and ("[" in part or part == "literal")
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    section: type[BaseModel] = Recipe
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_of(section.model_fields[part].annotation) or section
-    return sorted(section.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section inside an annotation such as ``list[GradeSection] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = (_section_of(argument) for argument in get_args(annotation))
-    return next((section for section in inner if section is not None), None)

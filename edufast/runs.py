@@ -2,87 +2,78 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 import yaml
+from pydantic import PositiveFloat
 from rich.console import Console
 from torch import nn
 
 from edufast.artifact import ModelInfo, load_model, read_info, save_model
 from edufast.curriculum import Curriculum
-from edufast.data import DataSet, load_dataset
 from edufast.errors import UserError
 from edufast.export.trained import export_trained, latency
 from edufast.faculty import Faculty, Teacher
 from edufast.files import atomic_write
 from edufast.journal import Journal
+from edufast.methods import Equal, Methods, samples_of_grades
 from edufast.models import create_model
-from edufast.recipe import Recipe, TeacherSection, parse_recipe
+from edufast.recipe import Method, Recipe, parse_recipe
 from edufast.report import write_report
+from edufast.report.events import Event, read_run
+from edufast.report.format import mean
+from edufast.schema import Section, read_section
 from edufast.school import School
-from edufast.student import Student
+from edufast.teachers import load_teacher, train_teacher
 
-METHODS = ("scratch", "kd", "routed", "education")
+PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to warm up
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Section):
     """What a run folder is for; its config.yaml.
 
     Attributes:
-        recipe: resolved, with every default filled in.
         methods: student trainings, in order, each with every seed.
         seeds: of the student's weights and of the order and views of the samples. Teachers use the
             recipe's seed.
+        equal: what the other methods are given as much of as education distillation takes.
+        seconds: with equal "time": of education distillation; None: it is one of the methods.
         device: "cpu" or a CUDA device.
         export: write and verify student.onnx of the first education graduate.
         teachers: folder of a run whose teachers serve this one, too; None: its own.
+        recipe: resolved, with every default filled in.
     """
 
-    recipe: Recipe
-    methods: tuple[str, ...]
+    methods: tuple[Method, ...]
     seeds: tuple[int, ...]
+    equal: Equal = "samples"
+    seconds: PositiveFloat | None = None
     device: str = "cpu"
     export: bool = True
     teachers: Path | None = None
+    recipe: Recipe
 
     def to_yaml(self) -> str:
         """As stored in config.yaml."""
-        fields = {
-            "methods": list(self.methods),
-            "seeds": list(self.seeds),
-            "device": self.device,
-            "export": self.export,
-            "teachers": None if self.teachers is None else str(self.teachers),
-            "recipe": self.recipe.model_dump(mode="json"),
-        }
-        return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @classmethod
     def read(cls, folder: Path) -> RunConfig:
         """The config of an existing run.
 
         Raises:
-            UserError: the folder holds no run.
+            UserError: the folder holds no run, or its config.yaml was damaged.
         """
         path = folder / "config.yaml"
         if not path.is_file():
             raise UserError(f"{folder} holds no run: {path} does not exist")
-        fields = yaml.safe_load(path.read_text())
-        recipe = parse_recipe(fields["recipe"], str(path))
-        return cls(
-            recipe,
-            tuple(fields["methods"]),
-            tuple(fields["seeds"]),
-            fields["device"],
-            fields["export"],
-            None if fields["teachers"] is None else Path(fields["teachers"]),
-        )
+        config = read_section(cls, path)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{path}: recipe")
+        return config
 
 
 class Run:
@@ -96,13 +87,13 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, folder: Path, console: Console | None = None) -> None:
-        self.config, self.recipe, self.folder = config, config.recipe, folder
+        self.config, self.folder = config, folder
         self.console = console or Console(stderr=True)
-        self.data = load_dataset(self.recipe.data.source, image_size=self.recipe.data.image_size)
-        self.curriculum = self.recipe.create_curriculum(self.data)
-        if "kd" in config.methods:
-            self.recipe = _with_full_teacher(self.recipe, self.data)
-        self.slices = self.recipe.teacher_classes(self.data)
+        if config.equal == "time" and config.seconds is None and "education" not in config.methods:
+            raise UserError("equal time: expected education among the methods, whose time it is")
+        self.data = config.recipe.data.load()
+        self.methods = Methods(config.recipe, self.data, config.methods)
+        self.recipe = self.methods.recipe
         try:
             self._rehearse()
         except UserError:
@@ -112,8 +103,8 @@ class Run:
         self._open_folder()
         self.journal = Journal(folder / "metrics.jsonl")
 
-    def execute(self) -> dict[str, dict[int, float]]:
-        """Teach, distil, export, report. Returns accuracy by method and seed.
+    def execute(self) -> dict[str, dict[int, Event]]:
+        """Teach, distil, export, report. Returns the ``result`` events by method and seed.
 
         Raises:
             Interrupted: after Ctrl-C; call again with the same folder to go on.
@@ -124,7 +115,9 @@ class Run:
             self._describe()
         faculty = self.teach()
         try:
-            for method in self.config.methods:
+            # Equal time: the others need to know how long education distillation took.
+            order = sorted(self.config.methods, key=lambda method: method != "education")
+            for method in order if self.config.equal == "time" else self.config.methods:
                 for seed in self.config.seeds:
                     if (method, seed) not in finished:
                         finished[method, seed] = self._train(method, seed, faculty)
@@ -141,155 +134,143 @@ class Run:
     def _rehearse(self) -> None:
         """Put everything together once with stand-ins for the teachers: what does not fit shows
         here, not after they have been trained."""
-        for section, classes in zip(self.recipe.teachers, self.slices, strict=True):
+        slices = self.methods.slices
+        for section, classes in zip(self.recipe.teachers, slices, strict=True):
             create_model(section.model, len(classes))
-        faculty = Faculty([Teacher(nn.Identity(), classes) for classes in self.slices])
+        faculty = Faculty([Teacher(nn.Identity(), classes) for classes in slices])
         for method in self.config.methods:
-            self._school(method, self.config.seeds[0], faculty)
+            curriculum = self.methods.curriculum(method)
+            self._school(method, self.config.seeds[0], faculty, curriculum)
 
     # --- teachers ----------------------------------------------------------------------------
 
     def teach(self) -> Faculty:
         """Load the recipe's teachers, or train those that have no weights yet."""
         teachers = []
-        for k, (section, classes) in enumerate(zip(self.recipe.teachers, self.slices, strict=True)):
+        for k, classes in enumerate(self.methods.slices):
             path = self._teacher_path(k)
             if not path.exists():
-                self._train_teacher(k, section, classes, path)
-            model, info = load_model(path)
-            if info.class_ids != classes or info.data != self.data.name:
-                raise UserError(
-                    f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
-                    f"{_brief(classes)} of {self.data.name}"
+                train_teacher(
+                    self.recipe,
+                    k,
+                    self.data,
+                    path,
+                    device=self.config.device,
+                    checkpoint=self._checkpoint(f"teacher{k}"),
+                    journal=self.journal,
+                    console=self.console,
                 )
-            teachers.append(Teacher(model, classes, f"{info.model} ({k})"))
+            teachers.append(load_teacher(path, k, classes, self.data))
         return Faculty(teachers, self.config.device)
-
-    def _train_teacher(
-        self, k: int, section: TeacherSection, classes: Sequence[int], path: Path
-    ) -> None:
-        epochs = section.epochs or self.recipe.teacher_epochs
-        torch.manual_seed(self.recipe.seed + k)
-        school = School(
-            Student(create_model(section.model, len(classes)), 1, input_size=self._input_size),
-            Faculty([]),
-            Curriculum.single(classes, epochs),
-            self.data,
-            training=self.recipe.create_teaching(),
-            device=self.config.device,
-            seed=self.recipe.seed,
-            checkpoint=self._checkpoint(f"teacher{k}"),
-            method=f"teacher {k}",
-        )
-        model, at = school.fit(), school.progress
-        save_model(path, model, self._info(section.model, classes, at.accuracy, at.student_flops))
-        self.journal.write(
-            "teacher",
-            teacher=k,
-            model=section.model,
-            classes=list(classes),
-            accuracy=at.accuracy,
-            seconds=at.seconds,
-            flops=at.student_flops,
-            samples=at.samples,
-        )
-        self.console.print(
-            f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
-            f"{at.seconds:.0f} s"
-        )
 
     # --- students ----------------------------------------------------------------------------
 
     def _school(
-        self, method: str, seed: int, faculty: Faculty, journal: Journal | None = None
+        self,
+        method: str,
+        seed: int,
+        faculty: Faculty,
+        curriculum: Curriculum,
+        journal: Journal | None = None,
+        checkpoint: Path | None = None,
     ) -> School:
-        curriculum = self._curriculum_of(method)
-        torch.manual_seed(seed)
-        student = Student(
-            create_model(self.recipe.student.model, len(self.data.classes)),
-            curriculum.fragments[-1],
-            input_size=self._input_size,
-            cuts=self.recipe.student.cuts if method == "education" else None,
-            head=self.recipe.student.head,
-            head_width=self.recipe.student.head_width,
-            class_order=curriculum.class_order,
-            seed=seed,
-            keep_exits=self.recipe.training.exit_weight > 0,
-        )
         return School(
-            student,
+            self.methods.student(method, seed),
             faculty,
             curriculum,
             self.data,
-            algorithm=self.recipe.create_algorithm(),
+            algorithm=self.methods.algorithm(method),
             training=self.recipe.create_training(),
             device=self.config.device,
             seed=seed,
             journal=journal,
-            checkpoint=self._checkpoint(f"{method}-{seed}"),
+            checkpoint=checkpoint,
             method=method,
         )
 
-    def _train(self, method: str, seed: int, faculty: Faculty) -> float:
-        school = self._school(method, seed, faculty, self.journal)
+    def _train(self, method: str, seed: int, faculty: Faculty) -> Event:
+        curriculum = self.methods.curriculum(method, self._budget(method, faculty))
+        checkpoint = self._checkpoint(f"{method}-{seed}")
+        school = self._school(method, seed, faculty, curriculum, self.journal, checkpoint)
         graduate, at, student = school.fit(), school.progress, school.student
         if method == "education" and seed == self.config.seeds[0]:
-            everything = tuple(range(len(self.data.classes)))
-            info = self._info(self.recipe.student.model, everything, at.accuracy, at.student_flops)
+            info = ModelInfo.describe(
+                self.recipe.student.model,
+                self.data,
+                range(len(self.data.classes)),
+                at.accuracy,
+                at.student_flops,
+                at.seconds,
+            )
             save_model(self.folder / "student.safetensors", graduate, info)
             if self.config.export:
                 for depth in student.depths[:-1]:
                     self._export(student.graduate(depth), info, f"student-exit{depth}.onnx")
         for phase, seconds in at.phases.items():
             self.journal.write("phase", method=method, seed=seed, phase=phase, seconds=seconds)
-        self.journal.write(
-            "result",
-            method=method,
-            seed=seed,
-            accuracy=at.accuracy,
-            samples=at.samples,
-            student_flops=at.student_flops,
-            teacher_flops=at.teacher_flops,
-            teacher_training_flops=self._teacher_training_flops(school.curriculum),
-            seconds=at.seconds,
-        )
+        trial = read_run(self.folder).methods[method].trials[seed]
+        best, epoch = _best(trial.epochs, curriculum)
+        teachers = sorted({k for grade in curriculum.grades for k in grade.teachers})
+        taught = [read_info(self._teacher_path(k)) for k in teachers]
+        result = {
+            "method": method,
+            "seed": seed,
+            "accuracy": at.accuracy,
+            "best_accuracy": best,
+            "best_epoch": epoch,
+            "samples": at.samples,
+            "student_flops": at.student_flops,
+            "teacher_flops": at.teacher_flops,
+            "teacher_training_flops": sum(info.training_flops for info in taught),
+            "teacher_training_seconds": sum(info.training_seconds for info in taught),
+            "seconds": at.seconds,
+            "validation_seconds": at.phases["validation"],
+        }
+        self.journal.write("result", **result)
         self.console.print(
-            f"{method}, seed {seed}: {at.accuracy:.1%} after {at.samples:,} samples, "
-            f"{at.student_flops / 1e12:.2f} TFLOP, {at.seconds:.0f} s"
+            f"{method}, seed {seed}: {at.accuracy:.1%} (best {best:.1%} after epoch {epoch}), "
+            f"{at.samples:,} samples, {at.student_flops / 1e12:.2f} TFLOP, {at.seconds:.0f} s"
         )
-        return at.accuracy
+        return result
 
-    def _curriculum_of(self, method: str) -> Curriculum:
-        """Every method sees as many samples as education distillation."""
+    # --- budgets -----------------------------------------------------------------------------
+
+    def _budget(self, method: str, faculty: Faculty) -> int | None:
+        """Training samples of a method: worked out once, then read from the journal."""
         if method == "education":
-            return self.curriculum
-        epochs = sum(grade.epochs for grade in self.curriculum.grades)
-        samples = self._education_samples() // epochs
-        classes = self.curriculum.class_order
-        count = len(self.data.classes)
-        full = [k for k, known in enumerate(self.slices) if len(known) == count]
-        owners = [k for k, known in enumerate(self.slices) if len(known) < count]
-        if method == "scratch":
-            return Curriculum.single(classes, epochs, samples=samples)
-        if method == "kd":
-            return Curriculum.single(
-                classes, epochs, teachers=full[-1:], target="full", samples=samples
+            return None
+        log = read_run(self.folder)
+        known = log.methods[method].budget if method in log.methods else None
+        if known is not None:
+            return int(known["samples"])
+        fields: dict[str, float] = {}
+        if self.config.equal == "time":
+            seconds = self.config.seconds or mean(
+                [e["seconds"] - e["validation_seconds"] for e in log.methods["education"].results]
             )
-        return Curriculum.single(classes, epochs, teachers=owners, target="routed", samples=samples)
+            pace = self._pace(method, faculty)
+            samples = round(seconds * pace)
+            fields = {"seconds": seconds, "images_per_second": pace}
+        else:
+            samples = self.methods.samples(method, self.config.equal)
+        self.journal.write(
+            "budget", method=method, equal=self.config.equal, samples=samples, **fields
+        )
+        return samples
 
-    def _education_samples(self) -> int:
-        """Samples the graded student sees: whole batches of every epoch of every grade."""
-        labels, batch = self.data.train.labels, self.recipe.training.batch_size
-        total = 0
-        for g, grade in enumerate(self.curriculum.grades):
-            available = int(np.isin(labels, self.curriculum.classes_taught(g)).sum())
-            samples = grade.samples or available
-            total += grade.epochs * (samples // batch * batch or samples)
-        return total
-
-    def _teacher_training_flops(self, curriculum: Curriculum) -> int:
-        teachers = {k for grade in curriculum.grades for k in grade.teachers}
-        return sum(read_info(self._teacher_path(k)).training_flops for k in sorted(teachers))
+    def _pace(self, method: str, faculty: Faculty) -> float:
+        """Images a second that ``method`` trains on, all its grades together."""
+        curriculum, training = self.methods.curriculum(method), self.recipe.training
+        short = PACE_STEPS * training.batch_size
+        grades = [replace(grade, epochs=2, samples=short) for grade in curriculum.grades]
+        with TemporaryDirectory() as folder:
+            journal = Journal(Path(folder) / "metrics.jsonl")
+            seed = self.config.seeds[0]
+            self._school(method, seed, faculty, replace(curriculum, grades=grades), journal).fit()
+            epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
+        seen = samples_of_grades(curriculum, self.data, training.batch_size)
+        speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]
+        return sum(seen) / sum(n / speed for n, speed in zip(seen, speeds, strict=True))
 
     # --- export and bookkeeping --------------------------------------------------------------
 
@@ -316,6 +297,7 @@ class Run:
             temporary.write_text(text)
 
     def _describe(self) -> None:
+        curriculum = self.methods.education
         self.journal.write(
             "run",
             name=self.recipe.name,
@@ -325,24 +307,26 @@ class Run:
             device=self.config.device,
             torch=torch.__version__,
             student=self.recipe.student.model,
-            slices=[list(grade.classes) for grade in self.curriculum.grades if grade.classes],
+            split="holdout" if self.recipe.data.holdout else "validation",
+            equal=self.config.equal,
+            slices=[list(grade.classes) for grade in curriculum.grades if grade.classes],
             grades=[
                 {
                     "grade": g + 1,
-                    "fragments": self.curriculum.fragments[g],
-                    "classes": len(self.curriculum.classes_taught(g)),
+                    "fragments": curriculum.fragments[g],
+                    "classes": len(curriculum.classes_taught(g)),
                     "epochs": grade.epochs,
                     "target": grade.target,
                 }
-                for g, grade in enumerate(self.curriculum.grades)
+                for g, grade in enumerate(curriculum.grades)
             ],
         )
 
-    def _finished(self) -> dict[tuple[str, int], float]:
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines]
-        return {(e["method"], e["seed"]): e["accuracy"] for e in events if e["event"] == "result"}
+    def _finished(self) -> dict[tuple[str, int], Event]:
+        if not (self.folder / "metrics.jsonl").exists():
+            return {}
+        methods = read_run(self.folder).methods.values()
+        return {(m.name, result["seed"]): result for m in methods for result in m.results}
 
     def _checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
@@ -351,31 +335,13 @@ class Run:
         folder = (self.config.teachers or self.folder) / "teachers"
         return self.recipe.teachers[k].weights or folder / f"teacher{k}.safetensors"
 
-    @property
-    def _input_size(self) -> tuple[int, int, int]:
-        return (3, self.data.image_size, self.data.image_size)
 
-    def _info(self, model: str, classes: Sequence[int], accuracy: float, flops: int) -> ModelInfo:
-        return ModelInfo(
-            model=model,
-            classes=tuple(self.data.classes[c] for c in classes),
-            class_ids=tuple(classes),
-            data=self.data.name,
-            image_size=self.data.image_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            accuracy=accuracy,
-            training_flops=flops,
-        )
-
-
-def _with_full_teacher(recipe: Recipe, data: DataSet) -> Recipe:
-    """Plain KD needs a teacher of all classes: add one, last, where the recipe has none."""
-    if any(len(classes) == len(data.classes) for classes in recipe.teacher_classes(data)):
-        return recipe
-    extra = TeacherSection(model=recipe.teachers[-1].model)
-    return recipe.model_copy(update={"teachers": [*recipe.teachers, extra]})
-
-
-def _brief(classes: Sequence[int]) -> str:
-    return f"{classes[0]}..{classes[-1]} ({len(classes)})"
+def _best(epochs: Sequence[Event], curriculum: Curriculum) -> tuple[float, int]:
+    """Best accuracy, and after which epoch (from 1), of those in which all classes are taught."""
+    count = len(curriculum.class_order)
+    complete = [
+        (event["accuracy"], number)
+        for number, event in enumerate(epochs, start=1)
+        if len(curriculum.classes_taught(event["grade"] - 1)) == count
+    ]
+    return max(complete, key=lambda pair: (pair[0], -pair[1]))

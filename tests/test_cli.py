@@ -86,7 +86,9 @@ def test_a_run_leaves_what_it_promises(run):
         assert (run / name).is_file(), name
     assert any((run / "plots").glob("*.png"))
     kinds = {event["event"] for event in events(run)}
-    assert kinds == {"run", "teacher", "step", "epoch", "grade", "phase", "result", "export"}
+    assert kinds == {
+        "run", "teacher", "step", "epoch", "grade", "phase", "budget", "result", "export"
+    }  # fmt: skip
     assert yaml.safe_load((run / "config.yaml").read_text())["recipe"]["training"]["lr"] == 0.1
 
 
@@ -156,6 +158,62 @@ def test_compare_adds_a_full_teacher_for_plain_distillation(run, folder):
     )
     taught = [len(e["classes"]) for e in events(folder / "kd") if e["event"] == "teacher"]
     assert taught == [2, 2, 2, 6]
+
+
+def test_the_best_epoch_stands_beside_the_last(run):
+    (result,) = (e for e in events(run) if e["event"] == "result" and e["method"] == "education")
+    epochs = [e for e in events(run) if e["event"] == "epoch" and e["method"] == "education"]
+    assert result["accuracy"] == epochs[-1]["accuracy"]
+    # Epochs before the third grade know fewer classes and do not count.
+    complete = [e["accuracy"] for e in epochs if e["grade"] == 3]
+    assert result["best_accuracy"] == max(complete)
+    assert result["best_epoch"] == 2 + complete.index(max(complete)) + 1
+
+
+def test_equal_time_measures_the_pace_once(run, folder):
+    edufast("compare", folder / "recipe.yaml", "--out", folder / "time", "--teachers", run,
+            "--seeds", 2, "--methods", "grades,education", "--equal", "time")  # fmt: skip
+    log = events(folder / "time")
+    methods = [e["method"] for e in log if e["event"] == "result"]
+    assert methods == ["education", "education", "grades", "grades"], "education goes first"
+    (budget,) = (e for e in log if e["event"] == "budget")
+    spent = [
+        e["seconds"] - e["validation_seconds"]
+        for e in log
+        if e["event"] == "result" and e["method"] == "education"
+    ]
+    assert budget["seconds"] == pytest.approx(sum(spent) / 2)
+    assert budget["samples"] == round(budget["seconds"] * budget["images_per_second"])
+    samples = {e["samples"] for e in log if e["event"] == "result" and e["method"] == "grades"}
+    assert len(samples) == 1 and abs(samples.pop() - budget["samples"]) <= 4 * 16
+
+
+def test_a_run_in_a_relative_place_resumes_from_anywhere(run, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    edufast(
+        "train", "recipe.yaml", "--data", "pictures", "--out", "relative", "--teachers", "run",
+        "--set", "baselines=[]",
+    )  # fmt: skip
+    monkeypatch.chdir(folder.parent)
+    edufast("resume", folder / "relative")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace("lr: 0.1", "lr: fast"), "recipe.training.lr: found 'fast'"),
+        (lambda text: text.replace("seeds:", "sedes:"), "sedes: unknown key; did you mean 'seeds'"),
+        (lambda text: text.partition("recipe:")[0], "recipe: missing"),
+        (lambda text: text + "}", "not valid YAML"),
+        (lambda text: "- 1", "found list; expected keys and values"),
+        (lambda text: text.replace("methods:", "methods: 3 #"), "not valid YAML"),
+    ],
+)
+def test_a_damaged_config_is_told_in_one_line(run, tmp_path, damage, message):
+    (tmp_path / "config.yaml").write_text(damage((run / "config.yaml").read_text()))
+    result = edufast("resume", tmp_path, code=2)
+    text = " ".join(result.stderr.split())
+    assert text.startswith("edufast: ") and "config.yaml: " in text and message in text
 
 
 def test_teach_then_export(folder):

@@ -68,10 +68,13 @@ def result(method: str, seed: int, accuracy: float, flops: float) -> Event:
         "method": method,
         "seed": seed,
         "accuracy": accuracy,
+        "best_accuracy": accuracy + 0.01,
+        "best_epoch": 5,
         "samples": 12000,
         "student_flops": flops,
         "teacher_flops": 2e9,
         "teacher_training_flops": 3e12,
+        "teacher_training_seconds": 40.0,
         "seconds": 75.0,
     }
 
@@ -85,6 +88,8 @@ RUN: Event = {
     "device": "cpu",
     "torch": "2.14.1",
     "student": "resnet8",
+    "split": "holdout",
+    "equal": "flops",
     "slices": [[0, 1], [2, 3], [4, 5]],
     "grades": [
         {"grade": g, "fragments": g, "classes": 2 * g, "epochs": 2, "target": "routed"}
@@ -185,9 +190,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_table(finished: Path) -> None:
     page = Page(finished / "report.html")
     assert page.row("education") == [
-        "education", "2", "94.0 ± 1.4 %", "12,000", "0.50 ×", "2 GFLOP", "3 TFLOP", "1 min 15 s",
+        "education", "2", "94.0 ± 1.4 %", "95.0 ± 1.4 %", "12,000", "0.50 ×", "2 GFLOP", "3 TFLOP",
+        "40.0 s", "1 min 15 s",
     ]  # fmt: skip
-    assert page.row("scratch")[4] == "1.00 ×"
+    assert page.row("scratch")[5] == "1.00 ×"
+    assert "held-out part of the training split" in page.text
+    assert "equal student FLOPs" in page.text
     assert page.row("0")[1:4] == ["resnet14", "2", "97.0 %"]
     assert page.row("student.onnx")[1:6] == ["325 kB", "18", "256 images", "100.00 %", "96.8 %"]
     assert "Unfinished" not in page.text
@@ -301,7 +309,7 @@ def test_events_without_their_optional_keys(tmp_path: Path) -> None:
         {"event": "from a later version"},
     ]  # fmt: skip
     page = Page(write_report(write(tmp_path / "run", events)))
-    assert page.row("x") == ["x", "1", "50.0 %", "–", "–", "–", "–", "–"]
+    assert page.row("x") == ["x", "1", "50.0 %", *["–"] * 7]
 
 
 def test_many_slices_and_methods(tmp_path: Path) -> None:

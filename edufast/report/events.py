@@ -18,14 +18,21 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "teacher": ("teacher",),
     "epoch": ("method", "seed", "grade", "epoch"),
     "grade": ("method", "seed", "grade"),
+    "budget": ("method",),
     "result": ("method", "seed"),
     "phase": ("method", "seed", "phase"),
     "export": ("path",),
+}
+# Where accuracy was measured, in words.
+SPLITS = {
+    "holdout": "on a held-out part of the training split",
+    "validation": "on the data set's validation split",
 }
 NEEDED: dict[str, tuple[str, ...]] = {
     "teacher": ("accuracy",),
     "epoch": ("samples", "accuracy"),
     "grade": ("accuracy",),
+    "budget": ("samples",),
     "result": ("accuracy",),
     "phase": ("seconds",),
     "export": ("agreement",),
@@ -55,6 +62,7 @@ class Method:
     name: str
     trials: dict[int, Trial] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)  # phase -> seconds
+    budget: Event | None = None
 
     @property
     def results(self) -> list[Event]:
@@ -160,6 +168,9 @@ def _place(log: RunLog, event: Event) -> None:
         log.exports.append(event)
     else:
         method = log.methods.setdefault(event["method"], Method(event["method"]))
+        if kind == "budget":
+            method.budget = event
+            return
         if kind == "phase":
             spent = method.phases.get(event["phase"], 0.0)
             method.phases[event["phase"]] = spent + event["seconds"]

@@ -9,12 +9,13 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from edufast.report.events import Event, Method, RunLog
+from edufast.report.events import SPLITS, Event, Method, RunLog
 from edufast.report.format import mean, percent, si, spread
 from edufast.report.format import seconds as duration
 from edufast.report.plots import Plot
 
 _NOTHING = "–"
+EQUAL = {"samples": "numbers of samples", "flops": "student FLOPs", "time": "training time"}
 
 
 def render(log: RunLog, pictures: Sequence[tuple[Plot, bytes, bytes]]) -> str:
@@ -139,24 +140,34 @@ def _results(log: RunLog) -> str:
                 method.name,
                 str(len(method.results)),
                 spread([r["accuracy"] for r in method.results]),
+                spread(best) if (best := _values(method, "best_accuracy")) else _NOTHING,
                 _average(method, "samples", lambda value: f"{value:,.0f}"),
                 _NOTHING if ratio is None else f"{ratio:.2f} ×",
                 _average(method, "teacher_flops", lambda value: si(value, "FLOP")),
                 _average(method, "teacher_training_flops", lambda value: si(value, "FLOP")),
+                _average(method, "teacher_training_seconds", duration),
                 _average(method, "seconds", duration),
             ]
         )
     heads = [
         "method",
         "seeds",
-        "accuracy",
+        "accuracy, last epoch",
+        "best epoch",
         "samples",
         "student FLOPs",
-        "teacher forward",
-        "teacher training",
+        "teachers' forward FLOPs",
+        "teachers' training FLOPs",
+        "teachers' training time",
         "time",
     ]
-    note = "Means over seeds; ± is one sample standard deviation."
+    note = (
+        f"Accuracy {SPLITS[log.run.get('split', 'validation')]}. Means over seeds; ± is one sample "
+        "standard deviation. The best epoch is chosen on the same images: read it as optimistic. "
+        "Teachers that several students share were trained once."
+    )
+    if "equal" in log.run:
+        note += f" Methods had equal {EQUAL[log.run['equal']]}."
     if _values(baseline, "student_flops"):
         flops = _average(baseline, "student_flops", lambda value: si(value, "FLOP"))
         note += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."

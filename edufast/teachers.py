@@ -1,0 +1,86 @@
+"""The teachers of a recipe: trained once each, kept as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from edufast.artifact import ModelInfo, load_model, save_model
+from edufast.curriculum import Curriculum
+from edufast.data import DataSet
+from edufast.errors import UserError
+from edufast.faculty import Faculty, Teacher
+from edufast.journal import Journal
+from edufast.models import create_model
+from edufast.recipe import Recipe
+from edufast.school import School
+from edufast.student import Student
+
+
+def train_teacher(
+    recipe: Recipe,
+    k: int,
+    data: DataSet,
+    path: Path,
+    *,
+    device: str,
+    checkpoint: Path,
+    journal: Journal,
+    console: Console,
+) -> None:
+    """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``."""
+    section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
+    torch.manual_seed(recipe.seed + k)
+    model = create_model(section.model, len(classes))
+    school = School(
+        Student(model, 1, input_size=(3, data.image_size, data.image_size)),
+        Faculty([]),
+        Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
+        data,
+        training=recipe.create_teaching(),
+        device=device,
+        seed=recipe.seed,
+        checkpoint=checkpoint,
+        method=f"teacher {k}",
+    )
+    graduate, at = school.fit(), school.progress
+    info = ModelInfo.describe(
+        section.model, data, classes, at.accuracy, at.student_flops, at.seconds
+    )
+    save_model(path, graduate, info)
+    journal.write(
+        "teacher",
+        teacher=k,
+        model=section.model,
+        classes=list(classes),
+        accuracy=at.accuracy,
+        seconds=at.seconds,
+        flops=at.student_flops,
+        samples=at.samples,
+    )
+    console.print(
+        f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
+        f"{at.seconds:.0f} s"
+    )
+
+
+def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> Teacher:
+    """A teacher from its file.
+
+    Raises:
+        UserError: it knows other classes, or those of another data set.
+    """
+    model, info = load_model(path)
+    if info.class_ids != tuple(classes) or info.data != data.name:
+        raise UserError(
+            f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
+            f"{_brief(classes)} of {data.name}"
+        )
+    return Teacher(model, classes, f"{info.model} ({k})")
+
+
+def _brief(classes: Sequence[int]) -> str:
+    return f"{classes[0]}..{classes[-1]} ({len(classes)})"
