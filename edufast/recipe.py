@@ -19,8 +19,7 @@ from pydantic import (
 )
 
 from edufast.curriculum import Curriculum, Grade, Order, Schedule, Target
-from edufast.data import Augment, DataSet, load_dataset
-from edufast.data.datasets import _EMBEDDED
+from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.errors import UserError
 from edufast.heads import Kind
 from edufast.losses import Algorithm, create_algorithm
@@ -175,14 +174,10 @@ class Recipe(Section):
 
     def located(self) -> Recipe:
         """The recipe with absolute paths, to be found again from another folder."""
-        data, teachers = self.data, self.teachers
-        if data.source not in _EMBEDDED and Path(data.source).exists():
-            data = data.model_copy(update={"source": str(Path(data.source).absolute())})
+        data = self.data.model_copy(update={"source": absolute_source(self.data.source)})
         teachers = [
-            teacher
-            if teacher.weights is None
-            else teacher.model_copy(update={"weights": teacher.weights.absolute()})
-            for teacher in teachers
+            teacher.model_copy(update={"weights": teacher.weights and teacher.weights.absolute()})
+            for teacher in self.teachers
         ]
         return self.model_copy(update={"data": data, "teachers": teachers})
 

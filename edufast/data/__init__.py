@@ -1,7 +1,7 @@
 """What is learned from (data sets), in which order (sampling) and as which pixels (pipeline)."""
 
 from edufast.data.augment import Augment, Views, draw_numbers, draw_views, numbered_views
-from edufast.data.datasets import load_dataset
+from edufast.data.datasets import absolute_source, load_dataset
 from edufast.data.pipeline import Batch, Loader
 from edufast.data.samples import DataSet, Samples
 from edufast.data.sampling import ClassSampler, MixedSampler, Sampler, SliceSampler
@@ -17,6 +17,7 @@ __all__ = [
     "Samples",
     "SliceSampler",
     "Views",
+    "absolute_source",
     "draw_numbers",
     "draw_views",
     "load_dataset",

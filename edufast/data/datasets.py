@@ -83,6 +83,15 @@ def load_dataset(
         ) from error
 
 
+def absolute_source(source: str) -> str:
+    """``source`` with its folder, where it names one that exists, as an absolute path."""
+    name, colon, path = source.partition(":")
+    if colon and name in _PUBLISHED:
+        return f"{name}:{Path(path).absolute()}"
+    is_folder = source not in _EMBEDDED and Path(source).is_dir()
+    return str(Path(source).absolute()) if is_folder else source
+
+
 def _read(source: str, seed: int) -> Splits:
     name, colon, path = source.partition(":")
     if source in _EMBEDDED:
