@@ -63,10 +63,18 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Cutting:
-    """The fragments of a model, in order, and the path of its final classifier."""
+    """A model in pieces.
+
+    Attributes:
+        fragments: in order.
+        classifier: path of the final one.
+        closing: the last fragment once more, in up to three pieces: up to its last feature map or
+            tokens, on to what the classifier reads, and the classifier.
+    """
 
     fragments: tuple[Fragment, ...]
     classifier: str
+    closing: tuple[Fragment, ...]
 
 
 def cut(
@@ -117,24 +125,33 @@ def cut(
     else:
         chosen = _named(cuts, crossings, candidates, fragments)
 
-    pieces = []
-    for start, stop in itertools.pairwise([None, *chosen, None]):
+    def piece(start: str | None, stop: str | None) -> Fragment:
         graphs = {training: traced.slice(start, stop) for training, traced in traces.items()}
         first = crossings[start] if start else 0
         last = crossings[stop] if stop else len(nodes) - 1
         title = f"{type(model).__name__}.{stop or classifier}"
-        pieces.append(
-            Fragment(
-                name=stop or classifier,
-                flops=done[last] - done[first],
-                shape=shapes[nodes[last]],
-                channels_last=_channels_last(model, nodes[last], shapes),
-                parameters=_parameters(model, graphs.values()),
-                train=compile_graph(graphs[True], f"{title}.train"),
-                eval=compile_graph(graphs[False], f"{title}.eval"),
-            )
+        return Fragment(
+            name=stop or classifier,
+            flops=done[last] - done[first],
+            shape=shapes[nodes[last]],
+            channels_last=_channels_last(model, nodes[last], shapes),
+            parameters=_parameters(model, graphs.values()),
+            train=compile_graph(graphs[True], f"{title}.train"),
+            eval=compile_graph(graphs[False], f"{title}.eval"),
         )
-    return Cutting(tuple(pieces), classifier)
+
+    head = next(i for i, node in enumerate(nodes) if node.target == classifier)
+    start = crossings[chosen[-1]] if chosen else 0
+    inside = {name: shapes[nodes[i]] for name, i in crossings.items() if start < i < head}
+    closing = [*_last_map(inside), *list(inside)[-1:]]
+    return Cutting(
+        tuple(piece(*ends) for ends in itertools.pairwise([None, *chosen, None])),
+        classifier,
+        tuple(
+            piece(*ends)
+            for ends in itertools.pairwise([*(chosen[-1:] or [None]), *dict.fromkeys(closing), None])
+        ),
+    )
 
 
 def truncate(
@@ -322,6 +339,11 @@ def _is_opaque(model: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     return next(model.get_submodule(str(node.target)).children(), None) is not None
+
+
+def _last_map(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The last of the crossings whose value has more than one place, as far as there is one."""
+    return [name for name, shape in shapes.items() if sum(size > 1 for size in shape) > 1][-1:]
 
 
 def _parameters(model: nn.Module, graphs: Iterable[fx.Graph]) -> frozenset[str]:

@@ -53,12 +53,16 @@ class ReferenceHead(nn.Module):
         self.linear = nn.Linear(in_channels if kind == "linear" else width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What ``linear`` reads: (B, width), or (B, in_channels) where ``kind`` is "linear"."""
         if self.channels_last:
             x = x.movedim(-1, 1)
         x = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # (B, C, places, 1)
         if self.kind != "paper":
             x = x.mean((2, 3), keepdim=True)
-        return self.linear(self.norm(self.adapter(x)).mean((2, 3)))
+        return self.norm(self.adapter(x)).mean((2, 3))
 
 
 def check_kind(kind: str) -> None:

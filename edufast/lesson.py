@@ -31,6 +31,8 @@ class Teaching(NamedTuple):
 class Taps(Protocol):
     """Listens to a model while it runs; see :class:`edufast.features.FeatureTaps`."""
 
+    shapes: list[tuple[int, ...]]
+
     @property
     def features(self) -> list[Tensor]: ...
 
@@ -56,11 +58,12 @@ class Lesson:
         target: see :class:`edufast.Grade`.
         class_order: class ids taught so far, in curriculum order.
         temperature: T of the loss that follows, needed to assemble a gated target.
-        taps: on ``faculty.model(k)`` of each k in ``teachers``, for losses that read features.
 
     Attributes:
         groups: class lists by which to group the samples of every batch: those of each teacher
             that owns some, then the rest.
+        taps: on ``faculty.model(k)`` of each k in ``teachers``, for losses that read features;
+            empty where none does.
         visits: images each teacher of the faculty has looked at.
 
     Raises:
@@ -75,12 +78,12 @@ class Lesson:
         class_order: Sequence[int],
         temperature: float,
         *,
-        taps: Sequence[Taps] | None = None,
+        taps: Sequence[Taps] = (),
     ) -> None:
         self._faculty, self._teachers, self._target = faculty, list(teachers), target
         self._num_classes = len(class_order)
         self._temperature = temperature
-        self._taps = taps
+        self.taps = taps
         self.groups: list[tuple[int, ...]] = [tuple(class_order)]
         self.visits = [0] * len(faculty)
         for k in self._teachers:
@@ -146,11 +149,11 @@ class Lesson:
         self.visits[k] += len(images)
         if not len(images):
             return images.new_empty(0, len(self._faculty[k].classes)), []
-        if self._taps is None:
+        if not self.taps:
             return self._faculty.logits(k, images), []
-        with self._taps[position]:
+        with self.taps[position]:
             logits = self._faculty.logits(k, images)
-        return logits, self._taps[position].features
+        return logits, self.taps[position].features
 
     def _taught_columns(self, k: int, class_order: Sequence[int]) -> slice | Tensor:
         teacher = self._faculty[k]

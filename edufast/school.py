@@ -30,11 +30,12 @@ from edufast.data import (
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
 from edufast.faculty import Faculty
+from edufast.features import FeatureTaps
 from edufast.flops import TRAINING_FACTOR
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
 from edufast.lesson import Lesson, Teaching
-from edufast.losses import Algorithm, create_algorithm
+from edufast.losses import Algorithm, GradeContext, create_algorithm
 from edufast.progress import TrainingProgress
 from edufast.student import Student
 from edufast.training import Training
@@ -97,7 +98,8 @@ class School:
         self.faculty = faculty
         self.curriculum = curriculum
         self.data = data
-        self.algorithm = create_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        algorithm = create_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        self.algorithm = algorithm.to(device)
         self.training = training or Training()
         self.device = torch.device(device)
         self.seed = seed
@@ -119,6 +121,7 @@ class School:
             for grade, loader in zip(curriculum.grades, self._loaders, strict=True)
         ]
         self._optimizer: torch.optim.Optimizer | None = None
+        self._begun = 0  # grades, also those that are over
 
     def fit(self) -> nn.Module:
         """Teach every grade and return the graduate: a plain module in eval mode.
@@ -178,6 +181,8 @@ class School:
         bar.start_epoch(at.grade, at.epoch, grade.epochs, len(loader))
         flops = TRAINING_FACTOR * self.student.flops()
         loss_sum = torch.zeros((), device=self.device)
+        epochs = [grade.epochs for grade in self.curriculum.grades]
+        self.algorithm.begin_epoch(sum(epochs[: at.grade]) + at.epoch, sum(epochs))
         mean = speed = math.nan
         self.student.train()
         batches = loader.epoch(at.epoch, start=at.step)
@@ -209,20 +214,26 @@ class School:
         with self._phase("teachers"):
             teaching = lesson(batch, labels)
         with self._phase("student"):
-            *exits, logits = self.student.forward_exits(batch.images)
-            loss = self._loss(logits, teaching, labels)
-            for answer in exits:
-                loss = loss + self.training.exit_weight * self._loss(answer, teaching, labels)
+            loss = self._loss(batch.images, teaching, labels)
             loss.backward()
         with self._phase("optimizer"):
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _loss(self, logits: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
+        (*exits, logits), features = self.student.forward_answers(images)
+        loss = self._logit_loss(logits, teaching, labels)
+        for answer in exits:
+            loss = loss + self.training.exit_weight * self._logit_loss(answer, teaching, labels)
+        if teaching is not None and self.algorithm.reads_features:
+            loss = loss + self.algorithm.feature_loss(features, teaching, labels)
+        return loss
+
+    def _logit_loss(self, logits: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
         if teaching is None:
             return F.cross_entropy(logits.float(), labels)
-        return self.algorithm(logits, teaching, labels)
+        return self.algorithm.logit_loss(logits, teaching, labels)
 
     def _validate(self, loader: Loader) -> Accuracy:
         at, started = self.progress, time.perf_counter()
@@ -236,21 +247,49 @@ class School:
     # --- pieces ------------------------------------------------------------------------------
 
     def _grow_to(self, g: int) -> None:
-        """Let the student be what it is in grade ``g``, by way of all grades before."""
-        for number in range(g + 1):
-            fragments = self.curriculum.fragments[number]
-            classes = len(self.curriculum.classes_taught(number))
-            if (self.student.grown, self.student.classes) >= (fragments, classes):
-                continue
-            self.student.grow(
-                fragments=fragments,
-                classes=classes,
-                optimizer=self._optimizer,
-                keep_rows=self.curriculum.keep_rows,
-                keep_state=self.curriculum.keep_state,
-            )
+        """Let student and algorithm be what they are in grade ``g``, by way of those before."""
+        while self._begun <= g:
+            fragments = self.curriculum.fragments[self._begun]
+            classes = len(self.curriculum.classes_taught(self._begun))
+            own = set(self.algorithm.parameters())
+            if self._optimizer is not None and own:
+                self._optimizer.param_groups.pop()  # the student's are the others
+            if (self.student.grown, self.student.classes) < (fragments, classes):
+                self.student.grow(
+                    fragments=fragments,
+                    classes=classes,
+                    optimizer=self._optimizer,
+                    keep_rows=self.curriculum.keep_rows,
+                    keep_state=self.curriculum.keep_state,
+                )
             if self._optimizer is None:
                 self._optimizer = self.training.create_optimizer(self.student.active_parameters())
+            if self.curriculum.grades[self._begun].teachers:
+                if self.algorithm.reads_features:
+                    self._lessons[self._begun].taps = self._taps(self._begun)
+                self.algorithm.begin_grade(self._context(self._begun))
+            kept = list(self.algorithm.parameters())
+            for parameter in own.difference(kept):
+                self._optimizer.state.pop(parameter, None)
+            if kept:
+                self._optimizer.add_param_group({"params": kept})
+            self._begun += 1
+
+    def _taps(self, g: int) -> list[FeatureTaps]:
+        size = (3, self.data.image_size, self.data.image_size)
+        models = [self.faculty.model(k) for k in self.curriculum.grades[g].teachers]
+        return [FeatureTaps(model, size) for model in models]
+
+    def _context(self, g: int) -> GradeContext:
+        teachers, taught = self.curriculum.grades[g].teachers, self.student.classes
+        labels = self._rank[torch.as_tensor(self.data.train.labels, device=self.device)]
+        return GradeContext(
+            student_shapes=self.student.feature_shapes,
+            teachers=tuple(teachers),
+            teacher_shapes=[taps.shapes for taps in self._lessons[g].taps],
+            labels=labels.masked_fill(labels >= taught, -1),
+            device=self.device,
+        )
 
     def _set_learning_rate(self) -> float:
         assert self._optimizer is not None
@@ -387,6 +426,7 @@ class School:
         state = {
             "progress": vars(self.progress),
             "student": self.student.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "seed": self.seed,
@@ -406,6 +446,7 @@ class School:
         self._grow_to(min(self.progress.grade, len(self.curriculum.grades) - 1))
         assert self._optimizer is not None
         self.student.load_state_dict(state["student"])
+        self.algorithm.load_state_dict(state["algorithm"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state:

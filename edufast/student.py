@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edufast.cutting import Fragment, cut, truncate
+from edufast.features import pooled
 from edufast.heads import Kind, ReferenceHead, check_kind, head_flops
 
 
@@ -116,13 +117,47 @@ class Student(nn.Module):
         Raises:
             RuntimeError: nothing has grown yet.
         """
+        return self.forward_answers(x)[0]
+
+    def forward_answers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What :meth:`forward_exits` gives, and the features on the way, of :attr:`feature_shapes`.
+
+        Raises:
+            RuntimeError: nothing has grown yet.
+        """
         self._check_grown()
-        logits = []
+        heads = self._heads()
+        logits, features = [], []
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
-            x = fragment(self.model, x)
-            if depth in self.depths:
-                logits.append(self.read(x, depth))
-        return logits
+            if depth == len(self.fragments):
+                break
+            x = embedding = fragment(self.model, x)
+            features.append(_channels_in_place(x, fragment))
+            if depth in heads:
+                embedding = heads[depth].embed(x)
+                logits.append(heads[depth].linear(embedding))
+        if self.grown == len(self.fragments):
+            *body, classifier = self.cutting.closing
+            for piece in body:
+                x = piece(self.model, x)
+                embedding = _channels_in_place(x, piece)
+                if piece.places > 1:
+                    features.append(embedding)
+            logits.append(classifier(self.model, x)[:, : self.classes])
+        return logits, [*features, pooled(embedding)]
+
+    @property
+    def feature_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the features, without the batch: maps (C, H, W) or tokens (N, C).
+
+        One for each grown fragment, of the last one what is pooled for the classifier; at the end
+        the embedding (C,), which the closing linear layer reads.
+        """
+        pieces = list(self.fragments[: self.grown])
+        if self.grown == len(self.fragments):
+            pieces[-1:] = [piece for piece in self.cutting.closing[:-1] if piece.places > 1]
+        shapes = [_channels_in_place(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
+        return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
     def read(self, features: Tensor, depth: int) -> Tensor:
         """Logits (B, classes) from what fragment number ``depth``, one of ``depths``, gives."""
@@ -321,6 +356,15 @@ class Student(nn.Module):
             mark = ">" if number in self.depths else "*" if number <= self.grown else " "
             lines.append(f"  {mark} {number} {fragment.name:<{width}} {share} -> {fragment.shape}")
         return "\n".join(lines)
+
+
+def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
+    """Maps as (B, C, H, W), tokens as (B, N, C)."""
+    if x.dim() == 4 and piece.channels_last:
+        return x.movedim(-1, 1)
+    if x.dim() == 3 and not piece.channels_last:
+        return x.movedim(1, -1)
+    return x
 
 
 def _check_growth(name: str, value: int, least: int, most: int) -> None:

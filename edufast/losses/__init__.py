@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-from torch import Tensor
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from edufast.errors import UserError
-from edufast.lesson import Teaching
+from edufast.losses.algorithm import Algorithm, GradeContext
+from edufast.losses.dist import DIST
+from edufast.losses.dkd import DKD
 from edufast.losses.kd import KD
+from edufast.losses.mse import LogitMSE
+from edufast.losses.standardised import Standardised
 
-
-class Algorithm(Protocol):
-    """Turns what student and teachers say about a batch into a loss."""
-
-    @property
-    def temperature(self) -> float: ...
-
-    def __call__(self, student: Tensor, teaching: Teaching, labels: Tensor) -> Tensor: ...
-
-
-ALGORITHMS: dict[str, type[Algorithm]] = {"kd": KD}
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
+    "kd": KD,
+    "reverse_kl": partial(KD, divergence="reverse_kl"),
+    "js": partial(KD, divergence="js"),
+    "dkd": DKD,
+    "dist": DIST,
+    "standardised": Standardised,
+    "mse": LogitMSE,
+}
 
 
 def create_algorithm(name: str, **options: Any) -> Algorithm:
     """The algorithm called ``name``.
 
     Raises:
-        UserError: there is none of that name, or it does not take an option.
+        UserError: there is none of that name, or it does not take an option or its value.
     """
     if name not in ALGORITHMS:
         raise UserError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
     try:
         return ALGORITHMS[name](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"algorithm {name!r}: {error}") from error
 
 
-__all__ = ["ALGORITHMS", "KD", "Algorithm", "create_algorithm"]
+__all__ = [
+    "ALGORITHMS",
+    "DIST",
+    "DKD",
+    "KD",
+    "Algorithm",
+    "GradeContext",
+    "LogitMSE",
+    "Standardised",
+    "create_algorithm",
+]

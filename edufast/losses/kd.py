@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from edufast.lesson import Teaching
+from edufast.losses.algorithm import Algorithm, share
+from edufast.losses.weighting import check_weighting, operator_weighting
 from edufast.ops import kd_loss
+from edufast.ops.kd_loss_reference import DIVERGENCES
 
 
-@dataclass(frozen=True)
-class KD:
-    """``alpha * CE + (1 - alpha) * T^2 * D``, with the divergence D over the teachers' slices.
+class KD(Algorithm):
+    """``alpha * CE + (1 - alpha) * T^2 * sum_k w_k D_k``, D_k over the slice of teacher k.
 
-    Attributes:
+    T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored.
+
+    Args:
         temperature: T.
         alpha: weight of the cross-entropy.
-        divergence: and its parameters: see :func:`edufast.ops.kd_loss`.
+        weighting: of several teachers, see :func:`edufast.losses.weighting.check_weighting`.
+        divergence: "forward_kl", "reverse_kl" (Gu et al. 2024, "MiniLLM"), "js" or "dkd".
+        divergence_params: see :func:`edufast.ops.kd_loss`.
     """
 
-    temperature: float = 4.0
-    alpha: float = 0.3
-    divergence: str = "forward_kl"
-    divergence_params: Sequence[float] | None = None
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        alpha: float = 0.3,
+        weighting: str = "mean",
+        divergence: str = "forward_kl",
+        divergence_params: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(temperature)
+        if divergence not in DIVERGENCES:
+            raise ValueError(
+                f"divergence is {divergence!r}; expected one of {', '.join(map(repr, DIVERGENCES))}"
+            )
+        self.alpha = share("alpha", alpha)
+        self.weighting = check_weighting(weighting)
+        self.divergence = divergence
+        self.divergence_params = divergence_params
 
-    def __call__(self, student: Tensor, teaching: Teaching, labels: Tensor) -> Tensor:
+    def logit_loss(self, logits: Tensor, teaching: Teaching, labels: Tensor) -> Tensor:
         return kd_loss(
-            student,
+            logits,
             teaching.logits,
             labels,
             slices=teaching.slices,
             temperature=self.temperature,
             alpha=self.alpha,
-            weighting=teaching.weighting,
+            weighting=operator_weighting(self.weighting, logits, teaching, self.temperature),
             divergence=self.divergence,
             divergence_params=self.divergence_params,
         )

@@ -102,23 +102,29 @@ def _dkd(
     return target * target_kl.masked_fill(~inside, 0) + other * _kl(t_rest, z_rest)
 
 
-def _reference_weights(p: Problem, slices: ClassSlices, teachers: list[Tensor]) -> Tensor:
-    """(B, K) weights; constants of the loss: no gradient flows through them."""
-    rows, k = p.student.shape[0], len(teachers)
-    dtype, device = teachers[0].dtype, p.student.device
-    if p.weighting == WEIGHTINGS["given"]:
-        assert p.weights is not None
-        return p.weights.to(dtype).expand(rows, k)
-    if p.weighting == WEIGHTINGS["mean"]:
+def row_weights(
+    weighting: int, labels: Tensor, slices: ClassSlices, teachers: list[Tensor]
+) -> Tensor:
+    """(B, K) weights by one of WEIGHTINGS but "given"; constants: no gradient flows through them.
+
+    Args:
+        weighting: its number.
+        labels: (B,) in [0, C).
+        slices: the teachers' classes.
+        teachers: K float32 or float64 logits (B, C_k), detached.
+    """
+    rows, k = len(labels), len(teachers)
+    dtype, device = teachers[0].dtype, labels.device
+    if weighting == WEIGHTINGS["mean"]:
         return torch.full((rows, k), 1 / k, dtype=dtype, device=device)
 
-    known = torch.stack([slices.local_label(p.labels, i)[1] for i in range(k)], 1)
-    if p.weighting == WEIGHTINGS["routed"]:
+    known = torch.stack([slices.local_label(labels, i)[1] for i in range(k)], 1)
+    if weighting == WEIGHTINGS["routed"]:
         owners = known.to(dtype)
         return owners / owners.sum(1, keepdim=True).clamp_min(1)
 
     soft = [_soften(t) for t in teachers]
-    if p.weighting == WEIGHTINGS["entropy"]:
+    if weighting == WEIGHTINGS["entropy"]:
         if k == 1:
             return torch.ones(rows, 1, dtype=dtype, device=device)
         entropy = torch.stack([-(s.p * s.log_p.masked_fill(s.masked, 0)).sum(1) for s in soft], 1)
@@ -128,7 +134,7 @@ def _reference_weights(p: Problem, slices: ClassSlices, teachers: list[Tensor]) 
 
     cross_entropy = torch.stack(
         [
-            -s.log_p.gather(1, slices.local_label(p.labels, i)[0][:, None])[:, 0]
+            -s.log_p.gather(1, slices.local_label(labels, i)[0][:, None])[:, 0]
             for i, s in enumerate(soft)
         ],
         1,
@@ -158,7 +164,6 @@ def reference(p: Problem) -> Tensor:
     dtype = torch.float64 if p.student.dtype == torch.float64 else torch.float32
     valid = p.labels != p.ignore_index
     labels = p.labels.where(valid, 0)
-    problem = p._replace(labels=labels)
     z = p.student.to(dtype).masked_fill(~valid[:, None], 0)
     teachers = [(t if p.teacher_grad else t.detach()).to(dtype) for t in p.teachers]
     slices = ClassSlices(tuple(p.starts), tuple(p.columns), tuple(t.shape[1] for t in p.teachers))
@@ -167,7 +172,10 @@ def reference(p: Problem) -> Tensor:
         row_loss = row_loss + p.alpha * _cross_entropy(z, labels, p.label_smoothing)
     if p.alpha != 1:
         with torch.no_grad():
-            weights = _reference_weights(problem, slices, [t.detach() for t in teachers])
+            if p.weights is None:
+                weights = row_weights(p.weighting, labels, slices, [t.detach() for t in teachers])
+            else:
+                weights = p.weights.to(dtype).expand(len(labels), len(teachers))
             weights = weights.masked_fill(~valid[:, None], 0)
         for k, t in enumerate(teachers):
             temperature, weight = p.temperatures[k], weights[:, k]
