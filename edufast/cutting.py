@@ -143,14 +143,12 @@ def cut(
     head = next(i for i, node in enumerate(nodes) if node.target == classifier)
     start = crossings[chosen[-1]] if chosen else 0
     inside = {name: shapes[nodes[i]] for name, i in crossings.items() if start < i < head}
-    closing = [*_last_map(inside), *list(inside)[-1:]]
+    stops = dict.fromkeys([*_last_map(inside), *list(inside)[-1:]])
+    closing = [chosen[-1] if chosen else None, *stops, None]
     return Cutting(
         tuple(piece(*ends) for ends in itertools.pairwise([None, *chosen, None])),
         classifier,
-        tuple(
-            piece(*ends)
-            for ends in itertools.pairwise([*(chosen[-1:] or [None]), *dict.fromkeys(closing), None])
-        ),
+        tuple(piece(*ends) for ends in itertools.pairwise(closing)),
     )
 
 

@@ -146,7 +146,9 @@ def _arranged(module: nn.Module, x: Tensor) -> Tensor:
 def _is_layer(module: nn.Module) -> bool:
     if next(module.children(), None) is not None:
         return False
-    weights = next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+    weights = (
+        next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+    )
     return weights or any(word in type(module).__name__ for word in ("Pool", "Flatten"))
 
 

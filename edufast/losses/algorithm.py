@@ -66,7 +66,7 @@ class Algorithm(nn.Module):
         """Called when a grade that has teachers begins, in the order of the grades."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before every epoch: number ``epoch`` from 0 of ``epochs`` in the whole training."""
+        """Called before each epoch; counted from 0 over the whole training of ``epochs``."""
 
     def logit_loss(self, logits: Tensor, teaching: Teaching, labels: Tensor) -> Tensor:
         """The loss, cross-entropy included, of logits (B, C) with labels (B,) in [0, C)."""

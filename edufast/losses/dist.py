@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,8 +19,8 @@ class DIST(Algorithm):
     r is Pearson's correlation of the softened distributions over the slice of teacher k. The factor
     tau^2 is applied, as in the authors' code. Columns are compared over the batch, so a teacher has
     one weight for the whole of it: the mean of its rows' weights, and with routed samples, where
-    it is compared on its own rows only, their share of the batch. The weights sum to 1. Correlation
-    knows no single ignored rows: labels must all be classes.
+    it is compared on its own rows only, their share of the batch. The weights sum to 1, or less
+    where rows have no owner. Correlation knows no ignored rows: labels must all be classes.
 
     Args:
         temperature: tau; 1 in the paper for ImageNet, 4 for CIFAR-100.
@@ -41,9 +43,10 @@ class DIST(Algorithm):
 
     def logit_loss(self, logits: Tensor, teaching: Teaching, labels: Tensor) -> Tensor:
         slices, routed = slices_of(teaching), teaching.weighting == "routed"
+        factors: Sequence[float] | Tensor
         if routed:
             counts = [part.stop - part.start for part in teaching.rows]
-            factors = [count / max(1, sum(counts)) for count in counts]
+            factors = [count / max(1, len(labels)) for count in counts]
         else:
             factors = weights(self.weighting, logits, teaching, labels, self.temperature).mean(0)
         loss = F.cross_entropy(logits.float(), labels)

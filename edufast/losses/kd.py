@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edufast.lesson import Teaching
 from edufast.losses.algorithm import Algorithm, share
@@ -16,7 +19,9 @@ from edufast.ops.kd_loss_reference import DIVERGENCES
 class KD(Algorithm):
     """``alpha * CE + (1 - alpha) * T^2 * sum_k w_k D_k``, D_k over the slice of teacher k.
 
-    T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored.
+    T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored. Reverse KL
+    leaves out the classes that a teacher of all holds at -inf: the student's mass there would make
+    it infinite.
 
     Args:
         temperature: T.
@@ -45,14 +50,20 @@ class KD(Algorithm):
         self.divergence_params = divergence_params
 
     def logit_loss(self, logits: Tensor, teaching: Teaching, labels: Tensor) -> Tensor:
-        return kd_loss(
-            logits,
-            teaching.logits,
-            labels,
+        weighting = operator_weighting(self.weighting, logits, teaching, self.temperature)
+        distil = partial(
+            kd_loss,
+            teachers=teaching.logits,
+            labels=labels,
             slices=teaching.slices,
             temperature=self.temperature,
-            alpha=self.alpha,
-            weighting=operator_weighting(self.weighting, logits, teaching, self.temperature),
+            weighting=weighting,
             divergence=self.divergence,
             divergence_params=self.divergence_params,
         )
+        if self.divergence == "reverse_kl" and teaching.slices is None:
+            unknown = torch.stack([torch.isneginf(t) for t in teaching.logits]).any(0)
+            divergence = distil(logits.masked_fill(unknown, -torch.inf), alpha=0.0)
+            cross_entropy = F.cross_entropy(logits.float(), labels)
+            return self.alpha * cross_entropy + (1 - self.alpha) * divergence
+        return distil(logits, alpha=self.alpha)

@@ -42,7 +42,7 @@ class LogitMSE(Algorithm):
             # Rows without weight are not read: they may hold anything.
             known = ~torch.isneginf(answer) & (factors[:, k, None] > 0)
             count = known.sum(1, keepdim=True).clamp_min(1)
-            error = (slices.select(logits, k).float() - answer).masked_fill(~known, 0)
+            error = (slices.select(logits, k).float() - answer.detach()).masked_fill(~known, 0)
             centred = (error - error.sum(1, keepdim=True) / count).masked_fill(~known, 0)
             total = total + (factors[:, k] * (centred.square() / count).sum(1)).sum()
         cross_entropy = F.cross_entropy(logits.float(), labels)

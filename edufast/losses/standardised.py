@@ -13,7 +13,8 @@ from edufast.losses.algorithm import Algorithm, at_least_zero
 from edufast.losses.weighting import check_weighting, slices_of, weights
 from edufast.ops import kd_loss
 
-EPSILON = 1e-7  # of the variance: a row that is constant becomes zeros
+# Added to the variance: a row that is constant becomes zeros, and its gradient stays bounded.
+EPSILON = 1e-7
 
 
 class Standardised(Algorithm):
@@ -50,7 +51,7 @@ class Standardised(Algorithm):
         bounds = itertools.accumulate(slices.sizes, initial=0)
         divergence = kd_loss(
             torch.cat(scored, 1),  # each slice with a score of its own: side by side
-            [_z_score(t, mask) for t, mask in zip(teaching.logits, known, strict=True)],
+            [_z_score(t.detach(), mask) for t, mask in zip(teaching.logits, known, strict=True)],
             labels.clamp(max=0),  # only tells which rows to ignore
             slices=list(itertools.pairwise(bounds)),
             temperature=self.temperature,

@@ -49,7 +49,9 @@ def weights(
     if isinstance(chosen, Tensor):
         return chosen.expand(len(labels), -1)
     teachers = [t.detach().float() for t in teaching.logits]
-    return row_weights(OPERATOR_WEIGHTINGS[chosen], labels.clamp_min(0), slices_of(teaching), teachers)
+    return row_weights(
+        OPERATOR_WEIGHTINGS[chosen], labels.clamp_min(0), slices_of(teaching), teachers
+    )
 
 
 def slices_of(teaching: Teaching) -> ClassSlices:
