@@ -86,11 +86,12 @@ class SchoolLoop:
                 momentum=MOMENTUM,
                 weight_decay=WEIGHT_DECAY,
                 augment=setting.augment,
+                compile=False,
             ),
             device=setting.device,
             seed=setting.seed,
         )
-        self.school._grow_to(0)
+        self.school._begin_grade(say=print)
         self.school.student.train()
 
     def batches(self) -> Iterator[Batch]:
