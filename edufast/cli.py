@@ -210,12 +210,25 @@ def bench_train(
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead, a trace and a plot of one step.")
+    ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Instead, whether the fast way learns as well.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Students, with --accuracy.")] = 3,
 ) -> None:
     """Training steps beside a plain loop, a careful one and the arithmetic alone."""
     from edufast.bench import train
 
-    sizes = _user(_positive_integers, "--batch", batch)
-    _user(train.main, quick, out, _user(_device, device), threads, _listed(pairs), sizes)
+    where = _user(_device, device)
+    which = (_listed(pairs), _user(_positive_integers, "--batch", batch))
+    if accuracy:
+        _user(train.main_accuracy, out, where, threads, seeds)
+    elif profile:
+        _user(train.main_profile, out, where, threads, *which)
+    else:
+        _user(train.main, quick, out, where, threads, *which)
 
 
 @app.command()

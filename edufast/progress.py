@@ -55,11 +55,8 @@ class TrainingProgress:
 
     def end_epoch(self, loss: float, accuracy: float, images_per_second: float) -> None:
         """Leave a line about the epoch."""
-        self.say(
+        self._progress.console.print(
             f"{self._label}: loss {loss:.3f}, accuracy {accuracy:.1%}, "
-            f"{images_per_second:,.0f} images/s"
+            f"{images_per_second:,.0f} images/s",
+            highlight=False,
         )
-
-    def say(self, text: str) -> None:
-        """Leave a line above the bar."""
-        self._progress.console.print(text, highlight=False)

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from edufast.bench import train
-from edufast.bench.train import show
+from edufast.bench.train import profile, show
+from edufast.bench.train.arithmetic import ALL, DEFAULT, ONE, arithmetic
 from edufast.bench.train.contest import contest
+from edufast.bench.train.ladder import SchoolLoop
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Pair, Setting, synthetic
 from edufast.errors import UserError
@@ -108,3 +110,32 @@ def test_payback_counts_steps_until_compiling_has_saved_its_time():
     scores[show.CAREFUL]["images_per_second"] = 99.0
     assert show.payback(show.CAREFUL, result) == "never"
     assert show.payback(show.CAREFUL_EAGER, result) == ""
+
+
+def test_profile_has_every_phase_and_a_trace(setting, tmp_path):
+    found = profile.profile_step(SchoolLoop(setting), tmp_path / "trace.json")
+    assert list(found.phases) == list(profile.PHASES)
+    assert min(found.phases.values()) > 0
+    assert "convolution_backward" in found.operators
+    assert profile.plot(found, "tiny").startswith(b"\x89PNG")
+    names = {
+        event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    }
+    assert set(profile.PHASES) <= names
+    assert not hasattr(torch.Tensor.backward, "__wrapped__")  # nothing stays behind
+
+
+def test_arithmetic_of_a_whole_training():
+    costs = arithmetic(TINY)
+    (one,) = [cost for cost in costs if cost.method == ONE]
+    (every,) = [cost for cost in costs if cost.method == ALL]
+    grades = [cost for cost in costs if cost.method == DEFAULT]
+    assert every.student == one.student and every.teachers == 3 * one.teachers
+    assert [cost.grade for cost in grades] == [1, 2, 3]
+    # Shallow students of few classes cost little; the last grade is the whole student.
+    per_epoch = [cost.student / cost.epochs for cost in grades]
+    assert per_epoch[0] < per_epoch[1] < per_epoch[2] == one.student / one.epochs
+    assert sum(cost.epochs for cost in grades) == one.epochs
+    *_, last = show.arithmetic_rows(costs)
+    spent = sum(cost.student + cost.teachers for cost in grades) / (one.student + one.teachers)
+    assert last[:3] == (DEFAULT, "all", "240") and last[-1] == f"{spent:.2f}"

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from edufast.bench.timing import machine
 from edufast.bench.train import show
+from edufast.bench.train.arithmetic import arithmetic
 from edufast.bench.train.contest import Contestant, contest
 from edufast.bench.train.floor import Floor
 from edufast.bench.train.ladder import SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
@@ -111,17 +112,14 @@ def main(
         UserError: an unknown pair, or one that needs a GPU on a machine without.
     """
     pairs, batch_sizes = _chosen(quick, device, pairs, batch_sizes)
-    if threads:
-        torch.set_num_threads(threads)
-    where = machine(device)
+    where = _machine(device, threads)
     done = _read(out, where) if out else []
 
     def keep(results: list[dict[str, Any]]) -> None:
         if out is not None:
             _write(out, where, results)
 
-    console = Console(stderr=True)
-    with console.status("") as status:
+    with Console(stderr=True).status("") as status:
         results = run(
             pairs,
             batch_sizes,
@@ -134,6 +132,53 @@ def main(
         )
     for result in results:
         Console().print(show.table(result))
+    for name in pairs:
+        Console().print(show.arithmetic_table(name, arithmetic(PAIRS[name])))
+
+
+def main_profile(
+    out: Path | None,
+    device: str,
+    threads: int | None,
+    pairs: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+) -> None:
+    """Write profile.json (a Chrome trace) and profile.png of this project's step into ``out``.
+
+    Raises:
+        UserError: no folder, or a pair that cannot be measured here.
+    """
+    from edufast.bench.train import profile
+
+    if out is None:
+        raise UserError("--profile: expected a folder for the trace, --out")
+    (name, *_), (batch_size, *_) = _chosen(False, device, pairs, batch_sizes)
+    _machine(device, threads)
+    with Console(stderr=True).status(f"{name}, batch {batch_size}: profile"):
+        setting = synthetic(PAIRS[name], batch_size, torch.device(device))
+        found = profile.profile_step(SchoolLoop(setting), out / "profile.json")
+    with atomic_write(out / "profile.png") as path:
+        path.write_bytes(profile.plot(found, f"{name}, batch {batch_size}"))
+    Console().print(profile.table(found))
+
+
+def main_accuracy(out: Path | None, device: str, threads: int | None, seeds: int) -> None:
+    """Print the accuracy of (a) and (c) after the same number of steps; write accuracy.json."""
+    from edufast.bench.train import accuracy
+
+    where = _machine(device, threads)
+    with Console(stderr=True).status("") as status:
+        result = accuracy.compare(seeds, torch.device(device), status.update)
+    Console().print(accuracy.table(result))
+    if out is not None:
+        with atomic_write(out / "accuracy.json") as path:
+            path.write_text(json.dumps({"machine": where, **result}, indent=1))
+
+
+def _machine(device: str, threads: int | None) -> dict[str, Any]:
+    if threads:
+        torch.set_num_threads(threads)
+    return machine(device)
 
 
 def _chosen(

@@ -71,27 +71,8 @@ class SchoolLoop:
     """A :class:`edufast.School` in its only grade."""
 
     def __init__(self, setting: Setting) -> None:
-        classes = range(len(setting.data.classes))
-        teachers = faculty(setting)
-        curriculum = Curriculum.single(classes, 1, teachers=range(len(teachers)), target="routed")
-        self.school = School(
-            Student(setting.new_student(), grades=1, input_size=setting.input_size),
-            teachers,
-            curriculum,
-            setting.data,
-            algorithm=KD(temperature=TEMPERATURE, alpha=ALPHA),
-            training=Training(
-                batch_size=setting.batch_size,
-                lr=setting.lr,
-                momentum=MOMENTUM,
-                weight_decay=WEIGHT_DECAY,
-                augment=setting.augment,
-                compile=False,
-            ),
-            device=setting.device,
-            seed=setting.seed,
-        )
-        self.school._begin_grade(say=print)
+        self.school = school(setting)
+        self.school._grow_to(0)
         self.school.student.train()
 
     def batches(self) -> Iterator[Batch]:
@@ -99,6 +80,34 @@ class SchoolLoop:
 
     def step(self, batch: Batch) -> Tensor:
         return self.school._step(batch, self.school._lessons[0])
+
+
+def school(setting: Setting, *, samples: int | None = None) -> School:
+    """A School that teaches the setting's student every class in one grade.
+
+    Args:
+        samples: to train on; None: those of an epoch.
+    """
+    classes = range(len(setting.data.classes))
+    teachers = faculty(setting)
+    return School(
+        Student(setting.new_student(), grades=1, input_size=setting.input_size),
+        teachers,
+        Curriculum.single(
+            classes, 1, teachers=range(len(teachers)), target="routed", samples=samples
+        ),
+        setting.data,
+        algorithm=KD(temperature=TEMPERATURE, alpha=ALPHA),
+        training=Training(
+            batch_size=setting.batch_size,
+            lr=setting.lr,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            augment=setting.augment,
+        ),
+        device=setting.device,
+        seed=setting.seed,
+    )
 
 
 def faculty(setting: Setting) -> Faculty:

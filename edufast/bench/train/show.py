@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+
+from edufast.bench.train.arithmetic import EPOCHS, ONE, GradeCost, arithmetic
+from edufast.bench.train.setting import PAIRS
 
 PLAIN = "(a) plain loop"
 CAREFUL_EAGER = "(b) careful loop, not compiled"
@@ -68,12 +72,46 @@ def duration(seconds: float) -> str:
 
 
 def table(result: dict[str, Any]) -> Table:
-    t = Table(title=title(result))
-    for position, column in enumerate(COLUMNS):
+    return _table(title(result), COLUMNS, rows(result))
+
+
+def _table(heading: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -> Table:
+    t = Table(title=heading)
+    for position, column in enumerate(columns):
         t.add_column(column, justify="left" if position == 0 else "right")
-    for line in rows(result):
+    for line in lines:
         t.add_row(*line)
     return t
+
+
+COST_COLUMNS = ("", "grade", "epochs", "student", "teachers", "in all", "x plain KD")
+
+
+def arithmetic_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
+    """A line for every grade, and one for the sum of each method's, under ``COST_COLUMNS``."""
+    plain = sum(cost.student + cost.teachers for cost in costs if cost.method == ONE)
+    lines: list[tuple[str, ...]] = []
+    for method in dict.fromkeys(cost.method for cost in costs):
+        grades = [cost for cost in costs if cost.method == method]
+        sums = GradeCost(
+            method,
+            0,
+            sum(cost.epochs for cost in grades),
+            sum(cost.student for cost in grades),
+            sum(cost.teachers for cost in grades),
+        )
+        for cost in [*grades, sums] if len(grades) > 1 else [sums]:
+            everything = cost.student + cost.teachers
+            flops = [f"{f / 1e15:.2f} PFLOP" for f in (cost.student, cost.teachers, everything)]
+            grade = str(cost.grade) if cost.grade else "all"
+            lines.append((method, grade, str(cost.epochs), *flops, f"{everything / plain:.2f}"))
+    return lines
+
+
+def arithmetic_table(pair: str, costs: list[GradeCost]) -> Table:
+    return _table(
+        f"{pair.replace('-', ' → ')}, {EPOCHS} epochs", COST_COLUMNS, arithmetic_rows(costs)
+    )
 
 
 def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
@@ -83,10 +121,21 @@ def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
         f"{machine.get('gpu', 'CPU only')}; load when started {machine['load']:.1f}.",
     ]
     for result in results:
-        lines += ["", f"**{title(result)}**", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines.append("|---" + "|---:" * (len(COLUMNS) - 1) + "|")
-        lines += ["| " + " | ".join(line) + " |" for line in rows(result)]
+        lines += ["", f"**{title(result)}**", "", *_markdown_table(COLUMNS, rows(result))]
+    for pair in dict.fromkeys(result["pair"] for result in results):
+        heading = f"**{pair.replace('-', ' → ')}, {EPOCHS} epochs**"
+        costs = arithmetic_rows(arithmetic(PAIRS[pair]))
+        lines += ["", heading, "", *_markdown_table(COST_COLUMNS, costs)]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(columns: Sequence[str], lines: list[tuple[str, ...]]) -> list[str]:
+    ruler = "|---" + "|---:" * (len(columns) - 1) + "|"
+    return [
+        "| " + " | ".join(columns) + " |",
+        ruler,
+        *("| " + " | ".join(line) + " |" for line in lines),
+    ]
 
 
 def plot(results: list[dict[str, Any]]) -> bytes:

@@ -1,0 +1,64 @@
+"""What a whole training takes in floating-point operations, grade by grade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edufast.bench.train.setting import TEACHERS, Pair
+from edufast.curriculum import Curriculum
+from edufast.flops import TRAINING_FACTOR, forward_flops
+from edufast.models import create_model
+from edufast.student import Student
+
+EPOCHS = 240  # the peers'
+ONE, ALL, DEFAULT = "plain KD, one full teacher", "plain KD, every teacher", "default curriculum"
+
+
+@dataclass(frozen=True)
+class GradeCost:
+    """FLOPs (2 x multiply-adds) of one grade.
+
+    Attributes:
+        method: whose.
+        grade: counted from 1.
+        epochs: over the classes taught.
+        student: forward and backward passes.
+        teachers: forward passes, none of them cached.
+    """
+
+    method: str
+    grade: int
+    epochs: int
+    student: int
+    teachers: int
+
+
+def arithmetic(pair: Pair) -> list[GradeCost]:
+    """Costs of ``EPOCHS`` epochs, whatever the batch size."""
+    share = pair.classes // TEACHERS
+    slices = [range(k * share, (k + 1) * share) for k in range(TEACHERS)]
+    everything = range(pair.classes)
+    plain = {
+        ONE: Curriculum.single(everything, EPOCHS, teachers=[0], target="full"),
+        ALL: Curriculum.single(everything, EPOCHS, teachers=range(TEACHERS), target="routed"),
+    }
+    costs = [cost for name, curriculum in plain.items() for cost in _grades(name, curriculum, pair)]
+    return costs + _grades(DEFAULT, Curriculum.graded(slices, EPOCHS), pair)
+
+
+def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
+    size = (3, pair.image_size, pair.image_size)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes are all that counts
+        model = create_model(pair.student, pair.classes)
+        student = Student(model, curriculum.fragments[-1], input_size=size)
+        teacher = forward_flops(create_model(pair.teacher, pair.classes // TEACHERS), size)
+    costs = []
+    for g, grade in enumerate(curriculum.grades):
+        taught = len(curriculum.classes_taught(g)) / pair.classes
+        images = round(grade.epochs * taught * pair.samples)
+        step = TRAINING_FACTOR * student.flops(curriculum.fragments[g])
+        answers = images * len(grade.teachers)
+        costs.append(GradeCost(method, g + 1, grade.epochs, images * step, answers * teacher))
+    return costs
