@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.data import Batch
+from edufast.training import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -29,43 +30,45 @@ class Accuracy:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], rank: Tensor, slice_sizes: Sequence[int]
+    model: nn.Module,
+    batches: Iterable[Batch],
+    rank: Tensor,
+    slice_sizes: Sequence[int],
+    *,
+    precision: Precision = "fp32",
 ) -> Accuracy:
-    """Accuracy of ``model`` in eval mode; its mode is restored.
+    """Accuracy of ``model`` in eval mode; its mode is restored. Reads the device once, at the end.
 
     Args:
         model: maps (B, 3, H, W) to logits (B, C) in curriculum order.
         batches: of samples whose class is taught.
         rank: (number of classes,) int64 on the batches' device: class id to position.
         slice_sizes: consecutive slices of the positions; they add up to C.
+        precision: that the model runs in.
     """
-    bounds = torch.tensor([0, *slice_sizes], device=rank.device).cumsum(0)
-    count, free, masked = (
-        torch.zeros(len(slice_sizes), dtype=torch.int64, device=rank.device) for _ in range(3)
-    )
+    number = torch.arange(len(slice_sizes), device=rank.device)
+    # (C,): the slice of every position.
+    slice_of = number.repeat_interleave(torch.tensor(slice_sizes, device=rank.device))
+    # Samples of each slice: all, those answered right among all classes, and within the slice.
+    counts = torch.zeros(3, len(slice_sizes), dtype=torch.int64, device=rank.device)
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
-            logits, labels = model(batch.images), rank[batch.labels]
-            # Slice of a position: how many slices begin at or before it, less one.
-            own = torch.bucketize(labels, bounds, right=True) - 1
-            slice_of_class = (
-                torch.bucketize(
-                    torch.arange(logits.shape[1], device=rank.device), bounds, right=True
-                )
-                - 1
-            )
-            others = slice_of_class[None, :] != own[:, None]
-            count += own.bincount(minlength=len(slice_sizes))
-            free += own[logits.argmax(1) == labels].bincount(minlength=len(slice_sizes))
-            restricted = logits.masked_fill(others, float("-inf")).argmax(1)
-            masked += own[restricted == labels].bincount(minlength=len(slice_sizes))
+        with autocast(rank.device, precision):
+            for batch in batches:
+                logits, labels = model(batch.images), rank[batch.labels]
+                own = slice_of[labels]
+                others = slice_of[None, :] != own[:, None]
+                free = logits.argmax(1) == labels
+                masked = logits.masked_fill(others, float("-inf")).argmax(1) == labels
+                tallies = torch.stack([torch.ones_like(free), free, masked]).long()
+                counts.index_add_(1, own, tallies)
     finally:
         model.train(was_training)
-    total = count.clamp_min(1)
+    total, free, masked = counts.cpu()
+    shares = total.clamp_min(1)
     return Accuracy(
-        overall=free.sum().item() / count.sum().item(),
-        slices=tuple((free.double() / total).tolist()),
-        masked=tuple((masked.double() / total).tolist()),
+        overall=int(free.sum()) / int(total.sum()),
+        slices=tuple((free.double() / shares).tolist()),
+        masked=tuple((masked.double() / shares).tolist()),
     )

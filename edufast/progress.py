@@ -55,8 +55,11 @@ class TrainingProgress:
 
     def end_epoch(self, loss: float, accuracy: float, images_per_second: float) -> None:
         """Leave a line about the epoch."""
-        self._progress.console.print(
+        self.say(
             f"{self._label}: loss {loss:.3f}, accuracy {accuracy:.1%}, "
-            f"{images_per_second:,.0f} images/s",
-            highlight=False,
+            f"{images_per_second:,.0f} images/s"
         )
+
+    def say(self, text: str) -> None:
+        """Leave a line above the bar."""
+        self._progress.console.print(text, highlight=False)

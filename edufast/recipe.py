@@ -24,7 +24,7 @@ from edufast.errors import UserError
 from edufast.heads import Kind
 from edufast.losses import Algorithm, create_algorithm
 from edufast.schema import Section, check, override, parse_value, read_yaml
-from edufast.training import Training
+from edufast.training import Compile, Precision, Training
 
 # `2/3`: the second of three equal shares of the classes.
 _SHARE = r"[1-9]\d*/[1-9]\d*"
@@ -137,6 +137,8 @@ class TrainingSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     exit_weight: Annotated[float, Field(ge=0)] = 0.0
     augment: AugmentSection = AugmentSection()
+    precision: Precision = "fp32"
+    compile: Compile = "auto"
 
 
 class Recipe(Section):

@@ -1,10 +1,10 @@
-"""The training loop: grades in order, one step function, resumable at every step."""
+"""The training loop: grades in order, one step after another, resumable at every one."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from edufast.batches import training_batches, validation_batches
 from edufast.checkpoint import load_checkpoint, save_checkpoint
 from edufast.curriculum import Curriculum
-from edufast.data import (
-    Augment,
-    Batch,
-    ClassSampler,
-    DataSet,
-    Loader,
-    MixedSampler,
-    Sampler,
-    Samples,
-    SliceSampler,
-)
+from edufast.data import Batch, DataSet, Loader
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
 from edufast.faculty import Faculty
@@ -34,9 +24,10 @@ from edufast.features import FeatureTaps
 from edufast.flops import TRAINING_FACTOR
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
-from edufast.lesson import Lesson, Teaching
+from edufast.lesson import Lesson
 from edufast.losses import Algorithm, GradeContext, create_algorithm
 from edufast.progress import TrainingProgress
+from edufast.step import TrainStep
 from edufast.student import Student
 from edufast.training import Training
 
@@ -115,13 +106,24 @@ class School:
             .to(self.device)
         )
         self._lessons = [self._lesson(g) for g in range(len(curriculum.grades))]
-        self._loaders = [self._loader(g) for g in range(len(curriculum.grades))]
+        self._loaders = [
+            training_batches(
+                data, curriculum, g, lesson.groups, self.training, seed=seed, device=self.device
+            )
+            for g, lesson in enumerate(self._lessons)
+        ]
         self._steps = [
             grade.epochs * len(loader)
             for grade, loader in zip(curriculum.grades, self._loaders, strict=True)
         ]
         self._optimizer: torch.optim.Optimizer | None = None
         self._begun = 0  # grades, also those that are over
+        self._train_step: TrainStep | None = None
+
+    @property
+    def compiles(self) -> int:
+        """How often the step of the grade at hand was compiled: never or once."""
+        return 0 if self._train_step is None else self._train_step.compiles
 
     def fit(self) -> nn.Module:
         """Teach every grade and return the graduate: a plain module in eval mode.
@@ -148,10 +150,11 @@ class School:
     def _teach_grade(self, interrupted: Callable[[], bool], bar: TrainingProgress) -> None:
         at = self.progress
         grade = self.curriculum.grades[at.grade]
-        with self._phase("growth"):
-            self._grow_to(at.grade)
         lesson = self._lessons[at.grade]
-        validation = self._validation_loader(at.grade)
+        self._begin_grade(bar.say)
+        validation = validation_batches(
+            self.data, self.curriculum, at.grade, self.training.batch_size, device=self.device
+        )
         while at.epoch < grade.epochs:
             loss, speed = self._train_epoch(lesson, interrupted, bar)
             accuracy = self._validate(validation)
@@ -196,7 +199,8 @@ class School:
             at.student_flops += flops * len(batch.labels)
             if at.step % LOG_EVERY == 0 or at.step == len(loader):
                 steps = at.step - first_step
-                mean = self._finite(loss_sum / steps)
+                with self._phase("device"):
+                    mean = self._finite(loss_sum / steps)
                 speed = steps * len(batch.labels) / (time.perf_counter() - started)
                 bar.update(at.step, mean, speed)
                 self._event("step", step=at.step, loss=mean, lr=rate, images_per_second=speed)
@@ -209,42 +213,54 @@ class School:
 
     def _step(self, batch: Batch, lesson: Lesson) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
-        assert self._optimizer is not None
+        step = self._train_step
+        assert step is not None
         labels = self._rank[batch.labels]
         with self._phase("teachers"):
             teaching = lesson(batch, labels)
-        with self._phase("student"):
-            loss = self._loss(batch.images, teaching, labels)
-            loss.backward()
+        with self._phase(step.phase):
+            loss = step.learn(batch.images, labels, teaching)
         with self._phase("optimizer"):
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    def _loss(self, images: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
-        (*exits, logits), features = self.student.forward_answers(images)
-        loss = self._logit_loss(logits, teaching, labels)
-        for answer in exits:
-            loss = loss + self.training.exit_weight * self._logit_loss(answer, teaching, labels)
-        if teaching is not None and self.algorithm.reads_features:
-            loss = loss + self.algorithm.feature_loss(features, teaching, labels)
+            step.update()
         return loss
-
-    def _logit_loss(self, logits: Tensor, teaching: Teaching | None, labels: Tensor) -> Tensor:
-        if teaching is None:
-            return F.cross_entropy(logits.float(), labels)
-        return self.algorithm.logit_loss(logits, teaching, labels)
 
     def _validate(self, loader: Loader) -> Accuracy:
         at, started = self.progress, time.perf_counter()
         slices = [len(g.classes) for g in self.curriculum.grades[: at.grade + 1] if g.classes]
         with self._phase("validation"):
-            accuracy = evaluate(self.student, loader.epoch(0), self._rank, slices)
+            accuracy = evaluate(
+                self.student,
+                loader.epoch(0),
+                self._rank,
+                slices,
+                precision=self.training.precision,
+            )
         at.seconds += time.perf_counter() - started
         at.accuracy = accuracy.overall
         return accuracy
 
     # --- pieces ------------------------------------------------------------------------------
+
+    def _begin_grade(self, say: Callable[[str], None]) -> None:
+        """Grow, and make the step; ``say`` gets a line on whether it will be compiled."""
+
+        def announce(compiled: bool, reason: str) -> None:
+            self._event("compile", compiled=compiled, reason=reason)
+            if self.training.compile == "auto":
+                say(f"{'compiled' if compiled else 'not compiled'}: {reason}")
+
+        grade = self.progress.grade
+        with self._phase("growth"):
+            self._grow_to(grade)
+        assert self._optimizer is not None
+        self._train_step = TrainStep(
+            self.student,
+            self.algorithm,
+            self._optimizer,
+            self.training,
+            steps=self._steps[grade],
+            announce=announce,
+        )
 
     def _grow_to(self, g: int) -> None:
         """Let student and algorithm be what they are in grade ``g``, by way of those before."""
@@ -334,48 +350,6 @@ class School:
         grade, taught = self.curriculum.grades[g], self.curriculum.classes_taught(g)
         temperature = self.algorithm.temperature
         return Lesson(self.faculty, grade.teachers, grade.target, taught, temperature)
-
-    def _loader(self, g: int) -> Loader:
-        grade, labels = self.curriculum.grades[g], self.data.train.labels
-        groups = self._lessons[g].groups
-        sampler: Sampler
-        # Every grade draws from a stream of its own.
-        seed = self.seed * 1000 + g
-        if self.curriculum.order == "slices":
-            slices = [g.classes for g in self.curriculum.grades[: g + 1] if g.classes]
-            sampler = SliceSampler(labels, slices, seed, grade.samples)
-        else:
-            batch_size = self.training.batch_size
-            sampler = MixedSampler(labels, groups, batch_size, seed, grade.samples)
-        augment = self.training.augment
-        return self._make_loader(self.data.train, sampler, augment, seed, groups)
-
-    def _validation_loader(self, g: int) -> Loader:
-        sampler = ClassSampler(self.data.val.labels, self.curriculum.classes_taught(g))
-        return self._make_loader(self.data.val, sampler, None, seed=0)
-
-    def _make_loader(
-        self,
-        samples: Samples,
-        sampler: Sampler,
-        augment: Augment | None,
-        seed: int,
-        groups: Sequence[Sequence[int]] = (),
-    ) -> Loader:
-        return Loader(
-            samples,
-            sampler=sampler,
-            # A set smaller than a batch still makes one.
-            batch_size=min(self.training.batch_size, len(sampler)),
-            image_size=self.data.image_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            augment=augment,
-            seed=seed,
-            device=self.device,
-            groups=groups,
-            drop_last=augment is not None,
-        )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

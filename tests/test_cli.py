@@ -87,7 +87,7 @@ def test_a_run_leaves_what_it_promises(run):
     assert any((run / "plots").glob("*.png"))
     kinds = {event["event"] for event in events(run)}
     assert kinds == {
-        "run", "teacher", "step", "epoch", "grade", "phase", "budget", "result", "export"
+        "run", "teacher", "compile", "step", "epoch", "grade", "phase", "budget", "result", "export"
     }  # fmt: skip
     assert yaml.safe_load((run / "config.yaml").read_text())["recipe"]["training"]["lr"] == 0.1
 

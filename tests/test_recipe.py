@@ -76,6 +76,14 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ({"trainning": {}}, r"trainning: unknown key; did you mean 'training'\?"),
         ({"training": {"batchsize": 1}}, r"training.batchsize: unknown key; did you mean 'batch_s"),
         ({"student": {"model": "resnet8", "zzz": 1}}, r"student.zzz: unknown key; expected one of"),
+        (
+            {"training": {"precision": "fp8"}},
+            r"training.precision: found 'fp8'; .*'fp32' or 'bf16'",
+        ),
+        (
+            {"training": {"compile": "no way"}},
+            r"training.compile: found 'no way'; .*'auto', True or",
+        ),
         ({"training": {"lr": -1}}, r"training.lr: found -1; input should be greater than 0"),
         ({"training": {"optimizer": "lion"}}, r"training.optimizer: found 'lion'; .*'sgd' or 'ad"),
         ({"teachers": [{"classes": "0-1"}]}, r"teachers.0.model: missing"),

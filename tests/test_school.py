@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import edufast.school as school_module
+from edufast.batches import validation_batches
 from edufast.curriculum import Curriculum, Grade
 from edufast.errors import Interrupted, TrainingError
 from edufast.faculty import Faculty
@@ -36,6 +37,11 @@ def school(curriculum=None, faculty=None, *, seed=0, **keywords):
 
 def events(path, kind):
     return [e for line in path.read_text().splitlines() if (e := json.loads(line))["event"] == kind]
+
+
+def validation(trained):
+    loader = validation_batches(DATA, trained.curriculum, 2, 16, device=trained.device)
+    return loader.epoch(0)
 
 
 def same_weights(a, b):
@@ -147,8 +153,7 @@ def test_classes_in_any_order_graduate_under_their_own_ids():
     curriculum = Curriculum([Grade(4, [5, 2, 0]), Grade(1, [4]), Grade(12, [1, 3])])
     trained = school(curriculum, Faculty([]))
     graduate = trained.fit()
-    loader = trained._validation_loader(2)
-    images, labels, *_ = zip(*loader.epoch(0), strict=True)
+    images, labels, *_ = zip(*validation(trained), strict=True)
     with torch.no_grad():
         answers = graduate(torch.cat(images)).argmax(1)
     accuracy = (answers == torch.cat(labels)).double().mean().item()
@@ -173,7 +178,7 @@ def test_kept_exits_learn_on_with_the_rest():
         trained = School(student, Faculty([]), curriculum, DATA, training=training)
         trained.fit()
         assert student.depths == (1, 2, 3)
-        images, labels, *_ = next(trained._validation_loader(2).epoch(0))
+        images, labels, *_ = next(validation(trained))
         with torch.no_grad():
             exits = student.eval().forward_exits(images)[:-1]
         losses.append([torch.nn.functional.cross_entropy(e, labels).item() for e in exits])

@@ -72,7 +72,7 @@ class SchoolLoop:
 
     def __init__(self, setting: Setting) -> None:
         self.school = school(setting)
-        self.school._grow_to(0)
+        self.school._begin_grade(say=lambda _: None)
         self.school.student.train()
 
     def batches(self) -> Iterator[Batch]:
@@ -104,6 +104,7 @@ def school(setting: Setting, *, samples: int | None = None) -> School:
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
             augment=setting.augment,
+            compile=False,
         ),
         device=setting.device,
         seed=setting.seed,

@@ -1,0 +1,72 @@
+"""The batches of a grade: which samples, in which order, in which views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from edufast.curriculum import Curriculum
+from edufast.data import ClassSampler, DataSet, Loader, MixedSampler, Sampler, SliceSampler
+from edufast.training import Training
+
+
+def training_batches(
+    data: DataSet,
+    curriculum: Curriculum,
+    g: int,
+    groups: Sequence[Sequence[int]],
+    training: Training,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Loader:
+    """Augmented batches of grade ``g``, all of one size.
+
+    Args:
+        data: its training split is read.
+        curriculum: says which classes, in which order, and how many samples make an epoch.
+        g: the grade, from 0.
+        groups: class lists by which the samples of every batch are grouped.
+        training: batch size and augmentation.
+        seed: of the training; every grade draws order and views from a stream of its own.
+        device: where the batches are wanted.
+    """
+    grade, labels = curriculum.grades[g], data.train.labels
+    own_seed = seed * 1000 + g
+    sampler: Sampler
+    if curriculum.order == "slices":
+        slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
+        sampler = SliceSampler(labels, slices, own_seed, grade.samples)
+    else:
+        sampler = MixedSampler(labels, groups, training.batch_size, own_seed, grade.samples)
+    return Loader(
+        data.train,
+        sampler=sampler,
+        # A set smaller than a batch still makes one.
+        batch_size=min(training.batch_size, len(sampler)),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        augment=training.augment,
+        seed=own_seed,
+        device=device,
+        groups=groups,
+        drop_last=True,
+    )
+
+
+def validation_batches(
+    data: DataSet, curriculum: Curriculum, g: int, batch_size: int, *, device: torch.device
+) -> Loader:
+    """The validation split's samples of all classes taught up to grade ``g``, as they are."""
+    sampler = ClassSampler(data.val.labels, curriculum.classes_taught(g))
+    return Loader(
+        data.val,
+        sampler=sampler,
+        batch_size=min(batch_size, len(sampler)),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        device=device,
+    )
