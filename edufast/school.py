@@ -297,13 +297,20 @@ class School:
         return [FeatureTaps(model, size) for model in models]
 
     def _context(self, g: int) -> GradeContext:
-        teachers, taught = self.curriculum.grades[g].teachers, self.student.classes
-        labels = self._rank[torch.as_tensor(self.data.train.labels, device=self.device)]
+        grade, ids = self.curriculum.grades[g], torch.as_tensor(self.data.train.labels)
+        labels = self._rank[ids.to(self.device)]
+        owners = None
+        if grade.target == "routed":
+            owners = torch.full_like(ids, -1)
+            for position, k in enumerate(grade.teachers):
+                owners[torch.isin(ids, torch.tensor(self.faculty[k].classes))] = position
+            owners = owners.to(self.device)
         return GradeContext(
             student_shapes=self.student.feature_shapes,
-            teachers=tuple(teachers),
+            teachers=tuple(grade.teachers),
             teacher_shapes=[taps.shapes for taps in self._lessons[g].taps],
-            labels=labels.masked_fill(labels >= taught, -1),
+            labels=labels.masked_fill(labels >= self.student.classes, -1),
+            owners=owners,
             device=self.device,
         )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from edufast.errors import UserError
 from edufast.losses.algorithm import Algorithm, GradeContext
+from edufast.losses.attention import AttentionTransfer
+from edufast.losses.crd import CRD
 from edufast.losses.dist import DIST
 from edufast.losses.dkd import DKD
+from edufast.losses.feature_algorithm import FeatureAlgorithm
+from edufast.losses.fitnet import FitNet
 from edufast.losses.kd import KD
 from edufast.losses.mse import LogitMSE
 from edufast.losses.standardised import Standardised
@@ -22,18 +26,29 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "dist": DIST,
     "standardised": Standardised,
     "mse": LogitMSE,
+    "fitnet": FitNet,
+    "at": AttentionTransfer,
+    "crd": CRD,
 }
 
 
 def create_algorithm(name: str, **options: Any) -> Algorithm:
     """The algorithm called ``name``.
 
+    The option ``logits`` of algorithms that compare features is an algorithm itself: a name, a
+    mapping with a name and options, or an object.
+
     Raises:
         UserError: there is none of that name, or it does not take an option or its value.
     """
     if name not in ALGORITHMS:
         raise UserError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
+    inner = options.get("logits")
     try:
+        if isinstance(inner, str):
+            options["logits"] = create_algorithm(inner)
+        elif isinstance(inner, Mapping):
+            options["logits"] = create_algorithm(**inner)
         return ALGORITHMS[name](**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"algorithm {name!r}: {error}") from error
@@ -41,10 +56,14 @@ def create_algorithm(name: str, **options: Any) -> Algorithm:
 
 __all__ = [
     "ALGORITHMS",
+    "CRD",
     "DIST",
     "DKD",
     "KD",
     "Algorithm",
+    "AttentionTransfer",
+    "FeatureAlgorithm",
+    "FitNet",
     "GradeContext",
     "LogitMSE",
     "Standardised",

@@ -22,6 +22,8 @@ class GradeContext:
         teacher_shapes: likewise of the features of each teacher; empty where the algorithm does
             not read features.
         labels: (N,) int64 of the training samples, as in ``logit_loss``; -1: class not taught yet.
+        owners: (N,) int64, where samples are routed to the teacher of their class: position among
+            ``teachers``, -1: nobody's. None: every teacher looks at every sample.
         device: where the student trains.
     """
 
@@ -29,6 +31,7 @@ class GradeContext:
     teachers: tuple[int, ...]
     teacher_shapes: list[list[tuple[int, ...]]]
     labels: Tensor
+    owners: Tensor | None
     device: torch.device
 
     @property
