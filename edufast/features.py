@@ -90,7 +90,8 @@ class FeatureTaps:
 
         def note(name: str, into: bool) -> Callable[[nn.Module, Tensor], None]:
             def hear(module: nn.Module, x: Tensor) -> None:
-                if len(x) != len(images) or not x.is_floating_point() or x is images:
+                batch = len(x) == len(images) and x.dim() <= 4 and x.is_floating_point()
+                if not batch or x is images:
                     return
                 arranged = _arranged(module, x)
                 if arranged is not x:
