@@ -165,6 +165,32 @@ class WideResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(self.relu(self.bn1(x))), 1))
 
 
+def _resnet50_cifar(num_classes: int) -> nn.Module:
+    """torchvision's ResNet-50 for 32x32 pixels: a 3x3 stem of stride 1 and no pooling after it."""
+    torchvision = _import("torchvision")
+    model = torchvision.models.resnet50(weights=None, num_classes=num_classes)
+    model.conv1 = _conv3x3(3, 64)
+    model.maxpool = nn.Identity()
+    _initialise(model)
+    return model
+
+
+# Expansion, channels before halving, blocks, stride. The 24 channels keep the stem's resolution.
+_MOBILENET_CIFAR = [
+    [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2],
+    [6, 320, 1, 1],
+]  # fmt: skip
+
+
+def _mobilenetv2_half(num_classes: int) -> nn.Module:
+    """torchvision's MobileNetV2 at half width for 32x32 pixels, as the distillation literature has
+    it: one stride of 2 left out, channels halved exactly, no dropout. Theirs has ReLU for ReLU6 and
+    one more 1x1 convolution in the first block (288 parameters)."""
+    return _import("torchvision").models.MobileNetV2(
+        num_classes, 0.5, _MOBILENET_CIFAR, round_nearest=1, dropout=0.0
+    )
+
+
 def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
@@ -205,6 +231,8 @@ _BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": _resnet(depth, (32, 64, 128, 256)) for depth in (8, 32)},
     **{f"wrn_{depth}_2": _wide_resnet(depth, 2) for depth in (16, 40)},
+    "mobilenetv2_half": _mobilenetv2_half,
+    "resnet50_cifar": _resnet50_cifar,
 }
 
 

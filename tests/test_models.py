@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edufast.errors import UserError
-from edufast.models import ResNet, WideResNet, create_model, list_models
+from edufast.models import ResNet, create_model, list_models
 
 # Parameters with 100 classes, as the tables of RepDistiller and mdistiller have them.
 KNOWN = {
@@ -19,6 +19,8 @@ KNOWN = {
     "resnet32x4": 7_433_860,
     "wrn_16_2": 703_284,
     "wrn_40_2": 2_255_156,
+    "resnet50_cifar": 23_705_252,
+    "mobilenetv2_half": 812_836 - 288,  # a 1x1 convolution of 16x16 and its norm
 }
 
 
@@ -44,9 +46,18 @@ def test_any_image_size(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_listed_model_builds(name: str) -> None:
-    model = create_model(name, 5)
-    assert isinstance(model, ResNet | WideResNet)
-    assert model.fc.out_features == 5
+    *_, last = (m for m in create_model(name, 5).modules() if isinstance(m, nn.Linear))
+    assert last.out_features == 5
+
+
+@pytest.mark.parametrize(("name", "places"), [("resnet50_cifar", 4), ("mobilenetv2_half", 2)])
+def test_variants_for_32_pixels_keep_their_resolution(name: str, places: int) -> None:
+    shapes = []
+    model = create_model(name, 5).eval()
+    last = model.layer4 if name == "resnet50_cifar" else model.features
+    last.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[2:])))
+    model(torch.zeros(1, 3, 32, 32))
+    assert shapes == [(places, places)]
 
 
 def test_convolutions_are_kaiming_normal_by_fan_out() -> None:
