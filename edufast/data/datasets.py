@@ -14,6 +14,7 @@ from edufast.data.digits import digits
 from edufast.data.folder import folder
 from edufast.data.food101 import food101
 from edufast.data.glyphs import glyphs
+from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.tiny_imagenet import tiny_imagenet
@@ -31,9 +32,6 @@ _PUBLISHED: dict[str, Callable[[Path, int], Splits]] = {
     "food101": food101,
     "tiny_imagenet": tiny_imagenet,
 }
-# Height and width unless asked for others: those of the images, and for photographs the usual ones.
-_IMAGE_SIZES = {"digits": 32, "glyphs": 32, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}
-_PHOTOGRAPHS = 224
 
 
 def load_dataset(
@@ -73,7 +71,8 @@ def load_dataset(
         splits = _read(source, seed)
         if holdout:
             splits = _hold_out(splits, holdout, seed)
-        size = image_size or _IMAGE_SIZES.get(source.partition(":")[0], _PHOTOGRAPHS)
+        known = outline(source)
+        size = image_size or (known.image_size if known else PHOTOGRAPH)
         train, val = _resized(splits.train, size), _resized(splits.val, size)
         return DataSet(source, splits.classes, train, val, size, *_statistics(train, size))
     except ImportError as error:
@@ -114,7 +113,7 @@ def _hold_out(splits: Splits, share: float, seed: int) -> Splits:
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise UserError(f"holdout: class {name!r} has one training image; expected 2 to split")
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        count = held_out(len(members), share)
         is_val[generator(seed, Stream.HOLDOUT, label).permutation(members)[:count]] = True
     train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
     return Splits(splits.classes, splits.train.subset(train), splits.train.subset(val))
