@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -10,7 +11,7 @@ from typing import Annotated, Any, cast, get_args
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from edufast.errors import Interrupted, TrainingError, UserError
 from edufast.report.format import mean, si, spread
@@ -253,14 +254,34 @@ def merge(
 @app.command()
 def recipes() -> None:
     """List the recipes that come with the package."""
+    from edufast.cost import expected_cost
+    from edufast.data.outline import outline
     from edufast.recipe import load_recipe, shipped_recipes
+    from edufast.report.format import seconds
 
-    table = Table("recipe", "data", "student", "teachers")
+    table = Table(
+        Column("recipe", no_wrap=True), Column("data", no_wrap=True),
+        Column("teachers to student", overflow="fold"), Column("student", no_wrap=True),
+        Column("teachers", no_wrap=True), "at 1 TFLOP/s", show_edge=False, pad_edge=False,
+        caption="Expected FLOPs of training the student, and of training the teachers and asking "
+        "them; baselines come on top.",
+    )  # fmt: skip
+    sources = {}
     for name in shipped_recipes():
         recipe = load_recipe(name)
-        teachers = ", ".join(teacher.model for teacher in recipe.teachers)
-        table.add_row(name, recipe.data.source, recipe.student.model, teachers)
+        data = recipe.data.source.partition(":")[0]
+        if known := outline(data):
+            sources[data] = known.source
+        models = [f"{n} {model}" for model, n in Counter(t.model for t in recipe.teachers).items()]
+        pair = f"{', '.join(models)} to {recipe.student.model}".replace("torchvision/", "")
+        costs = ["?", "?", "?"]
+        if cost := expected_cost(recipe):
+            taught = cost.teacher_training_flops + cost.teacher_flops
+            costs = [si(cost.student_flops, ""), si(taught, ""), seconds(cost.seconds(1e12))]
+        table.add_row(name, data, pair, *costs)
     Console().print(table)
+    for data, source in sources.items():
+        typer.echo(f"{data}: {source}")
 
 
 @app.command()

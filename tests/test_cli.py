@@ -320,7 +320,9 @@ def test_doctor_and_recipes():
     checks = json.loads(edufast("doctor", "--json").stdout)
     assert all(check["ok"] for check in checks if check["needed"])
     assert "CUDA kernels" in {check["what"] for check in checks}
-    assert "quickstart" in edufast("recipes").stdout
+    listed = edufast("recipes").stdout
+    assert "quickstart" in listed and "cs.toronto.edu" in listed
+    assert "1.33 T" in listed, "the student of quickstart"
 
 
 def test_ctrl_c_leaves_a_run_that_resumes(folder):
