@@ -1,6 +1,6 @@
 """What is learned from (data sets), in which order (sampling) and as which pixels (pipeline)."""
 
-from edufast.data.augment import Augment, Views, draw_numbers, draw_views, numbered_views
+from edufast.data.augment import Augment, Views, draw_views, numbered_views
 from edufast.data.datasets import absolute_source, load_dataset
 from edufast.data.pipeline import Batch, Loader
 from edufast.data.samples import DataSet, Samples
@@ -18,7 +18,6 @@ __all__ = [
     "SliceSampler",
     "Views",
     "absolute_source",
-    "draw_numbers",
     "draw_views",
     "load_dataset",
     "numbered_views",

@@ -68,26 +68,17 @@ class Views:
     """The parameters of a batch of B views.
 
     Attributes:
+        numbers: (B,) int64 in [0, augment.views); None where views cannot be counted.
         shift: (B, 2) int32, (y, x) of the view's corner in the image, within [-pad, pad].
         flip: (B,) int32, 1 where the view is mirrored; it is cut out first.
         box: (B, 4) float32: area share, aspect ratio, and the (y, x) position in [0, 1) between
             the first and the last place a random resized crop can take.
     """
 
+    numbers: NDArray[np.int64] | None
     shift: NDArray[np.int32]
     flip: NDArray[np.int32]
     box: NDArray[np.float32]
-
-
-def draw_numbers(
-    augment: Augment, batch: int, *, seed: int, epoch: int, iteration: int
-) -> NDArray[np.int64] | None:
-    """(batch,) numbers in [0, augment.views) of the views that batch number ``iteration`` of
-    ``epoch`` shows of its samples; None where views cannot be counted."""
-    if augment.views is None:
-        return None
-    uniform = generator(seed, Stream.VIEWS, epoch, iteration).random(batch)
-    return (uniform * augment.views).astype(np.int64)
 
 
 def draw_views(
@@ -95,15 +86,14 @@ def draw_views(
 ) -> Views:
     """The views of batch number ``iteration`` of ``epoch``, which holds ``samples`` (B,).
 
-    Where views can be counted these are :func:`numbered_views` of :func:`draw_numbers`. Switching
-    one kind of randomness off moves no other.
+    Where views can be counted their numbers are drawn, else their parameters. Switching one kind of
+    randomness off moves no other.
     """
-    where = {"seed": seed, "epoch": epoch, "iteration": iteration}
-    numbers = draw_numbers(augment, len(samples), **where)
-    if numbers is not None:
-        return numbered_views(augment, samples, numbers)
-    uniform = generator(seed, Stream.VIEWS, epoch, iteration).random((7, len(samples)))
-    return _views(augment, uniform)
+    rng = generator(seed, Stream.VIEWS, epoch, iteration)
+    if augment.views is None:
+        return _views(augment, rng.random((7, len(samples))))
+    numbers = (rng.random(len(samples)) * augment.views).astype(np.int64)
+    return numbered_views(augment, samples, numbers)
 
 
 def numbered_views(
@@ -112,20 +102,23 @@ def numbered_views(
     """Views ``numbers`` (B,) of ``samples`` (B,), each a function of its number, with
     ``augment.replay`` of its sample and its number."""
     if augment.replay is not None:
-        return _views(augment, hashed(7, samples, numbers))
+        return _views(augment, hashed(7, samples, numbers), numbers)
     cell, flip = np.divmod(numbers, 2 if augment.flip else 1)
     shift = np.stack(np.divmod(cell, augment.shifts), axis=1) - augment.pad
     whole = np.tile(np.array([1, 1, 0, 0], dtype=np.float32), (len(numbers), 1))
-    return Views(shift.astype(np.int32), flip.astype(np.int32), whole)
+    return Views(numbers, shift.astype(np.int32), flip.astype(np.int32), whole)
 
 
-def _views(augment: Augment, uniform: NDArray[np.float64]) -> Views:
+def _views(
+    augment: Augment, uniform: NDArray[np.float64], numbers: NDArray[np.int64] | None = None
+) -> Views:
     """Views from uniform numbers (7, B) in [0, 1)."""
     area, ratio, y, x, flip = uniform[:5]
     smallest, largest = augment.random_resized_crop or (1.0, 1.0)
     area = smallest + area * (largest - smallest)
     ratio = np.exp(np.log(ASPECT_RATIOS[0]) + ratio * np.log(ASPECT_RATIOS[1] / ASPECT_RATIOS[0]))
     return Views(
+        numbers=numbers,
         shift=np.floor(uniform[5:].T * augment.shifts).astype(np.int32) - np.int32(augment.pad),
         flip=((flip < 0.5) & augment.flip).astype(np.int32),
         box=np.stack([area, ratio, y, x], axis=1).astype(np.float32),

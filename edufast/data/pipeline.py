@@ -7,6 +7,7 @@ function of (seed, epoch, batch), so a loader has no state to save and resumes a
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edufast.data.augment import Augment, draw_numbers, draw_views
+from edufast.data.augment import Augment, Views, draw_views, numbered_views
 from edufast.data.datasets import Samples
 from edufast.data.sampling import Sampler
 from edufast.errors import UserError
@@ -37,7 +38,8 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, normalised, channels_last
     labels: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, positions in the split; not tuple.index
-    views: Tensor | None = None  # (B,) int64 on the host, see Augment.views; None: not countable
+    # (B,) int64 on the host: index * Augment.views + number of the view; None: not countable.
+    views: Tensor | None = None
     parts: tuple[int, ...] = ()  # samples of each of the loader's groups, which lie in turn
 
 
@@ -95,7 +97,7 @@ class Loader:
         self._batch_size = batch_size
         self._image_size = image_size
         self._mean, self._std = list(mean), list(std)
-        self._augment = augment
+        self._augment = augment or Augment(pad=0, flip=False)
         self._seed = seed
         self._group_of = _group_of(samples.labels, groups)
         self._groups = len(groups)
@@ -106,7 +108,7 @@ class Loader:
         self._num_threads = num_threads
         if len(self) == 0:
             raise ValueError(f"batch_size: {batch_size} leaves no batch of {self._epoch_length()}")
-        self._feed = _Feed(samples.images, augment, seed)
+        self._feed = _Feed(samples.images, self._augment)
         self._pipeline: Pipeline | None = None
         self._running: object = None  # the epoch the pipeline works for
 
@@ -125,42 +127,60 @@ class Loader:
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
-        return self._batches(epoch, start)
+        return self._batches(self._plan(epoch, start))
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
-        plan = [
-            self._plan(epoch, number, order[number * self._batch_size :][: self._batch_size])
-            for number in range(start, len(self))
-        ]
-        pipeline = self._rewind(plan)
+    def numbered(self, samples: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Batch]:
+        """Views ``numbers`` (N,) of ``samples`` (N,) as they come, in batches; they end the epoch.
+
+        Views must be countable: see :attr:`edufast.data.Augment.views`.
+        """
+        ends = range(self._batch_size, len(samples) + self._batch_size, self._batch_size)
+        parts = (slice(end - self._batch_size, end) for end in ends)
+        return self._batches(
+            _Plan(samples[part], numbered_views(self._augment, samples[part], numbers[part]), ())
+            for part in parts
+        )
+
+    def _batches(self, plan: Iterator[_Plan]) -> Iterator[Batch]:
+        plan, ahead = itertools.tee(plan)
+        pipeline = self._rewind(ahead)
         running = self._running = object()
-        for position, (_, number, index, parts) in enumerate(plan):
+        for batch in plan:
             if running is not self._running:
                 raise RuntimeError("this epoch was ended by a newer one of the same loader")
             try:
                 images = self._run(pipeline)
             except RuntimeError as error:
                 self._pipeline = None  # a failed pipeline is dead; the next epoch builds another
-                in_flight = plan[position : position + PREFETCH + 1]
+                in_flight = [batch, *itertools.islice(plan, PREFETCH)]
                 raise self._explain(error, in_flight) from error
             yield Batch(
                 images,
-                torch.from_numpy(self._samples.labels[index]).to(self._device),
-                torch.from_numpy(index).to(self._device),
-                self._feed.numbers(epoch, number, len(index)),
-                parts,
+                torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
+                torch.from_numpy(batch.samples).to(self._device),
+                self._view_ids(batch),
+                batch.parts,
             )
 
-    def _plan(self, epoch: int, number: int, index: NDArray[np.int64]) -> _Plan:
-        if not self._groups:
-            return _Plan(epoch, number, index, ())
-        groups = self._group_of[index]
-        if groups.max() == self._groups:
-            stray = self._samples.labels[index[groups.argmax()]]
-            raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
-        parts = np.bincount(groups, minlength=self._groups)
-        return _Plan(epoch, number, index[groups.argsort(kind="stable")], tuple(parts.tolist()))
+    def _plan(self, epoch: int, start: int) -> Iterator[_Plan]:
+        order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
+        for number in range(start, len(self)):
+            index = order[number * self._batch_size :][: self._batch_size]
+            parts: list[int] = []
+            if self._groups:
+                groups = self._group_of[index]
+                if groups.max() == self._groups:
+                    stray = self._samples.labels[index[groups.argmax()]]
+                    raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
+                index = index[groups.argsort(kind="stable")]
+                parts = np.bincount(groups, minlength=self._groups).tolist()
+            views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
+            yield _Plan(index, views, tuple(parts))
+
+    def _view_ids(self, batch: _Plan) -> Tensor | None:
+        if batch.views.numbers is None or self._augment.views is None:
+            return None
+        return torch.from_numpy(batch.samples * self._augment.views + batch.views.numbers)
 
     def _run(self, pipeline: Pipeline) -> Tensor:
         """The next batch, (B, 3, H, W) in channels_last, sharing DALI's memory."""
@@ -168,7 +188,7 @@ class Loader:
         (images,) = pipeline.run(torch.cuda.current_stream(self._device) if cuda else None)
         return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 
-    def _rewind(self, plan: list[_Plan]) -> Pipeline:
+    def _rewind(self, plan: Iterator[_Plan]) -> Pipeline:
         """Throw away what an unfinished epoch left in the queue and begin with ``plan``."""
         pipeline, self._pipeline = self._pipeline, None
         self._feed.plan = iter(())
@@ -181,7 +201,7 @@ class Loader:
             except RuntimeError:  # one of the batches nobody waits for any more
                 pipeline = None
         self._pipeline = pipeline or self._build()
-        self._feed.plan = iter(plan)
+        self._feed.plan = plan
         return self._pipeline
 
     def _build(self) -> Pipeline:
@@ -240,7 +260,7 @@ class Loader:
         images = self._samples.images
         if isinstance(images, np.ndarray):
             return error
-        index = np.concatenate([plan.samples for plan in in_flight])
+        index = np.concatenate([batch.samples for batch in in_flight])
         culprit = _first_unreadable([images[i] for i in index], self._device)
         if culprit is None:
             return error
@@ -250,43 +270,32 @@ class Loader:
 class _Plan(NamedTuple):
     """One batch to be made."""
 
-    epoch: int
-    number: int
     samples: NDArray[np.int64]  # positions in the split
-    parts: tuple[int, ...]
+    views: Views
+    parts: tuple[int, ...]  # samples of each group
 
 
 class _Feed:
     """What DALI calls for the inputs of its next batch. Apart from the loader, so that pipeline
     and loader do not refer to each other and go as soon as the loader does."""
 
-    def __init__(
-        self, images: NDArray[np.uint8] | tuple[Path, ...], augment: Augment | None, seed: int
-    ) -> None:
+    def __init__(self, images: NDArray[np.uint8] | tuple[Path, ...], augment: Augment) -> None:
         self.plan: Iterator[_Plan] = iter(())
         self._images = images
-        self._augment = augment or Augment(pad=0, flip=False)
-        self._seed = seed
         # The fields of Views that the pipeline has a use for.
         self.views = ["flip"]
-        if self._augment.random_resized_crop is not None:
+        if augment.random_resized_crop is not None:
             self.views.append("box")
-        elif self._augment.pad:
+        elif augment.pad:
             self.views.append("shift")
 
     def __call__(self, _: int) -> tuple[Any, ...]:
-        epoch, number, index, _parts = next(self.plan)  # StopIteration tells DALI of the end
-        views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
+        batch = next(self.plan)  # StopIteration tells DALI that the epoch ends
         if isinstance(self._images, np.ndarray):
-            source: Any = self._images[index]
+            source: Any = self._images[batch.samples]
         else:
-            source = [_encoded(self._images[i]) for i in index]
-        return source, *(getattr(views, name) for name in self.views)
-
-    def numbers(self, epoch: int, number: int, batch: int) -> Tensor | None:
-        """Which views batch ``number`` shows, where they can be counted."""
-        views = draw_numbers(self._augment, batch, seed=self._seed, epoch=epoch, iteration=number)
-        return None if views is None else torch.from_numpy(views)
+            source = [_encoded(self._images[i]) for i in batch.samples]
+        return source, *(getattr(batch.views, name) for name in self.views)
 
 
 def _group_of(labels: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -150,9 +150,11 @@ def test_a_view_is_known_by_its_number():
     for epoch in range(3):
         for number, batch in enumerate(loader.epoch(epoch)):
             drawn = draw_views(augment, batch.index.numpy(), seed=1, epoch=epoch, iteration=number)
-            assert np.array_equal(table.shift[batch.views], drawn.shift)
-            assert np.array_equal(table.flip[batch.views], drawn.flip)
-            numbers += batch.views.tolist()
+            assert torch.equal(batch.views // 18, batch.index)
+            assert np.array_equal(batch.views % 18, drawn.numbers)
+            assert np.array_equal(table.shift[drawn.numbers], drawn.shift)
+            assert np.array_equal(table.flip[drawn.numbers], drawn.flip)
+            numbers += drawn.numbers.tolist()
     assert set(numbers) == set(range(18))
 
 
@@ -181,12 +183,23 @@ def test_views_that_cannot_be_counted_have_no_number(files):
     shown = {}
     for epoch in range(12):
         (batch,) = loader.epoch(epoch)
-        for place, image in zip(
-            zip(batch.index, batch.views, strict=True), batch.images, strict=True
-        ):
-            place = tuple(int(number) for number in place)
-            assert torch.equal(shown.setdefault(place, image), image)
+        for view, image in zip(batch.views.tolist(), batch.images, strict=True):
+            assert torch.equal(shown.setdefault(view, image), image)
     assert len(shown) == 6
+
+
+def test_any_views_can_be_asked_for():
+    """The pixels of an epoch again, by their numbers alone, in other batches."""
+    loader = training(drop_last=True)
+    drawn = list(loader.epoch(1))
+    views = torch.cat([batch.views for batch in drawn]).numpy()
+    again = list(training(batch_size=20, seed=9).numbered(*np.divmod(views, 162)))
+    assert [len(batch.index) for batch in again] == [20, 20, 8]
+    for name in ("images", "labels", "index", "views"):
+        first, second = (
+            torch.cat([getattr(b, name) for b in batches]) for batches in (drawn, again)
+        )
+        assert torch.equal(first, second)
 
 
 def test_rows_are_grouped_and_the_host_knows_where():
