@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from edufast.cache import LogitCache
 from edufast.curriculum import Target
 from edufast.data import Batch
 from edufast.faculty import Faculty
@@ -58,13 +59,14 @@ class Lesson:
         target: see :class:`edufast.Grade`.
         class_order: class ids taught so far, in curriculum order.
         temperature: T of the loss that follows, needed to assemble a gated target.
+        cache: of the faculty's logits; who finds them there asks no teacher.
 
     Attributes:
         groups: class lists by which to group the samples of every batch: those of each teacher
             that owns some, then the rest.
         taps: on ``faculty.model(k)`` of each k in ``teachers``, for losses that read features;
             empty where none does.
-        visits: images each teacher of the faculty has looked at.
+        visits: images each teacher of the faculty has looked at, not those found in the cache.
 
     Raises:
         ValueError: a teacher does not fit the target; the message names it.
@@ -79,10 +81,12 @@ class Lesson:
         temperature: float,
         *,
         taps: Sequence[Taps] = (),
+        cache: LogitCache | None = None,
     ) -> None:
         self._faculty, self._teachers, self._target = faculty, list(teachers), target
         self._num_classes = len(class_order)
         self._temperature = temperature
+        self._cache = cache
         self.taps = taps
         self.groups: list[tuple[int, ...]] = [tuple(class_order)]
         self.visits = [0] * len(faculty)
@@ -112,7 +116,7 @@ class Lesson:
         rows = self._rows(batch)
         logits, features = [], []
         for position, part in enumerate(rows):
-            answer, tapped = self._ask(position, batch.images[part])
+            answer, tapped = self._ask(position, batch, part)
             logits.append(answer)
             features.append(tapped)
         if self._target == "routed":
@@ -143,16 +147,20 @@ class Lesson:
         bounds = itertools.pairwise(itertools.accumulate(batch.parts, initial=0))
         return [slice(*bound) for bound in itertools.islice(bounds, len(self._teachers))]
 
-    def _ask(self, position: int, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A teacher's logits, and its features where they are tapped."""
-        k = self._teachers[position]
-        self.visits[k] += len(images)
+    def _ask(self, position: int, batch: Batch, rows: slice) -> tuple[Tensor, list[Tensor]]:
+        """A teacher's logits for some rows, and its features where they are tapped."""
+        k, images = self._teachers[position], batch.images[rows]
         if not len(images):
             return images.new_empty(0, len(self._faculty[k].classes)), []
+        if self._cache is not None and not self.taps:
+            logits, asked = self._cache.logits(k, batch, rows)
+            self.visits[k] += asked
+            return logits, []
+        self.visits[k] += len(images)
         if not self.taps:
             return self._faculty.logits(k, images), []
         with self.taps[position]:
-            logits = self._faculty.logits(k, images)
+            logits = self._faculty.logits(k, images, eager=True)
         return logits, self.taps[position].features
 
     def _taught_columns(self, k: int, class_order: Sequence[int]) -> slice | Tensor:

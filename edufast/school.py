@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.batches import training_batches, validation_batches
+from edufast.cache import LogitCache
 from edufast.checkpoint import load_checkpoint, save_checkpoint
 from edufast.curriculum import Curriculum
 from edufast.data import Batch, DataSet, Loader
@@ -65,9 +66,11 @@ class School:
         checkpoint: file that keeps the training resumable; :meth:`fit` goes on from it if it is
             there. None: not resumable.
         method: name of this training in journal and progress bar.
+        cache: of the faculty's logits for this data and augmentation; algorithms that read
+            features have no use for it.
 
     Raises:
-        ValueError: curriculum, student, faculty and data do not fit together.
+        ValueError: curriculum, student, faculty, data, algorithm and cache do not fit together.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class School:
         journal: Journal | None = None,
         checkpoint: Path | None = None,
         method: str = "education",
+        cache: LogitCache | None = None,
     ) -> None:
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.faculty = faculty
@@ -97,6 +101,7 @@ class School:
         self.journal = journal or Journal()
         self.checkpoint = checkpoint
         self.method = method
+        self.cache = cache
         self.progress = Progress()
         self._check()
         order = torch.tensor(curriculum.class_order)
@@ -356,7 +361,9 @@ class School:
     def _lesson(self, g: int) -> Lesson:
         grade, taught = self.curriculum.grades[g], self.curriculum.classes_taught(g)
         temperature = self.algorithm.temperature
-        return Lesson(self.faculty, grade.teachers, grade.target, taught, temperature)
+        return Lesson(
+            self.faculty, grade.teachers, grade.target, taught, temperature, cache=self.cache
+        )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -374,6 +381,13 @@ class School:
         )
 
     def _check(self) -> None:
+        if self.cache is not None:
+            if self.algorithm.reads_features:
+                raise ValueError(
+                    f"cache: {type(self.algorithm).__name__} reads the teachers' features, a cache "
+                    "holds their logits only"
+                )
+            self.cache.check(self.faculty, self.data, self.training.augment)
         order, student = self.curriculum.class_order, self.student
         unknown = [c for c in order if not 0 <= c < len(self.data.classes)]
         if unknown:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 
 from edufast.faculty import Faculty, Teacher
 from edufast.models import create_model
-from tests.tiny import Constant, constant_faculty
+from tests.tiny import Constant, constant_faculty, tiny_faculty
 
 IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -34,6 +35,53 @@ def test_a_teacher_runs_with_folded_norms_and_stays_as_it_was():
     norms = [m for m in faculty.model(0).modules() if isinstance(m, nn.BatchNorm2d)]
     assert not norms and model.state_dict().keys() == state.keys()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_bfloat16_teachers_answer_in_float32_and_nearly_the_same():
+    model = create_model("resnet8", 5)
+    images = torch.randn(4, 3, 16, 16)
+    exact = Faculty([Teacher(model, range(5))]).logits(0, images)
+    faculty = Faculty([Teacher(model, range(5))], dtype=torch.bfloat16)
+    assert {p.dtype for p in faculty.model(0).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    rounded = faculty.logits(0, images)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+    assert faculty.flops(0, (3, 16, 16)) > 0
+
+
+def test_a_model_that_cannot_be_folded_keeps_its_own_dtype():
+    class Moody(Constant):
+        def forward(self, images):
+            return super().forward(images) if images.sum() > -1e9 else images
+
+    model = Moody(2)
+    assert Faculty([Teacher(model, [0, 1])]).model(0) is model
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=torch.bfloat16)
+    assert faculty.logits(0, IMAGES).shape == (6, 2)
+    assert model.linear.weight.dtype == torch.float32
+
+
+def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain = tiny_faculty(*[range(3)] * 3)
+    faculty = Faculty(list(plain), compile=True)
+    sizes = range(2, 8)  # eighteen graphs: more than Dynamo allows one function
+    images = torch.randn(8, 3, 16, 16)
+    for _ in range(2):
+        for size in sizes:
+            for k in range(3):
+                expected = plain.logits(k, images[:size])
+                torch.testing.assert_close(faculty.logits(k, images[:size]), expected)
+    assert len(graphs) == 18
+    faculty.logits(0, images, eager=True)
+    assert len(graphs) == 18
 
 
 def test_slices_follow_the_curriculum_order():

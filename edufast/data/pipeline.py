@@ -122,12 +122,17 @@ class Loader:
         before were asked for. Asking for a new epoch ends the one before.
 
         Raises:
-            ValueError: ``start`` is not within the epoch.
+            ValueError: ``start`` is not within the epoch, or the sampler visits a class that is in
+                none of the groups.
             UserError: an image file that cannot be read or decoded, by name.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
-        return self._batches(self._plan(epoch, start))
+        order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
+        if self._groups and self._group_of[order].max() == self._groups:
+            stray = self._samples.labels[order[self._group_of[order].argmax()]]
+            raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
+        return self._batches(self._plan(order, epoch, start))
 
     def numbered(self, samples: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Batch]:
         """Views ``numbers`` (N,) of ``samples`` (N,) as they come, in batches; they end the epoch.
@@ -162,16 +167,12 @@ class Loader:
                 batch.parts,
             )
 
-    def _plan(self, epoch: int, start: int) -> Iterator[_Plan]:
-        order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
+    def _plan(self, order: NDArray[np.int64], epoch: int, start: int) -> Iterator[_Plan]:
         for number in range(start, len(self)):
             index = order[number * self._batch_size :][: self._batch_size]
             parts: list[int] = []
             if self._groups:
                 groups = self._group_of[index]
-                if groups.max() == self._groups:
-                    stray = self._samples.labels[index[groups.argmax()]]
-                    raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
                 index = index[groups.argsort(kind="stable")]
                 parts = np.bincount(groups, minlength=self._groups).tolist()
             views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
@@ -227,10 +228,10 @@ class Loader:
             if arrays:
                 images = source.gpu() if cuda else source
             elif "box" in views:
-                encoded = fn.io.file.read(source)
+                encoded = _read(source)
                 images = _random_resized_crop(encoded, views["box"], size, decoder)
             else:
-                images = _centre(fn.io.file.read(source), size, decoder)
+                images = _centre(_read(source), size, decoder)
             if "shift" in views:
                 images = fn.slice(
                     images,
@@ -310,6 +311,13 @@ def _encoded(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(os.fsencode(path), dtype=np.uint8)
 
 
+def _read(paths: DataNode) -> DataNode:
+    from nvidia.dali import fn
+
+    # A file that gets shorter while it is mapped would end the process (SIGBUS).
+    return fn.io.file.read(paths, dont_use_mmap=True)
+
+
 def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
     from nvidia.dali import fn
 
@@ -347,7 +355,7 @@ def _first_unreadable(paths: list[Path], device: torch.device) -> Path | None:
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device.index, prefetch_queue_depth=1)
     with pipeline:
         source = fn.external_source(source=lambda: [_encoded(next(remaining))], batch=True)
-        images = fn.decoders.image(fn.io.file.read(source), device=decoder)
+        images = fn.decoders.image(_read(source), device=decoder)
         pipeline.set_outputs(images)
     for path in paths:
         try:
