@@ -47,6 +47,10 @@ EqualOption = Annotated[
         "flops (of the student) or time (education goes first)."
     ),
 ]
+JobsOption = Annotated[
+    int,
+    typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -112,12 +116,67 @@ def compare(
 
 
 @app.command()
-def resume(
-    run: Annotated[Path, typer.Argument(help="The run folder.")], as_json: JsonOption = False
+def sweep(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="Student seeds, from 0.")] = 5,
+    teacher_seeds: Annotated[
+        int, typer.Option(min=1, help="Sets of teachers; student seeds take turns on them.")
+    ] = 1,
+    data_seeds: Annotated[
+        int, typer.Option(min=1, help="Draws of the data, each with teachers of its own; likewise.")
+    ] = 1,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run every variant with each of these, e.g. --vary method=alone,education "
+            "(repeatable: every combination)."
+        ),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these variants, separated by semicolons.")
+    ] = None,
+    equal: EqualOption = "samples",
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
 ) -> None:
-    """Go on with an interrupted run, at the step where it stopped."""
-    from edufast.runs import RunConfig
+    """Train variants of a recipe with several seeds each and compare them.
 
+    The variants are those of the recipe's section `variants`, else what --vary makes of it, else
+    every method. Teachers are trained once and shared. The same folder takes further variants and
+    seeds.
+    """
+    from edufast.recipe import load_recipe
+    from edufast.sweep import SweepConfig, with_variants
+
+    names = [] if only is None else [name.strip() for name in only.split(";")]
+    parsed = _user(load_recipe, recipe, set_ or []).located()
+    config = SweepConfig(
+        recipe=_user(with_variants, parsed, vary or [], names),
+        seeds=seeds,
+        teacher_seeds=teacher_seeds,
+        data_seeds=data_seeds,
+        equal=_equal(equal),
+        device=_user(_device, device),
+    )
+    _carry_out_sweep(config, out or Path("runs") / f"{parsed.name}-sweep", jobs, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run or a sweep.")],
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with an interrupted run or sweep, at the step where it stopped."""
+    from edufast.runs import RunConfig
+    from edufast.sweep import CONFIG, SweepConfig
+
+    if (run / CONFIG).is_file():
+        _carry_out_sweep(_user(SweepConfig.read, run), run, jobs, as_json)
+        return
     _carry_out(_user(RunConfig.read, run), run, as_json)
 
 
@@ -315,7 +374,7 @@ def _execute(
     teachers: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    from edufast.methods import METHODS, Equal
+    from edufast.methods import METHODS
     from edufast.recipe import load_recipe
     from edufast.runs import RunConfig
 
@@ -323,13 +382,11 @@ def _execute(
     for method in methods:
         if method not in METHODS:
             _fail(f"--methods: {method!r}; expected some of {', '.join(METHODS)}", 2)
-    if equal not in get_args(Equal):
-        _fail(f"--equal: {equal!r}; expected one of {', '.join(get_args(Equal))}", 2)
     config = RunConfig(
         recipe=parsed,
         methods=cast(Any, methods),
         seeds=seeds or (parsed.seed,),
-        equal=cast(Any, equal),
+        equal=_equal(equal),
         device=_user(_device, device),
         export=export,
         teachers=None if teachers is None else teachers.absolute(),
@@ -338,15 +395,9 @@ def _execute(
 
 
 def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
-    from edufast.export import ExportError
     from edufast.runs import Run
 
-    try:
-        results = _user(lambda: Run(config, folder, console).execute())
-    except (Interrupted, KeyboardInterrupt):
-        _fail(f"stopped; go on with: edufast resume {folder}", 130)
-    except (TrainingError, ExportError) as error:
-        _fail(str(error), 1)
+    results = _attempt(lambda: Run(config, folder, console).execute(), folder)
     if as_json:
         fields = {
             key: {
@@ -368,6 +419,42 @@ def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
                 str(len(events)),
             )
         console.print(table)
+
+
+def _carry_out_sweep(config: Any, folder: Path, jobs: int, as_json: bool) -> None:
+    from edufast.report.sweep import HEADS, note, rows, to_json
+    from edufast.sweep import Sweep
+
+    summary = _attempt(lambda: Sweep(config, folder, console).execute(jobs), folder)
+    if as_json:
+        print(to_json(summary), end="")
+        return
+    table = Table(*HEADS)
+    for row in rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    console.print(note(summary))
+    console.print(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
+
+
+def _attempt(work: Callable[[], Any], folder: Path) -> Any:
+    """What ``work`` returns; what stops it ends the command in one line."""
+    from edufast.export import ExportError
+
+    try:
+        return _user(work)
+    except (Interrupted, KeyboardInterrupt):
+        _fail(f"stopped; go on with: edufast resume {folder}", 130)
+    except (TrainingError, ExportError) as error:
+        _fail(str(error), 1)
+
+
+def _equal(name: str) -> Any:
+    from edufast.methods import Equal
+
+    if name not in get_args(Equal):
+        _fail(f"--equal: {name!r}; expected one of {', '.join(get_args(Equal))}", 2)
+    return name
 
 
 def _device(name: str) -> str:

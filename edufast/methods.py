@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from edufast.curriculum import Curriculum, Grade, Target
 from edufast.data import DataSet
+from edufast.errors import UserError
+from edufast.faculty import Faculty, Teacher
 from edufast.flops import TRAINING_FACTOR
+from edufast.journal import Journal
 from edufast.losses import Algorithm, create_algorithm
 from edufast.models import create_model
 from edufast.recipe import Method, Recipe, TeacherSection
+from edufast.school import School
 from edufast.student import Student
 
 METHODS: dict[Method, str] = {
@@ -115,6 +121,55 @@ class Methods:
             "kd", **{k: given[k] for k in ("temperature", "alpha") if k in given}
         )
 
+    def teachers(self, names: Sequence[str]) -> set[int]:
+        """Positions of the teachers that these methods learn from."""
+        grades = (grade for name in names for grade in self.curriculum(name).grades)
+        return {k for grade in grades for k in grade.teachers}
+
+    def school(
+        self,
+        method: str,
+        seed: int,
+        faculty: Faculty,
+        curriculum: Curriculum,
+        *,
+        device: str,
+        journal: Journal | None = None,
+        checkpoint: Path | None = None,
+    ) -> School:
+        """A school that trains ``method`` by ``curriculum``, with nothing taught yet."""
+        return School(
+            self.student(method, seed),
+            faculty,
+            curriculum,
+            self.data,
+            algorithm=self.algorithm(method),
+            training=self.recipe.create_training(),
+            device=device,
+            seed=seed,
+            journal=journal,
+            checkpoint=checkpoint,
+            method=method,
+        )
+
+    def rehearse(self, names: Sequence[str], device: str) -> None:
+        """Put everything together once with stand-ins for the teachers: what does not fit shows
+        here, not after they have been trained.
+
+        Raises:
+            UserError: the first thing that does not fit.
+        """
+        try:
+            for section, classes in zip(self.recipe.teachers, self.slices, strict=True):
+                create_model(section.model, len(classes))
+            faculty = Faculty([absent_teacher(classes) for classes in self.slices])
+            for name in names:
+                self.school(name, 0, faculty, self.curriculum(name), device=device)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{self.recipe.name}: {error}") from error
+
     def samples(self, method: str, equal: Literal["samples", "flops"]) -> int:
         """Training samples that take ``method`` as many samples or student FLOPs as education."""
         education = sum(samples_of_grades(self.education, self.data, self._batch_size))
@@ -139,6 +194,11 @@ class Methods:
     @property
     def _batch_size(self) -> int:
         return self.recipe.training.batch_size
+
+
+def absent_teacher(classes: Sequence[int]) -> Teacher:
+    """Takes the place of a teacher in the faculty that is never asked."""
+    return Teacher(nn.Identity(), classes)
 
 
 def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) -> list[int]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -161,13 +161,18 @@ class Recipe(Section):
         """The recipe with dotted keys changed, and without variants of its own.
 
         Args:
-            changes: ``{"training.lr": 0.1}``. The key ``method`` says how to train a variant, see
-                :mod:`edufast.sweep`, and changes nothing here.
+            changes: ``{"training.lr": 0.1}``. The key ``method`` says how a sweep trains the
+                variant, and changes nothing here.
             source: named in errors.
 
         Raises:
             UserError: the first thing wrong with it.
         """
+        method = changes.get("method", "education")
+        if method not in get_args(Method):
+            raise UserError(
+                f"{source}: method: found {method!r}; expected one of {', '.join(get_args(Method))}"
+            )
         content = self.model_dump(mode="json", exclude={"variants"})
         for key, value in changes.items():
             if key != "method":

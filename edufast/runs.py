@@ -15,19 +15,18 @@ from torch import nn
 
 from edufast.artifact import ModelInfo, load_model, read_info, save_model
 from edufast.curriculum import Curriculum
+from edufast.data import DataSet
 from edufast.errors import UserError
 from edufast.export.trained import export_trained, latency
-from edufast.faculty import Faculty, Teacher
+from edufast.faculty import Faculty
 from edufast.files import atomic_write
 from edufast.journal import Journal
-from edufast.methods import Equal, Methods, samples_of_grades
-from edufast.models import create_model
+from edufast.methods import Equal, Methods, absent_teacher, samples_of_grades
 from edufast.recipe import Method, Recipe, parse_recipe
 from edufast.report import write_report
 from edufast.report.events import Event, read_run
 from edufast.report.format import mean
 from edufast.schema import Section, read_section
-from edufast.school import School
 from edufast.teachers import load_teacher, train_teacher
 
 PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to warm up
@@ -61,6 +60,22 @@ class RunConfig(Section):
         """As stored in config.yaml."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def check_folder(self, folder: Path) -> bool:
+        """Whether ``folder`` holds a run of this config already.
+
+        Raises:
+            UserError: it holds another one.
+        """
+        path = folder / "config.yaml"
+        if not path.exists():
+            return False
+        if path.read_text() != self.to_yaml():
+            raise UserError(
+                f"{folder} holds a run of another recipe or with other options; choose another "
+                f"--out, or go on with it: edufast resume {folder}"
+            )
+        return True
+
     @classmethod
     def read(cls, folder: Path) -> RunConfig:
         """The config of an existing run.
@@ -86,21 +101,24 @@ class Run:
         UserError: the folder holds a run of another config, or the recipe does not fit its data.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        console: Console | None = None,
+        data: DataSet | None = None,
+    ) -> None:
         self.config, self.folder = config, folder
         self.console = console or Console(stderr=True)
         if config.equal == "time" and config.seconds is None and "education" not in config.methods:
             raise UserError("equal time: expected education among the methods, whose time it is")
-        self.data = config.recipe.data.load()
+        self.data = data or config.recipe.data.load()
         self.methods = Methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods.recipe
-        try:
-            self._rehearse()
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{self.recipe.name}: {error}") from error
-        self._open_folder()
+        self.methods.rehearse(config.methods, config.device)
+        if not config.check_folder(folder):
+            with atomic_write(folder / "config.yaml") as temporary:
+                temporary.write_text(config.to_yaml())
         self.journal = Journal(folder / "metrics.jsonl")
 
     def execute(self) -> dict[str, dict[int, Event]]:
@@ -110,44 +128,46 @@ class Run:
             Interrupted: after Ctrl-C; call again with the same folder to go on.
             TrainingError, ExportError: a step failed; the message says why.
         """
-        finished = self._finished()
-        if not finished:
-            self._describe()
-        faculty = self.teach()
         try:
-            # Equal time: the others need to know how long education distillation took.
-            order = sorted(self.config.methods, key=lambda method: method != "education")
-            for method in order if self.config.equal == "time" else self.config.methods:
-                for seed in self.config.seeds:
-                    if (method, seed) not in finished:
-                        finished[method, seed] = self._train(method, seed, faculty)
+            results = self.train()
             if self.config.export and "education" in self.config.methods:
                 self._export(*load_model(self.folder / "student.safetensors"), "student.onnx")
         finally:
             page = write_report(self.folder)
             self.console.print(f"report: {page}")
+        return results
+
+    def train(self) -> dict[str, dict[int, Event]]:
+        """The part of :meth:`execute` that trains."""
+        finished = self._finished()
+        if not finished:
+            self._describe()
+        faculty = self.teach()
+        # Equal time: the others need to know how long education distillation took.
+        order = sorted(self.config.methods, key=lambda method: method != "education")
+        for method in order if self.config.equal == "time" else self.config.methods:
+            for seed in self.config.seeds:
+                if (method, seed) not in finished:
+                    finished[method, seed] = self._train(method, seed, faculty)
         return {
             method: {seed: finished[method, seed] for seed in self.config.seeds}
             for method in self.config.methods
         }
 
-    def _rehearse(self) -> None:
-        """Put everything together once with stand-ins for the teachers: what does not fit shows
-        here, not after they have been trained."""
-        slices = self.methods.slices
-        for section, classes in zip(self.recipe.teachers, slices, strict=True):
-            create_model(section.model, len(classes))
-        faculty = Faculty([Teacher(nn.Identity(), classes) for classes in slices])
-        for method in self.config.methods:
-            curriculum = self.methods.curriculum(method)
-            self._school(method, self.config.seeds[0], faculty, curriculum)
-
     # --- teachers ----------------------------------------------------------------------------
 
     def teach(self) -> Faculty:
-        """Load the recipe's teachers, or train those that have no weights yet."""
+        """Load the teachers that the methods learn from, or train those without weights yet.
+
+        Without any method: all of them.
+        """
+        methods = self.methods
+        needed = methods.teachers(self.config.methods) if self.config.methods else None
         teachers = []
-        for k, classes in enumerate(self.methods.slices):
+        for k, classes in enumerate(methods.slices):
+            if needed is not None and k not in needed:
+                teachers.append(absent_teacher(classes))
+                continue
             path = self._teacher_path(k)
             if not path.exists():
                 train_teacher(
@@ -165,33 +185,18 @@ class Run:
 
     # --- students ----------------------------------------------------------------------------
 
-    def _school(
-        self,
-        method: str,
-        seed: int,
-        faculty: Faculty,
-        curriculum: Curriculum,
-        journal: Journal | None = None,
-        checkpoint: Path | None = None,
-    ) -> School:
-        return School(
-            self.methods.student(method, seed),
-            faculty,
-            curriculum,
-            self.data,
-            algorithm=self.methods.algorithm(method),
-            training=self.recipe.create_training(),
-            device=self.config.device,
-            seed=seed,
-            journal=journal,
-            checkpoint=checkpoint,
-            method=method,
-        )
-
     def _train(self, method: str, seed: int, faculty: Faculty) -> Event:
         curriculum = self.methods.curriculum(method, self._budget(method, faculty))
         checkpoint = self._checkpoint(f"{method}-{seed}")
-        school = self._school(method, seed, faculty, curriculum, self.journal, checkpoint)
+        school = self.methods.school(
+            method,
+            seed,
+            faculty,
+            curriculum,
+            device=self.config.device,
+            journal=self.journal,
+            checkpoint=checkpoint,
+        )
         graduate, at, student = school.fit(), school.progress, school.student
         if method == "education" and seed == self.config.seeds[0]:
             info = ModelInfo.describe(
@@ -264,9 +269,10 @@ class Run:
         short = PACE_STEPS * training.batch_size
         grades = [replace(grade, epochs=2, samples=short) for grade in curriculum.grades]
         with TemporaryDirectory() as folder:
+            seed, device = self.config.seeds[0], self.config.device
             journal = Journal(Path(folder) / "metrics.jsonl")
-            seed = self.config.seeds[0]
-            self._school(method, seed, faculty, replace(curriculum, grades=grades), journal).fit()
+            paced = replace(curriculum, grades=grades)
+            self.methods.school(method, seed, faculty, paced, device=device, journal=journal).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
         seen = samples_of_grades(curriculum, self.data, training.batch_size)
         speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]
@@ -283,18 +289,6 @@ class Run:
             f"exported {report.path} ({report.bytes / 1e6:.2f} MB, {milliseconds:.2f} ms an image "
             f"on one thread), agreement with PyTorch {report.parity.agreement:.1%}"
         )
-
-    def _open_folder(self) -> None:
-        path, text = self.folder / "config.yaml", self.config.to_yaml()
-        if path.exists():
-            if path.read_text() != text:
-                raise UserError(
-                    f"{self.folder} holds a run of another recipe or with other options; choose "
-                    f"another --out, or go on with it: edufast resume {self.folder}"
-                )
-            return
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
 
     def _describe(self) -> None:
         curriculum = self.methods.education

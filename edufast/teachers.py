@@ -16,6 +16,7 @@ from edufast.faculty import Faculty, Teacher
 from edufast.journal import Journal
 from edufast.models import create_model
 from edufast.recipe import Recipe
+from edufast.report.events import Event
 from edufast.school import School
 from edufast.student import Student
 
@@ -30,8 +31,11 @@ def train_teacher(
     checkpoint: Path,
     journal: Journal,
     console: Console,
-) -> None:
-    """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``."""
+) -> Event:
+    """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
+
+    Returns what is written to the journal.
+    """
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
     model = create_model(section.model, len(classes))
@@ -50,21 +54,22 @@ def train_teacher(
     info = ModelInfo.describe(
         section.model, data, classes, at.accuracy, at.student_flops, at.seconds
     )
+    event: Event = {
+        "teacher": k,
+        "model": section.model,
+        "classes": list(classes),
+        "accuracy": at.accuracy,
+        "seconds": at.seconds,
+        "flops": at.student_flops,
+        "samples": at.samples,
+    }
+    journal.write("teacher", **event)
     save_model(path, graduate, info)
-    journal.write(
-        "teacher",
-        teacher=k,
-        model=section.model,
-        classes=list(classes),
-        accuracy=at.accuracy,
-        seconds=at.seconds,
-        flops=at.student_flops,
-        samples=at.samples,
-    )
     console.print(
         f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
         f"{at.seconds:.0f} s"
     )
+    return event
 
 
 def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> Teacher:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edufast.errors import UserError
 from edufast.files import atomic_write
 from edufast.report.events import RunLog, read_run
 
-__all__ = ["RunLog", "read_run", "write_report"]
+__all__ = ["RunLog", "read_run", "write_report", "write_sweep"]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -28,14 +32,10 @@ def write_report(run_dir: Path) -> Path:
     """
     run_dir = Path(run_dir)
     log = read_run(run_dir)
-    try:
+    with _matplotlib():
         from edufast.report.page import render
         from edufast.report.plots import plots
         from edufast.report.style import DARK, LIGHT, png
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "matplotlib":
-            raise
-        raise UserError("matplotlib is needed for reports: pip install 'edufast[train]'") from error
 
     pictures = []
     for plot in plots(log):
@@ -47,3 +47,62 @@ def write_report(run_dir: Path) -> Path:
     with atomic_write(page) as temporary:
         temporary.write_text(render(log, pictures), "utf-8")
     return page
+
+
+def write_sweep(
+    folder: Path,
+    config: Mapping[str, Any],
+    runs: Mapping[str, Mapping[int, Path]],
+    teachers: Sequence[Path],
+) -> dict[str, Any]:
+    """Write the summary of a sweep, finished or not, and its report.
+
+    Args:
+        folder: gets sweep.json, sweep.md, sweep.png and .svg (accuracy by variant),
+            sweep-flops.png and .svg (accuracy against student FLOPs), metrics.jsonl of all runs
+            together, report.html and plots/.
+        config: of the sweep, with its variants.
+        runs: run folders by variant and seed.
+        teachers: journals of the teachers.
+
+    Returns:
+        What sweep.json holds.
+
+    Raises:
+        UserError: a journal is malformed, or matplotlib is missing.
+    """
+    with _matplotlib():
+        from edufast.report import sweep
+        from edufast.report.plots import flops
+        from edufast.report.style import LIGHT, png, svg
+
+    with atomic_write(folder / "metrics.jsonl") as temporary:
+        events = sweep.merged_events(config, runs, teachers)
+        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+    log = read_run(folder)
+    summary = sweep.summarise(config, runs, log)
+    for name, text in (
+        ("sweep.json", sweep.to_json(summary)),
+        ("sweep.md", sweep.markdown(summary)),
+    ):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, "utf-8")
+    if any(entry["seeds"] for entry in summary["variants"]):
+        figures = {"sweep": sweep.draw(summary, LIGHT), "sweep-flops": flops(log, LIGHT)}
+        for name, drawn in figures.items():
+            for suffix, write in ((".png", png), (".svg", svg)):
+                with atomic_write(folder / f"{name}{suffix}") as temporary:
+                    temporary.write_bytes(write(drawn))
+    write_report(folder)
+    return summary
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Around imports that need it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "matplotlib":
+            raise
+        raise UserError("matplotlib is needed for reports: pip install 'edufast[train]'") from error

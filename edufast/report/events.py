@@ -28,6 +28,7 @@ SPLITS = {
     "holdout": "on a held-out part of the training split",
     "validation": "on the data set's validation split",
 }
+EQUAL = {"samples": "numbers of samples", "flops": "student FLOPs", "time": "training time"}
 NEEDED: dict[str, tuple[str, ...]] = {
     "teacher": ("accuracy",),
     "epoch": ("samples", "accuracy"),
@@ -115,7 +116,7 @@ def read_run(run_dir: Path) -> RunLog:
     if not path.is_file():
         raise UserError(f"{run_dir} is no run directory: it has no metrics.jsonl")
     latest: dict[tuple[Any, ...], Event] = {}
-    for event in _read_events(path):
+    for event in read_events(path):
         kind = event["event"]
         if kind in IDENTITY:
             identity = (kind, *(event[key] for key in IDENTITY[kind]))
@@ -133,7 +134,12 @@ def read_run(run_dir: Path) -> RunLog:
     return log
 
 
-def _read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[Event]:
+    """All events of a journal, in the order in which they were written.
+
+    Raises:
+        UserError: a line is no event; a torn last line is ignored.
+    """
     lines = path.read_text("utf-8", errors="replace").rstrip().split("\n")
     events = []
     for number, line in enumerate(lines, start=1):

@@ -9,13 +9,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from edufast.report.events import SPLITS, Event, Method, RunLog
+from edufast.report.events import EQUAL, SPLITS, Event, Method, RunLog
 from edufast.report.format import mean, percent, si, spread
 from edufast.report.format import seconds as duration
 from edufast.report.plots import Plot
 
 _NOTHING = "–"
-EQUAL = {"samples": "numbers of samples", "flops": "student FLOPs", "time": "training time"}
 
 
 def render(log: RunLog, pictures: Sequence[tuple[Plot, bytes, bytes]]) -> str:
@@ -29,7 +28,7 @@ def render(log: RunLog, pictures: Sequence[tuple[Plot, bytes, bytes]]) -> str:
     figures = {plot.name: _figure(*picture) for picture in pictures for plot in picture[:1]}
     matrices = [html for name, html in figures.items() if name.startswith("forgetting")]
     learning = [figures.get("accuracy", ""), figures.get("grades", ""), *matrices]
-    spending = [figures.get(name, "") for name in ("time", "throughput", "cost")]
+    spending = [figures.get(name, "") for name in ("flops", "cost", "time", "throughput")]
     sections = [
         ("Results", _results(log)),
         ("Learning and forgetting", "".join(learning)),

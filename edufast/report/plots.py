@@ -97,6 +97,13 @@ def plots(log: RunLog) -> list[Plot]:
             "Where the time of each method went, all seeds together.",
         ),
         *plot(
+            "flops",
+            len(priced) > 1 and _flops_points(log),
+            partial(flops, log),
+            "Accuracy over all classes against the arithmetic spent on the student so far; epochs "
+            f"that know fewer classes are left out.{band}",
+        ),
+        *plot(
             "cost",
             len(priced) > 1,
             partial(cost, log),
@@ -230,6 +237,54 @@ def time(log: RunLog, theme: Theme) -> Figure:
     axis.spines["bottom"].set_visible(False)
     legend(result, theme)
     return result
+
+
+def flops(log: RunLog, theme: Theme) -> Figure:
+    """Accuracy against student FLOPs spent, a line for each method, of epochs that know all."""
+    result, (axis,) = figure(theme, 4.4)
+    styles = method_styles(list(log.methods), theme)
+    for name, x, y, spread in _flops_points(log):
+        colour, marker = styles[name]
+        axis.errorbar(
+            x,
+            y,
+            spread if any(spread) else None,
+            color=colour,
+            marker=marker,
+            markersize=5,
+            capsize=3,
+            linewidth=2,
+            elinewidth=1,
+            label=name,
+        )
+    title(result, "Accuracy against student FLOPs", theme)
+    label(axis, theme, "student FLOPs spent", "accuracy over all classes")
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter(lambda x, _: si(x, "").strip())
+    percent_axis(axis)
+    grid(axis, theme, "both")
+    legend(result, theme)
+    return result
+
+
+def _flops_points(log: RunLog) -> list[tuple[str, list[float], list[float], list[float]]]:
+    """Of each method: FLOPs, mean accuracy and its deviation over seeds, epoch by epoch."""
+    lines = []
+    for name, method in log.methods.items():
+        points: dict[tuple[int, int], list[Event]] = {}
+        for trial in method.trials.values():
+            most = max((grade.get("classes", 0) for grade in trial.grades), default=0)
+            complete = {grade["grade"] for grade in trial.grades if grade.get("classes") == most}
+            for event in trial.epochs:
+                if event["grade"] in complete and "student_flops" in event:
+                    points.setdefault((event["grade"], event["epoch"]), []).append(event)
+        groups = [points[at] for at in sorted(points)]
+        if groups:
+            x = [mean([event["student_flops"] for event in group]) for group in groups]
+            accuracies = [[event["accuracy"] for event in group] for group in groups]
+            y, spread = [mean(a) for a in accuracies], [deviation(a) for a in accuracies]
+            lines.append((name, x, y, spread))
+    return lines
 
 
 def cost(log: RunLog, theme: Theme) -> Figure:

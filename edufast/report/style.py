@@ -155,3 +155,10 @@ def png(drawn: Figure) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", facecolor=drawn.get_facecolor())
     return buffer.getvalue()
+
+
+def svg(drawn: Figure) -> bytes:
+    """The figure as an SVG file."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="svg", facecolor=drawn.get_facecolor(), metadata={"Date": None})
+    return buffer.getvalue()
