@@ -114,12 +114,13 @@ class Methods:
 
     def algorithm(self, method: str) -> Algorithm:
         """How ``method`` distils."""
+        section = self.recipe.algorithm
         if method != "kd":
             return self.recipe.create_algorithm()
-        given = self.recipe.algorithm.model_extra or {}
-        return create_algorithm(
-            "kd", **{k: given[k] for k in ("temperature", "alpha") if k in given}
-        )
+        if section.name not in ("kd", "reverse_kl", "js"):
+            return create_algorithm("kd")  # temperature and alpha mean something else there
+        given = (section.model_extra or {}).items()
+        return create_algorithm("kd", **{k: v for k, v in given if k in ("temperature", "alpha")})
 
     def teachers(self, names: Sequence[str]) -> set[int]:
         """Positions of the teachers that these methods learn from."""

@@ -3,6 +3,7 @@
 import pytest
 
 from edufast.flops import TRAINING_FACTOR
+from edufast.losses import KD
 from edufast.methods import METHODS, Methods, samples_of_grades, training_flops
 from edufast.recipe import parse_recipe
 from tests.tiny import tiny_data
@@ -48,6 +49,22 @@ def test_who_teaches(method, targets, teachers):
     student = of.student(method, seed=0)
     assert len(student.fragments) == len(grades)
     assert of.algorithm(method).temperature == 2.0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "temperature", "alpha"),
+    [
+        ({"name": "kd", "temperature": 2.0, "alpha": 0.6, "weighting": "entropy"}, 2.0, 0.6),
+        ({"name": "js", "alpha": 0.6}, 4.0, 0.6),
+        ({"name": "standardised", "temperature": 2.0, "alpha": 0.1}, 4.0, 0.3),
+    ],
+)
+def test_plain_distillation_takes_what_means_the_same(algorithm, temperature, alpha):
+    of = methods(algorithm=algorithm)
+    plain = of.algorithm("kd")
+    assert (type(plain), plain.temperature, plain.alpha) == (KD, temperature, alpha)
+    assert plain.divergence == "forward_kl" and plain.weighting == "mean"
+    assert type(of.algorithm("alone")) is type(of.algorithm("education"))
 
 
 def test_a_teacher_of_all_classes_comes_last_where_a_method_needs_one():

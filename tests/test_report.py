@@ -222,8 +222,10 @@ def test_plots_lie_beside_the_page(finished: Path) -> None:
     # scratch has one grade: nothing can be forgotten, and no matrix is drawn.
     assert set(pictures) == {
         f"{name}.png"
-        for name in ("accuracy", "grades", "forgetting-education", "throughput", "time", "cost")
-    }
+        for name in (
+            "accuracy", "grades", "forgetting-education", "throughput", "time", "flops", "cost"
+        )
+    }  # fmt: skip
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 
@@ -250,6 +252,15 @@ def test_accuracy_plot(finished: Path) -> None:
     boundaries = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"]
     assert boundaries == [2000, 6000]
     assert len(axis.collections) == 2, "a band for each method"
+
+
+def test_accuracy_against_flops_shows_epochs_that_know_all_classes(finished: Path) -> None:
+    figure = {plot.name: plot for plot in plots(read_run(finished))}["flops"].draw(LIGHT)
+    (axis,) = figure.axes
+    lines = {container.get_label(): container.lines[0] for container in axis.containers}
+    x, y = lines["education"].get_data()
+    assert list(x) == [9e12, 12e12] and list(y) == pytest.approx([0.74, 0.94])
+    assert len(lines["scratch"].get_xdata()) == 6
 
 
 def test_forgetting_matrix(finished: Path) -> None:
