@@ -14,7 +14,7 @@ from edufast.data.digits import digits
 from edufast.data.folder import folder
 from edufast.data.food101 import food101
 from edufast.data.glyphs import glyphs
-from edufast.data.outline import PHOTOGRAPH, held_out, outline
+from edufast.data.outline import OUTLINES, PHOTOGRAPH, held_out, outline
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.tiny_imagenet import tiny_imagenet
@@ -97,7 +97,10 @@ def _read(source: str, seed: int) -> Splits:
         return _EMBEDDED[source](seed)
     if colon and name in _PUBLISHED:
         if not Path(path).is_dir():
-            raise UserError(f"data set {source!r}: {path!r} is no existing folder")
+            raise UserError(
+                f"data set {source!r}: {path!r} is no existing folder; expected what is at "
+                f"{OUTLINES[name].source}, unpacked"
+            )
         return _PUBLISHED[name](Path(path), seed)
     if Path(source).is_dir():
         return folder(Path(source), seed)
