@@ -21,12 +21,12 @@ from edufast.data import Batch, DataSet, Loader
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
 from edufast.faculty import Faculty
-from edufast.features import FeatureTaps
 from edufast.flops import TRAINING_FACTOR
+from edufast.growth import Growth
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
 from edufast.lesson import Lesson
-from edufast.losses import Algorithm, GradeContext, create_algorithm
+from edufast.losses import Algorithm, create_algorithm
 from edufast.progress import TrainingProgress
 from edufast.step import TrainStep
 from edufast.student import Student
@@ -121,8 +121,17 @@ class School:
             grade.epochs * len(loader)
             for grade, loader in zip(curriculum.grades, self._loaders, strict=True)
         ]
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._begun = 0  # grades, also those that are over
+        class_ids = torch.as_tensor(data.train.labels, device=self.device)
+        self._growth = Growth(
+            student,
+            self.algorithm,
+            curriculum,
+            self._lessons,
+            faculty,
+            self.training,
+            class_ids,
+            labels=self._rank[class_ids],
+        )
         self._train_step: TrainStep | None = None
 
     @property
@@ -256,75 +265,22 @@ class School:
 
         grade = self.progress.grade
         with self._phase("growth"):
-            self._grow_to(grade)
-        assert self._optimizer is not None
+            optimizer = self._growth.begin(grade)
         self._train_step = TrainStep(
             self.student,
             self.algorithm,
-            self._optimizer,
+            optimizer,
             self.training,
             steps=self._steps[grade],
             announce=announce,
         )
 
-    def _grow_to(self, g: int) -> None:
-        """Let student and algorithm be what they are in grade ``g``, by way of those before."""
-        while self._begun <= g:
-            fragments = self.curriculum.fragments[self._begun]
-            classes = len(self.curriculum.classes_taught(self._begun))
-            own = set(self.algorithm.parameters())
-            if self._optimizer is not None and own:
-                self._optimizer.param_groups.pop()  # the student's are the others
-            if (self.student.grown, self.student.classes) < (fragments, classes):
-                self.student.grow(
-                    fragments=fragments,
-                    classes=classes,
-                    optimizer=self._optimizer,
-                    keep_rows=self.curriculum.keep_rows,
-                    keep_state=self.curriculum.keep_state,
-                )
-            if self._optimizer is None:
-                self._optimizer = self.training.create_optimizer(self.student.active_parameters())
-            if self.curriculum.grades[self._begun].teachers:
-                if self.algorithm.reads_features:
-                    self._lessons[self._begun].taps = self._taps(self._begun)
-                self.algorithm.begin_grade(self._context(self._begun))
-            kept = list(self.algorithm.parameters())
-            for parameter in own.difference(kept):
-                self._optimizer.state.pop(parameter, None)
-            if kept:
-                self._optimizer.add_param_group({"params": kept})
-            self._begun += 1
-
-    def _taps(self, g: int) -> list[FeatureTaps]:
-        size = (3, self.data.image_size, self.data.image_size)
-        models = [self.faculty.model(k) for k in self.curriculum.grades[g].teachers]
-        return [FeatureTaps(model, size) for model in models]
-
-    def _context(self, g: int) -> GradeContext:
-        grade, ids = self.curriculum.grades[g], torch.as_tensor(self.data.train.labels)
-        labels = self._rank[ids.to(self.device)]
-        owners = None
-        if grade.target == "routed":
-            owners = torch.full_like(ids, -1)
-            for position, k in enumerate(grade.teachers):
-                owners[torch.isin(ids, torch.tensor(self.faculty[k].classes))] = position
-            owners = owners.to(self.device)
-        return GradeContext(
-            student_shapes=self.student.feature_shapes,
-            teachers=tuple(grade.teachers),
-            teacher_shapes=[taps.shapes for taps in self._lessons[g].taps],
-            labels=labels.masked_fill(labels >= self.student.classes, -1),
-            owners=owners,
-            device=self.device,
-        )
-
     def _set_learning_rate(self) -> float:
-        assert self._optimizer is not None
+        assert self._growth.optimizer is not None
         at = self.progress
         step = at.epoch * len(self._loaders[at.grade]) + at.step
         rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, self._steps)
-        for group in self._optimizer.param_groups:
+        for group in self._growth.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
@@ -416,13 +372,14 @@ class School:
     # --- checkpoints -------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.checkpoint is None or self._optimizer is None:
+        if self.checkpoint is None or self._growth.optimizer is None:
             return
         state = {
             "progress": vars(self.progress),
+            "begun": self._growth.begun,
             "student": self.student.state_dict(),
             "algorithm": self.algorithm.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._growth.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "seed": self.seed,
             "method": self.method,
@@ -438,11 +395,11 @@ class School:
                 f"{self.method} with seed {self.seed}"
             )
         self.progress = Progress(**state["progress"])
-        self._grow_to(min(self.progress.grade, len(self.curriculum.grades) - 1))
-        assert self._optimizer is not None
+        # Not progress.grade: a grade that is over is saved before the next one begins.
+        optimizer = self._growth.begin(state["begun"] - 1)
         self.student.load_state_dict(state["student"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

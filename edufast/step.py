@@ -60,7 +60,6 @@ class TrainStep:
         else:
             self.compiled, reason = training.compile, "as asked"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
-        _complete_momentum(optimizer)
         announce(self.compiled, reason)
 
     @property
@@ -126,19 +125,6 @@ class TrainStep:
             ) from error
         self.compiled, self._loss = False, _loss
         self._announce(False, f"it cannot be compiled: {cause}")
-
-
-def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters that are new in this grade the momentum they would start with: zero.
-
-    PyTorch's fused SGD takes momentum buffers of all parameters or of none.
-    """
-    if isinstance(optimizer, torch.optim.SGD):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if group["momentum"] and parameter not in optimizer.state:
-                    buffer = torch.zeros_like(parameter, requires_grad=False)
-                    optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 def _loss(

@@ -10,6 +10,7 @@ from edufast.batches import validation_batches
 from edufast.curriculum import Curriculum, Grade
 from edufast.errors import Interrupted, TrainingError
 from edufast.faculty import Faculty
+from edufast.growth import Growth
 from edufast.journal import Journal
 from edufast.losses import KD
 from edufast.school import School
@@ -121,6 +122,23 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     graduate = resumed.fit()
     assert same_weights(graduate, expected)
     assert resumed.progress.samples == 48 + 96 + 288
+
+
+@pytest.mark.parametrize("grade", [1, 2])
+def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
+    expected = school(seed=3).fit()
+    begin = Growth.begin
+
+    def killed(growth, g):
+        if g == grade:
+            raise SystemExit
+        return begin(growth, g)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Growth, "begin", killed)
+        school(seed=3, checkpoint=tmp_path / "c.pt").fit()
+    torch.manual_seed(12345)
+    assert same_weights(school(seed=3, checkpoint=tmp_path / "c.pt").fit(), expected)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):

@@ -189,7 +189,7 @@ def test_fused_updates_equal_single_ones_through_growth(monkeypatch):
         return optimizer
 
     monkeypatch.setattr(Training, "create_optimizer", single)
-    monkeypatch.setattr(step_module, "_complete_momentum", lambda optimizer: None)
+    monkeypatch.setattr("edufast.growth._complete_momentum", lambda optimizer: None)
     for name, weight in school().fit().state_dict().items():
         torch.testing.assert_close(fused[name], weight, rtol=1e-3, atol=1e-4)
 

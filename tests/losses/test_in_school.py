@@ -49,10 +49,10 @@ def test_every_algorithm_teaches_graded(name, target):
     for old, new in zip(before, graduate.parameters(), strict=True):
         assert new.isfinite().all() and not torch.equal(old, new)
     own = list(taught.algorithm.parameters())
-    groups = taught._optimizer.param_groups
+    groups = taught._growth.optimizer.param_groups
     assert [len(group["params"]) for group in groups[1:]] == ([len(own)] if own else [])
     assert {id(p) for p in groups[0]["params"]} == set(map(id, taught.student.active_parameters()))
-    assert all(torch.any(taught._optimizer.state[p]["momentum_buffer"] != 0) for p in own)
+    assert all(torch.any(taught._growth.optimizer.state[p]["momentum_buffer"] != 0) for p in own)
 
 
 @pytest.mark.parametrize("name", ["kd", "dkd", *FEATURES])
