@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from edufast.curriculum import Curriculum, Grade
 from edufast.errors import Interrupted
 from edufast.losses import ALGORITHMS, Algorithm, create_algorithm
 from edufast.school import School
+from edufast.step import TrainStep
 from edufast.student import Student
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
@@ -155,3 +157,19 @@ def test_two_stages_of_fitnet_in_a_training():
         student, tiny_faculty(range(4)), curriculum, DATA, algorithm=algorithm, training=TRAINING
     ).fit()
     assert max(rows[:2]) < 1e-5 < min(rows[2:])
+
+
+@pytest.mark.parametrize("name", ["dist", *FEATURES])
+def test_what_an_algorithm_learns_and_remembers_is_compiled_along_once_a_grade(name, monkeypatch):
+    counts = []
+
+    class Counted(TrainStep):
+        def update(self):
+            super().update()
+            counts.append(self.compiles)
+
+    monkeypatch.setattr("edufast.step.BACKEND", "eager")
+    monkeypatch.setattr("edufast.school.TrainStep", Counted)
+    training = replace(TRAINING, compile=True, exit_weight=0.5)
+    school(name, "routed", training=training).fit()
+    assert set(counts) == {1}
