@@ -10,6 +10,12 @@
 namespace edufast {
 namespace {
 
+Tensor shared(const OwnedTensor& tensor) {
+  AtenTensorHandle another;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &another));
+  return Tensor(another);
+}
+
 // Lines of memory for the backends. A tensor that is none goes through a contiguous copy.
 class Table {
  public:
@@ -64,7 +70,7 @@ class Table {
 
     MergeItem item;
     item.size = first.size;
-    item.type = element_of(t.dtype, target_name(i));
+    item.type = t.type;
     item.rule = is_float(item.type) ? Rule::Average : Rule::Largest;
     item.sources = sources_.data() + sources_.size();
     for (int64_t n = 0; n < a_.num_sources; ++n) {
@@ -72,10 +78,10 @@ class Table {
       const View& s = a_.source_views[index];
       const void* data = s.data;
       if (!direct && s.size && !s.contiguous()) {
-        staged_.push_back(torch::stable::contiguous(a_.sources[index]));
+        staged_.push_back(torch::stable::contiguous(shared(a_.sources[index])));
         data = staged_.back().const_data_ptr();
       }
-      sources_.push_back({data, element_of(s.dtype, source_name(n, i))});
+      sources_.push_back({data, s.type});
     }
     item.data = const_cast<char*>(t.data);
     if (!direct && first.size && !t.contiguous()) {
@@ -101,7 +107,7 @@ class Table {
     MergeItem item;
     item.rule = Rule::Fill;
     item.fill = a_.fill[i];
-    item.type = element_of(t.dtype, target_name(i));
+    item.type = t.type;
     const int64_t begin = s.rows() * t.row_size();
     item.data = const_cast<char*>(t.data) + begin * element_bytes(item.type);
     item.size = t.size - begin;
@@ -109,7 +115,7 @@ class Table {
   }
 
   Tensor rows(int64_t i, int64_t begin, int64_t end) {
-    Tensor target = a_.targets[i];
+    Tensor target = shared(a_.targets[i]);
     return target.dim() ? torch::stable::narrow(target, 0, begin, end - begin) : target;
   }
 
@@ -137,29 +143,28 @@ void check_device(const MergeArguments& a) {
 
 class Plan {
  public:
-  explicit Plan(MergeArguments arguments) { prepare(std::move(arguments)); }
+  explicit Plan(MergeArguments arguments) : arguments_(std::move(arguments)) { prepare(); }
 
   void run(const MergeWeights& weights) {
-    weights.check(*arguments_);
-    if (!table_->reusable() || arguments_->moved()) prepare(again());
+    weights.check(arguments_);
+    if (!table_ || !table_->reusable() || snapshot_->outdated()) {
+      table_.reset();
+      arguments_.look();
+      prepare();
+    }
     table_->run(weights);
   }
 
  private:
-  void prepare(MergeArguments arguments) {
-    check_device(arguments);
-    table_.reset();
-    arguments_ = std::make_unique<MergeArguments>(std::move(arguments));
-    table_ = std::make_unique<Table>(*arguments_);
+  void prepare() {
+    check_device(arguments_);
+    snapshot_ = std::make_unique<Snapshot>(arguments_);
+    table_ = std::make_unique<Table>(arguments_);
   }
 
-  MergeArguments again() const {
-    const MergeArguments& a = *arguments_;
-    return {a.targets, a.sources, a.num_sources, a.fill, a.moments};
-  }
-
-  std::unique_ptr<MergeArguments> arguments_;
-  std::unique_ptr<Table> table_;
+  MergeArguments arguments_;
+  std::unique_ptr<Snapshot> snapshot_;
+  std::unique_ptr<Table> table_;  // none: the arguments do not fit any more
 };
 
 // Plans live here, and Python holds their numbers: the stable ABI has no class of its own.
@@ -178,32 +183,29 @@ Plans& plans() {
 
 // --- operators; `sources` is list after list, one list for each of the weights ------------------
 
-void merge_check(std::vector<Tensor> targets, std::vector<Tensor> sources,
-                 std::vector<double> weights, double keep, std::vector<double> fill,
-                 std::vector<int64_t> moments, std::vector<double> moment_weights) {
+void merge_check(TensorHandles targets, TensorHandles sources, std::vector<double> weights,
+                 double keep, std::vector<double> fill, std::vector<int64_t> moments,
+                 std::vector<double> moment_weights) {
   const int64_t n = static_cast<int64_t>(weights.size());
-  const MergeArguments arguments(std::move(targets), std::move(sources), n, std::move(fill),
-                                 std::move(moments));
+  const MergeArguments arguments(targets, sources, n, std::move(fill), std::move(moments));
   MergeWeights{std::move(weights), keep, std::move(moment_weights)}.check(arguments);
 }
 
-void merge_(std::vector<Tensor> targets, std::vector<Tensor> sources, std::vector<double> weights,
-            double keep, std::vector<double> fill, std::vector<int64_t> moments,
+void merge_(TensorHandles targets, TensorHandles sources, std::vector<double> weights, double keep,
+            std::vector<double> fill, std::vector<int64_t> moments,
             std::vector<double> moment_weights) {
   const int64_t n = static_cast<int64_t>(weights.size());
-  const MergeArguments arguments(std::move(targets), std::move(sources), n, std::move(fill),
-                                 std::move(moments));
+  const MergeArguments arguments(targets, sources, n, std::move(fill), std::move(moments));
   check_device(arguments);
   const MergeWeights numbers{std::move(weights), keep, std::move(moment_weights)};
   numbers.check(arguments);
   Table(arguments).run(numbers);
 }
 
-int64_t merge_plan(std::vector<Tensor> targets, std::vector<Tensor> sources, int64_t num_sources,
+int64_t merge_plan(TensorHandles targets, TensorHandles sources, int64_t num_sources,
                    std::vector<double> fill, std::vector<int64_t> moments) {
-  auto plan = std::make_shared<Plan>(MergeArguments(std::move(targets), std::move(sources),
-                                                    num_sources, std::move(fill),
-                                                    std::move(moments)));
+  auto plan = std::make_shared<Plan>(
+      MergeArguments(targets, sources, num_sources, std::move(fill), std::move(moments)));
   const std::lock_guard lock(plans().mutex);
   plans().by_number[++plans().last] = std::move(plan);
   return plans().last;

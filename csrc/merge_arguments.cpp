@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
+#include <iterator>
 #include <utility>
 
 namespace edufast {
@@ -31,31 +31,57 @@ bool same(View::Sizes a, View::Sizes b) {
 
 // --- what is known of a tensor ------------------------------------------------------------------
 
-Element element_of(ScalarType type, const std::string& name) {
-  switch (type) {
-    case ScalarType::Float: return Element::F32;
-    case ScalarType::BFloat16: return Element::BF16;
-    case ScalarType::Half: return Element::F16;
-    case ScalarType::Double: return Element::F64;
-    case ScalarType::Long: return Element::I64;
-    case ScalarType::Int: return Element::I32;
-    case ScalarType::Short: return Element::I16;
-    case ScalarType::Char: return Element::I8;
-    case ScalarType::Byte: case ScalarType::Bool: return Element::U8;
-    default:
-      MERGE_CHECK(false, name, " has an unsupported dtype; expected float32, bfloat16, float16, "
-                  "float64, an integer type or bool");
-  }
+namespace {
+
+// False: the type is none that can be merged.
+bool find_element(int32_t dtype, Element& element) {
+  static const std::pair<int32_t, Element> known[] = {
+      {aoti_torch_dtype_float32(), Element::F32}, {aoti_torch_dtype_bfloat16(), Element::BF16},
+      {aoti_torch_dtype_float16(), Element::F16}, {aoti_torch_dtype_float64(), Element::F64},
+      {aoti_torch_dtype_int64(), Element::I64},   {aoti_torch_dtype_int32(), Element::I32},
+      {aoti_torch_dtype_int16(), Element::I16},   {aoti_torch_dtype_int8(), Element::I8},
+      {aoti_torch_dtype_uint8(), Element::U8},    {aoti_torch_dtype_bool(), Element::U8}};
+  const auto* found = std::find_if(std::begin(known), std::end(known),
+                                   [&](const auto& k) { return k.first == dtype; });
+  if (found == std::end(known)) return false;
+  element = found->second;
+  return true;
 }
 
-View::View(const Tensor& t)
-    : data(static_cast<const char*>(t.const_data_ptr())), sizes(t.sizes()), strides(t.strides()),
-      dtype(t.scalar_type()), device(t.is_cpu() ? kCpu : t.get_device_index()) {
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    size *= sizes[d];
-    for (const int64_t x : {sizes[d], strides[d]})
-      layout = (layout ^ static_cast<uint64_t>(x)) * 0x9e3779b97f4a7c15u + (layout >> 29);
+const char* data_of(AtenTensorHandle tensor) {
+  const void* data;
+  TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(tensor, &data));
+  return static_cast<const char*>(data);
+}
+
+// Sizes, strides and dtype, which a tensor may change like its memory.
+struct Form {
+  int64_t dim;
+  int64_t *sizes, *strides;  // borrowed from the tensor
+  int32_t dtype;
+
+  explicit Form(AtenTensorHandle tensor) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor, &dim));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor, &sizes));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor, &strides));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor, &dtype));
   }
+};
+
+}  // namespace
+
+View::View(AtenTensorHandle tensor) : data(data_of(tensor)) {
+  const Form form(tensor);
+  sizes = {form.sizes, static_cast<size_t>(form.dim)};
+  strides = {form.strides, static_cast<size_t>(form.dim)};
+  for (const int64_t n : sizes) size *= n;
+  dtype = form.dtype;
+  supported = find_element(dtype, type);
+  static const int32_t cpu = aoti_torch_device_type_cpu();
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device_type));
+  device = kCpu;
+  if (device_type != cpu) TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &device));
 }
 
 bool View::contiguous() const {
@@ -115,8 +141,13 @@ bool same_strides(const View& a, const View& b) {
 
 namespace {
 
+constexpr const char* kSupported =
+    "float32, bfloat16, float16, float64, an integer type or bool";
+
 void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
   const View &t = a.target_views[i], &s = a.source_views[a.index(n, i)];
+  MERGE_CHECK(t.supported, target_name(i), " has an unsupported dtype; expected ", kSupported);
+  MERGE_CHECK(s.supported, source_name(n, i), " has an unsupported dtype; expected ", kSupported);
   const bool fits = t.sizes.size() == s.sizes.size() && s.rows() <= t.rows() &&
                     std::equal(t.sizes.begin() + !t.sizes.empty(), t.sizes.end(),
                                s.sizes.begin() + !s.sizes.empty(), s.sizes.end());
@@ -127,10 +158,7 @@ void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
               source_name(n, i), " has ", s.rows(), "; expected the same number");
   MERGE_CHECK(t.device == s.device, target_name(i), " and ", source_name(n, i),
               " are on different devices");
-  if (t.dtype == s.dtype && t.dtype == ScalarType::Float) return;
-  const bool both_float = is_float(element_of(t.dtype, target_name(i))) &&
-                          is_float(element_of(s.dtype, source_name(n, i)));
-  MERGE_CHECK(both_float || t.dtype == s.dtype, target_name(i), " and ", source_name(n, i),
+  MERGE_CHECK(t.dtype == s.dtype || (is_float(t.type) && is_float(s.type)), target_name(i), " and ", source_name(n, i),
               " have different dtypes; expected two floating point types or equal types");
 }
 
@@ -142,7 +170,7 @@ struct Range {
 Range range_of(const View& v, int64_t index) {
   int64_t last = 0;
   for (size_t d = 0; d < v.sizes.size(); ++d) last += (v.sizes[d] - 1) * v.strides[d];
-  return {v.data, v.data + (last + 1) * element_bytes(element_of(v.dtype, "")), index};
+  return {v.data, v.data + (last + 1) * element_bytes(v.type), index};
 }
 
 // A target may be its own source: each element is read before it is written. Any other shared
@@ -179,12 +207,11 @@ void check_aliasing(const MergeArguments& a) {
   }
 }
 
-bool holds(ScalarType type, double value) {
-  const Element element = element_of(type, "");
-  if (is_float(element)) return true;
-  if (type == ScalarType::Bool) return value == 0 || value == 1;
-  const double range = std::ldexp(1.0, 8 * static_cast<int>(element_bytes(element)));
-  const bool is_unsigned = element == Element::U8;
+bool holds(const View& v, double value) {
+  if (is_float(v.type)) return true;
+  if (v.dtype == aoti_torch_dtype_bool()) return value == 0 || value == 1;
+  const double range = std::ldexp(1.0, 8 * static_cast<int>(element_bytes(v.type)));
+  const bool is_unsigned = v.type == Element::U8;
   return value == std::trunc(value) && value >= (is_unsigned ? 0 : -range / 2) &&
          value < (is_unsigned ? range : range / 2);
 }
@@ -193,7 +220,7 @@ void check_fill(const MergeArguments& a) {
   MERGE_CHECK(a.fill.empty() || a.fill.size() == a.targets.size(), "fill has ", a.fill.size(),
               " entries; expected one for each of ", a.pairs(), " targets");
   for (size_t i = 0; i < a.fill.size(); ++i)
-    MERGE_CHECK(std::isnan(a.fill[i]) || holds(a.target_views[i].dtype, a.fill[i]), "fill is ",
+    MERGE_CHECK(std::isnan(a.fill[i]) || holds(a.target_views[i], a.fill[i]), "fill is ",
                 a.fill[i], ", which the dtype of ", target_name(i), " does not hold");
 }
 
@@ -206,7 +233,7 @@ void check_moments(const MergeArguments& a) {
     MERGE_CHECK(i >= 0 && i < a.pairs() && !used[i], "moments name target ", i,
                 "; expected each index once, from 0 to ", a.pairs() - 1);
     used[i] = true;
-    MERGE_CHECK(is_float(element_of(a.target_views[i].dtype, target_name(i))), target_name(i),
+    MERGE_CHECK(is_float(a.target_views[i].type), target_name(i),
                 " is one of the moments, but of an integer type");
     if (k % 2 == 0) continue;
     const int64_t mean = a.moments[k - 1];
@@ -218,34 +245,35 @@ void check_moments(const MergeArguments& a) {
   }
 }
 
+std::vector<OwnedTensor> owned(const TensorHandles& handles) {
+  return {handles.begin(), handles.end()};
+}
+
 }  // namespace
 
-MergeArguments::MergeArguments(std::vector<Tensor> targets_, std::vector<Tensor> sources_,
+MergeArguments::MergeArguments(const TensorHandles& targets_, const TensorHandles& sources_,
                                int64_t num_sources_, std::vector<double> fill_,
                                std::vector<int64_t> moments_)
-    : targets(std::move(targets_)), sources(std::move(sources_)), num_sources(num_sources_),
+    : targets(owned(targets_)), sources(owned(sources_)), num_sources(num_sources_),
       fill(std::move(fill_)), moments(std::move(moments_)) {
   MERGE_CHECK(num_sources >= 1, "there is no list of sources; expected at least one");
   MERGE_CHECK(sources.size() == targets.size() * num_sources, "there are ", sources.size(),
               " sources; expected ", num_sources, " lists of ", pairs());
+  look();
+}
+
+void MergeArguments::look() {
+  target_views.clear();
+  source_views.clear();
   target_views.reserve(targets.size());
   source_views.reserve(sources.size());
-  for (const Tensor& t : targets) target_views.emplace_back(t);
-  for (const Tensor& s : sources) source_views.emplace_back(s);
+  for (const OwnedTensor& t : targets) target_views.emplace_back(t.get());
+  for (const OwnedTensor& s : sources) source_views.emplace_back(s.get());
   for (int64_t n = 0; n < num_sources; ++n)
     for (int64_t i = 0; i < pairs(); ++i) check_pair(*this, n, i);
   check_aliasing(*this);
   check_fill(*this);
   check_moments(*this);
-}
-
-bool MergeArguments::moved() const {
-  const auto unmoved = [](const Tensor& t, const View& old) {
-    const View now(t);
-    return now.data == old.data && now.layout == old.layout && now.dtype == old.dtype;
-  };
-  return !std::equal(targets.begin(), targets.end(), target_views.begin(), unmoved) ||
-         !std::equal(sources.begin(), sources.end(), source_views.begin(), unmoved);
 }
 
 void MergeWeights::check(const MergeArguments& a) const {
@@ -261,6 +289,31 @@ void MergeWeights::check(const MergeArguments& a) const {
   for (const double w : of_moments()) sum += w;
   MERGE_CHECK(std::abs(sum - 1) < 1e-6, "keep and the weights of moments sum to ", sum,
               "; expected 1: moments are those of a mixture");
+}
+
+// --- what a plan remembers ----------------------------------------------------------------------
+
+Snapshot::Snapshot(const MergeArguments& a) {
+  entries_.reserve(a.targets.size() + a.sources.size());
+  for (const auto* tensors : {&a.targets, &a.sources}) {
+    for (const OwnedTensor& t : *tensors) {
+      const Form form(t.get());
+      entries_.push_back({t.get(), data_of(t.get()), layouts_.size(), form.dim, form.dtype});
+      layouts_.insert(layouts_.end(), form.sizes, form.sizes + form.dim);
+      layouts_.insert(layouts_.end(), form.strides, form.strides + form.dim);
+    }
+  }
+}
+
+bool Snapshot::outdated() const {
+  return !std::all_of(entries_.begin(), entries_.end(), [&](const Entry& old) {
+    if (data_of(old.tensor) != old.data) return false;
+    const Form now(old.tensor);
+    const int64_t* layout = layouts_.data() + old.layout;
+    return now.dim == old.dim && now.dtype == old.dtype &&
+           std::equal(now.sizes, now.sizes + now.dim, layout) &&
+           std::equal(now.strides, now.strides + now.dim, layout + now.dim);
+  });
 }
 
 }  // namespace edufast

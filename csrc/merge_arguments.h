@@ -4,6 +4,7 @@
 #include "common.h"
 #include "merge.h"
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,16 @@ namespace edufast {
 
 constexpr int32_t kCpu = -1;
 
+// Owns a tensor, as torch::stable::Tensor does, but without counting who else does: that is half of
+// the time of a list of small tensors.
+struct DeleteTensor {
+  void operator()(AtenTensorHandle tensor) const { aoti_torch_delete_tensor_object(tensor); }
+};
+using OwnedTensor = std::unique_ptr<AtenTensorOpaque, DeleteTensor>;
+
+// What the operators are given: tensors that are theirs.
+using TensorHandles = std::vector<AtenTensorHandle>;
+
 // What is known of a tensor.
 struct View {
   using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
@@ -20,11 +31,12 @@ struct View {
   const char* data;
   Sizes sizes, strides;  // borrowed from the tensor
   int64_t size = 1;
-  uint64_t layout = 0;  // hash of sizes and strides
-  ScalarType dtype;
+  int32_t dtype;   // as the stable ABI numbers them
   int32_t device;  // index of the CUDA device, or kCpu
+  Element type = Element::F32;
+  bool supported;  // else there is no `type`
 
-  explicit View(const Tensor& t);
+  explicit View(AtenTensorHandle t);
   int64_t rows() const { return sizes.empty() ? 1 : sizes[0]; }
   int64_t row_size() const { return rows() ? size / rows() : 0; }
   bool contiguous() const;
@@ -37,19 +49,39 @@ bool same_strides(const View& a, const View& b);
 
 // The tensors of a merge. Sources are list after list; sources[n][i] goes to targets[i].
 struct MergeArguments {
-  std::vector<Tensor> targets, sources;
+  std::vector<OwnedTensor> targets, sources;
   int64_t num_sources;
   std::vector<double> fill;      // per target; NaN: leave the rows; empty: leave all
   std::vector<int64_t> moments;  // indices of mean, variance, mean, variance ...
   std::vector<View> target_views, source_views;
 
-  // Checks everything that does not depend on the weights.
-  MergeArguments(std::vector<Tensor> targets, std::vector<Tensor> sources, int64_t num_sources,
+  MergeArguments(const TensorHandles& targets, const TensorHandles& sources, int64_t num_sources,
                  std::vector<double> fill, std::vector<int64_t> moments);
+  // Looks at the tensors and checks everything that does not depend on the weights.
+  void look();
   int64_t pairs() const { return static_cast<int64_t>(targets.size()); }
   size_t index(int64_t n, int64_t i) const { return n * targets.size() + i; }
-  // Whether a tensor was given other memory (`p.data = ...`) since.
-  bool moved() const;
+};
+
+// Where and what the tensors were when a plan was made: asked before every run, whose time it rules
+// where tensors are small, and therefore less than a View.
+class Snapshot {
+ public:
+  explicit Snapshot(const MergeArguments& arguments);  // whose tensors it does not keep alive
+  // Whether a tensor was given other memory or another form (`p.data = ...`) since.
+  bool outdated() const;
+
+ private:
+  struct Entry {
+    AtenTensorHandle tensor;
+    const void* data;
+    size_t layout;  // where copies of the sizes begin in `layouts_`; those of the strides follow
+    int64_t dim;
+    int32_t dtype;
+  };
+
+  std::vector<Entry> entries_;
+  std::vector<int64_t> layouts_;
 };
 
 struct MergeWeights {
@@ -63,7 +95,6 @@ struct MergeWeights {
   }
 };
 
-Element element_of(ScalarType type, const std::string& name);
 std::string target_name(int64_t i);
 std::string source_name(int64_t n, int64_t i);
 

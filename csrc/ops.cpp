@@ -102,12 +102,13 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
 
 }  // namespace
 
-// Defined in merge.cpp.
-void merge_check(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,
+// Defined in merge.cpp, which owns the tensors behind the handles.
+using Handles = std::vector<AtenTensorHandle>;
+void merge_check(Handles, Handles, std::vector<double>, double,
                  std::vector<double>, std::vector<int64_t>, std::vector<double>);
-void merge_(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,
+void merge_(Handles, Handles, std::vector<double>, double,
             std::vector<double>, std::vector<int64_t>, std::vector<double>);
-int64_t merge_plan(std::vector<Tensor>, std::vector<Tensor>, int64_t, std::vector<double>,
+int64_t merge_plan(Handles, Handles, int64_t, std::vector<double>,
                    std::vector<int64_t>);
 void merge_plan_run(int64_t, std::vector<double>, double, std::vector<double>);
 void merge_plan_free(int64_t);

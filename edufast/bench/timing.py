@@ -48,8 +48,9 @@ def measure(
 ) -> dict[str, Timing]:
     """Time the candidates against each other, for about ``seconds`` each.
 
-    Rounds are interleaved, so that a slow moment of the machine falls on all of them. Calls shorter
-    than half a millisecond are timed in groups. On CUDA the time is the device's, between events.
+    Rounds are interleaved, so that a slow moment of the machine falls on all of them. Every call
+    takes the buffer set that has rested for longest. Calls shorter than half a millisecond are
+    timed in groups. On CUDA the time is the device's, between events.
     """
     clock = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     repeats, rounds = {}, 5
@@ -60,10 +61,12 @@ def measure(
         repeats[name] = max(1, round(5e-4 / once))
         rounds = max(rounds, min(200, round(seconds / (once * repeats[name]))))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
+    turn = 0
     for i in range(rounds):
         for name, candidate in candidates.items():
             if sum(samples[name]) * repeats[name] < seconds or i < 5:
-                samples[name].append(clock(candidate, i, repeats[name], sets))
+                samples[name].append(clock(candidate, turn, repeats[name], sets))
+                turn += repeats[name]
     return {name: Timing(*_quartiles(times)) for name, times in samples.items()}
 
 

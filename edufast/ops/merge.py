@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -96,8 +97,13 @@ def _run(backend: str, m: Merge) -> None:
         from edufast.kernels.merge import merge_ as triton_merge_
 
         triton_merge_(*m)
+    elif torch.compiler.is_compiling():
+        torch.ops.edufast.merge_.default(*m)
     else:  # "cpp" and "cuda" are one operator on two devices
-        _checked(torch.ops.edufast.merge_.default, *m)
+        # Below _in_place, which would turn the lists into Python's and back: half of the time.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            _checked(torch.ops.edufast.merge_.default, *m)
+        torch.autograd.graph.increment_version(m.targets)
 
 
 def _checked(op: Callable[..., Any], *arguments: Any) -> Any:
@@ -273,9 +279,9 @@ class MergePlan:
             with torch.no_grad():
                 _run(self._backend, m)
             return
-        torch.autograd.graph.increment_version(self._targets)
         run = torch.ops.edufast.merge_plan_run.default
         _checked(run, self._number, weights, keep, moment_weights)
+        torch.autograd.graph.increment_version(self._targets)
 
     def __reduce__(self) -> Any:
         """A copy is a plan for the copied tensors."""
@@ -303,7 +309,7 @@ def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:
                 f"merge_: sources[{n}] has {len(tensors)} tensors; expected {len(targets)}, one "
                 "for each of the targets"
             )
-    return [tensor for tensors in lists for tensor in tensors]
+    return list(itertools.chain.from_iterable(lists))
 
 
 def _weights(weights: Sequence[float] | None, keep: float, count: int) -> list[float]:

@@ -305,7 +305,11 @@ def test_grad_mode_is_refused_as_for_leaves() -> None:
     assert leaf.tolist() == [1, 1] and leaf.requires_grad
 
 
-@pytest.mark.parametrize("run", [cpp, plan, lambda *a: reference(*a)])
+def one_shot(targets: list[Tensor], sources: list[Tensor], *rest: object) -> None:
+    merge_(targets, sources)
+
+
+@pytest.mark.parametrize("run", [cpp, plan, one_shot, lambda *a: reference(*a)])
 def test_autograd_notices_the_mutation(run: Callable[..., None]) -> None:
     x, saved = torch.ones(2, requires_grad=True), torch.ones(2)
     loss = (x * saved).sum()
@@ -368,6 +372,33 @@ def test_a_plan_notices_other_memory() -> None:
             run()
         target.data = source
         run()  # itself: fine
+
+
+CHANGES = {  # of (2, 3) float32, in the memory where it is
+    "shape": (lambda t: t.view(3, 2), r"targets\[0\] has shape \(3, 2\)"),
+    "fewer elements": (lambda t: t[:1], r"targets\[0\] has shape \(1, 3\)"),
+    "dtype": (lambda t: t.view(torch.int32), r"different dtypes"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_plan_notices_another_form_of_the_same_memory(change: str) -> None:
+    new, message = CHANGES[change]
+    target, source = torch.zeros(2, 3), torch.ones(2, 3)
+    run = MergePlan([target], [source])
+    target.data = new(target.data)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            run()
+    assert target.eq(0).all()
+
+
+def test_a_plan_notices_other_strides_of_the_same_memory() -> None:
+    target, source = torch.zeros(3, 3), torch.arange(9.0).view(3, 3)
+    run = MergePlan([target], [source])
+    target.data = target.data.t()
+    run()
+    assert torch.equal(target, source)
 
 
 def test_a_plan_survives_copies() -> None:

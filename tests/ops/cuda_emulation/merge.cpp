@@ -30,7 +30,7 @@ void cpu::merge(const Merge& p) {
   for (int64_t i = 0; i < p.num_items;) i = launch<cuda::MergeTable<1600>>(p, i);
 }
 
-void merge_(std::vector<Tensor>, std::vector<Tensor>, std::vector<double>, double,
+void merge_(std::vector<AtenTensorHandle>, std::vector<AtenTensorHandle>, std::vector<double>, double,
             std::vector<double>, std::vector<int64_t>, std::vector<double>);
 
 }  // namespace edufast
