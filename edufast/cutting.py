@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -21,6 +21,8 @@ _CHANNELS_FIRST = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
 )
+_FUNCTIONS_FIRST = {"conv1d", "conv2d", "conv3d", "batch_norm", "group_norm"}
+_FUNCTIONS_LAST = {"linear", "layer_norm"}
 _MOVES_AXES = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "getattr"}
 _RESHAPES = {"reshape", "reshape_as", "view", "view_as", "flatten", "unflatten"}
 
@@ -130,11 +132,19 @@ def cut(
         first = crossings[start] if start else 0
         last = crossings[stop] if stop else len(nodes) - 1
         title = f"{type(model).__name__}.{stop or classifier}"
+        shape = shapes[nodes[last]]
+        channels_last = _channels_last(model, nodes[last], shapes)
+        if channels_last is None and stop in chosen:
+            raise UserError(
+                f"cannot tell which axis of the features after {stop!r}, {shape} for one image, "
+                "holds the channels: no layer near it has weights for them; name other cuts; "
+                f"possible: {', '.join(candidate.name for candidate in candidates)}"
+            )
         return Fragment(
             name=stop or classifier,
             flops=done[last] - done[first],
-            shape=shapes[nodes[last]],
-            channels_last=_channels_last(model, nodes[last], shapes),
+            shape=shape,
+            channels_last=len(shape) == 2 if channels_last is None else channels_last,
             parameters=_parameters(model, graphs.values()),
             train=compile_graph(graphs[True], f"{title}.train"),
             eval=compile_graph(graphs[False], f"{title}.eval"),
@@ -284,33 +294,62 @@ def _named(
     return list(cuts)
 
 
-def _channels_last(model: nn.Module, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> bool:
+def _channels_last(
+    model: nn.Module, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]
+) -> bool | None:
     """Whether the channels of a value are its last axis, or the first after that of the batch.
 
-    The nearest layer with weights tells that made the value or else reads it. Between them axes
-    must not move; reshaping is followed for the axes whose sizes it keeps. Where no layer tells:
-    tokens (B, N, C), maps (B, C, H, W).
+    The nearest layer that made the value tells, else the nearest one that reads it; where axes are
+    permuted in between, by the number of its channels. None: nothing tells.
     """
-    for makers in (True, False):
-        queue = [(node, True, True)]  # value, whether its first and last axis are those of node
-        seen = {node}
-        for value, first, last in queue:
-            for layer in [value] if makers else value.users:
-                told = _takes_last_axis(model, layer, shapes[value], first, last)
-                if told is not None:
-                    return told
-            for other in value.all_input_nodes if makers else value.users:
-                source, result = (other, value) if makers else (value, other)
-                if other in seen or other not in shapes or _is_opaque(model, result):
+    shape = shapes[node]
+    if len(shape) == 1:
+        return False
+    for permuted in (False, True):
+        for makers in (True, False):
+            for layer, size, first, last in _near(model, node, shapes, makers, permuted):
+                told = _takes_last_axis(model, layer, size, first, last)
+                if told is None:
                     continue
-                seen.add(other)
-                a, b = shapes[source], shapes[result]
-                name = getattr(result.target, "__name__", result.target)
-                if name in _RESHAPES:
-                    queue.append((other, first and a[0] == b[0], last and a[-1] == b[-1]))
-                elif a == b and name not in _MOVES_AXES:
-                    queue.append((other, first, last))
-    return len(shapes[node]) == 2
+                if not permuted:
+                    return told
+                channels = size[-1 if told else 0]
+                if (shape[0] == channels) != (shape[-1] == channels):
+                    return shape[-1] == channels
+    return None
+
+
+def _near(
+    model: nn.Module,
+    node: fx.Node,
+    shapes: dict[fx.Node, tuple[int, ...]],
+    makers: bool,
+    permuted: bool,
+) -> Iterator[tuple[fx.Node, tuple[int, ...], bool, bool]]:
+    """What made a value, or what reads it, from near to far; the shape there of the value.
+
+    And whether the first and the last axis may be those of ``node``: reshaping is followed for the
+    axes whose sizes it keeps. Moved axes are followed if ``permuted``, and may then be any.
+    """
+    queue = [(node, True, True)]
+    seen = {node}
+    for value, first, last in queue:
+        for layer in [value] if makers else value.users:
+            yield layer, shapes[value], first, last
+        for other in value.all_input_nodes if makers else value.users:
+            source, result = (other, value) if makers else (value, other)
+            if other in seen or other not in shapes or _is_opaque(model, result):
+                continue
+            seen.add(other)
+            a, b = shapes[source], shapes[result]
+            name = getattr(result.target, "__name__", result.target)
+            if name in _RESHAPES:
+                queue.append((other, first and a[0] == b[0], last and a[-1] == b[-1]))
+            elif name in _MOVES_AXES:
+                if permuted and sorted(a) == sorted(b):
+                    queue.append((other, True, True))
+            elif a == b:
+                queue.append((other, first, last))
 
 
 def _takes_last_axis(
@@ -320,6 +359,9 @@ def _takes_last_axis(
 
     ``first``, ``last``: may it be that axis?
     """
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        return False if name in _FUNCTIONS_FIRST else True if name in _FUNCTIONS_LAST else None
     if node.op != "call_module":
         return None
     module = model.get_submodule(str(node.target))

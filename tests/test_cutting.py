@@ -320,6 +320,57 @@ def test_channels_are_found_wherever_they_are(size: int, norm: type[nn.Module]) 
     assert [f.places for f in cutting.fragments] == [size * size] * 5 + [1]
 
 
+class Mixing(nn.Module):
+    """Only matrices of its own: one mixes places, the other channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.rand(6, 6))
+        self.channels = nn.Parameter(torch.rand(8, 8))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.places @ x
+        x = (x @ self.channels).relu()
+        return self.fc((x * 2).mean(1))
+
+
+def test_axes_that_nothing_tells_are_refused() -> None:
+    message = (
+        r"which axis of the features after 'relu', \(6, 8\) for one image, .* possible: matmul"
+    )
+    with pytest.raises(UserError, match=message):
+        cut(Mixing(), 2, input_size=(6, 8), cuts=["relu"])
+
+
+class Functional(Mixing):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.channels).relu()  # (N, C)
+        x = F.conv1d(x.transpose(1, 2), self.channels[..., None]).relu()  # (C, N)
+        return self.fc(x.mean(2))
+
+
+def test_functions_tell_the_channels_as_layers_do() -> None:
+    cutting = cut(Functional(), 3, input_size=(6, 8), cuts=["relu", "relu_1"])
+    assert [f.channels_last for f in cutting.fragments[:-1]] == [True, False]
+
+
+class Permuted(Windows):
+    """Maps (B, C, H, W), but all that has weights sees them as (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x).permute(0, 2, 3, 1))
+        x = self.norm(x.permute(0, 3, 1, 2).relu().permute(0, 2, 3, 1))
+        return self.fc(x.mean((1, 2)))
+
+
+def test_channels_behind_permutations_are_told_by_their_number() -> None:
+    first, _ = cut(Permuted(6), 2, input_size=(3, 6, 6), cuts=["relu"]).fragments
+    assert first.shape == (8, 6, 6) and not first.channels_last
+    with pytest.raises(UserError, match=r"after 'relu', \(8, 8, 8\) for one image"):
+        cut(Permuted(8), 2, input_size=(3, 8, 8), cuts=["relu"])
+
+
 class Answer(dict):
     logits = property(lambda self: self["logits"])
 

@@ -1,0 +1,38 @@
+"""A small student, grown and trained, for the tests of what it does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from edufast.models import create_model
+from edufast.student import Student
+
+CLASSES = 10
+STAGES = [(1, 4), (1, 6), (2, 6), (2, 8), (3, 8), (3, 10)]  # each growth alone
+
+
+def student(**options: object) -> Student:
+    torch.manual_seed(0)
+    return Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
+
+
+def images(batch: int = 4) -> Tensor:
+    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: int = 2) -> None:
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = model(images())
+        nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
+        optimizer.step()
+
+
+def finished(**options: object) -> Student:
+    result = student(**options)
+    result.grow(fragments=3, classes=CLASSES)
+    train(result, SGD(result.active_parameters(), lr=0.1))
+    return result.eval()
