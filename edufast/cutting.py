@@ -99,9 +99,12 @@ def cut(
         cuts: ``fragments - 1`` module paths, in order, after which to cut.
 
     Raises:
+        TypeError: ``model`` is no module.
         UserError: the model cannot be traced, does not end in a linear classifier, or cannot be cut
             as asked; the message names the module or the possible cuts.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r}: expected an nn.Module")
     if not isinstance(fragments, int) or fragments < 1:
         raise UserError(f"fragments={fragments!r}: expected a positive integer")
     if not isinstance(input_size, Sequence) or not all(

@@ -41,7 +41,7 @@ class EarlyExit(nn.Module):
 
     def __init__(self, student: Student, threshold: float) -> None:
         super().__init__()
-        if not 0 <= threshold <= 1:
+        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r}: expected a number from 0 to 1")
         self.threshold = threshold
         self.order = list(student.order)

@@ -151,10 +151,12 @@ def average_files(
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the first; the message names the
-            file and the tensor.
+            file and the tensor. Or ``out`` is a folder.
     """
     files = [Path(path) for path in paths]
     shares = _shares(files, weights)
+    if Path(out).is_dir():
+        raise UserError(f"{out} is a folder; expected a file to write")
     with ExitStack() as stack:
         opened = [stack.enter_context(_open(path)) for path in files]
         entries = _entries(files, opened)

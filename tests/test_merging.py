@@ -269,6 +269,8 @@ def test_damaged_and_unfitting_files_are_named(three: list[Path], tmp_path: Path
     fails("no model at .*1.safetensors")
     with pytest.raises(UserError, match="no files"):
         average_files([], out)
+    with pytest.raises(UserError, match="is a folder"):
+        average_files(three, tmp_path)
 
 
 def test_the_header_is_that_of_safetensors(three: list[Path], tmp_path: Path) -> None:
