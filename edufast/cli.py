@@ -28,7 +28,7 @@ RecipeArgument = Annotated[
     str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Run folder [default: runs/<recipe name>].")
+    Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/<recipe name>).")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -186,7 +186,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Data set or folder to verify on [default: the one trained on]."),
+        typer.Option(help="Data set or folder to verify on (default: the one trained on)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -222,7 +222,7 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a
 BenchOutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for the numbers (JSON) and the plot.")
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads [default: torch's].")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
 
 
 @bench.command("kd")
@@ -257,10 +257,10 @@ def bench_train(
         bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
     ] = False,
     pairs: Annotated[
-        str, typer.Option(help="Which teacher-student pairs, comma-separated [default: all].")
+        str, typer.Option(help="Which teacher-student pairs, comma-separated (default: all).")
     ] = "",
     batch: Annotated[
-        str, typer.Option(help="Batch sizes, comma-separated [default: 64,256,1024].")
+        str, typer.Option(help="Batch sizes, comma-separated (default: 64,256,1024).")
     ] = "",
     out: Annotated[
         Path | None,
@@ -296,7 +296,7 @@ def merge(
     files: Annotated[list[Path], typer.Argument(help="Two or more .safetensors files.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
     weights: Annotated[
-        str | None, typer.Option(help="Their weights, comma-separated [default: equal].")
+        str | None, typer.Option(help="Their weights, comma-separated (default: equal).")
     ] = None,
 ) -> None:
     """Average models of one architecture, tensor by tensor."""
