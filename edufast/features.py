@@ -90,7 +90,7 @@ class FeatureTaps:
 
         def note(name: str, into: bool) -> Callable[[nn.Module, Tensor], None]:
             def hear(module: nn.Module, x: Tensor) -> None:
-                batch = len(x) == len(images) and x.dim() <= 4 and x.is_floating_point()
+                batch = 2 <= x.dim() <= 4 and len(x) == len(images) and x.is_floating_point()
                 if not batch or x is images:
                     return
                 arranged = _arranged(module, x)

@@ -74,6 +74,21 @@ class CRD(FeatureAlgorithm):
         return self.weight * contrast(features[-1], answers[-1], labels, index, drawn)
 
 
+@torch.library.custom_op("edufast::recall", mutates_args=())
+def recall(memory: Tensor, index: Tensor) -> Tensor:
+    """``memory[index]``, a copy, constant for the gradient.
+
+    An operator of its own, because torch.compile may run a cheap one again in the backward pass
+    instead of keeping its result; by then the memory has changed, and the gradients were wrong.
+    """
+    return memory[index]
+
+
+@recall.register_fake
+def _(memory: Tensor, index: Tensor) -> Tensor:
+    return memory.new_empty(len(index), memory.shape[1])
+
+
 class Contrast(nn.Module):
     """Noise-contrastive estimation (Gutmann and Hyvärinen 2010) against a memory, both ways.
 
@@ -148,8 +163,8 @@ class Contrast(nn.Module):
     def _nce(
         self, way: int, anchors: Tensor, memory: Tensor, index: Tensor, drawn: Tensor, same: Tensor
     ) -> Tensor:
-        positive = (anchors * memory[index]).sum(1) / self.tau
-        negative = anchors @ memory[drawn].T / self.tau
+        positive = (anchors * recall(memory, index)).sum(1) / self.tau
+        negative = anchors @ recall(memory, drawn).T / self.tau
         counts = (~same).sum(1)
         with torch.no_grad():
             total = torch.logsumexp(negative.masked_fill(same, -torch.inf).flatten(), 0)

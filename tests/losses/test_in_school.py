@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import edufast.school as school_module
+import edufast.step as step_module
 from edufast.curriculum import Curriculum, Grade
 from edufast.errors import Interrupted
 from edufast.losses import ALGORITHMS, Algorithm, create_algorithm
@@ -173,3 +174,17 @@ def test_what_an_algorithm_learns_and_remembers_is_compiled_along_once_a_grade(n
     training = replace(TRAINING, compile=True, exit_weight=0.5)
     school(name, "routed", training=training).fit()
     assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("name", ["fitnet", "crd"])
+def test_compiled_once_a_grade_to_the_same_bits(name, monkeypatch):
+    """Stages, memories and draws within the graph, its backward pass included."""
+    monkeypatch.setattr(step_module, "BACKEND", "aot_eager")
+    states = []
+    for compiled in (False, True):
+        taught = school(name, "routed", training=replace(TRAINING, compile=compiled))
+        taught.fit()
+        states.append({**taught.student.state_dict(), **taught.algorithm.state_dict()})
+    assert taught.compiles == 1  # the second grade's
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, rtol=0, atol=0, equal_nan=True)
