@@ -13,7 +13,7 @@ from edufast.bench import train
 from edufast.bench.train import profile, show
 from edufast.bench.train.arithmetic import ALL, DEFAULT, ONE, arithmetic
 from edufast.bench.train.contest import contest
-from edufast.bench.train.ladder import SchoolLoop
+from edufast.bench.train.ladder import Means, SchoolLoop
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Pair, Setting, synthetic
 from edufast.errors import UserError
@@ -26,20 +26,21 @@ def setting() -> Setting:
     return synthetic(TINY, 12, torch.device("cpu"))
 
 
-def everybody(setting: Setting) -> dict:
-    """All contestants that do not compile."""
-    return {n: make for n, make in train.contestants(setting).items() if n != show.CAREFUL}
-
-
-def test_all_contestants_compute_the_same_loss(setting):
-    learners = {n: make() for n, make in everybody(setting).items() if "floor" not in n}
-    school = learners["+ School: routing with quotas"]
-    batches = list(itertools.islice(school.batches(), 2))
+@pytest.mark.parametrize("source", [show.ROUTED, show.CACHE])
+def test_all_contestants_compute_the_same_loss(setting, source):
+    """On live teachers' batches, and on those whose answers a filled cache holds."""
+    everybody = train.contestants(setting, compiling=False)
+    others = {show.CACHE, show.FLOOR, show.FLOOR_CACHED} - {source}
+    learners = {n: make() for n, make in everybody.items() if n not in others}
+    batches = list(itertools.islice(learners[source].batches(), 2))
+    if source == show.CACHE:  # a view's number means another view where there are more
+        learners.pop(show.CACHE_FIRST)
     losses = {n: [float(c.step(b)) for b in batches] for n, c in learners.items()}
     expected = torch.tensor(losses[show.PLAIN])
     assert expected.diff().abs() > 1e-3  # the step in between counted
+    exact = (show.PLAIN, "+ DALI", "+ folded", "+ fused", show.ROUTED)
     for name, found in losses.items():
-        rounding = 3e-2 if "careful" in name else 1e-4
+        rounding = 1e-4 if name.startswith(exact) else 3e-2
         torch.testing.assert_close(torch.tensor(found), expected, rtol=rounding, atol=0, msg=name)
 
 
@@ -58,7 +59,12 @@ def test_plain_and_careful_batches_are_views_of_the_data(setting):
 def test_contest_times_everybody_the_same_number_of_blocks(setting):
     heard = []
     scores = contest(
-        everybody(setting), 12, setting.device, seconds=0.01, rounds=2, tell=heard.append
+        train.contestants(setting, compiling=False),
+        12,
+        setting.device,
+        seconds=0.01,
+        rounds=2,
+        tell=heard.append,
     )
     assert all(len(score.speeds) == 2 and min(score.speeds) > 0 for score in scores.values())
     turns = [what.partition(": round")[0] for what in heard if ": round" in what]
@@ -67,13 +73,6 @@ def test_contest_times_everybody_the_same_number_of_blocks(setting):
 
 def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PAIRS, "tiny", TINY)
-    # Compiling takes longer than a test may: a second eager loop stands in.
-    complete = train.contestants
-    monkeypatch.setattr(
-        train,
-        "contestants",
-        lambda s: complete(s) | {show.CAREFUL: lambda: CarefulLoop(s, compiled=False)},
-    )
     monkeypatch.setattr(train, "contest", lambda *a, **k: contest(*a, **k | {"seconds": 0.01}))
     train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
     text = (tmp_path / "train.json").read_text()
@@ -113,7 +112,7 @@ def test_payback_counts_steps_until_compiling_has_saved_its_time():
 
 
 def test_profile_has_every_phase_and_a_trace(setting, tmp_path):
-    found = profile.profile_step(SchoolLoop(setting), tmp_path / "trace.json")
+    found = profile.profile_step(SchoolLoop(setting, Means()), tmp_path / "trace.json")
     assert list(found.phases) == list(profile.PHASES)
     assert min(found.phases.values()) > 0
     assert "convolution_backward" in found.operators

@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch._inductor.utils import fresh_cache
 
 from edufast.bench.timing import machine
 from edufast.bench.train import show
 from edufast.bench.train.arithmetic import arithmetic
 from edufast.bench.train.contest import Contestant, contest
 from edufast.bench.train.floor import Floor
-from edufast.bench.train.ladder import SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
+from edufast.bench.train.ladder import Means, SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
-from edufast.bench.train.setting import PAIRS, Setting, synthetic
+from edufast.bench.train.setting import PAIRS, Setting, fast_precision, synthetic
 from edufast.errors import UserError
 from edufast.files import atomic_write
 
@@ -31,18 +32,29 @@ BATCH_SIZES = (64, 256, 1024)
 QUICK = ("resnet32x4-resnet8x4", (64,))
 
 
-def contestants(setting: Setting) -> dict[str, Callable[[], Contestant]]:
-    """Everybody, from the slowest to the floor. Names that begin with + are this project's."""
-    return {
+def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], Contestant]]:
+    """Everybody, from the slowest to the floors; those who compile if ``compiling``.
+
+    Names that begin with + are this project's, each with what those before it have.
+    """
+    fast = fast_precision(setting.device)
+    everybody: dict[str, Callable[[], Contestant]] = {
         show.PLAIN: partial(PlainLoop, setting),
         show.CAREFUL_EAGER: partial(CarefulLoop, setting, compiled=False),
         show.CAREFUL: partial(CarefulLoop, setting, compiled=True),
         "+ DALI loader": partial(WithLoader, setting),
         "+ folded teachers, channels-last": partial(WithFaculty, setting),
         "+ fused loss": partial(WithFusedLoss, setting),
-        "+ School: routing with quotas": partial(SchoolLoop, setting),
-        show.FLOOR: partial(Floor, setting),
+        show.ROUTED: partial(SchoolLoop, setting, Means()),
+        show.BF16: partial(SchoolLoop, setting, Means(fast)),
+        show.COMPILED: partial(SchoolLoop, setting, Means(fast, True)),
+        show.CACHE_FIRST: partial(SchoolLoop, setting, Means(fast, cache="first")),
+        show.CACHE: partial(SchoolLoop, setting, Means(fast, cache="warm")),
+        show.CACHE_COMPILED: partial(SchoolLoop, setting, Means(fast, True, "warm")),
+        show.FLOOR: partial(Floor, setting, Means(fast)),
+        show.FLOOR_CACHED: partial(Floor, setting, Means(fast, cache="warm")),
     }
+    return {n: make for n, make in everybody.items() if compiling or n not in show.UNCOMPILED}
 
 
 def run(
@@ -50,8 +62,7 @@ def run(
     batch_sizes: Sequence[int],
     device: str,
     *,
-    seconds: float,
-    rounds: int,
+    quick: bool,
     done: list[dict[str, Any]],
     tell: Callable[[str], None],
     keep: Callable[[list[dict[str, Any]]], None],
@@ -61,8 +72,7 @@ def run(
     Args:
         pairs: names in ``PAIRS``.
         device: "cpu" or a CUDA device.
-        seconds: about how long a block of steps takes.
-        rounds: blocks of every contestant.
+        quick: less often and for a shorter time, and nobody compiles.
         done: results of a run before this one, which are not measured again.
         tell: hears what is going on.
         keep: gets all results so far, after every one.
@@ -72,17 +82,18 @@ def run(
         for batch_size in batch_sizes:
             if any((r["pair"], r["batch_size"]) == (name, batch_size) for r in results):
                 continue
-            torch._dynamo.reset()  # no contest inherits what another compiled
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
             tell(f"{name}, batch {batch_size}")
-            scores = contest(
-                contestants(setting),
-                batch_size,
-                setting.device,
-                seconds=seconds,
-                rounds=rounds,
-                tell=tell,
-            )
+            torch._dynamo.reset()
+            with fresh_cache():  # nobody finds what an earlier run compiled
+                scores = contest(
+                    contestants(setting, compiling=not quick),
+                    batch_size,
+                    setting.device,
+                    seconds=0.5 if quick else 1.0,
+                    rounds=2 if quick else 3,
+                    tell=tell,
+                )
             results.append(
                 {
                     "pair": name,
@@ -124,8 +135,7 @@ def main(
             pairs,
             batch_sizes,
             device,
-            seconds=0.5 if quick else 1.0,
-            rounds=2 if quick else 3,
+            quick=quick,
             done=done,
             tell=status.update,
             keep=keep,
@@ -156,7 +166,8 @@ def main_profile(
     _machine(device, threads)
     with Console(stderr=True).status(f"{name}, batch {batch_size}: profile"):
         setting = synthetic(PAIRS[name], batch_size, torch.device(device))
-        found = profile.profile_step(SchoolLoop(setting), out / "profile.json")
+        fast = fast_precision(setting.device)
+        found = profile.profile_step(SchoolLoop(setting, Means(fast)), out / "profile.json")
     with atomic_write(out / "profile.png") as path:
         path.write_bytes(profile.plot(found, f"{name}, batch {batch_size}"))
     Console().print(profile.table(found))

@@ -11,9 +11,9 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from edufast.bench.train.ladder import school
+from edufast.bench.train.ladder import Means, school
 from edufast.bench.train.peers import PlainLoop
-from edufast.bench.train.setting import Setting
+from edufast.bench.train.setting import Setting, fast_precision
 from edufast.curriculum import Curriculum
 from edufast.data import Augment, DataSet, Loader, load_dataset
 from edufast.faculty import Faculty
@@ -89,7 +89,7 @@ def _plain(setting: Setting) -> nn.Module:
 
 
 def _project(setting: Setting) -> nn.Module:
-    return school(setting, samples=STEPS * BATCH_SIZE).fit()
+    return school(setting, Means(fast_precision(setting.device)), samples=STEPS * BATCH_SIZE).fit()
 
 
 @torch.no_grad()

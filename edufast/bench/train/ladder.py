@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,13 +14,13 @@ from torch import Tensor
 from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import ALPHA, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, Setting
 from edufast.curriculum import Curriculum
-from edufast.data import Batch, Loader, MixedSampler
+from edufast.data import Batch, Loader, MixedSampler, Samples
 from edufast.faculty import Faculty, Teacher
 from edufast.losses import KD
 from edufast.ops import kd_loss
 from edufast.school import School
 from edufast.student import Student
-from edufast.training import Training
+from edufast.training import Precision, Training
 
 
 class WithLoader(PlainLoop):
@@ -67,11 +70,30 @@ class WithFusedLoss(WithFaculty):
         )
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a School may use beyond routing.
+
+    Attributes:
+        precision: of student and teachers.
+        compile: the step and the teachers.
+        cache: the teachers' logits: None, not kept; "first": kept, but none are there yet; "warm":
+            all there.
+    """
+
+    precision: Precision = "fp32"
+    compile: bool = False
+    cache: Literal["first", "warm"] | None = None
+
+
 class SchoolLoop:
     """A :class:`edufast.School` in its only grade."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.school = school(setting)
+    def __init__(self, setting: Setting, means: Means) -> None:
+        self.folder = TemporaryDirectory(prefix="edufast-bench-")
+        if means.cache == "warm":
+            setting = _few_views(setting)
+        self.school = school(setting, means, Path(self.folder.name))
         self.school._begin_grade(say=lambda _: None)
         self.school.student.train()
 
@@ -82,14 +104,23 @@ class SchoolLoop:
         return self.school._step(batch, self.school._lessons[0])
 
 
-def school(setting: Setting, *, samples: int | None = None) -> School:
+def school(
+    setting: Setting, means: Means, folder: Path | None = None, *, samples: int | None = None
+) -> School:
     """A School that teaches the setting's student every class in one grade.
 
     Args:
+        folder: of the cache.
         samples: to train on; None: those of an epoch.
     """
     classes = range(len(setting.data.classes))
-    teachers = faculty(setting)
+    teachers = faculty(setting, means)
+    cache = None
+    if means.cache is not None:
+        assert folder is not None
+        cache = teachers.cache(folder, setting.data, setting.augment)
+        if means.cache == "warm":
+            cache.fill()
     return School(
         Student(setting.new_student(), grades=1, input_size=setting.input_size),
         teachers,
@@ -104,19 +135,34 @@ def school(setting: Setting, *, samples: int | None = None) -> School:
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
             augment=setting.augment,
-            compile=False,
+            precision=means.precision,
+            compile=means.compile,
         ),
         device=setting.device,
         seed=setting.seed,
+        cache=cache,
     )
 
 
-def faculty(setting: Setting) -> Faculty:
+def faculty(setting: Setting, means: Means = Means()) -> Faculty:
     teachers = [
         Teacher(model, range(start, stop))
         for model, (start, stop) in zip(setting.teachers, setting.slices, strict=True)
     ]
-    return Faculty(teachers, setting.device)
+    dtype = torch.bfloat16 if means.precision == "bf16" else None
+    return Faculty(teachers, setting.device, dtype=dtype, compile=means.compile)
+
+
+def _few_views(setting: Setting) -> Setting:
+    """One view of two batches of samples: a cache that is filled in no time. Reading it takes as
+    long as reading a large one that memory holds."""
+    train, count = setting.data.train, 2 * setting.batch_size
+    few = Samples(train.images[:count], train.labels[:count])
+    return replace(
+        setting,
+        data=replace(setting.data, train=few),
+        augment=replace(setting.augment, replay=1),
+    )
 
 
 def endless(loader: Loader) -> Iterator[Batch]:

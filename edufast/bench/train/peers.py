@@ -19,7 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from edufast.bench.train.setting import ALPHA, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, Setting
+from edufast.bench.train.setting import (
+    ALPHA,
+    MOMENTUM,
+    TEMPERATURE,
+    WEIGHT_DECAY,
+    Setting,
+    fast_precision,
+)
+from edufast.training import autocast
 
 WORKERS = 2  # mdistiller's default
 
@@ -90,7 +98,7 @@ class CarefulLoop(PlainLoop):
 
     def __init__(self, setting: Setting, *, compiled: bool) -> None:
         super().__init__(setting)
-        self.bf16 = has_bf16(setting.device)
+        self.precision = fast_precision(setting.device)
         for model in (self.student, *self.teachers):
             model.to(memory_format=torch.channels_last)
         if compiled:
@@ -114,7 +122,7 @@ class CarefulLoop(PlainLoop):
         return loss.detach()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.setting.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.setting.device, self.precision):
             with torch.no_grad():
                 answers = self.answers(images)
             logits = self.student(images)
@@ -166,10 +174,3 @@ class TorchvisionViews(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware: where it does, autocast is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

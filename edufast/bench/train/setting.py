@@ -11,6 +11,7 @@ from torch import nn
 
 from edufast.data import Augment, DataSet, Samples
 from edufast.models import create_model
+from edufast.training import Precision
 
 TEMPERATURE, ALPHA = 4.0, 0.1  # the peers': 0.1 cross-entropy + 0.9 distillation
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
@@ -113,3 +114,12 @@ def _settled(model: nn.Module, image_size: int) -> nn.Module:
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
+
+
+def fast_precision(device: torch.device) -> Precision:
+    """bf16 where the device multiplies it in hardware: there it is faster."""
+    if device.type == "cuda":
+        hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if hardware else "fp32"

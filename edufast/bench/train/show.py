@@ -13,9 +13,17 @@ from edufast.bench.train.setting import PAIRS
 PLAIN = "(a) plain loop"
 CAREFUL_EAGER = "(b) careful loop, not compiled"
 CAREFUL = "(b) careful loop, compiled"
-FLOOR = "floor: the arithmetic alone"
-# Contestants that differ from another by compiling alone.
-UNCOMPILED = {CAREFUL: CAREFUL_EAGER}
+ROUTED = "+ School: routing with quotas"
+BF16 = "+ bf16"
+COMPILED = "+ torch.compile"
+CACHE_FIRST = "+ logit cache, not compiled: filling"
+CACHE = "+ logit cache, not compiled: filled"
+CACHE_COMPILED = "+ logit cache, compiled: filled"
+FLOOR = "floor: arithmetic alone, live teachers"
+FLOOR_CACHED = "floor: arithmetic alone, student only"
+CAREFUL_ONES = (CAREFUL, CAREFUL_EAGER)
+# Contestants that compile, and who does the same without.
+UNCOMPILED = {CAREFUL: CAREFUL_EAGER, COMPILED: BF16, CACHE_COMPILED: CACHE}
 
 COLUMNS = ("", "images/s", "range", "x (a)", "x (b)", "epoch", "data wait", "start", "pays back")
 
@@ -28,7 +36,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for every contestant, under ``COLUMNS``."""
     scores = result["results"]
     plain = scores[PLAIN]["images_per_second"]
-    careful = max(scores[name]["images_per_second"] for name in (CAREFUL, CAREFUL_EAGER))
+    careful = max(scores[name]["images_per_second"] for name in CAREFUL_ONES if name in scores)
     lines: list[tuple[str, ...]] = []
     for name, score in scores.items():
         speed = score["images_per_second"]
