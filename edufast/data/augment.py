@@ -117,9 +117,10 @@ def _views(
     smallest, largest = augment.random_resized_crop or (1.0, 1.0)
     area = smallest + area * (largest - smallest)
     ratio = np.exp(np.log(ASPECT_RATIOS[0]) + ratio * np.log(ASPECT_RATIOS[1] / ASPECT_RATIOS[0]))
+    corner = np.stack([uniform[5], uniform[6]], axis=1)  # DALI takes no transposed arrays
     return Views(
         numbers=numbers,
-        shift=np.floor(uniform[5:].T * augment.shifts).astype(np.int32) - np.int32(augment.pad),
+        shift=np.floor(corner * augment.shifts).astype(np.int32) - np.int32(augment.pad),
         flip=((flip < 0.5) & augment.flip).astype(np.int32),
         box=np.stack([area, ratio, y, x], axis=1).astype(np.float32),
     )

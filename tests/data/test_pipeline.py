@@ -158,6 +158,16 @@ def test_a_view_is_known_by_its_number():
     assert set(numbers) == set(range(18))
 
 
+def test_shifts_are_replayed():
+    loader = training(augment=Augment(pad=2, replay=3))
+    shown: dict[int, torch.Tensor] = {}
+    for epoch in range(4):
+        for batch in loader.epoch(epoch):
+            for view, image in zip(batch.views.tolist(), batch.images, strict=True):
+                assert torch.equal(shown.setdefault(view, image), image)
+    assert len(shown) > len(loader)  # several views of a sample
+
+
 def test_replayed_views_belong_to_sample_and_number():
     augment = Augment(pad=4, random_resized_crop=(0.1, 1.0), replay=3)
     samples, numbers = np.repeat(np.arange(500), 3), np.tile(np.arange(3), 500)
