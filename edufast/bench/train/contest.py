@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._inductor.utils import fresh_cache
 
 
 class Contestant(Protocol):
@@ -101,8 +102,9 @@ def contest(
     steps: dict[str, int] = {}
     for name, make in contestants.items():
         tell(f"{name}: first steps")
-        runners[name] = Runner(make(), batch_size, device)
-        steps[name] = runners[name].warm_up(seconds)
+        with fresh_cache():  # nobody finds what another, or an earlier run, compiled
+            runners[name] = Runner(make(), batch_size, device)
+            steps[name] = runners[name].warm_up(seconds)
     for number in range(rounds):
         for name, runner in runners.items():
             tell(f"{name}: round {number + 1} of {rounds}")
