@@ -22,6 +22,7 @@ from edufast.models import create_model
 from edufast.recipe import Method, Recipe, TeacherSection
 from edufast.school import School
 from edufast.student import Student
+from edufast.training import Training
 
 METHODS: dict[Method, str] = {
     "scratch": "cross-entropy only, one grade",
@@ -135,17 +136,21 @@ class Methods:
         curriculum: Curriculum,
         *,
         device: str,
+        training: Training | None = None,
         journal: Journal | None = None,
         checkpoint: Path | None = None,
     ) -> School:
-        """A school that trains ``method`` by ``curriculum``, with nothing taught yet."""
+        """A school that trains ``method`` by ``curriculum``, with nothing taught yet.
+
+        ``training`` None: as the recipe says.
+        """
         return School(
             self.student(method, seed),
             faculty,
             curriculum,
             self.data,
             algorithm=self.algorithm(method),
-            training=self.recipe.create_training(),
+            training=training or self.recipe.create_training(),
             device=device,
             seed=seed,
             journal=journal,

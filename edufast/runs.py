@@ -17,7 +17,7 @@ from edufast.artifact import ModelInfo, load_model, read_info, save_model
 from edufast.curriculum import Curriculum
 from edufast.data import DataSet
 from edufast.errors import UserError
-from edufast.export.trained import export_trained, latency
+from edufast.export.trained import accuracy, export_trained, latency
 from edufast.faculty import Faculty
 from edufast.files import atomic_write
 from edufast.journal import Journal
@@ -27,6 +27,7 @@ from edufast.report import write_report
 from edufast.report.events import Event, read_run
 from edufast.report.format import mean
 from edufast.schema import Section, read_section
+from edufast.step import worth_compiling
 from edufast.teachers import load_teacher, train_teacher
 
 PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to warm up
@@ -229,7 +230,9 @@ class Run:
             "teacher_training_flops": sum(info.training_flops for info in taught),
             "teacher_training_seconds": sum(info.training_seconds for info in taught),
             "seconds": at.seconds,
-            "validation_seconds": at.phases["validation"],
+            # What equal time is about: measuring and compiling are no training.
+            "training_seconds": at.seconds
+            - sum(at.phases.get(phase, 0.0) for phase in ("validation", "compile")),
         }
         self.journal.write("result", **result)
         self.console.print(
@@ -251,7 +254,7 @@ class Run:
         fields: dict[str, float] = {}
         if self.config.equal == "time":
             seconds = self.config.seconds or mean(
-                [e["seconds"] - e["validation_seconds"] for e in log.methods["education"].results]
+                [result["training_seconds"] for result in log.methods["education"].results]
             )
             pace = self._pace(method, faculty)
             samples = round(seconds * pace)
@@ -265,16 +268,29 @@ class Run:
 
     def _pace(self, method: str, faculty: Faculty) -> float:
         """Images a second that ``method`` trains on, all its grades together."""
-        curriculum, training = self.methods.curriculum(method), self.recipe.training
+        curriculum, training = self.methods.curriculum(method), self.recipe.create_training()
+        seen = samples_of_grades(curriculum, self.data, training.batch_size)
+        if training.compile == "auto":  # as the whole training will decide, not this short one
+            student = self.methods.student(method, 0).to(self.config.device)
+            student.grow(fragments=curriculum.fragments[-1], classes=student.num_classes)
+            pays, _ = worth_compiling(
+                student, training.batch_size, steps=seen[-1] // training.batch_size
+            )
+            training = replace(training, compile=pays)
         short = PACE_STEPS * training.batch_size
         grades = [replace(grade, epochs=2, samples=short) for grade in curriculum.grades]
         with TemporaryDirectory() as folder:
-            seed, device = self.config.seeds[0], self.config.device
-            journal = Journal(Path(folder) / "metrics.jsonl")
-            paced = replace(curriculum, grades=grades)
-            self.methods.school(method, seed, faculty, paced, device=device, journal=journal).fit()
+            seed = self.config.seeds[0]
+            self.methods.school(
+                method,
+                seed,
+                faculty,
+                replace(curriculum, grades=grades),
+                device=self.config.device,
+                training=training,
+                journal=Journal(Path(folder) / "metrics.jsonl"),
+            ).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
-        seen = samples_of_grades(curriculum, self.data, training.batch_size)
         speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]
         return sum(seen) / sum(n / speed for n, speed in zip(seen, speeds, strict=True))
 
@@ -284,10 +300,11 @@ class Run:
         report = export_trained(model, info, self.data, self.folder / name)
         event = report.event()
         milliseconds = latency(report.path, info.image_size)
-        self.journal.write(event.pop("event"), **event, latency_ms=milliseconds)
+        share = accuracy(model, info, self.data)
+        self.journal.write(event.pop("event"), **event, accuracy=share, latency_ms=milliseconds)
         self.console.print(
-            f"exported {report.path} ({report.bytes / 1e6:.2f} MB, {milliseconds:.2f} ms an image "
-            f"on one thread), agreement with PyTorch {report.parity.agreement:.1%}"
+            f"exported {report.path} ({share:.1%}, {report.bytes / 1e6:.2f} MB, "
+            f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch {report.parity.agreement:.1%}"
         )
 
     def _describe(self) -> None:

@@ -56,7 +56,7 @@ class TrainStep:
         self._training, self._announce = training, announce
         self._begun = False
         if training.compile == "auto":
-            self.compiled, reason = _worth_compiling(student, training.batch_size, steps)
+            self.compiled, reason = worth_compiling(student, training.batch_size, steps)
         else:
             self.compiled, reason = training.compile, "as asked"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
@@ -167,7 +167,7 @@ _SAVED = {"cpu": 0.05, "cuda": 0.4}
 _COMPILE_SECONDS, _COMPILE_SECONDS_PER_PARAMETER = 15.0, 0.1
 
 
-def _worth_compiling(student: Student, batch_size: int, steps: int) -> tuple[bool, str]:
+def worth_compiling(student: Student, batch_size: int, steps: int) -> tuple[bool, str]:
     """Whether ``steps`` steps save more than compiling takes, and that in words.
 
     An estimate, never a measurement: a resumed training must decide as the first did.

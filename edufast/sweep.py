@@ -123,9 +123,8 @@ class TeacherTask:
 
     @property
     def name(self) -> str:
-        section, seed = self.recipe.teachers[self.k], self.recipe.seed
-        text = f"teacher {self.k} ({section.model}, classes {section.classes}), seed {seed}"
-        return text + (f", data {self.recipe.data.seed}" if self.recipe.data.seed else "")
+        model, seed = self.recipe.teachers[self.k].model, self.recipe.seed
+        return f"teacher {self.k} ({model}), seed {seed}, data {self.recipe.data.seed}"
 
     @property
     def journal(self) -> Path:
@@ -177,14 +176,11 @@ class StudentTask:
     def config(self) -> RunConfig:
         """Of its run; before its reference has a result, without the seconds."""
         reference = None if self.reference is None else _result(self.reference)
-        seconds = None
-        if reference is not None:
-            seconds = reference["seconds"] - reference["validation_seconds"]
         return RunConfig(
             methods=(self.method,),
             seeds=(self.seed,),
             equal=self.equal,
-            seconds=seconds,
+            seconds=None if reference is None else reference["training_seconds"],
             device=self.device,
             export=False,
             recipe=self.recipe,

@@ -8,6 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
@@ -165,8 +166,9 @@ class _Worker:
             os.kill(self._process.pid, signal.SIGINT)
 
     def close(self) -> None:
-        if self.task is None and self._process.is_alive():
-            self.connection.send(None)
+        if self.task is None:
+            with suppress(BrokenPipeError):  # it has ended already
+                self.connection.send(None)
         else:
             self._process.terminate()
         self._process.join(_GRACE)

@@ -182,9 +182,7 @@ def test_equal_time_measures_the_pace_once(run, folder):
     assert methods == ["education", "education", "grades", "grades"], "education goes first"
     (budget,) = (e for e in log if e["event"] == "budget")
     spent = [
-        e["seconds"] - e["validation_seconds"]
-        for e in log
-        if e["event"] == "result" and e["method"] == "education"
+        e["training_seconds"] for e in log if e["event"] == "result" and e["method"] == "education"
     ]
     assert budget["seconds"] == pytest.approx(sum(spent) / 2)
     assert budget["samples"] == round(budget["seconds"] * budget["images_per_second"])
@@ -263,6 +261,10 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
     ]  # fmt: skip
     assert exports[0]["bytes"] < exports[1]["bytes"] < exports[2]["bytes"]
     assert all(e["agreement"] == 1.0 and e["latency_ms"] > 0 for e in exports)
+    # Over the whole validation split, which the last epoch validated, too.
+    (result,) = (e for e in events(out) if e["event"] == "result")
+    assert exports[-1]["accuracy"] == pytest.approx(result["accuracy"])
+    assert all(0 <= e["accuracy"] <= 1 for e in exports)
 
 
 def test_merge_averages_students(run, folder):

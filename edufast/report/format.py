@@ -37,7 +37,7 @@ def si(value: float, unit: str) -> str:
     step = 0
     while abs(value) >= 999.5 and step < len(_PREFIXES) - 1:
         value, step = value / 1000, step + 1
-    return f"{value:.3g} {_PREFIXES[step]}{unit}"
+    return f"{value:.3g} {_PREFIXES[step]}{unit}".rstrip()
 
 
 def seconds(value: float) -> str:

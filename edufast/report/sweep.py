@@ -21,6 +21,7 @@ _COSTS = (
     "teacher_flops",
     "teacher_training_flops",
     "teacher_training_seconds",
+    "training_seconds",
 )
 HEADS = (
     "variant",
@@ -77,7 +78,7 @@ def summarise(
     """Means and deviations by variant, as written to sweep.json.
 
     FLOPs are relative to the first variant in a single grade that has a result, else to the first.
-    ``training_seconds`` leave validation out.
+    ``training_seconds`` leave validation and compilation out.
     """
     variants: list[dict[str, Any]] = []
     for name, changes in config["recipe"]["variants"].items():
@@ -95,9 +96,6 @@ def summarise(
                 entry[key] = {"mean": mean(values), "deviation": deviation(values)}
                 entry[key]["values"] = values
             entry |= {key: mean([result[key] for result in results]) for key in _COSTS}
-            entry["training_seconds"] = mean(
-                [result["seconds"] - result["validation_seconds"] for result in results]
-            )
         variants.append(entry)
     finished = [entry for entry in variants if entry["seeds"]]
     single = [e for e in finished if e["method"] not in ("grades", "education")]
