@@ -304,7 +304,8 @@ class Run:
         self.journal.write(event.pop("event"), **event, accuracy=share, latency_ms=milliseconds)
         self.console.print(
             f"exported {report.path} ({share:.1%}, {report.bytes / 1e6:.2f} MB, "
-            f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch {report.parity.agreement:.1%}"
+            f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch "
+            f"{report.parity.agreement:.1%}"
         )
 
     def _describe(self) -> None:
