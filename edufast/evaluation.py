@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edufast.data import Batch
+from edufast.data import Batch, ClassSampler, DataSet, Loader
 from edufast.training import Precision, autocast
+
+_BATCH = 256  # images that evaluate_on looks at together
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,33 @@ class Accuracy:
     overall: float
     slices: tuple[float, ...]
     masked: tuple[float, ...]
+
+
+def evaluate_on(
+    model: nn.Module, data: DataSet, class_order: Sequence[int], slice_sizes: Sequence[int]
+) -> Accuracy:
+    """Accuracy over the whole validation split of the classes that ``model`` knows.
+
+    Args:
+        model: on any device.
+        data: what to measure on.
+        class_order: class id of each logit.
+        slice_sizes: consecutive slices of them.
+    """
+    device = next(model.parameters()).device
+    sampler = ClassSampler(data.val.labels, class_order)
+    loader = Loader(
+        data.val,
+        sampler=sampler,
+        batch_size=min(_BATCH, len(sampler)),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        device=device,
+    )
+    rank = torch.full((len(data.classes),), -1)
+    rank[list(class_order)] = torch.arange(len(class_order))
+    return evaluate(model, loader.epoch(0), rank.to(device), slice_sizes)
 
 
 @torch.no_grad()

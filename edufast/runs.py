@@ -17,7 +17,8 @@ from edufast.artifact import ModelInfo, load_model, read_info, save_model
 from edufast.curriculum import Curriculum
 from edufast.data import DataSet
 from edufast.errors import UserError
-from edufast.export.trained import accuracy, export_trained, latency
+from edufast.evaluation import evaluate_on
+from edufast.export.trained import export_trained, latency
 from edufast.faculty import Faculty
 from edufast.files import atomic_write
 from edufast.journal import Journal
@@ -214,6 +215,12 @@ class Run:
                     self._export(student.graduate(depth), info, f"student-exit{depth}.onnx")
         for phase, seconds in at.phases.items():
             self.journal.write("phase", method=method, seed=seed, phase=phase, seconds=seconds)
+        known = evaluate_on(
+            student,
+            self.data,
+            student.class_order,
+            [len(grade.classes) for grade in self.methods.education.grades if grade.classes],
+        )
         trial = read_run(self.folder).methods[method].trials[seed]
         best, epoch = _best(trial.epochs, curriculum)
         teachers = sorted({k for grade in curriculum.grades for k in grade.teachers})
@@ -224,6 +231,8 @@ class Run:
             "accuracy": at.accuracy,
             "best_accuracy": best,
             "best_epoch": epoch,
+            "slice_accuracy": known.slices,
+            "slice_accuracy_masked": known.masked,
             "samples": at.samples,
             "student_flops": at.student_flops,
             "teacher_flops": at.teacher_flops,
@@ -300,7 +309,7 @@ class Run:
         report = export_trained(model, info, self.data, self.folder / name)
         event = report.event()
         milliseconds = latency(report.path, info.image_size)
-        share = accuracy(model, info, self.data)
+        share = evaluate_on(model, self.data, info.class_ids, [len(info.class_ids)]).overall
         self.journal.write(event.pop("event"), **event, accuracy=share, latency_ms=milliseconds)
         self.console.print(
             f"exported {report.path} ({share:.1%}, {report.bytes / 1e6:.2f} MB, "

@@ -174,6 +174,15 @@ def test_the_best_epoch_stands_beside_the_last(run):
     assert result["best_epoch"] == 2 + complete.index(max(complete)) + 1
 
 
+def test_every_method_tells_what_it_knows_of_each_slice(run):
+    for result in (e for e in events(run) if e["event"] == "result"):
+        free, masked = result["slice_accuracy"], result["slice_accuracy_masked"]
+        assert len(free) == len(masked) == 3
+        assert sum(free) / 3 == pytest.approx(result["accuracy"]), "slices are of one size"
+        assert all(f <= m for f, m in zip(free, masked, strict=True))
+    assert "scratch, within the slice" in (run / "report.html").read_text()
+
+
 def test_equal_time_measures_the_pace_once(run, folder):
     edufast("compare", folder / "recipe.yaml", "--out", folder / "time", "--teachers", run,
             "--seeds", 2, "--methods", "grades,education", "--equal", "time")  # fmt: skip

@@ -70,6 +70,8 @@ def result(method: str, seed: int, accuracy: float, flops: float) -> Event:
         "accuracy": accuracy,
         "best_accuracy": accuracy + 0.01,
         "best_epoch": 5,
+        "slice_accuracy": [accuracy - 0.1, accuracy, accuracy + 0.01],
+        "slice_accuracy_masked": [accuracy, accuracy, accuracy + 0.02],
         "samples": 12000,
         "student_flops": flops,
         "teacher_flops": 2e9,
@@ -200,6 +202,9 @@ def test_results_table(finished: Path) -> None:
     assert page.row("0")[1:4] == ["resnet14", "2", "97.0 %"]
     assert page.row("student.onnx")[1:7] == [
         "325 kB", "18", "95.4 %", "256 images", "100.00 %", "96.8 %"
+    ]  # fmt: skip
+    assert page.row("scratch, within") == [
+        "scratch, within the slice", "94.0 ± 1.4 %", "94.0 ± 1.4 %", "96.0 ± 1.4 %"
     ]  # fmt: skip
     assert "Unfinished" not in page.text
     assert "1 × = 12 TFLOP" in page.text

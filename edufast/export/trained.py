@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from edufast.artifact import ModelInfo
 from edufast.data import ClassSampler, DataSet, Loader, Samples
-from edufast.evaluation import evaluate
 from edufast.export import ExportReport, export
 
 VERIFY_SAMPLES = 256  # real images on which an export is compared with PyTorch
@@ -37,22 +35,6 @@ def export_trained(
         samples=images,
         labels=labels,
     )
-
-
-def accuracy(model: nn.Module, info: ModelInfo, data: DataSet) -> float:
-    """Share of right answers of ``model``, on the CPU, over the whole validation split."""
-    sampler = ClassSampler(data.val.labels, info.class_ids)
-    loader = Loader(
-        data.val,
-        sampler=sampler,
-        batch_size=min(VERIFY_SAMPLES, len(sampler)),
-        image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
-    )
-    rank = torch.full((len(data.classes),), -1)
-    rank[list(info.class_ids)] = torch.arange(len(info.class_ids))
-    return evaluate(model.cpu(), loader.epoch(0), rank, [len(info.class_ids)]).overall
 
 
 def validation_images(

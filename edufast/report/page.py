@@ -31,6 +31,7 @@ def render(log: RunLog, pictures: Sequence[tuple[Plot, bytes, bytes]]) -> str:
     spending = [figures.get(name, "") for name in ("flops", "cost", "time", "throughput")]
     sections = [
         ("Results", _results(log)),
+        ("Class slices", _slices(log)),
         ("Learning and forgetting", "".join(learning)),
         ("Cost", "".join(spending)),
         ("Teachers", _teachers(log)),
@@ -173,6 +174,32 @@ def _results(log: RunLog) -> str:
     return _table(heads, rows) + f'<p class="note">{escape(note)}</p>'
 
 
+def _slices(log: RunLog) -> str:
+    """What the students know of each grade's classes, at the end."""
+    methods = [method for method in log.methods.values() if _values(method, "slice_accuracy")]
+    counts = {len(r["slice_accuracy"]) for m in methods for r in m.results}
+    if len(counts) != 1 or counts == {1}:
+        return ""
+    rows = [
+        [
+            f"{method.name}{words}",
+            *(spread(shares) for shares in zip(*_values(method, key), strict=True)),
+        ]
+        for method in methods
+        for words, key in (
+            ("", "slice_accuracy"),
+            (", within the slice", "slice_accuracy_masked"),
+        )
+    ]
+    note = (
+        "Accuracy on the classes of each grade after the last epoch: with the answer free among "
+        "all classes, and within the slice, where the other classes are masked. The distance is "
+        "what a student loses between slices rather than within them."
+    )
+    heads = ["method", *(f"slice {number}" for number in range(1, counts.pop() + 1))]
+    return _table(heads, rows) + f'<p class="note">{escape(note)}</p>'
+
+
 def _teachers(log: RunLog) -> str:
     if not log.teachers:
         return ""
@@ -269,7 +296,7 @@ def _seeds(method: Method) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
-def _values(method: Method, key: str) -> list[float]:
+def _values(method: Method, key: str) -> list[Any]:
     return [r[key] for r in method.results if r.get(key) is not None]
 
 

@@ -95,6 +95,8 @@ def summarise(
                 values = [result[key] for result in results]
                 entry[key] = {"mean": mean(values), "deviation": deviation(values)}
                 entry[key]["values"] = values
+            for key in ("slice_accuracy", "slice_accuracy_masked"):
+                entry[key] = [mean(s) for s in zip(*(r[key] for r in results), strict=True)]
             entry |= {key: mean([result[key] for result in results]) for key in _COSTS}
         variants.append(entry)
     finished = [entry for entry in variants if entry["seeds"]]
