@@ -11,8 +11,8 @@ import torch
 
 from edufast.bench import train
 from edufast.bench.train import profile, show
-from edufast.bench.train.arithmetic import ALL, DEFAULT, ONE, arithmetic
-from edufast.bench.train.contest import contest
+from edufast.bench.train.contest import compete
+from edufast.bench.train.costs import ALL, DEFAULT, ONE, training_costs
 from edufast.bench.train.ladder import Means, SchoolLoop
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Pair, Setting, synthetic
@@ -58,7 +58,7 @@ def test_plain_and_careful_batches_are_views_of_the_data(setting):
 
 def test_contest_times_everybody_the_same_number_of_blocks(setting):
     heard = []
-    scores = contest(
+    scores = compete(
         train.contestants(setting, compiling=False),
         12,
         setting.device,
@@ -73,7 +73,7 @@ def test_contest_times_everybody_the_same_number_of_blocks(setting):
 
 def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PAIRS, "tiny", TINY)
-    monkeypatch.setattr(train, "contest", lambda *a, **k: contest(*a, **k | {"seconds": 0.01}))
+    monkeypatch.setattr(train, "compete", lambda *a, **k: compete(*a, **k | {"seconds": 0.01}))
     train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
     text = (tmp_path / "train.json").read_text()
     (result,) = json.loads(text)["results"]
@@ -85,7 +85,7 @@ def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, 
     assert "| (a) plain loop |" in (tmp_path / "train.md").read_text()
     assert (tmp_path / "train.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(train, "contest", None)  # would fail if it were asked
+    monkeypatch.setattr(train, "compete", None)  # would fail if it were asked
     train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
 
     (tmp_path / "train.json").write_text(text.replace(torch.__version__, "0.0"))
@@ -125,8 +125,8 @@ def test_profile_has_every_phase_and_a_trace(setting, tmp_path):
     assert not hasattr(torch.Tensor.backward, "__wrapped__")  # nothing stays behind
 
 
-def test_arithmetic_of_a_whole_training():
-    costs = arithmetic(TINY)
+def test_costs_of_a_whole_training():
+    costs = training_costs(TINY)
     (one,) = [cost for cost in costs if cost.method == ONE]
     (every,) = [cost for cost in costs if cost.method == ALL]
     grades = [cost for cost in costs if cost.method == DEFAULT]
@@ -136,6 +136,6 @@ def test_arithmetic_of_a_whole_training():
     per_epoch = [cost.student / cost.epochs for cost in grades]
     assert per_epoch[0] < per_epoch[1] < per_epoch[2] == one.student / one.epochs
     assert sum(cost.epochs for cost in grades) == one.epochs
-    *_, last = show.arithmetic_rows(costs)
+    *_, last = show.cost_rows(costs)
     spent = sum(cost.student + cost.teachers for cost in grades) / (one.student + one.teachers)
     assert last[:3] == (DEFAULT, "all", "240") and last[-1] == f"{spent:.2f}"

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from edufast.bench.timing import machine
 from edufast.bench.train import show
-from edufast.bench.train.arithmetic import arithmetic
-from edufast.bench.train.contest import Contestant, contest
+from edufast.bench.train.contest import Contestant, compete
+from edufast.bench.train.costs import training_costs
 from edufast.bench.train.floor import Floor
 from edufast.bench.train.ladder import Means, SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
@@ -28,7 +28,7 @@ from edufast.errors import UserError
 from edufast.files import atomic_write
 
 BATCH_SIZES = {"cpu": (64, 256), "cuda": (64, 256, 1024)}
-QUICK = ("resnet32x4-resnet8x4", (64,))
+QUICK = ("resnet110-resnet20", (64,))
 
 
 def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], Contestant]]:
@@ -84,7 +84,7 @@ def run(
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
             tell(f"{name}, batch {batch_size}")
             torch._dynamo.reset()
-            scores = contest(
+            scores = compete(
                 contestants(setting, compiling=not quick),
                 batch_size,
                 setting.device,
@@ -138,10 +138,13 @@ def main(
             tell=status.update,
             keep=keep,
         )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
     for result in results:
-        Console().print(show.table(result))
+        console.print(show.table(result))
     for name in pairs:
-        Console().print(show.arithmetic_table(name, arithmetic(PAIRS[name])))
+        console.print(show.cost_table(name, training_costs(PAIRS[name])))
 
 
 def main_profile(

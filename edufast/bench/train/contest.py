@@ -81,7 +81,7 @@ class Runner:
         self.score.waited.append(waited / seconds)
 
 
-def contest(
+def compete(
     contestants: Mapping[str, Callable[[], Contestant]],
     batch_size: int,
     device: torch.device,

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from edufast.bench.train.arithmetic import EPOCHS, ONE, GradeCost, arithmetic
+from edufast.bench.train.costs import EPOCHS, ONE, GradeCost, training_costs
 from edufast.bench.train.setting import PAIRS
 
 PLAIN = "(a) plain loop"
@@ -100,10 +100,10 @@ def _table(heading: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -
     return t
 
 
-COST_COLUMNS = ("", "grade", "epochs", "student", "teachers", "in all", "x plain KD")
+COST_COLUMNS = ("PFLOP", "grade", "epochs", "student", "teachers", "in all", "x plain KD")
 
 
-def arithmetic_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
+def cost_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
     """A line for every grade, and one for the sum of each method's, under ``COST_COLUMNS``."""
     plain = sum(cost.student + cost.teachers for cost in costs if cost.method == ONE)
     lines: list[tuple[str, ...]] = []
@@ -118,16 +118,14 @@ def arithmetic_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
         )
         for cost in [*grades, sums] if len(grades) > 1 else [sums]:
             everything = cost.student + cost.teachers
-            flops = [f"{f / 1e15:.2f} PFLOP" for f in (cost.student, cost.teachers, everything)]
+            flops = [f"{f / 1e15:.2f}" for f in (cost.student, cost.teachers, everything)]
             grade = str(cost.grade) if cost.grade else "all"
             lines.append((method, grade, str(cost.epochs), *flops, f"{everything / plain:.2f}"))
     return lines
 
 
-def arithmetic_table(pair: str, costs: list[GradeCost]) -> Table:
-    return _table(
-        f"{pair.replace('-', ' → ')}, {EPOCHS} epochs", COST_COLUMNS, arithmetic_rows(costs)
-    )
+def cost_table(pair: str, costs: list[GradeCost]) -> Table:
+    return _table(f"{pair.replace('-', ' → ')}, {EPOCHS} epochs", COST_COLUMNS, cost_rows(costs))
 
 
 def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
@@ -142,7 +140,7 @@ def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
         lines += ["", f"**{title(result)}**", "", *_markdown_table(COLUMNS, rows(result))]
     for pair in dict.fromkeys(result["pair"] for result in results):
         heading = f"**{pair.replace('-', ' → ')}, {EPOCHS} epochs**"
-        costs = arithmetic_rows(arithmetic(PAIRS[pair]))
+        costs = cost_rows(training_costs(PAIRS[pair]))
         lines += ["", heading, "", *_markdown_table(COST_COLUMNS, costs)]
     return "\n".join(lines) + "\n"
 
@@ -157,25 +155,31 @@ def _markdown_table(columns: Sequence[str], lines: list[tuple[str, ...]]) -> lis
 
 
 def plot(results: list[dict[str, Any]]) -> bytes:
-    """Images per second of every contestant, one panel a contest; the floor is a line."""
+    """Images per second of every contestant, one panel a contest, with the floors as lines."""
     from edufast.report.style import LIGHT, figure, label, png
 
-    drawn, axes = figure(LIGHT, 0.6 + 2.6 * len(results), rows=len(results))
+    drawn, axes = figure(LIGHT, 0.6 + 3.2 * len(results), rows=len(results))
     for axis, result in zip(axes, results, strict=True):
-        scores = {n: s for n, s in result["results"].items() if not n.startswith("floor")}
-        speeds = [s["images_per_second"] for s in scores.values()]
-        spread = [
-            [s["images_per_second"] - min(s["speeds"]) for s in scores.values()],
-            [max(s["speeds"]) - s["images_per_second"] for s in scores.values()],
-        ]
-        colours = [LIGHT.palette[0] if n.startswith("+") else LIGHT.palette[6] for n in scores]
-        axis.barh(list(scores), speeds, xerr=spread, color=colours, ecolor=LIGHT.ink)
-        axis.axvline(
-            result["results"][FLOOR]["images_per_second"], color=LIGHT.palette[1], linestyle="--"
-        )
+        scores = result["results"]
+        names = [name for name in scores if name not in (FLOOR, FLOOR_CACHED)]
+        speeds = [scores[name]["images_per_second"] for name in names]
+        lows = [min(scores[name]["speeds"]) for name in names]
+        highs = [max(scores[name]["speeds"]) for name in names]
+        reach = [[s - low for s, low in zip(speeds, lows, strict=True)],
+                 [high - s for s, high in zip(speeds, highs, strict=True)]]  # fmt: skip
+        colours = [LIGHT.palette[0] if name.startswith("+") else LIGHT.palette[6] for name in names]
+        axis.barh(names, speeds, xerr=reach, color=colours, ecolor=LIGHT.faint)
+        for name, high in zip(names, highs, strict=True):
+            text = f"  {speedup(result, name, PLAIN):.1f} x"
+            axis.text(high, name, text, va="center", color=LIGHT.ink, fontsize=9)
+        for floor, line in ((FLOOR, "--"), (FLOOR_CACHED, ":")):
+            axis.axvline(scores[floor]["images_per_second"], color=LIGHT.palette[1], linestyle=line)
+        axis.margins(x=0.1)
         axis.invert_yaxis()
         axis.set_title(title(result), loc="left", color=LIGHT.ink, fontsize=10)
-        label(
-            axis, LIGHT, x="images/s; bars: median, whiskers: slowest to fastest block, line: floor"
-        )
+    explained = (
+        "images/s (bars: median; whiskers: slowest and fastest block; x: times the plain loop)\n"
+        "arithmetic alone: dashed with live teachers, dotted without"
+    )
+    label(axes[-1], LIGHT, x=explained)
     return png(drawn)

@@ -35,7 +35,7 @@ class GradeCost:
     teachers: int
 
 
-def arithmetic(pair: Pair) -> list[GradeCost]:
+def training_costs(pair: Pair) -> list[GradeCost]:
     """Costs of ``EPOCHS`` epochs, whatever the batch size."""
     share = pair.classes // TEACHERS
     slices = [range(k * share, (k + 1) * share) for k in range(TEACHERS)]
