@@ -24,7 +24,7 @@ from edufast.training import Training
 
 STUDENT, TEACHER = "resnet8", "resnet14"
 SLICES = [(0, 20), (20, 40), (40, 60)]
-BATCH_SIZE, LR, STEPS, TEACHER_EPOCHS = 64, 0.1, 312, 6
+BATCH_SIZE, LR, STEPS, TEACHER_EPOCHS = 64, 0.1, 600, 6
 AUGMENT = Augment(pad=4, flip=False)  # mirrored characters are other characters
 
 PLAIN, PROJECT = "(a) plain loop", "(c) School"
