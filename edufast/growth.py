@@ -32,6 +32,9 @@ class Growth:
     Attributes:
         begun: number of grades begun, also those that are over.
         optimizer: of what the student has grown, and of the algorithm; None: no grade has begun.
+
+    Raises:
+        ValueError: the student does not fit the curriculum.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Growth:
         class_ids: Tensor,
         labels: Tensor,
     ) -> None:
+        _check(student, curriculum)
         self.begun = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self._student, self._algorithm, self._curriculum = student, algorithm, curriculum
@@ -106,6 +110,26 @@ class Growth:
             labels=labels.masked_fill(labels >= self._student.classes, -1),
             owners=owners,
             device=labels.device,
+        )
+
+
+def _check(student: Student, curriculum: Curriculum) -> None:
+    order = curriculum.class_order
+    if student.num_classes != len(order):
+        raise ValueError(
+            f"the student has {student.num_classes} classes, the curriculum teaches {len(order)}"
+        )
+    if len(student.fragments) != curriculum.fragments[-1]:
+        raise ValueError(
+            f"the student is cut into {len(student.fragments)} fragments, the curriculum ends "
+            f"with {curriculum.fragments[-1]}"
+        )
+    identity = tuple(range(len(order)))
+    expected = order if sorted(order) == list(identity) else identity
+    if student.class_order != expected:
+        raise ValueError(
+            "student.class_order differs from the order in which the curriculum teaches; "
+            "expected Student(..., class_order=curriculum.class_order)"
         )
 
 

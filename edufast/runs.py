@@ -242,6 +242,7 @@ class Run:
             # What equal time is about: measuring and compiling are no training.
             "training_seconds": at.seconds
             - sum(at.phases.get(phase, 0.0) for phase in ("validation", "compile")),
+            "data_wait": at.data_wait,
         }
         self.journal.write("result", **result)
         self.console.print(

@@ -49,6 +49,12 @@ class Progress:
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def data_wait(self) -> float:
+        """Share of the time outside validation in which a step waited for its batch."""
+        spent = self.seconds - self.phases.get("validation", 0.0)
+        return self.phases.get("data", 0.0) / spent if spent > 0 else 0.0
+
 
 class School:
     """Teaches a student by a curriculum.
@@ -272,6 +278,7 @@ class School:
             optimizer,
             self.training,
             steps=self._steps[grade],
+            alike=self.curriculum.order == "mixed",
             announce=announce,
         )
 
@@ -344,29 +351,16 @@ class School:
                     "holds their logits only"
                 )
             self.cache.check(self.faculty, self.data, self.training.augment)
-        order, student = self.curriculum.class_order, self.student
-        unknown = [c for c in order if not 0 <= c < len(self.data.classes)]
+        unknown = [c for c in self.curriculum.class_order if not 0 <= c < len(self.data.classes)]
         if unknown:
             raise ValueError(
                 f"the curriculum teaches class {unknown[0]}; {self.data.name} has "
                 f"{len(self.data.classes)}"
             )
-        if student.num_classes != len(order):
+        if self.training.compile is True and self.curriculum.order == "slices":
             raise ValueError(
-                f"the student has {student.num_classes} classes, the curriculum teaches "
-                f"{len(order)}"
-            )
-        if len(student.fragments) != self.curriculum.fragments[-1]:
-            raise ValueError(
-                f"the student is cut into {len(student.fragments)} fragments, the curriculum ends "
-                f"with {self.curriculum.fragments[-1]}"
-            )
-        identity = tuple(range(len(order)))
-        expected = order if sorted(order) == list(identity) else identity
-        if student.class_order != expected:
-            raise ValueError(
-                "student.class_order differs from the order in which the curriculum teaches; "
-                "expected Student(..., class_order=curriculum.class_order)"
+                "compile is True, but slice after slice the composition of batches changes, and "
+                "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
             )
 
     # --- checkpoints -------------------------------------------------------------------------

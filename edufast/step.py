@@ -34,6 +34,7 @@ class TrainStep:
         optimizer: of the student's active parameters.
         training: precision, exit weight, and whether to compile.
         steps: how many the grade has in all; where ``training.compile`` is "auto" it decides.
+        alike: all batches have as many samples of each owner; if not, "auto" does not compile.
         announce: told whether the step is compiled, and why.
 
     Attributes:
@@ -49,13 +50,16 @@ class TrainStep:
         training: Training,
         *,
         steps: int,
+        alike: bool = True,
         announce: Callable[[bool, str], None] = lambda compiled, reason: None,
     ) -> None:
         self.compiles = 0
         self._student, self._algorithm, self._optimizer = student, algorithm, optimizer
         self._training, self._announce = training, announce
         self._begun = False
-        if training.compile == "auto":
+        if training.compile == "auto" and not alike:
+            self.compiled, reason = False, "the composition of the batches changes"
+        elif training.compile == "auto":
             self.compiled, reason = worth_compiling(student, training.batch_size, steps)
         else:
             self.compiled, reason = training.compile, "as asked"

@@ -89,6 +89,7 @@ def test_a_run_leaves_what_it_promises(run):
     assert kinds == {
         "run", "teacher", "compile", "step", "epoch", "grade", "phase", "budget", "result", "export"
     }  # fmt: skip
+    assert all(0 < e["data_wait"] < 1 for e in events(run) if e["event"] == "result")
     assert yaml.safe_load((run / "config.yaml").read_text())["recipe"]["training"]["lr"] == 0.1
 
 

@@ -170,6 +170,17 @@ def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
         school(taught, algorithm=Choosy(), compile=True).fit()
 
 
+def test_slice_after_slice_is_not_compiled(traced_only, monkeypatch, tmp_path):
+    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+    slices = Curriculum.paper(SLICES, 3)
+    school(slices, journal=Journal(tmp_path / "j")).fit()
+    assert {told[1:] for told in decisions(tmp_path / "j")} == {
+        (False, "the composition of the batches changes")
+    }
+    with pytest.raises(ValueError, match="compile is True, but slice after slice"):
+        school(slices, compile=True)
+
+
 def test_bf16_learns_with_float32_weights():
     plain = Curriculum.single(range(6), 12)
     exact, fast = school(plain), school(plain, precision="bf16")

@@ -94,7 +94,7 @@ def plots(log: RunLog) -> list[Plot]:
             "time",
             any(method.phases for method in methods),
             partial(time, log),
-            "Where the time of each method went, all seeds together.",
+            "Where the time of each method went, all seeds together; data: waiting for batches.",
         ),
         *plot(
             "flops",
@@ -218,9 +218,10 @@ def time(log: RunLog, theme: Theme) -> Figure:
                     fontsize=9,
                 )
         left += widths
-    for row, total in enumerate(totals):
+    for row, (method, total) in enumerate(zip(methods, totals, strict=True)):
+        waited = method.phases.get("data", 0.0) / total if total else 0.0
         axis.annotate(
-            duration(total),
+            f"{duration(total)}\ndata {waited:.1%}",
             (total, row),
             (6, 0),
             textcoords="offset points",
@@ -232,7 +233,7 @@ def time(log: RunLog, theme: Theme) -> Figure:
     axis.set_yticks(range(len(methods)), [m.name for m in methods])
     axis.tick_params(axis="y", labelcolor=theme.ink)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.14 * max(totals) or 1)
+    axis.set_xlim(0, 1.16 * max(totals) or 1)
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)
     legend(result, theme)
