@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edufast.cache_rows import RowFormat, Rows
+from edufast.curriculum import Curriculum
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.errors import Interrupted, UserError
 from edufast.files import atomic_write
@@ -22,7 +23,7 @@ from edufast.interrupt import deferred_interrupt
 from edufast.progress import counting
 
 if TYPE_CHECKING:
-    from edufast.faculty import Faculty
+    from edufast.faculty import Faculty, Teacher
 
 _VERSION = 1
 _FILL_BATCH = 256
@@ -105,13 +106,12 @@ class LogitCache:
             self._rows[teacher].write(views[missing], fresh.cpu())
         return answer, len(missing)
 
-    def fill(self, teachers: Sequence[int] | None = None, *, owned: bool = True) -> int:
+    def fill(self, questions: Mapping[int, Collection[int]]) -> int:
         """Compute all that is missing, showing a progress bar. Stops at Ctrl-C and goes on later.
 
         Args:
-            teachers: positions in the faculty; None: all.
-            owned: samples of each teacher's own classes only, as a routed target needs; else of
-                all classes, as gated and full targets do.
+            questions: of the samples of which classes each teacher will be asked; see
+                :func:`questions`.
 
         Returns:
             How many rows were computed.
@@ -119,8 +119,7 @@ class LogitCache:
         Raises:
             Interrupted: after Ctrl-C; what was computed is stored.
         """
-        chosen = range(len(self._faculty)) if teachers is None else teachers
-        wanted = {k: self._missing(k, owned) for k in chosen}
+        wanted = {k: self._missing(k, classes) for k, classes in questions.items()}
         total = sum(len(views) for views in wanted.values())
         with deferred_interrupt() as interrupted, counting("teachers' logits", total) as advance:
             for k, views in wanted.items():
@@ -143,11 +142,9 @@ class LogitCache:
             stored_as = {"dtype": found["dtype"], "top_k": found["top_k"]}
             self._refuse_another(_header(faculty, data, augment, **stored_as), found)
 
-    def _missing(self, teacher: int, owned: bool) -> NDArray[np.int64]:
-        missing = ~self.stored(teacher)
-        if owned:
-            missing &= np.isin(self._data.train.labels, self._faculty[teacher].classes)[:, None]
-        return np.flatnonzero(missing)
+    def _missing(self, teacher: int, classes: Collection[int]) -> NDArray[np.int64]:
+        samples = np.isin(self._data.train.labels, list(classes))
+        return np.flatnonzero(~self.stored(teacher) & samples[:, None])
 
     def _batches(self, views: NDArray[np.int64]) -> Iterator[Batch]:
         loader = Loader(
@@ -181,6 +178,18 @@ class LogitCache:
                     f"{self.folder} holds logits of another {what}: {_brief(other)}; expected "
                     f"{_brief(expected)}. Choose another folder or delete this one"
                 )
+
+
+def questions(curriculum: Curriculum, faculty: Sequence[Teacher]) -> dict[int, set[int]]:
+    """For each teacher that teaches, the classes of whose samples it is asked: its own where the
+    target is routed, else all that are taught at the time."""
+    asked: dict[int, set[int]] = {}
+    for g, grade in enumerate(curriculum.grades):
+        for k in grade.teachers:
+            routed = grade.target == "routed"
+            classes = faculty[k].classes if routed else curriculum.classes_taught(g)
+            asked.setdefault(k, set()).update(classes)
+    return asked
 
 
 def _header(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import edufast.cache as cache_module
-from edufast.cache import LogitCache
+from edufast.cache import LogitCache, questions
 from edufast.cache_rows import RowFormat, Rows
 from edufast.curriculum import Curriculum, Grade
 from edufast.data import Augment, Samples
@@ -23,6 +23,7 @@ from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 DATA = tiny_data()  # 144 images
 AUGMENT = TRAINING.augment  # 9 views
 SLICES = [range(0, 3), range(3, 6)]
+OWN = dict(enumerate(SLICES))
 GENERATOR = torch.Generator().manual_seed(0)
 
 WHOLE32 = RowFormat.of(5, torch.float32, None)
@@ -141,12 +142,12 @@ def test_filling_asks_each_teacher_about_its_own_once(tmp_path, monkeypatch):
     faculty = tiny_faculty(*SLICES)
     cache = faculty.cache(tmp_path, DATA, AUGMENT, dtype=torch.float32)
     assert cache.views == 9
-    assert cache.fill() == 144 * 9
-    for k, classes in enumerate(SLICES):
+    assert cache.fill(OWN) == 144 * 9
+    for k, classes in OWN.items():
         own = np.isin(DATA.train.labels, classes)
         assert (cache.stored(k) == own[:, None]).all()
-    assert cache.fill() == 0
-    assert cache.fill([1], owned=False) == 72 * 9 and cache.stored(1).all()
+    assert cache.fill(OWN) == 0
+    assert cache.fill({1: range(6)}) == 72 * 9 and cache.stored(1).all()
     # What is there is what the teacher says about the view of that number.
     loader = school(faculty)._loaders[0]
     monkeypatch.setattr(Faculty, "logits", lambda *_, **__: pytest.fail("a teacher was asked"))
@@ -200,8 +201,8 @@ def test_training_from_a_cache_is_training_with_teachers(tmp_path, target, order
         faculty.cache(tmp_path / name, DATA, AUGMENT, dtype=torch.float32)
         for name in ("lazy", "ahead")
     )
-    ahead.fill(owned=target == "routed")
     filling = school(faculty, lazy, target=target, order=order)
+    ahead.fill(questions(filling.curriculum, faculty))
     assert same_weights(filling.fit(), expected)
     assert 0 < filling.progress.teacher_flops <= live.progress.teacher_flops
     school(faculty, lazy, target=target, order=order, seed=5).fit()  # other views, other batches
@@ -217,7 +218,7 @@ def test_rounded_logits_teach_nearly_the_same(tmp_path):
     distances = []
     for dtype, top_k in ((torch.bfloat16, None), (torch.bfloat16, 2)):
         cache = faculty.cache(tmp_path / str(top_k), DATA, AUGMENT, dtype=dtype, top_k=top_k)
-        cache.fill()
+        cache.fill(OWN)
         distances.append(distance(school(faculty, cache).fit(), expected))
     assert 0 < min(distances) < max(distances) < 0.001 < distance(other, expected)
 
@@ -225,7 +226,7 @@ def test_rounded_logits_teach_nearly_the_same(tmp_path):
 def test_damaged_rows_are_computed_again(tmp_path):
     faculty = tiny_faculty(*SLICES)
     cache = faculty.cache(tmp_path, DATA, AUGMENT, dtype=torch.float32)
-    cache.fill()
+    cache.fill(OWN)
     path = tmp_path / "teacher0.logits"
     content = bytearray(path.read_bytes())
     content[100:3000] = bytes(2900)
@@ -233,7 +234,7 @@ def test_damaged_rows_are_computed_again(tmp_path):
     expected = school(faculty).fit()
     again = school(faculty, faculty.cache(tmp_path, DATA, AUGMENT, dtype=torch.float32))
     assert same_weights(again.fit(), expected) and again.progress.teacher_flops > 0
-    assert 0 < cache.fill() <= 182 and path.read_bytes()[100:3000] != bytes(2900)
+    assert 0 < cache.fill(OWN) <= 182 and path.read_bytes()[100:3000] != bytes(2900)
 
 
 def test_filling_stops_at_ctrl_c_and_goes_on(tmp_path, monkeypatch):
@@ -246,19 +247,31 @@ def test_filling_stops_at_ctrl_c_and_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "deferred_interrupt", interrupted_at_once)
         with pytest.raises(Interrupted):
-            cache.fill()
+            cache.fill(OWN)
     begun = sum(int(cache.stored(k).sum()) for k in (0, 1))
     assert 0 < begun < 144 * 9
-    assert faculty.cache(tmp_path, DATA, AUGMENT).fill() == 144 * 9 - begun
+    assert faculty.cache(tmp_path, DATA, AUGMENT).fill(OWN) == 144 * 9 - begun
+
+
+def test_questions_follow_the_targets():
+    faculty = tiny_faculty(*SLICES, range(6))
+    grades = [
+        Grade(1, [0, 1, 2]),
+        Grade(1, [3, 4], [0], target="gated"),
+        Grade(1, [5], [0, 1], target="routed"),
+        Grade(1, [], [2], target="full"),
+    ]
+    asked = questions(Curriculum(grades), faculty)
+    assert asked == {0: {0, 1, 2, 3, 4}, 1: {3, 4, 5}, 2: set(range(6))}
 
 
 def test_teachers_may_be_added(tmp_path):
     faculty = tiny_faculty(*SLICES)
     first = Faculty([faculty[0]])
-    first.cache(tmp_path, DATA, AUGMENT).fill()
+    first.cache(tmp_path, DATA, AUGMENT).fill({0: SLICES[0]})
     cache = faculty.cache(tmp_path, DATA, AUGMENT)
     assert len(json.loads((tmp_path / "header.json").read_text())["teachers"]) == 2
-    assert cache.fill() == 72 * 9
+    assert cache.fill(OWN) == 72 * 9
     first.cache(tmp_path, DATA, AUGMENT)
     assert len(json.loads((tmp_path / "header.json").read_text())["teachers"]) == 2
 
