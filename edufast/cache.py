@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -42,7 +43,8 @@ class LogitCache:
 
     Args:
         folder: header.json and a file a teacher; made where it does not exist.
-        faculty: the teachers. Later ones may be added to a folder, not exchanged.
+        faculty: the teachers. Others may be added to a folder later, behind these or in the place
+            of one without weights; none can be exchanged.
         data: what is learned; the table covers ``data.train``.
         augment: of the students; its views must be countable.
         dtype: of the stored logits, ``torch.bfloat16`` or ``torch.float32`` (to the bit).
@@ -66,14 +68,9 @@ class LogitCache:
         dtype: torch.dtype = torch.bfloat16,
         top_k: int | None = None,
     ) -> None:
-        if augment.views is None:
-            raise UserError(
-                "augment: random resized crops have too many views to keep logits of each; "
-                "expected augment.replay, the number of views of a sample to choose from"
-            )
+        self.views = require_countable(augment)
         self.folder = Path(folder)
         self._faculty, self._data, self._augment = faculty, data, augment
-        self.views = augment.views
         formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in faculty]
         self._write_header(_header(faculty, data, augment, dtype, top_k))
         self._rows = [
@@ -138,7 +135,7 @@ class LogitCache:
         """Raise UserError where the cache is not of this faculty, data set and augmentation."""
         ours = faculty is self._faculty and data is self._data and augment == self._augment
         if not ours:
-            found = json.loads((self.folder / "header.json").read_text())
+            found = self._read_header()
             stored_as = {"dtype": found["dtype"], "top_k": found["top_k"]}
             self._refuse_another(_header(faculty, data, augment, **stored_as), found)
 
@@ -161,23 +158,48 @@ class LogitCache:
     def _write_header(self, header: dict[str, Any]) -> None:
         path = self.folder / "header.json"
         if path.exists():
-            found = json.loads(path.read_text())
+            found = self._read_header()
             self._refuse_another(header, found)
-            if len(found["teachers"]) >= len(header["teachers"]):
+            both = itertools.zip_longest(header["teachers"], found["teachers"])
+            header["teachers"] = [ours or theirs for ours, theirs in both]
+            if header == found:
                 return
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(header, indent=2))
 
+    def _read_header(self) -> dict[str, Any]:
+        path = self.folder / "header.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+            found["teachers"] = list(found["teachers"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged; delete {self.folder}, it can be made again"
+            ) from error
+        return found
+
     def _refuse_another(self, header: dict[str, Any], found: dict[str, Any]) -> None:
         pairs = [(key, header[key], found.get(key)) for key in header if key != "teachers"]
-        both = zip(header["teachers"], found.get("teachers", []), strict=False)
-        pairs += [(f"teacher {k}", expected, other) for k, (expected, other) in enumerate(both)]
+        both = zip(header["teachers"], found["teachers"], strict=False)
+        # Nothing is stored yet of a teacher that was absent.
+        known = [(k, ours, theirs) for k, (ours, theirs) in enumerate(both) if ours and theirs]
+        pairs += [(f"teacher {k}", ours, theirs) for k, ours, theirs in known]
         for what, expected, other in pairs:
             if expected != other:
                 raise UserError(
                     f"{self.folder} holds logits of another {what}: {_brief(other)}; expected "
                     f"{_brief(expected)}. Choose another folder or delete this one"
                 )
+
+
+def require_countable(augment: Augment) -> int:
+    """``augment.views``, or UserError where they are too many."""
+    if augment.views is None:
+        raise UserError(
+            "augment: random resized crops have too many views to keep logits of each; expected "
+            "augment.replay, the number of views of a sample to choose from"
+        )
+    return augment.views
 
 
 def questions(curriculum: Curriculum, faculty: Sequence[Teacher]) -> dict[int, set[int]]:
@@ -204,14 +226,18 @@ def _header(
         "dtype": str(dtype),
         "top_k": top_k,
         "precision": str(faculty.dtype or torch.float32),
-        "teachers": [
-            {
-                "name": teacher.name,
-                "classes": list(teacher.classes),
-                "sha256": _fingerprint_of_weights(teacher.model),
-            }
-            for teacher in faculty
-        ],
+        "teachers": [_header_of(teacher) for teacher in faculty],
+    }
+
+
+def _header_of(teacher: Teacher) -> dict[str, Any] | None:
+    """None: it has no weights, and only takes the place of one that is not asked."""
+    if not teacher.model.state_dict():
+        return None
+    return {
+        "name": teacher.name,
+        "classes": list(teacher.classes),
+        "sha256": _fingerprint_of_weights(teacher.model),
     }
 
 

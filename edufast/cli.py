@@ -40,6 +40,13 @@ DeviceOption = Annotated[
 TeachersOption = Annotated[
     Path | None, typer.Option(help="Use the teachers of this run folder (see edufast teach).")
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep the teachers' logits in this folder, for this and later students (see edufast "
+        "teach --cache)."
+    ),
+]
 EqualOption = Annotated[
     str,
     typer.Option(
@@ -60,9 +67,18 @@ def teach(
     out: OutOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache",
+            help="Store what they say about every view of every training sample, too, in the run "
+            "folder's cache/, for later runs with --cache. Takes a training.augment that can be "
+            "counted: pad and flip, or replay.",
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe's teachers only, to be used by later runs with --teachers."""
-    _execute(recipe, out, set_, device, methods=(), suffix="-teachers")
+    _execute(recipe, out, set_, device, methods=(), suffix="-teachers", fill_cache=cache)
 
 
 @app.command()
@@ -72,6 +88,7 @@ def train(
     set_: SetOption = None,
     device: DeviceOption = "auto",
     teachers: TeachersOption = None,
+    cache: CacheOption = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Train on this folder of class folders instead of the recipe's data."),
@@ -86,7 +103,10 @@ def train(
         overrides.append(f"data.source={json.dumps(str(data))}")
     baselines = _user(load_recipe, recipe, overrides).baselines
     methods = ("education", *baselines)
-    _execute(recipe, out, overrides, device, methods, teachers=teachers, as_json=as_json)
+    _execute(
+        recipe, out, overrides, device, methods,
+        teachers=teachers, cache=cache, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()
@@ -105,13 +125,15 @@ def compare(
         ),
     ] = "scratch,kd,routed,education",
     equal: EqualOption = "samples",
+    cache: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the same student in several ways on an equal budget, several seeds."""
     names = tuple(dict.fromkeys(name.strip() for name in methods.split(",")))
     _execute(
         recipe, out, set_, device, names, suffix="-compare",
-        seeds=tuple(range(seeds)), equal=equal, export=False, teachers=teachers, as_json=as_json,
+        seeds=tuple(range(seeds)), equal=equal, export=False, teachers=teachers, cache=cache,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -373,6 +395,8 @@ def _execute(
     equal: str = "samples",
     export: bool = True,
     teachers: Path | None = None,
+    cache: Path | None = None,
+    fill_cache: bool = False,
     as_json: bool = False,
 ) -> None:
     from edufast.methods import METHODS
@@ -383,6 +407,9 @@ def _execute(
     for method in methods:
         if method not in METHODS:
             _fail(f"--methods: {method!r}; expected some of {', '.join(METHODS)}", 2)
+    folder = out or Path("runs") / f"{parsed.name}{suffix}"
+    if fill_cache:
+        cache = folder / "cache"
     config = RunConfig(
         recipe=parsed,
         methods=cast(Any, methods),
@@ -391,8 +418,9 @@ def _execute(
         device=_user(_device, device),
         export=export,
         teachers=None if teachers is None else teachers.absolute(),
+        cache=None if cache is None else cache.absolute(),
     )
-    _carry_out(config, out or Path("runs") / f"{parsed.name}{suffix}", as_json)
+    _carry_out(config, folder, as_json)
 
 
 def _carry_out(config: Any, folder: Path, as_json: bool) -> None:

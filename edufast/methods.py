@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edufast.cache import LogitCache
 from edufast.curriculum import Curriculum, Grade, Target
 from edufast.data import DataSet
 from edufast.errors import UserError
@@ -139,6 +140,7 @@ class Methods:
         training: Training | None = None,
         journal: Journal | None = None,
         checkpoint: Path | None = None,
+        cache: LogitCache | None = None,
     ) -> School:
         """A school that trains ``method`` by ``curriculum``, with nothing taught yet.
 
@@ -156,6 +158,7 @@ class Methods:
             journal=journal,
             checkpoint=checkpoint,
             method=method,
+            cache=cache,
         )
 
     def rehearse(self, names: Sequence[str], device: str) -> None:

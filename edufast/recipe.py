@@ -125,6 +125,7 @@ class AugmentSection(Section):
     pad: Annotated[int, Field(ge=0)] = 4
     flip: bool = True
     random_resized_crop: tuple[float, float] | None = None
+    replay: PositiveInt | None = None
 
 
 class TrainingSection(Section):

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from edufast.artifact import ModelInfo, load_model, read_info, save_model
+from edufast.cache import LogitCache, questions, require_countable
 from edufast.curriculum import Curriculum
 from edufast.data import DataSet
 from edufast.errors import UserError
@@ -46,6 +47,8 @@ class RunConfig(Section):
         device: "cpu" or a CUDA device.
         export: write and verify student.onnx of the first education graduate.
         teachers: folder of a run whose teachers serve this one, too; None: its own.
+        cache: folder of the teachers' logits, see :class:`edufast.cache.LogitCache`, read and added
+            to by students, and filled where there is no method; None: the teachers answer.
         recipe: resolved, with every default filled in.
     """
 
@@ -56,6 +59,7 @@ class RunConfig(Section):
     device: str = "cpu"
     export: bool = True
     teachers: Path | None = None
+    cache: Path | None = None
     recipe: Recipe
 
     def to_yaml(self) -> str:
@@ -118,6 +122,9 @@ class Run:
         self.methods = Methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods.recipe
         self.methods.rehearse(config.methods, config.device)
+        self._cache: LogitCache | None = None
+        if config.cache is not None:
+            self._check_cacheable()
         if not config.check_folder(folder):
             with atomic_write(folder / "config.yaml") as temporary:
                 temporary.write_text(config.to_yaml())
@@ -145,6 +152,8 @@ class Run:
         if not finished:
             self._describe()
         faculty = self.teach()
+        if self.config.cache is not None:
+            self._cache = self._open_cache(self.config.cache, faculty)
         # Equal time: the others need to know how long education distillation took.
         order = sorted(self.config.methods, key=lambda method: method != "education")
         for method in order if self.config.equal == "time" else self.config.methods:
@@ -183,7 +192,28 @@ class Run:
                     console=self.console,
                 )
             teachers.append(load_teacher(path, k, classes, self.data))
-        return Faculty(teachers, self.config.device)
+        low = self.recipe.training.precision == "bf16"
+        return Faculty(teachers, self.config.device, dtype=torch.bfloat16 if low else None)
+
+    def _check_cacheable(self) -> None:
+        require_countable(self.recipe.create_training().augment)
+        for method in self.config.methods:
+            if self.methods.algorithm(method).reads_features:
+                raise UserError(
+                    f"--cache: {self.recipe.algorithm.name} reads the teachers' features, a cache "
+                    "holds their logits only"
+                )
+
+    def _open_cache(self, folder: Path, faculty: Faculty) -> LogitCache:
+        cache = faculty.cache(folder, self.data, self.recipe.create_training().augment)
+        if not self.config.methods:
+            self.console.print(
+                f"storing what the teachers say about {cache.views} views of each of "
+                f"{len(self.data.train):,} samples"
+            )
+            answers = cache.fill(questions(self.methods.education, faculty))
+            self.console.print(f"{folder}: {answers:,} answers stored")
+        return cache
 
     # --- students ----------------------------------------------------------------------------
 
@@ -198,6 +228,7 @@ class Run:
             device=self.config.device,
             journal=self.journal,
             checkpoint=checkpoint,
+            cache=self._cache,
         )
         graduate, at, student = school.fit(), school.progress, school.student
         if method == "education" and seed == self.config.seeds[0]:
@@ -299,6 +330,7 @@ class Run:
                 device=self.config.device,
                 training=training,
                 journal=Journal(Path(folder) / "metrics.jsonl"),
+                cache=self._cache,
             ).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
         speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]

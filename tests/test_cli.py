@@ -228,6 +228,42 @@ def test_a_damaged_config_is_told_in_one_line(run, tmp_path, damage, message):
     assert text.startswith("edufast: ") and "config.yaml: " in text and message in text
 
 
+def test_answers_stored_ahead_teach_every_later_student(run, folder):
+    quick = "--set", "teacher_epochs=1", "--set", "curriculum.epochs=3"
+    taught = folder / "cached"
+    teach = "teach", folder / "recipe.yaml", "--out", taught, "--cache", *quick
+    answers = 3 * 6 * 24 * 9  # gated: in the end each teacher is asked about all six classes
+    assert f"{answers:,} answers stored" in " ".join(edufast(*teach).stderr.split())
+    assert "cache: 0 answers stored" in " ".join(edufast(*teach).stderr.split())
+    for method in ("education", "routed"):
+        out = folder / f"cached-{method}"
+        edufast(
+            "compare", folder / "recipe.yaml", "--teachers", taught, "--cache", taught / "cache",
+            "--seeds", 2, "--methods", method, "--out", out, *quick,
+        )  # fmt: skip
+        results = [e for e in events(out) if e["event"] == "result"]
+        assert [e["teacher_flops"] for e in results] == [0, 0]
+    result = edufast(
+        "train", folder / "recipe.yaml", "--teachers", run, "--out", folder / "others",
+        "--cache", taught / "cache", *quick, code=2,
+    )  # fmt: skip
+    assert "holds logits of another teacher 0" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.augment.random_resized_crop=[0.2,1]", "expected augment.replay, the number"),
+        ("algorithm.name=fitnet", "--cache: fitnet reads the teachers' features"),
+    ],
+)
+def test_what_cannot_be_cached_is_told_before_anything_is_trained(folder, change, message):
+    out = folder / "uncacheable"
+    arguments = folder / "recipe.yaml", "--out", out, "--cache", folder / "c", "--set", change
+    result = edufast("train", *arguments, code=2)
+    assert message in " ".join(result.stderr.split()) and not out.exists()
+
+
 def test_teach_then_export(folder):
     edufast(
         "teach", folder / "recipe.yaml", "--out", folder / "taught", "--set", "teacher_epochs=1"
