@@ -34,8 +34,8 @@ class Training:
             much; see :class:`edufast.Student` with ``keep_exits``.
         augment: random views of the training images.
         precision: "bf16" runs the student in bfloat16 by autocast, and in a run the teachers
-            altogether; its weights, their updates and the losses stay float32. Faster where the hardware has it (GPUs, CPUs with AVX512-BF16
-            or AMX), slower elsewhere.
+            altogether; its weights, their updates and the losses stay float32. Faster where the
+            hardware has it (GPUs, CPUs with AVX512-BF16 or AMX), slower elsewhere.
         compile: whether to compile the training step. "auto": in grades long enough for the time
             saved to exceed that of compiling.
 
