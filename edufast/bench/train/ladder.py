@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import ALPHA, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, Setting
+from edufast.cache import questions
 from edufast.curriculum import Curriculum
 from edufast.data import Batch, Loader, MixedSampler, Samples
 from edufast.faculty import Faculty, Teacher
@@ -113,20 +114,24 @@ def school(
         folder: of the cache.
         samples: to train on; None: those of an epoch.
     """
-    classes = range(len(setting.data.classes))
     teachers = faculty(setting, means)
+    curriculum = Curriculum.single(
+        range(len(setting.data.classes)),
+        1,
+        teachers=range(len(teachers)),
+        target="routed",
+        samples=samples,
+    )
     cache = None
     if means.cache is not None:
         assert folder is not None
         cache = teachers.cache(folder, setting.data, setting.augment)
         if means.cache == "warm":
-            cache.fill()
+            cache.fill(questions(curriculum, teachers))
     return School(
         Student(setting.new_student(), grades=1, input_size=setting.input_size),
         teachers,
-        Curriculum.single(
-            classes, 1, teachers=range(len(teachers)), target="routed", samples=samples
-        ),
+        curriculum,
         setting.data,
         algorithm=KD(temperature=TEMPERATURE, alpha=ALPHA),
         training=Training(
