@@ -161,10 +161,11 @@ def _logit_loss(
 
 
 # What compiling saves and costs, measured on 2 threads of an AMD EPYC (4 cores, AVX-512) with
-# resnet8, resnet20 and resnet8x4 at 32 x 32 and a batch of 64: the eager step runs at 120 GFLOP/s
-# a thread, mostly in oneDNN's convolutions, which stay as they are; fusing the rest saves about 5%.
-# The first compilation took 20 s to 26 s. On a GPU such networks wait for launches, about 0.1 ms
-# for each parameter forth and back, of which compiling should save 40%: estimates, not measured.
+# resnet8 and resnet20 at 32 x 32 and a batch of 64: the eager step runs at 120 GFLOP/s a thread,
+# three quarters of it in oneDNN's convolutions, which stay as they are; fusing the rest gained
+# between -5% and 19%. The first compilation took 20 s to 26 s. On a GPU such networks wait for
+# launches, about 0.1 ms for each parameter forth and back, of which compiling should save 40%:
+# estimates, not measured.
 _FLOPS_PER_SECOND = {"cpu": 120e9, "cuda": 20e12}  # a thread; a GPU
 _LAUNCH_SECONDS = {"cpu": 0.0, "cuda": 1e-4}
 _SAVED = {"cpu": 0.05, "cuda": 0.4}
