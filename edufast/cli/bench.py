@@ -1,0 +1,99 @@
+"""Commands that measure: bench kd, merge, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edufast.cli.common import DeviceOption, device_name, user
+from edufast.errors import UserError
+
+bench = typer.Typer(
+    help="Measure kernels and training beside what you would use instead.", no_args_is_help=True
+)
+QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a minute.")]
+BenchOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the numbers (JSON) and the plot.")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
+
+
+@bench.command("kd")
+def bench_kd(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """The multi-teacher loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors."""
+    from edufast.bench import kd_loss
+
+    kd_loss.main(quick, out, user(device_name, device), threads)
+
+
+@bench.command("merge")
+def bench_merge(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Merging parameter lists beside torch._foreach, a Python loop, timm's EMA and the floor."""
+    from edufast.bench import merge
+
+    merge.main(quick, out, user(device_name, device), threads)
+
+
+@bench.command("train")
+def bench_train(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
+    ] = False,
+    pairs: Annotated[
+        str, typer.Option(help="Which teacher-student pairs, comma-separated (default: all).")
+    ] = "",
+    batch: Annotated[
+        str,
+        typer.Option(help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too)."),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for JSON, Markdown and plot; what is there is not repeated."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead, a trace and a plot of one step.")
+    ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Instead, whether the fast way learns as well.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Students, with --accuracy.")] = 3,
+) -> None:
+    """Training steps beside a plain loop, a careful one and the arithmetic alone."""
+    from edufast.bench import train
+
+    where = user(device_name, device)
+    which = (_listed(pairs), user(_positive_integers, "--batch", batch))
+    if accuracy:
+        user(train.main_accuracy, out, where, threads, seeds)
+    elif profile:
+        user(train.main_profile, out, where, threads, *which)
+    else:
+        user(train.main, quick, out, where, threads, *which)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _positive_integers(option: str, text: str) -> list[int]:
+    parts = _listed(text)
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            raise UserError(f"{option}: {part!r}; expected positive integers, comma-separated")
+    return [int(part) for part in parts]

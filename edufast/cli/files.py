@@ -1,0 +1,61 @@
+"""Commands on files of weights: export, merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edufast.cli.common import JsonOption, console, fail, user
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set or folder to verify on (default: the one trained on)."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained student as one verified file for the edge (ONNX)."""
+    from edufast.artifact import load_model
+    from edufast.data import load_dataset
+    from edufast.export import ExportError
+    from edufast.export.trained import export_trained
+
+    weights = source / "student.safetensors" if source.is_dir() else source
+    model, info = user(load_model, weights)
+    images = user(load_dataset, data or info.data, image_size=info.image_size)
+    path = out or weights.with_suffix(".onnx")
+    try:
+        report = user(export_trained, model, info, images, path)
+    except ExportError as error:
+        fail(str(error), 1)
+    if as_json:
+        print(json.dumps(report.event()))
+    else:
+        console.print(
+            f"{path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
+            f"{report.parity.agreement:.1%} on {report.parity.samples} images"
+        )
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Two or more .safetensors files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Their weights, comma-separated (default: equal).")
+    ] = None,
+) -> None:
+    """Average models of one architecture, tensor by tensor."""
+    from edufast.merging import average_files
+
+    try:
+        numbers = None if weights is None else [float(w) for w in weights.split(",")]
+    except ValueError:
+        fail(f"--weights: {weights!r}; expected numbers, comma-separated", 2)
+    user(average_files, files, out, numbers)
+    console.print(f"{out}: average of {len(files)} files")
