@@ -87,6 +87,8 @@ def test_results_are_written_read_and_not_measured_again(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(train, "compete", None)  # would fail if it were asked
     train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+    with pytest.raises(TypeError):  # quick results are no substitute
+        train.main(False, tmp_path, "cpu", None, ["tiny"], [12])
 
     (tmp_path / "train.json").write_text(text.replace(torch.__version__, "0.0"))
     with pytest.raises(UserError, match="another machine"):

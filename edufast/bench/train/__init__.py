@@ -72,14 +72,15 @@ def run(
         pairs: names in ``PAIRS``.
         device: "cpu" or a CUDA device.
         quick: less often and for a shorter time, and nobody compiles.
-        done: results of a run before this one, which are not measured again.
+        done: results of a run before this one, not measured again; quick ones only by a quick run.
         tell: hears what is going on.
         keep: gets all results so far, after every one.
     """
-    results = list(done)
+    results = {(r["pair"], r["batch_size"]): r for r in done}
     for name in pairs:
         for batch_size in batch_sizes:
-            if any((r["pair"], r["batch_size"]) == (name, batch_size) for r in results):
+            before = results.get((name, batch_size))
+            if before is not None and (quick or not before["quick"]):
                 continue
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
             tell(f"{name}, batch {batch_size}")
@@ -92,16 +93,15 @@ def run(
                 rounds=2 if quick else 3,
                 tell=tell,
             )
-            results.append(
-                {
-                    "pair": name,
-                    "batch_size": batch_size,
-                    "epoch_samples": len(setting.data.train),
-                    "results": {who: s.result(batch_size) for who, s in scores.items()},
-                }
-            )
-            keep(results)
-    return results
+            results[name, batch_size] = {
+                "pair": name,
+                "batch_size": batch_size,
+                "quick": quick,
+                "epoch_samples": len(setting.data.train),
+                "results": {who: s.result(batch_size) for who, s in scores.items()},
+            }
+            keep(list(results.values()))
+    return list(results.values())
 
 
 def main(
