@@ -33,6 +33,8 @@ class Grade:
             mean of teachers that know every class. "none": cross-entropy only. None: "gated" where
             there are teachers, else "none".
         samples: samples an epoch; None: every training sample of the classes taught so far.
+        freeze: after which share of the grade's epochs fragment 1, 2, ... stops learning, which
+            saves its backward pass; rising, in [0, 1]. (0.5,): the first at half time.
     """
 
     epochs: int
@@ -41,10 +43,11 @@ class Grade:
     fragments: int | None = None
     target: Target | None = None
     samples: int | None = None
+    freeze: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
-        object.__setattr__(self, "teachers", tuple(self.teachers))
+        for name in ("classes", "teachers", "freeze"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}; expected at least 1")
         if self.samples is not None and self.samples < 1:
@@ -58,6 +61,12 @@ class Grade:
                 f"target is {self.target!r} with teachers {list(self.teachers)}; expected teachers "
                 "exactly when there is a target"
             )
+        if list(self.freeze) != sorted(self.freeze) or not all(0 <= f <= 1 for f in self.freeze):
+            raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
+
+    def frozen(self, epoch: int) -> int:
+        """How many fragments, the first ones, no longer learn in ``epoch`` (from 0)."""
+        return sum(epoch >= share * self.epochs for share in self.freeze)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Curriculum:
             "paper": no warm-up, x0.1 at 150/240, 180/240 and 210/240 of all steps.
         keep_rows: carry the classifier's trained rows into the next head.
         keep_state: carry the optimiser's state of what is kept into the next grade.
+        exit_weight: above 0, the heads of earlier grades stay as exits that are trained along, and
+            their losses count this much.
     """
 
     grades: Sequence[Grade]
@@ -80,6 +91,7 @@ class Curriculum:
     schedule: Schedule = "held"
     keep_rows: bool = False
     keep_state: bool = True
+    exit_weight: float = 0.0
     class_order: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +119,14 @@ class Curriculum:
                 f"fragments per grade are {list(self.fragments)}; expected at least 1, never fewer "
                 "than in the grade before"
             )
+        if self.exit_weight < 0:
+            raise ValueError(f"exit_weight is {self.exit_weight}; expected 0 or more")
+        for grade, fragments in zip(self.grades, self.fragments, strict=True):
+            if len(grade.freeze) >= fragments:
+                raise ValueError(
+                    f"freeze is {grade.freeze} in a grade of {fragments} fragments; expected the "
+                    "last one to go on learning"
+                )
 
     @property
     def fragments(self) -> tuple[int, ...]:
@@ -147,11 +167,14 @@ class Curriculum:
         shares: Sequence[float] | None = None,
         full_teacher: int | None = None,
         samples: int | None = None,
+        freeze: Sequence[float] | None = None,
     ) -> Curriculum:
         """The default: a grade for each slice, short early grades, knowledge across slices.
 
         Grade g adds slice g, fragment g and teacher g, and distils the gated target. With a
-        ``full_teacher`` the last grade distils that one instead. Mixed order, held learning rate.
+        ``full_teacher`` the last grade distils that one instead. Mixed order, held learning rate;
+        exits are trained along, and the first fragment stops learning half-way through the last
+        grade. docs/evidence.md says what each of these is worth.
 
         Args:
             slices: the classes of each slice teacher, who are the faculty's first.
@@ -159,13 +182,17 @@ class Curriculum:
             shares: of the epochs for each grade; None: 1 for each but the last, which gets 6.
             full_teacher: position in the faculty of a teacher that knows every class.
             samples: samples an epoch; None: all of the classes taught.
+            freeze: of the last grade, see :class:`Grade`; None: (0.5,) where grades came before.
         """
         count = len(slices)
         lengths = _split(epochs, shares or [1.0] * (count - 1) + [6.0])
         grades = [Grade(lengths[g], slices[g], range(g + 1), samples=samples) for g in range(count)]
         if full_teacher is not None:
             grades[-1] = replace(grades[-1], teachers=(full_teacher,), target="full")
-        return cls(grades)
+        if freeze is None:
+            freeze = (0.5,) if count > 1 else ()
+        grades[-1] = replace(grades[-1], freeze=freeze)
+        return cls(grades, exit_weight=0.3)
 
     @classmethod
     def paper(

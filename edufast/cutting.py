@@ -55,9 +55,14 @@ class Fragment:
         return self.shape[-1 if self.channels_last else 0]
 
     @property
+    def size(self) -> tuple[int, ...]:
+        """Shape of the output without the channels, such as (H, W) or (N,)."""
+        return self.shape[:-1] if self.channels_last else self.shape[1:]
+
+    @property
     def places(self) -> int:
         """Positions at which the output has these channels: pixels or tokens."""
-        return math.prod(self.shape) // self.channels
+        return math.prod(self.size)
 
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
         return (self.train if model.training else self.eval)(model, x)

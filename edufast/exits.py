@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 class EarlyExit(nn.Module):
-    """Inference with a student whose exits were kept and trained (``Student(keep_exits=True)``).
+    """Inference with a student whose exits were kept and trained (``grow(keep_exits=True)``).
 
     An image leaves at the first exit that gives one class a probability of ``threshold`` or more,
     else at the last. Only the images that are left run through the next fragment. Whether some are

@@ -77,6 +77,7 @@ class Growth:
                 optimizer=self.optimizer,
                 keep_rows=curriculum.keep_rows,
                 keep_state=curriculum.keep_state,
+                keep_exits=curriculum.exit_weight > 0,
             )
         if self.optimizer is None:
             self.optimizer = self._training.create_optimizer(student.active_parameters())

@@ -16,7 +16,6 @@ from edufast.curriculum import Curriculum, Grade, Target
 from edufast.data import DataSet
 from edufast.errors import UserError
 from edufast.faculty import Faculty, Teacher
-from edufast.flops import TRAINING_FACTOR
 from edufast.journal import Journal
 from edufast.losses import Algorithm, create_algorithm
 from edufast.models import create_model
@@ -111,7 +110,6 @@ class Methods:
             head_width=section.head_width,
             class_order=curriculum.class_order,
             seed=seed,
-            keep_exits=self.recipe.training.exit_weight > 0,
         )
 
     def algorithm(self, method: str) -> Algorithm:
@@ -225,8 +223,15 @@ def training_flops(student: Student, curriculum: Curriculum, samples: Sequence[i
     """FLOPs of training ``student`` on so many samples in each grade; it grows meanwhile."""
     total = 0
     for g, count in enumerate(samples):
-        student.grow(fragments=curriculum.fragments[g], classes=len(curriculum.classes_taught(g)))
-        total += TRAINING_FACTOR * student.flops() * count
+        student.grow(
+            fragments=curriculum.fragments[g],
+            classes=len(curriculum.classes_taught(g)),
+            keep_exits=curriculum.exit_weight > 0,
+        )
+        grade = curriculum.grades[g]
+        for epoch in range(grade.epochs):
+            student.frozen = grade.frozen(epoch)
+            total += student.training_flops() * (count // grade.epochs)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -28,6 +29,9 @@ from edufast.training import Compile, Precision, Training
 
 # `2/3`: the second of three equal shares of the classes.
 _SHARE = r"[1-9]\d*/[1-9]\d*"
+
+# Of a curriculum as a whole.
+_OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
 
 Method = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
 
@@ -72,7 +76,7 @@ class StudentSection(Section):
     """The edge model and where it is cut."""
 
     model: str
-    head: Kind = "pool_first"
+    head: Kind = "grid"
     head_width: PositiveInt | None = None
     cuts: list[str] | None = None
 
@@ -96,20 +100,24 @@ class GradeSection(Section):
     fragments: PositiveInt | None = None
     target: Target | None = None
     samples: PositiveInt | None = None
+    freeze: list[float] = Field(default_factory=list)
 
 
 class CurriculumSection(Section):
-    """Either a preset with a number of epochs, or the grades one by one."""
+    """Either a preset with a number of epochs, or the grades one by one; see
+    :class:`edufast.Curriculum`. What is left out is as the preset has it."""
 
     preset: Literal["default", "paper"] | None = None
     epochs: PositiveInt | None = None
     shares: list[PositiveFloat] | None = None
     samples: PositiveInt | None = None
     grades: list[GradeSection] | None = None
-    order: Order = "mixed"
-    schedule: Schedule = "held"
-    keep_rows: bool = False
-    keep_state: bool = True
+    freeze: list[float] | None = None
+    order: Order | None = None
+    schedule: Schedule | None = None
+    keep_rows: bool | None = None
+    keep_state: bool | None = None
+    exit_weight: float | None = None
 
 
 class AlgorithmSection(BaseModel):
@@ -136,7 +144,6 @@ class TrainingSection(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    exit_weight: Annotated[float, Field(ge=0)] = 0.0
     augment: AugmentSection = AugmentSection()
     precision: Precision = "fp32"
     compile: Compile = "auto"
@@ -252,7 +259,11 @@ class Recipe(Section):
                     shares=section.shares,
                     full_teacher=full[0] if full else None,
                     samples=section.samples,
+                    freeze=section.freeze,
                 )
+            options = {name: getattr(section, name) for name in _OPTIONS}
+            given = {name: value for name, value in options.items() if value is not None}
+            curriculum = replace(curriculum, **given)
         except UserError:
             raise
         except ValueError as error:
@@ -286,8 +297,7 @@ class Recipe(Section):
             taught.update(classes)
             fields = section.model_dump(exclude={"classes"})
             grades.append(Grade(**fields, classes=classes))
-        s = self.curriculum
-        return Curriculum(grades, s.order, s.schedule, s.keep_rows, s.keep_state)
+        return Curriculum(grades)
 
 
 def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:

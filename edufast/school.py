@@ -21,7 +21,6 @@ from edufast.data import Batch, DataSet, Loader
 from edufast.errors import Interrupted, TrainingError
 from edufast.evaluation import Accuracy, evaluate
 from edufast.faculty import Faculty
-from edufast.flops import TRAINING_FACTOR
 from edufast.growth import Growth
 from edufast.interrupt import deferred_interrupt
 from edufast.journal import Journal
@@ -202,7 +201,8 @@ class School:
         at, started, first_step = self.progress, time.perf_counter(), self.progress.step
         grade, loader = self.curriculum.grades[at.grade], self._loaders[at.grade]
         bar.start_epoch(at.grade, at.epoch, grade.epochs, len(loader))
-        flops = TRAINING_FACTOR * self.student.flops()
+        self.student.frozen = grade.frozen(at.epoch)
+        flops = self.student.training_flops()
         loss_sum = torch.zeros((), device=self.device)
         epochs = [grade.epochs for grade in self.curriculum.grades]
         self.algorithm.begin_epoch(sum(epochs[: at.grade]) + at.epoch, sum(epochs))
@@ -277,6 +277,7 @@ class School:
             self.algorithm,
             optimizer,
             self.training,
+            exit_weight=self.curriculum.exit_weight,
             steps=self._steps[grade],
             alike=self.curriculum.order == "mixed",
             announce=announce,

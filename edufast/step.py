@@ -15,7 +15,7 @@ from edufast.flops import TRAINING_FACTOR
 from edufast.lesson import Teaching
 from edufast.losses import Algorithm
 from edufast.student import Student
-from edufast.training import Training, autocast
+from edufast.training import Precision, Training, autocast
 
 BACKEND = "inductor"
 
@@ -24,15 +24,17 @@ class TrainStep:
     """One optimiser step of a grade: ``step.learn(images, labels, teaching)``, ``step.update()``.
 
     Nothing in it waits for the device. Forward pass, loss and backward pass are traced and compiled
-    as one (AOTAutograd), at most once: shapes are constant within a grade, and what changes from
-    step to step, like the learning rate, is no part of the graph. The optimiser is PyTorch's fused
+    as one (AOTAutograd), once, and again where a fragment freezes: shapes are constant within a
+    grade, and what changes from step to step, like the learning rate, is no part of the graph. The
+    optimiser is PyTorch's fused
     kernel, which already is one launch; compiled it was no faster.
 
     Args:
         student: as grown in this grade.
         algorithm: how to distil.
         optimizer: of the student's active parameters.
-        training: precision, exit weight, and whether to compile.
+        training: precision, and whether to compile.
+        exit_weight: how much the losses of kept exits count.
         steps: how many the grade has in all; where ``training.compile`` is "auto" it decides.
         alike: all batches have as many samples of each owner; if not, "auto" does not compile.
         announce: told whether the step is compiled, and why.
@@ -49,6 +51,7 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         training: Training,
         *,
+        exit_weight: float,
         steps: int,
         alike: bool = True,
         announce: Callable[[bool, str], None] = lambda compiled, reason: None,
@@ -56,6 +59,7 @@ class TrainStep:
         self.compiles = 0
         self._student, self._algorithm, self._optimizer = student, algorithm, optimizer
         self._training, self._announce = training, announce
+        self._exit_weight = exit_weight
         self._begun = False
         if training.compile == "auto" and not alike:
             self.compiled, reason = False, "the composition of the batches changes"
@@ -99,7 +103,8 @@ class TrainStep:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, images: Tensor, labels: Tensor, teaching: Teaching | None) -> Tensor:
-        loss = self._loss(self._student, self._algorithm, self._training, images, labels, teaching)
+        setting = self._student, self._algorithm, self._training.precision, self._exit_weight
+        loss = self._loss(*setting, images, labels, teaching)
         loss.backward()
         return loss.detach()
 
@@ -134,18 +139,19 @@ class TrainStep:
 def _loss(
     student: Student,
     algorithm: Algorithm,
-    training: Training,
+    precision: Precision,
+    exit_weight: float,
     images: Tensor,
     labels: Tensor,
     teaching: Teaching | None,
 ) -> Tensor:
-    """Loss of a batch: a scalar. Networks run in ``training.precision``, losses in float32."""
-    with autocast(images.device, training.precision):
+    """Loss of a batch: a scalar. Networks run in ``precision``, losses in float32."""
+    with autocast(images.device, precision):
         (*exits, logits), features = student.forward_answers(images)
     loss = _logit_loss(algorithm, logits.float(), labels, teaching)
     for answer in exits:
         extra = _logit_loss(algorithm, answer.float(), labels, teaching)
-        loss = loss + training.exit_weight * extra
+        loss = loss + exit_weight * extra
     if teaching is not None and algorithm.reads_features:
         features = [feature.float() for feature in features]
         loss = loss + algorithm.feature_loss(features, teaching, labels)

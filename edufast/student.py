@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from edufast.cutting import Fragment, cut, truncate
 from edufast.features import pooled
-from edufast.heads import Kind, ReferenceHead, check_kind, head_flops
+from edufast.flops import TRAINING_FACTOR
+from edufast.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
 
 
 class Student(nn.Module):
@@ -30,11 +31,10 @@ class Student(nn.Module):
         input_size: shape of one image.
         cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: stages of
             about equal FLOPs, see :func:`edufast.cutting.cut`.
-        head: kind of the reference heads, ``"pool_first"``, ``"paper"`` or ``"linear"``.
+        head: kind of the reference heads, ``"grid"``, ``"pool_first"``, ``"paper"`` or
+            ``"linear"``.
         head_width: channels after the adapter of a reference head; None: the ``in_features`` of the
             model's classifier.
-        keep_exits: keep the head of every earlier grade as an exit of its own, to be trained
-            along by means of :meth:`forward_exits` and to graduate as a smaller student.
         class_order: permutation of ``range(C)``: logit j stands for class ``class_order[j]``, so
             that the classes taught so far are always the first columns. None: the identity.
         seed: from it and the stage (fragments, classes) come the weights of new heads and rows.
@@ -51,9 +51,8 @@ class Student(nn.Module):
         *,
         input_size: Sequence[int] = (3, 32, 32),
         cuts: Sequence[str] | None = None,
-        head: Kind = "pool_first",
+        head: Kind = "grid",
         head_width: int | None = None,
-        keep_exits: bool = False,
         class_order: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
@@ -67,10 +66,10 @@ class Student(nn.Module):
         self.head: ReferenceHead | None = None
         self.head_kind: Kind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
-        self.keep_exits = keep_exits
         self.input_size = tuple(input_size)
         self.seed = seed
         self.grown = 0  # fragments that exist
+        self.frozen = 0  # fragments, the first ones, that get no gradients
         self.classes = 0  # width of the logits
         self.class_order = tuple(range(self.num_classes) if class_order is None else class_order)
         if sorted(self.class_order) != list(range(self.num_classes)):
@@ -131,7 +130,9 @@ class Student(nn.Module):
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
                 break
-            x = embedding = fragment(self.model, x)
+            x = fragment(self.model, x)
+            # Heads of frozen fragments go on learning: as exits they are students of their own.
+            x = embedding = x.detach() if depth <= self.frozen else x
             features.append(_channels_in_place(x, fragment))
             if depth in heads:
                 embedding = heads[depth].embed(x)
@@ -172,6 +173,7 @@ class Student(nn.Module):
         optimizer: Optimizer | None = None,
         keep_rows: bool = False,
         keep_state: bool = True,
+        keep_exits: bool = False,
     ) -> None:
         """Let the first ``fragments`` fragments exist and the logits be ``classes`` wide.
 
@@ -191,6 +193,9 @@ class Student(nn.Module):
                 for bit; carried rows keep theirs and new rows start with zeros.
             keep_rows: carry the rows of the old head into the new head or classifier.
             keep_state: False forgets the optimizer's whole state, as the paper's authors do.
+            keep_exits: where fragments are added, keep the old head as an exit of its own, to be
+                trained along by means of :meth:`forward_exits` and to graduate as a smaller
+                student.
 
         Raises:
             ValueError: ``fragments`` or ``classes`` would shrink or exceed what the model has, or
@@ -208,7 +213,7 @@ class Student(nn.Module):
         before = list(self.active_parameters())
         old = self._closing_linear()
         if deeper:
-            if self.keep_exits and self.head is not None:
+            if keep_exits and self.head is not None:
                 self.exits[str(self.grown)] = self.head
             self.grown = fragments
             complete = fragments == len(self.fragments)
@@ -249,9 +254,14 @@ class Student(nn.Module):
         for depth in exits:
             if 0 < depth < len(self.fragments):
                 last, classes = self.fragments[depth - 1], self.classes or self.num_classes
-                sizes = (last.channels, last.places, self.head_width, classes)
+                sizes = (last.channels, last.size, self.head_width, classes)
                 total += head_flops(*sizes, self.head_kind)
         return total
+
+    def training_flops(self) -> int:
+        """FLOPs per image of a training step of all there is; frozen fragments only run forward."""
+        frozen = sum(fragment.flops for fragment in self.fragments[: self.frozen])
+        return TRAINING_FACTOR * self.flops() - (TRAINING_FACTOR - 1) * frozen
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -311,7 +321,8 @@ class Student(nn.Module):
         """Features that the closing linear layer reads after ``depth`` fragments."""
         if depth == len(self.fragments):
             return self.classifier.weight.shape[1]
-        return self.fragments[depth - 1].channels if self.head_kind == "linear" else self.head_width
+        last = self.fragments[depth - 1]
+        return head_width(last.channels, last.size, self.head_width, self.head_kind)
 
     def _new_head(self, depth: int, classes: int) -> ReferenceHead:
         stage = repr((self.seed, depth, classes)).encode()
@@ -324,6 +335,7 @@ class Student(nn.Module):
                 self.head_width,
                 classes,
                 self.head_kind,
+                size=last.size,
                 channels_last=last.channels_last,
             )
         return head.to(self.classifier.weight).train(self.training)

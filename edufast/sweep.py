@@ -325,9 +325,7 @@ def _teacher_key(recipe: Recipe, k: int) -> str:
         "teacher": section.model_dump(mode="json", exclude={"weights", "epochs"}),
         "position": k,
         "epochs": section.epochs or recipe.teacher_epochs,
-        "training": (recipe.teaching or recipe.training).model_dump(
-            mode="json", exclude={"exit_weight"}
-        ),
+        "training": (recipe.teaching or recipe.training).model_dump(mode="json"),
         "seed": recipe.seed,
     }
     digest = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()

@@ -30,8 +30,6 @@ class Training:
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
         weight_decay: of either.
-        exit_weight: above 0, the heads of earlier grades stay as exits, and their losses count this
-            much; see :class:`edufast.Student` with ``keep_exits``.
         augment: random views of the training images.
         precision: "bf16" runs the student in bfloat16 by autocast, and in a run the teachers
             altogether; its weights, their updates and the losses stay float32. Faster where the
@@ -48,7 +46,6 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    exit_weight: float = 0.0
     augment: Augment = field(default_factory=Augment)
     precision: Precision = "fp32"
     compile: Compile = "auto"

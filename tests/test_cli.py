@@ -299,7 +299,7 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
     out = folder / "exits"
     edufast(
         "train", folder / "recipe.yaml", "--out", out, "--teachers", run,
-        "--set", "training.exit_weight=0.3", "--set", "baselines=[]",
+        "--set", "curriculum.exit_weight=0.3", "--set", "baselines=[]",
     )  # fmt: skip
     exports = [e for e in events(out) if e["event"] == "export"]
     assert [e["path"] for e in exports] == [

@@ -45,13 +45,20 @@ def small(**changes) -> Recipe:
         small(
             teachers=SLICES,
             curriculum={
+                "exit_weight": 0.3,
                 "grades": [
                     {"epochs": 2, "teachers": [0], "target": "routed", "samples": 50},
                     {"epochs": 1, "teachers": [0, 1], "target": "routed"},
-                    {"epochs": 1, "classes": "7-9", "teachers": [0, 1], "target": "routed"},
-                ]
+                    {
+                        "epochs": 2,
+                        "classes": "7-9",
+                        "teachers": [0, 1],
+                        "target": "routed",
+                        "freeze": [0.1, 0.5],
+                    },
+                ],
             },
-            training={"batch_size": 48, "exit_weight": 0.3, "augment": {"pad": 1, "flip": False}},
+            training={"batch_size": 48, "augment": {"pad": 1, "flip": False}},
         ),
     ],
     ids=["default", "paper", "explicit"],

@@ -15,6 +15,17 @@ def test_graded_preset_grows_classes_fragments_and_teachers_together():
     assert [g.target for g in curriculum.grades] == ["gated", "gated", "full"]
     assert curriculum.class_order == tuple(range(10))
     assert curriculum.classes_taught(1) == tuple(range(7))
+    assert curriculum.exit_weight > 0
+    # Half-way through the last grade the first fragment is done.
+    assert [g.freeze for g in curriculum.grades] == [(), (), (0.5,)]
+    assert [curriculum.grades[-1].frozen(epoch) for epoch in (0, 5, 6, 11)] == [0, 0, 1, 1]
+
+
+def test_freezing_can_be_chosen_and_never_takes_the_last_fragment():
+    grade = Curriculum.graded(SLICES, 12, shares=[1, 1, 1], freeze=[0.0, 0.6]).grades[-1]
+    assert [grade.frozen(epoch) for epoch in range(4)] == [1, 1, 1, 2]
+    assert Curriculum.graded(SLICES, 16, freeze=[]).grades[-1].freeze == ()
+    assert Curriculum.graded(SLICES[:1], 16).grades[-1].freeze == ()
 
 
 @pytest.mark.parametrize("epochs", [3, 4, 5, 8, 17, 240])
@@ -27,7 +38,8 @@ def test_paper_preset_is_the_authors_schedule():
     curriculum = Curriculum.paper(SLICES)
     assert tuple(g.epochs for g in curriculum.grades) == PAPER_EPOCHS == (150, 30, 60)
     assert (curriculum.order, curriculum.schedule) == ("slices", "paper")
-    assert not curriculum.keep_state
+    assert not curriculum.keep_state and not curriculum.exit_weight
+    assert not any(g.freeze for g in curriculum.grades)
     assert {g.target for g in curriculum.grades} == {"routed"}
     # x0.1 at epochs 150, 180 and 210, with the grades changing at the first two.
     steps = [150, 30, 60]
@@ -85,6 +97,10 @@ def test_class_growth_and_depth_growth_are_independent():
         (lambda: Curriculum([Grade(1, [0], fragments=2), Grade(1, fragments=1)]), "never fewer"),
         (lambda: Grade(0, [0]), "epochs is 0"),
         (lambda: Grade(1, [0], samples=0), "samples is 0"),
+        (lambda: Grade(1, [0], freeze=[0.5, 0.2]), "rising shares from 0 to 1"),
+        (lambda: Grade(1, [0], freeze=[1.5]), "rising shares from 0 to 1"),
+        (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to go on learning"),
+        (lambda: Curriculum([Grade(1, [0])], exit_weight=-1), "exit_weight is -1"),
         (lambda: Grade(1, [0], [0], target="half"), "target is 'half'"),
         (lambda: Grade(1, [0], [0], target="none"), "exactly when there is a target"),
         (lambda: Grade(1, [0], [], target="routed"), "exactly when there is a target"),

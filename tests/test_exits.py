@@ -18,7 +18,7 @@ GRADES = [(1, 4), (2, 7), (3, 10)]
 
 def student(**options: object) -> Student:
     torch.manual_seed(0)
-    options = {"keep_exits": True, "class_order": ORDER} | options
+    options = {"head": "pool_first", "class_order": ORDER} | options
     return Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
 
 
@@ -36,11 +36,11 @@ def train(model: Student, optimizer: Optimizer, steps: int = 2) -> None:
         optimizer.step()
 
 
-def finished(**options: object) -> Student:
+def finished(*, keep_exits: bool = True, **options: object) -> Student:
     model = student(**options)
     optimizer = None
     for fragments, classes in GRADES:
-        model.grow(fragments=fragments, classes=classes, optimizer=optimizer)
+        model.grow(fragments=fragments, classes=classes, optimizer=optimizer, keep_exits=keep_exits)
         optimizer = optimizer or SGD(model.active_parameters(), lr=0.1, momentum=0.9)
         train(model, optimizer)
     return model.eval()
@@ -49,7 +49,7 @@ def finished(**options: object) -> Student:
 def test_exits_are_kept_trained_and_widened() -> None:
     model = student()
     for depths, (fragments, classes) in zip([(1,), (1, 2), (1, 2, 3)], GRADES, strict=True):
-        model.grow(fragments=fragments, classes=classes)
+        model.grow(fragments=fragments, classes=classes, keep_exits=True)
         assert model.depths == depths
         logits = model.forward_exits(images())
         assert [x.shape for x in logits] == [(6, classes)] * fragments
@@ -62,7 +62,7 @@ def test_exits_are_kept_trained_and_widened() -> None:
 
 
 def test_without_the_option_there_is_one_exit() -> None:
-    model = student(keep_exits=False)
+    model = student()
     assert model.depths == ()
     for fragments, classes in GRADES:
         model.grow(fragments=fragments, classes=classes)
@@ -72,13 +72,13 @@ def test_without_the_option_there_is_one_exit() -> None:
 
 def test_a_kept_exit_computes_what_it_computed() -> None:
     model = student().eval()
-    model.grow(fragments=1, classes=4)
+    model.grow(fragments=1, classes=4, keep_exits=True)
     before = model(images())
-    model.grow(fragments=2, classes=4)
+    model.grow(fragments=2, classes=4, keep_exits=True)
     assert torch.equal(model.forward_exits(images())[0], before)
     features = model.fragments[0](model.model, images())
     adapted = model.exits["1"].norm(model.exits["1"].adapter(features.mean((2, 3), keepdim=True)))
-    model.grow(fragments=2, classes=7)
+    model.grow(fragments=2, classes=7, keep_exits=True)
     head = model.exits["1"]
     after = head.norm(head.adapter(features.mean((2, 3), keepdim=True)))
     assert torch.equal(after, adapted)
@@ -91,14 +91,20 @@ def test_a_kept_exit_computes_what_it_computed() -> None:
 )
 def test_optimizer_keeps_the_state_of_kept_exits(optimizer, keep_rows: bool) -> None:
     model = student()
-    model.grow(fragments=1, classes=4)
+    model.grow(fragments=1, classes=4, keep_exits=True)
     chosen = optimizer(model.active_parameters())
     for fragments, classes in GRADES[1:]:
         train(model, chosen)
         depth, head = model.grown, model.head
         kept = {p: copy.deepcopy(chosen.state[p]) for p in head.adapter.parameters()}
         rows, state = head.linear.weight.clone(), copy.deepcopy(chosen.state[head.linear.weight])
-        model.grow(fragments=fragments, classes=classes, optimizer=chosen, keep_rows=keep_rows)
+        model.grow(
+            fragments=fragments,
+            classes=classes,
+            optimizer=chosen,
+            keep_rows=keep_rows,
+            keep_exits=True,
+        )
         for parameter, before in kept.items():
             torch.testing.assert_close(chosen.state[parameter], before, rtol=0, atol=0)
         wide = model.exits[str(depth)].linear.weight
@@ -119,7 +125,7 @@ def test_optimizer_keeps_the_state_of_kept_exits(optimizer, keep_rows: bool) -> 
     train(model, chosen)
 
 
-@pytest.mark.parametrize("head", ["pool_first", "paper", "linear"])
+@pytest.mark.parametrize("head", ["grid", "pool_first", "paper", "linear"])
 def test_every_exit_graduates_plain(head: str) -> None:
     model = finished(head=head)
     logits = model.forward_exits(images())
@@ -133,7 +139,7 @@ def test_every_exit_graduates_plain(head: str) -> None:
         # Reproducible from the recipe alone.
         twin = student(head=head)
         for fragments in range(1, depth + 1):
-            twin.grow(fragments=fragments, classes=CLASSES)
+            twin.grow(fragments=fragments, classes=CLASSES, keep_exits=True)
         fresh = twin.graduate(exit=depth)
         fresh.load_state_dict(graduate.state_dict(), strict=True)
         assert torch.equal(fresh(images()), graduate(images()))
@@ -146,12 +152,30 @@ def test_every_exit_graduates_plain(head: str) -> None:
     assert torch.equal(model.forward_exits(images())[0], logits[0])  # a copy
 
 
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_frozen_fragments_stay_while_their_exits_learn(frozen: int) -> None:
+    model = finished(head="grid")
+    names = {n for piece in model.fragments[:frozen] for n in piece.parameters}
+    logits = model.forward_exits(images())
+    model.frozen = frozen
+    still = model.forward_exits(images())
+    assert all(torch.equal(a, b) for a, b in zip(logits, still, strict=True))
+    model.zero_grad()
+    sum(x.square().sum() for x in still).backward()
+    untouched = {name for name, p in model.model.named_parameters() if p.grad is None}
+    assert untouched == names
+    assert all(p.grad is not None for head in model.exits.values() for p in head.parameters())
+    # They run forward only: 1 of 3 passes.
+    saved = 2 * sum(piece.flops for piece in model.fragments[:frozen])
+    assert model.training_flops() == 3 * model.flops() - saved
+
+
 def test_exits_that_do_not_exist() -> None:
     model = finished(keep_exits=False)
     with pytest.raises(ValueError, match="exit=1: expected one of 3"):
         model.graduate(exit=1)
     small = student()
-    small.grow(fragments=1, classes=CLASSES)
+    small.grow(fragments=1, classes=CLASSES, keep_exits=True)
     assert small.graduate(exit=1)(images()).shape == (6, CLASSES)
     with pytest.raises(RuntimeError, match="has 1 of 3 fragments"):
         small.graduate()
@@ -160,7 +184,7 @@ def test_exits_that_do_not_exist() -> None:
 def test_flops_count_the_exits() -> None:
     model = student()
     for fragments, classes in GRADES:
-        model.grow(fragments=fragments, classes=classes)
+        model.grow(fragments=fragments, classes=classes, keep_exits=True)
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
             model.eval().forward_exits(images(1))
         assert model.flops() == counter.get_total_flops()
@@ -176,7 +200,7 @@ def test_exits_survive_copies_and_state_dicts() -> None:
         assert torch.equal(a, b)
     other = student(seed=5)
     for fragments, classes in GRADES:
-        other.grow(fragments=fragments, classes=classes)
+        other.grow(fragments=fragments, classes=classes, keep_exits=True)
     other.load_state_dict(model.state_dict(), strict=True)
     for a, b in zip(
         other.eval().forward_exits(images()), twin.forward_exits(images()), strict=True
@@ -245,7 +269,7 @@ def test_early_exits_are_a_copy_for_inference() -> None:
         with pytest.raises(ValueError, match="threshold="):
             EarlyExit(model, threshold)
     young = student()
-    young.grow(fragments=1, classes=4)
+    young.grow(fragments=1, classes=4, keep_exits=True)
     with pytest.raises(RuntimeError, match="4 of 10 classes"):
         EarlyExit(young, 0.5)
 

@@ -29,16 +29,39 @@ def test_both_orders_are_the_same_function_up_to_statistics(shape: tuple[int, ..
     torch.testing.assert_close(first(x), paper(x))
 
 
-@pytest.mark.parametrize("shape", [(12, 5, 7), (12, 9), (12,)])
-@pytest.mark.parametrize("order", ["pool_first", "paper", "linear"])
+@pytest.mark.parametrize("shape", [(12, 5, 7), (12, 19), (12,)])
+@pytest.mark.parametrize("order", ["grid", "pool_first", "paper", "linear"])
 def test_head_flops_are_counted_ones(shape: tuple[int, ...], order: str) -> None:
+    size = shape[1:]
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-        ReferenceHead(12, 6, 3, order).eval()(torch.randn(1, *shape))
-    assert head_flops(12, math.prod(shape) // 12, 6, 3, order) == counter.get_total_flops()
+        ReferenceHead(12, 6, 3, order, size=size).eval()(torch.randn(1, *shape))
+    assert head_flops(12, size, 6, 3, order) == counter.get_total_flops()
+
+
+# Even and odd sides, sides below the grid's, tokens, vectors.
+@pytest.mark.parametrize(
+    ("size", "places"),
+    [((32, 32), 16), ((14, 7), 3 * 3), ((5, 2), 2 * 2), ((50,), 12), ((9,), 9), ((), 1)],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_grid_head_reads_the_means_of_places(
+    size: tuple[int, ...], places: int, channels_last: bool
+) -> None:
+    head = ReferenceHead(6, 99, 3, "grid", size=size, channels_last=channels_last).eval()
+    x = torch.randn(4, 6, *size)
+    vector = head.embed(x.movedim(1, -1) if channels_last else x)
+    assert vector.shape == (4, 6 * places) == (4, head.linear.in_features)
+    scale = math.sqrt(places * (1 + head.norm.eps))  # of the vector, and of fresh statistics
+    if len(size) == 2:
+        down, across = (math.ceil(side / 4) for side in size)
+        torch.testing.assert_close(vector[:, 0] * scale, x[:, 0, :down, :across].mean((1, 2)))
+    elif size:
+        window = math.ceil(size[0] / 16)
+        torch.testing.assert_close(vector[:, 1] * scale, x[:, 0, window : 2 * window].mean(1))
 
 
 def test_head_order_is_checked() -> None:
-    with pytest.raises(ValueError, match="head='last': expected one of pool_first, paper, linear"):
+    with pytest.raises(ValueError, match="head='last': expected one of grid, pool_first, paper"):
         ReferenceHead(3, 3, 3, "last")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="head='last'"):
         student(head="last")

@@ -20,7 +20,7 @@ def methods(names=tuple(METHODS), full=True, **changes):
         "teachers": [{"model": "resnet8", "classes": classes} for classes in slices],
         "curriculum": {"preset": "default", "epochs": 10, "samples": 100},
         "algorithm": {"name": "kd", "temperature": 2.0, "alpha": 0.6},
-        "training": {"batch_size": 16, "exit_weight": 0.3},
+        "training": {"batch_size": 16},
     }
     return Methods(parse_recipe(content | changes), DATA, names)
 

@@ -52,6 +52,19 @@ def test_explicit_grades_take_the_classes_of_their_new_teachers():
     assert curriculum.order == "slices" and curriculum.keep_rows
 
 
+def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
+    section = {"preset": "paper", "epochs": 8}
+    paper = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert (paper.order, paper.schedule, paper.keep_state) == ("slices", "paper", False)
+    assert paper.exit_weight == 0
+    section |= {"order": "mixed", "exit_weight": 0.1}
+    own = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert (own.order, own.schedule, own.exit_weight) == ("mixed", "paper", 0.1)
+    section = {"epochs": 8, "freeze": [0.25, 0.5]}
+    default = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert default.grades[-1].freeze == (0.25, 0.5)
+
+
 def test_overrides_change_nested_keys_and_list_items(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(content()))

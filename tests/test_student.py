@@ -17,7 +17,7 @@ from tests.student_cases import CLASSES, STAGES, finished, images, student, trai
 # Growing
 
 
-@pytest.mark.parametrize("head", ["pool_first", "paper"])
+@pytest.mark.parametrize("head", ["grid", "pool_first", "paper"])
 def test_each_stage_has_the_logits_asked_for(head: str) -> None:
     model = student(head=head)
     for fragments, classes in STAGES:
@@ -72,7 +72,8 @@ def test_without_keep_rows_a_deeper_student_starts_afresh() -> None:
 
 def test_rows_move_into_a_convolution() -> None:
     pytest.importorskip("torchvision")
-    model = Student(create_model("torchvision/squeezenet1_1", 6), 2, input_size=(3, 64, 64))
+    network = create_model("torchvision/squeezenet1_1", 6)
+    model = Student(network, 2, input_size=(3, 64, 64), head="pool_first")
     model.grow(fragments=1, classes=4)
     optimizer = SGD(model.active_parameters(), lr=0.1, momentum=0.9)
     model(torch.randn(4, 3, 64, 64)).sum().backward()
@@ -310,7 +311,7 @@ def test_train_and_eval_reach_every_part() -> None:
     )
 
 
-@pytest.mark.parametrize("head", ["pool_first", "paper"])
+@pytest.mark.parametrize("head", ["grid", "pool_first", "paper"])
 def test_flops_are_counted_ones(head: str) -> None:
     model = student(head=head)
     for fragments, classes in STAGES:

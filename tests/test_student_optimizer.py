@@ -126,7 +126,7 @@ def test_three_grades_retain_weights_state_and_outputs(
     kind: str, keep_rows: bool, keep_exits: bool
 ) -> None:
     """Bit for bit, at each growth: weights, buffers, moments, step counters and eval outputs."""
-    model = student(keep_exits=keep_exits)
+    model = student()
     model.grow(fragments=1, classes=4)
     optimizer = OPTIMIZERS[kind](model.active_parameters())
     for fragments, classes in [(2, 7), (3, CLASSES)]:
@@ -138,7 +138,13 @@ def test_three_grades_retain_weights_state_and_outputs(
         outputs = [images()]
         for fragment in model.fragments[:depth]:
             outputs.append(fragment(model.model, outputs[-1]))
-        model.grow(fragments=fragments, classes=classes, optimizer=optimizer, keep_rows=keep_rows)
+        model.grow(
+            fragments=fragments,
+            classes=classes,
+            optimizer=optimizer,
+            keep_rows=keep_rows,
+            keep_exits=keep_exits,
+        )
 
         now = model.state_dict()
         rows = {"model.fc.weight", "model.fc.bias"}  # of classes that came from the last head

@@ -40,7 +40,7 @@ RECIPE = {
     "variants": {
         "plain": {"method": "scratch"},
         "kd": {"method": "kd", "algorithm.alpha": 0.5},
-        "graded": {"training.exit_weight": 0.3},
+        "graded": {"curriculum.exit_weight": 0.3},
     },
 }
 
@@ -95,7 +95,7 @@ def test_the_summary_has_last_and_best_epoch_and_what_it_cost(swept):
     assert by_name["kd"]["teacher_training_flops"] < by_name["graded"]["teacher_training_flops"]
     assert by_name["plain"]["relative_student_flops"] == 1.0
     assert by_name["graded"]["method"] == "education"
-    assert by_name["graded"]["changes"] == {"training.exit_weight": 0.3}
+    assert by_name["graded"]["changes"] == {"curriculum.exit_weight": 0.3}
 
 
 def test_table_and_plots(swept):

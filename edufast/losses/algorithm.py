@@ -44,7 +44,7 @@ class Algorithm(nn.Module):
     """Turns what student and teachers say about a batch into a loss.
 
     The loss of a batch is ``logit_loss`` of the student's logits, plus that of each exit times
-    ``training.exit_weight``, plus ``feature_loss`` where ``reads_features``. A grade without
+    ``curriculum.exit_weight``, plus ``feature_loss`` where ``reads_features``. A grade without
     teachers has plain cross-entropy and does not ask.
 
     Subclasses override one or both. What changes between epochs is a buffer, not a Python number,

@@ -36,10 +36,10 @@ def school(algorithm: str | Algorithm, target: str = "gated", **keywords) -> Sch
     ]
     if isinstance(algorithm, str):
         algorithm = create_algorithm(algorithm, **OPTIONS.get(algorithm, {}))
-    student = Student(tiny_model(4), 3, input_size=(3, 16, 16), keep_exits=True)
+    student = Student(tiny_model(4), 3, input_size=(3, 16, 16))
     faculty = tiny_faculty(*HALVES, range(4), range(4))
     keywords = {"training": TRAINING, "algorithm": algorithm} | keywords
-    return School(student, faculty, Curriculum(grades), DATA, **keywords)
+    return School(student, faculty, Curriculum(grades, exit_weight=0.5), DATA, **keywords)
 
 
 @pytest.mark.parametrize("target", ["gated", "routed", "full"])
@@ -130,7 +130,7 @@ def test_epochs_are_counted_over_the_whole_training():
 
     school(Listening(1.0)).fit()
     assert told == [
-        ([(8, 8, 8), (64,)], (0,), 1),
+        ([(8, 8, 8), (128,)], (0,), 1),
         (0, 3),
         ([(8, 8, 8), (16, 4, 4), (16, 2, 2), (64,)], (0, 1), 3),
         (1, 3),
@@ -171,7 +171,7 @@ def test_what_an_algorithm_learns_and_remembers_is_compiled_along_once_a_grade(n
 
     monkeypatch.setattr("edufast.step.BACKEND", "eager")
     monkeypatch.setattr("edufast.school.TrainStep", Counted)
-    training = replace(TRAINING, compile=True, exit_weight=0.5)
+    training = replace(TRAINING, compile=True)
     school(name, "routed", training=training).fit()
     assert set(counts) == {1}
 
