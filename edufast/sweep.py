@@ -17,13 +17,13 @@ from pydantic import PositiveInt
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.errors import UserError
+from edufast.errors import TrainingError, UserError
 from edufast.files import atomic_write
 from edufast.journal import Journal
 from edufast.methods import METHODS, Equal, Methods
 from edufast.recipe import DataSection, Method, Recipe, parse_recipe
 from edufast.report import write_sweep
-from edufast.report.events import Event, read_run
+from edufast.report.events import DIVERGED, Event, read_run
 from edufast.runs import Run, RunConfig
 from edufast.schema import Section, parse_value, read_section
 from edufast.teachers import train_teacher
@@ -187,11 +187,16 @@ class StudentTask:
         )
 
     def done(self) -> bool:
-        return self.result() is not None
+        return self.result() is not None or (self.product / DIVERGED).exists()
 
     def run(self, console: Console) -> str:
         config = self.config()
-        results = Run(config, self.product, console, _load(self.recipe.data)).train()
+        try:
+            results = Run(config, self.product, console, _load(self.recipe.data)).train()
+        except TrainingError as error:  # an outcome of the variant, no failure of the sweep
+            with atomic_write(self.product / DIVERGED) as temporary:
+                temporary.write_text(f"{error}\n")
+            return f"diverged: {error}"
         result = results[self.method][self.seed]
         return f"{result['accuracy']:.1%}, {result['seconds']:.0f} s"
 
@@ -235,7 +240,8 @@ class Sweep:
 
         Raises:
             Interrupted: after Ctrl-C; call again to go on.
-            UserError, TrainingError: a training failed; the message names it.
+            UserError, TrainingError: a teacher's training failed; the message names it. That of
+                a student which diverges ends there and is counted in the summary.
         """
         for task in self.students:
             if task.product.exists():

@@ -134,6 +134,19 @@ def test_what_is_finished_stays_and_seeds_can_be_added(swept, recipe):
     assert "holds a run of another recipe" in " ".join(result.stderr.split())
 
 
+def test_a_student_that_diverges_is_counted_and_the_others_go_on(recipe):
+    out = recipe.parent / "diverged"
+    result = edufast(
+        "sweep", recipe, "--out", out, "--seeds", 1, "--json", "--vary", "training.lr=1e30,0.1",
+        "--only", "plain, training.lr=1e30;plain, training.lr=0.1",
+    )  # fmt: skip
+    wild, tame = json.loads(result.stdout)["variants"]
+    assert (wild["seeds"], wild["diverged"], wild["unfinished"]) == ([], [0], [])
+    assert (tame["seeds"], tame["diverged"]) == ([0], [])
+    assert "plain, training.lr=1e30 (1)" in (out / "sweep.md").read_text()
+    assert "done already" in edufast("resume", out).stderr  # not tried again
+
+
 def test_vary_makes_every_combination(recipe):
     base = parse_recipe(yaml.safe_load(recipe.read_text()) | {"variants": {}})
     assert list(with_variants(base).variants) == [

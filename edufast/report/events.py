@@ -29,6 +29,8 @@ SPLITS = {
     "validation": "on the data set's validation split",
 }
 EQUAL = {"samples": "numbers of samples", "flops": "student FLOPs", "time": "training time"}
+# In the folder of a run of a sweep whose loss was not finite: at which step.
+DIVERGED = "diverged.txt"
 NEEDED: dict[str, tuple[str, ...]] = {
     "teacher": ("accuracy",),
     "epoch": ("samples", "accuracy"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from edufast.report.events import EQUAL, SPLITS, Event, RunLog, read_events
+from edufast.report.events import DIVERGED, EQUAL, SPLITS, Event, RunLog, read_events
 from edufast.report.format import deviation, mean, si, spread
 from edufast.report.format import seconds as duration
 from edufast.report.style import Theme, figure, grid, label, legend, title
@@ -88,8 +88,10 @@ def summarise(
             "method": changes.get("method", "education"),
             "changes": {key: value for key, value in changes.items() if key != "method"},
             "seeds": [result["seed"] for result in results],
-            "unfinished": sorted(set(runs[name]) - {result["seed"] for result in results}),
+            "diverged": [s for s, run in runs[name].items() if (run / DIVERGED).exists()],
         }
+        ended = {*entry["seeds"], *entry["diverged"]}
+        entry["unfinished"] = sorted(set(runs[name]) - ended)
         if results:
             for key in ("accuracy", "best_accuracy"):
                 values = [result[key] for result in results]
@@ -138,12 +140,13 @@ def note(summary: Mapping[str, Any]) -> str:
         "chosen on the same images: read it as optimistic. Baselines had equal "
         f"{EQUAL[summary['equal']]}. Teachers are shared between variants and were trained once."
     )
-    unfinished = [f"{e['name']} ({len(e['unfinished'])})" for e in summary["variants"]]
-    unfinished = [
-        text for text, e in zip(unfinished, summary["variants"], strict=True) if e["unfinished"]
-    ]
-    if unfinished:
-        text += f" Unfinished, with the number of seeds missing: {', '.join(unfinished)}."
+    for state, means in (
+        ("diverged", "Diverged, with the number of seeds, which are not among the means"),
+        ("unfinished", "Unfinished, with the number of seeds missing"),
+    ):
+        cases = [f"{e['name']} ({len(e[state])})" for e in summary["variants"] if e[state]]
+        if cases:
+            text += f" {means}: {', '.join(cases)}."
     return text
 
 
