@@ -76,7 +76,8 @@ def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> T
     """A teacher from its file.
 
     Raises:
-        UserError: it knows other classes, or those of another data set.
+        UserError: it knows other classes or another data set, or learned from other images of it
+            (``data.seed`` or ``data.holdout`` differ): it may have seen those validated on.
     """
     model, info = load_model(path)
     if info.class_ids != tuple(classes) or info.data != data.name:
@@ -84,8 +85,18 @@ def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> T
             f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
             f"{_brief(classes)} of {data.name}"
         )
+    if (info.mean, info.std) != (data.mean, data.std):
+        raise UserError(
+            f"{path} was trained on images of mean {_rounded(info.mean)} and deviation "
+            f"{_rounded(info.std)}; those of {data.name} as this recipe draws and holds them out "
+            f"have {_rounded(data.mean)} and {_rounded(data.std)}"
+        )
     return Teacher(model, classes, f"{info.model} ({k})")
 
 
 def _brief(classes: Sequence[int]) -> str:
     return f"{classes[0]}..{classes[-1]} ({len(classes)})"
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"

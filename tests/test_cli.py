@@ -281,6 +281,11 @@ def test_teach_then_export(folder):
         code=2,
     )
     assert "knows classes 2..3 (2)" in " ".join(result.stderr.split())
+    result = edufast(
+        "train", folder / "recipe.yaml", "--set", f"teachers.1.weights={weights}",
+        "--set", "data.holdout=0.5", "--out", folder / "leak", code=2,
+    )  # fmt: skip
+    assert "draws and holds them out" in " ".join(result.stderr.split())
 
 
 def test_one_command_trains_on_a_folder_without_a_recipe(folder):
