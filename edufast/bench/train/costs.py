@@ -8,7 +8,7 @@ import torch
 
 from edufast.bench.train.setting import TEACHERS, Pair
 from edufast.curriculum import Curriculum
-from edufast.flops import TRAINING_FACTOR, forward_flops
+from edufast.flops import forward_flops
 from edufast.models import create_model
 from edufast.student import Student
 
@@ -50,15 +50,23 @@ def training_costs(pair: Pair) -> list[GradeCost]:
 
 def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
     size = (3, pair.image_size, pair.image_size)
+    costs = []
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes are all that counts
+        teacher = forward_flops(create_model(pair.teacher, pair.classes // TEACHERS), size)
         model = create_model(pair.student, pair.classes)
         student = Student(model, curriculum.fragments[-1], input_size=size)
-        teacher = forward_flops(create_model(pair.teacher, pair.classes // TEACHERS), size)
-    costs = []
-    for g, grade in enumerate(curriculum.grades):
-        taught = len(curriculum.classes_taught(g)) / pair.classes
-        images = round(grade.epochs * taught * pair.samples)
-        step = TRAINING_FACTOR * student.flops(curriculum.fragments[g])
-        answers = images * len(grade.teachers)
-        costs.append(GradeCost(method, g + 1, grade.epochs, images * step, answers * teacher))
+        for g, grade in enumerate(curriculum.grades):
+            taught = len(curriculum.classes_taught(g))
+            student.grow(
+                fragments=curriculum.fragments[g],
+                classes=taught,
+                keep_exits=curriculum.exit_weight > 0,
+            )
+            learning = 0
+            for epoch in range(grade.epochs):
+                student.frozen = grade.frozen(epoch)
+                learning += student.training_flops()
+            images = round(pair.samples * taught / pair.classes)
+            answers = grade.epochs * images * len(grade.teachers) * teacher
+            costs.append(GradeCost(method, g + 1, grade.epochs, learning * images, answers))
     return costs
