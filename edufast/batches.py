@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from edufast.curriculum import Curriculum
@@ -39,7 +40,10 @@ def training_batches(
         slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
         sampler = SliceSampler(labels, slices, own_seed, grade.samples)
     else:
-        sampler = MixedSampler(labels, groups, training.batch_size, own_seed, grade.samples)
+        members, weights = _mixture(data, curriculum, g, groups)
+        sampler = MixedSampler(
+            labels, members, training.batch_size, own_seed, grade.samples, weights
+        )
     return Loader(
         data.train,
         sampler=sampler,
@@ -54,6 +58,25 @@ def training_batches(
         groups=groups,
         drop_last=True,
     )
+
+
+def _mixture(
+    data: DataSet, curriculum: Curriculum, g: int, groups: Sequence[Sequence[int]]
+) -> tuple[Sequence[Sequence[int]], list[float] | None]:
+    """Groups to draw from and their weights; None: as they are in the data."""
+    grade = curriculum.grades[g]
+    if grade.rehearsal is None:
+        return groups, None
+    new = set(grade.classes)
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    members, weights = [], []
+    for wanted, share in ((False, grade.rehearsal), (True, 1 - grade.rehearsal)):
+        parts = [[c for c in group if (c in new) == wanted] for group in groups]
+        parts = [part for part in parts if part]
+        total = sum(counts[part].sum() for part in parts)
+        members += parts
+        weights += [float(share * counts[part].sum() / total) for part in parts]
+    return members, weights
 
 
 def validation_batches(

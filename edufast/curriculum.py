@@ -35,6 +35,8 @@ class Grade:
         samples: samples an epoch; None: every training sample of the classes taught so far.
         freeze: after which share of the grade's epochs fragment 1, 2, ... stops learning, which
             saves its backward pass; rising, in [0, 1]. (0.5,): the first at half time.
+        rehearsal: share of the samples of every batch that are of classes taught in grades before,
+            in (0, 1); mixed order only. None: as many as there are.
     """
 
     epochs: int
@@ -44,6 +46,7 @@ class Grade:
     target: Target | None = None
     samples: int | None = None
     freeze: Sequence[float] = ()
+    rehearsal: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("classes", "teachers", "freeze"):
@@ -63,6 +66,8 @@ class Grade:
             )
         if list(self.freeze) != sorted(self.freeze) or not all(0 <= f <= 1 for f in self.freeze):
             raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
+        if self.rehearsal is not None and not 0 < self.rehearsal < 1:
+            raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
 
     def frozen(self, epoch: int) -> int:
         """How many fragments, the first ones, no longer learn in ``epoch`` (from 0)."""
@@ -119,6 +124,14 @@ class Curriculum:
                 f"fragments per grade are {list(self.fragments)}; expected at least 1, never fewer "
                 "than in the grade before"
             )
+        for number, grade in enumerate(self.grades, 1):
+            if grade.rehearsal is None:
+                continue
+            if self.order != "mixed" or number == 1 or not grade.classes:
+                raise ValueError(
+                    f"rehearsal is {grade.rehearsal} in grade {number}; expected it only where "
+                    "a grade in mixed order adds classes to those of grades before"
+                )
         if self.exit_weight < 0:
             raise ValueError(f"exit_weight is {self.exit_weight}; expected 0 or more")
         for grade, fragments in zip(self.grades, self.fragments, strict=True):

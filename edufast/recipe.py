@@ -101,6 +101,7 @@ class GradeSection(Section):
     target: Target | None = None
     samples: PositiveInt | None = None
     freeze: list[float] = Field(default_factory=list)
+    rehearsal: float | None = None
 
 
 class CurriculumSection(Section):

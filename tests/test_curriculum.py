@@ -101,6 +101,12 @@ def test_class_growth_and_depth_growth_are_independent():
         (lambda: Grade(1, [0], freeze=[1.5]), "rising shares from 0 to 1"),
         (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to go on learning"),
         (lambda: Curriculum([Grade(1, [0])], exit_weight=-1), "exit_weight is -1"),
+        (lambda: Grade(1, [0], rehearsal=1), "rehearsal is 1; expected a share"),
+        (lambda: Curriculum([Grade(1, [0], rehearsal=0.5)]), "rehearsal is 0.5 in grade 1"),
+        (
+            lambda: Curriculum([Grade(1, [0]), Grade(1, [1], rehearsal=0.5)], order="slices"),
+            "rehearsal is 0.5 in grade 2",
+        ),
         (lambda: Grade(1, [0], [0], target="half"), "target is 'half'"),
         (lambda: Grade(1, [0], [0], target="none"), "exactly when there is a target"),
         (lambda: Grade(1, [0], [], target="routed"), "exactly when there is a target"),

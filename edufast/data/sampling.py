@@ -22,8 +22,8 @@ class Sampler(Protocol):
 class MixedSampler:
     """Whole batches over all ``groups``, each with the same number of samples of each group.
 
-    The numbers follow the groups' sizes (largest remainder, at least one), so that every batch
-    shows a student the same mixture, and each teacher as many images as in the batch before. Within
+    The numbers follow ``weights`` (largest remainder, at least one), so that every batch shows a
+    student the same mixture, and each teacher as many images as in the batch before. Within
     a batch group follows group. Each group is one endless sequence of passes, each pass a new
     permutation of its samples: an epoch goes on where the last one stopped, and no sample comes up
     again within a pass.
@@ -35,6 +35,7 @@ class MixedSampler:
         seed: of the permutations.
         samples_per_epoch: from which the largest number of whole batches is taken; None: the number
             of samples in all groups.
+        weights: of the groups, above 0; None: their numbers of samples.
 
     Raises:
         ValueError: no group, an empty one, a label in two or without samples, ``samples_per_epoch``
@@ -48,6 +49,7 @@ class MixedSampler:
         batch_size: int,
         seed: int,
         samples_per_epoch: int | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if samples_per_epoch is not None and samples_per_epoch < 1:
             raise ValueError(f"samples_per_epoch: expected at least 1, got {samples_per_epoch}")
@@ -60,7 +62,7 @@ class MixedSampler:
         length = samples_per_epoch or len(together)
         self.batch_size = min(batch_size, length)
         self._batches = length // self.batch_size
-        self.quotas = _shared_out(self.batch_size, [len(samples) for samples in members])
+        self.quotas = _shared_out(self.batch_size, weights or [len(m) for m in members])
         self._groups = [_Passes(samples, seed, group) for group, samples in enumerate(members)]
 
     def __len__(self) -> int:
@@ -152,7 +154,7 @@ class _Passes:
         return rng.permutation(self._samples)
 
 
-def _shared_out(total: int, sizes: Sequence[int]) -> list[int]:
+def _shared_out(total: int, sizes: Sequence[float]) -> list[int]:
     """Whole numbers in proportion to ``sizes`` that add up: largest remainder, at least 1 each."""
     if total < len(sizes):
         raise ValueError(
