@@ -112,15 +112,24 @@ def grid(axis: Axes, theme: Theme, which: Literal["both", "x", "y"] = "y") -> No
     axis.grid(axis=which, color=theme.grid, linewidth=1)
 
 
+_LEGEND_LINE, _LEGEND_KEY = 110, 6  # characters that fit in a line; that a key and its space take
+_LEGEND_LINE_HEIGHT = 0.22  # inches
+
+
 def legend(drawn: Figure, theme: Theme) -> None:
     """A legend under the axes, where it never covers data; none for a single entry."""
     handles, names = drawn.axes[0].get_legend_handles_labels()
     if len(names) > 1:
+        column = _LEGEND_KEY + max(map(len, names))
+        columns = min(len(names), max(1, _LEGEND_LINE // column))
+        # The figure grows by the lines, so that the axes keep their height.
+        lines = -(-len(names) // columns)
+        drawn.set_figheight(drawn.get_figheight() + (lines - 1) * _LEGEND_LINE_HEIGHT)
         drawn.legend(
             handles,
             names,
             loc="outside lower center",
-            ncols=min(len(names), 7),
+            ncols=columns,
             frameon=False,
             labelcolor=theme.ink,
             fontsize=10,
