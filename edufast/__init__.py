@@ -1,34 +1,59 @@
 """Education distillation (arXiv 2311.13811): big expert classifiers into a small edge model, fast.
 
-``edufast.ops`` stands alone: fused operators for anybody's training loop. The rest follows the way
-of the data: ``data`` and ``faculty``, ``student``, ``curriculum``, ``school``, ``export``.
+``edufast.ops`` stands alone: fused operators for any training loop. Everything else is imported
+when it is first asked for, so that ``import edufast`` costs next to nothing.
 """
 
-from edufast import ops
-from edufast.curriculum import Curriculum, Grade
-from edufast.data import Augment, load_dataset
-from edufast.exits import EarlyExit
-from edufast.export import export
-from edufast.faculty import Faculty, Teacher
-from edufast.models import create_model
-from edufast.school import School
-from edufast.student import Student
-from edufast.training import Training
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edufast import ops as ops
+    from edufast.data import Augment as Augment
+    from edufast.data import load_dataset as load_dataset
+    from edufast.edge.export import export as export
+    from edufast.models.zoo import create_model as create_model
+    from edufast.student.early_exits import EarlyExit as EarlyExit
+    from edufast.student.student import Student as Student
+    from edufast.teachers.faculty import Faculty as Faculty
+    from edufast.teachers.faculty import Teacher as Teacher
+    from edufast.training.curriculum import Curriculum as Curriculum
+    from edufast.training.curriculum import Grade as Grade
+    from edufast.training.school import School as School
+    from edufast.training.settings import Training as Training
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Augment",
-    "Curriculum",
-    "EarlyExit",
-    "Faculty",
-    "Grade",
-    "School",
-    "Student",
-    "Teacher",
-    "Training",
-    "create_model",
-    "export",
-    "load_dataset",
-    "ops",
-]
+# Where each public name lives; those above, for type checkers, are the same.
+_HOMES = {
+    "Augment": "edufast.data",
+    "Curriculum": "edufast.training.curriculum",
+    "EarlyExit": "edufast.student.early_exits",
+    "Faculty": "edufast.teachers.faculty",
+    "Grade": "edufast.training.curriculum",
+    "School": "edufast.training.school",
+    "Student": "edufast.student.student",
+    "Teacher": "edufast.teachers.faculty",
+    "Training": "edufast.training.settings",
+    "create_model": "edufast.models.zoo",
+    "export": "edufast.edge.export",
+    "load_dataset": "edufast.data",
+}
+
+__all__ = [*sorted(_HOMES), "ops"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("edufast.ops")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edufast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

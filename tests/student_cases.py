@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from edufast.models import create_model
-from edufast.student import Student
+from edufast.models.zoo import create_model
+from edufast.student.student import Student
 
 CLASSES = 10
 STAGES = [(1, 4), (1, 6), (2, 6), (2, 8), (3, 8), (3, 10)]  # each growth alone

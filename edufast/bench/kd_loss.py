@@ -17,9 +17,9 @@ from rich.table import Table
 from torch import Tensor
 
 from edufast.bench.timing import Candidate, buffer_sets, machine, measure, peak_extra_bytes
-from edufast.files import atomic_write
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
+from edufast.utils.files import atomic_write
 
 TEMPERATURE, ALPHA = 4.0, 0.3
 ROWS = {10: 1024, 100: 1024, 1000: 1024, 21841: 64, 131072: 16}  # bounds the memory

@@ -15,9 +15,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from edufast.bench.timing import Candidate, buffer_sets, last_level_cache, machine, measure
-from edufast.files import atomic_write
-from edufast.models import create_model
+from edufast.models.zoo import create_model
 from edufast.ops import MergePlan, merge_
+from edufast.utils.files import atomic_write
 
 DECAY = 0.999
 MODELS = {

@@ -14,10 +14,10 @@ from edufast.cli.common import JsonOption
 
 def recipes() -> None:
     """List the recipes that come with the package."""
-    from edufast.cost import expected_cost
     from edufast.data.outline import outline
-    from edufast.recipe import load_recipe, shipped_recipes
-    from edufast.report.format import seconds, si
+    from edufast.experiments.cost import expected_cost
+    from edufast.experiments.recipe import load_recipe, shipped_recipes
+    from edufast.experiments.report.format import seconds, si
 
     table = Table(
         Column("recipe", no_wrap=True), Column("data", no_wrap=True),
@@ -46,7 +46,7 @@ def recipes() -> None:
 
 def doctor(as_json: JsonOption = False) -> None:
     """Show what this installation can do, and why not more."""
-    from edufast.doctor import diagnose
+    from edufast.cli.doctor import diagnose
 
     checks = diagnose()
     if as_json:

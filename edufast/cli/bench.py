@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edufast.cli.common import DeviceOption, device_name, user
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 bench = typer.Typer(
     help="Measure kernels and training beside what you would use instead.", no_args_is_help=True

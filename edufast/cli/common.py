@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 console = Console(stderr=True)  # people read here; programs read standard output
 

@@ -21,10 +21,10 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a trained student as one verified file for the edge (ONNX)."""
-    from edufast.artifact import load_model
     from edufast.data import load_dataset
-    from edufast.export import ExportError
-    from edufast.export.trained import export_trained
+    from edufast.edge.parity import ExportError
+    from edufast.edge.trained import export_trained
+    from edufast.models.weights import load_model
 
     weights = source / "student.safetensors" if source.is_dir() else source
     model, info = user(load_model, weights)
@@ -51,7 +51,7 @@ def merge(
     ] = None,
 ) -> None:
     """Average models of one architecture, tensor by tensor."""
-    from edufast.merging import average_files
+    from edufast.models.averaging import average_files
 
     try:
         numbers = None if weights is None else [float(w) for w in weights.split(",")]

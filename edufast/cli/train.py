@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
-from edufast.errors import Interrupted, TrainingError
-from edufast.report.format import mean, si, spread
+from edufast.experiments.report.format import mean, si, spread
+from edufast.utils.errors import Interrupted, TrainingError
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
@@ -80,7 +80,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Distil a student by a recipe: teach, grow, graduate, export, verify, report."""
-    from edufast.recipe import load_recipe
+    from edufast.experiments.recipe import load_recipe
 
     overrides = list(set_ or [])
     if data is not None:
@@ -152,8 +152,8 @@ def sweep(
     every method. Teachers are trained once and shared. The same folder takes further variants and
     seeds.
     """
-    from edufast.recipe import load_recipe
-    from edufast.sweep import SweepConfig, with_variants
+    from edufast.experiments.recipe import load_recipe
+    from edufast.experiments.sweep import SweepConfig, with_variants
 
     names = [] if only is None else [name.strip() for name in only.split(";")]
     parsed = user(load_recipe, recipe, set_ or []).located()
@@ -174,8 +174,8 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted run or sweep, at the step where it stopped."""
-    from edufast.runs import RunConfig
-    from edufast.sweep import CONFIG, SweepConfig
+    from edufast.experiments.run import RunConfig
+    from edufast.experiments.sweep import CONFIG, SweepConfig
 
     if (run / CONFIG).is_file():
         _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json)
@@ -199,9 +199,9 @@ def _execute(
     fill_cache: bool = False,
     as_json: bool = False,
 ) -> None:
-    from edufast.methods import METHODS
-    from edufast.recipe import load_recipe
-    from edufast.runs import RunConfig
+    from edufast.experiments.method import METHODS
+    from edufast.experiments.recipe import load_recipe
+    from edufast.experiments.run import RunConfig
 
     parsed = user(load_recipe, recipe, overrides or []).located()
     for method in methods:
@@ -224,7 +224,7 @@ def _execute(
 
 
 def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
-    from edufast.runs import Run
+    from edufast.experiments.run import Run
 
     results = _attempt(lambda: Run(config, folder, console).execute(), folder)
     if as_json:
@@ -251,8 +251,8 @@ def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
 
 
 def _carry_out_sweep(config: Any, folder: Path, jobs: int, as_json: bool) -> None:
-    from edufast.report.sweep import HEADS, note, rows, to_json
-    from edufast.sweep import Sweep
+    from edufast.experiments.report.sweep import HEADS, note, rows, to_json
+    from edufast.experiments.sweep import Sweep
 
     summary = _attempt(lambda: Sweep(config, folder, console).execute(jobs), folder)
     if as_json:
@@ -268,7 +268,7 @@ def _carry_out_sweep(config: Any, folder: Path, jobs: int, as_json: bool) -> Non
 
 def _attempt(work: Callable[[], Any], folder: Path) -> Any:
     """What ``work`` returns; what stops it ends the command in one line."""
-    from edufast.export import ExportError
+    from edufast.edge.parity import ExportError
 
     try:
         return user(work)
@@ -279,7 +279,7 @@ def _attempt(work: Callable[[], Any], folder: Path) -> Any:
 
 
 def _equal(name: str) -> Any:
-    from edufast.methods import Equal
+    from edufast.experiments.method import Equal
 
     if name not in get_args(Equal):
         fail(f"--equal: {name!r}; expected one of {', '.join(get_args(Equal))}", 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 from edufast.data.folder import file_samples, position
 from edufast.data.layout import files_in, find_folder
 from edufast.data.samples import Splits
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 ARCHIVE = "256_ObjectCategories.tar"
 CLASSES = 256

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edufast.data.layout import read_lines
 from edufast.data.pickled import PickledArray, unpickle
 from edufast.data.samples import Samples, Splits
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 _PIXELS = 3 * 32 * 32
 

@@ -18,7 +18,7 @@ from edufast.data.outline import OUTLINES, PHOTOGRAPH, held_out, outline
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.tiny_imagenet import tiny_imagenet
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 _MIN_STD = 1e-3  # of a channel that never changes; nothing may divide by zero
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edufast.data.samples import Samples, Splits
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VAL_FOLDERS = ("val", "valid", "test")

@@ -11,7 +11,7 @@ from pathlib import Path
 from edufast.data.folder import file_samples
 from edufast.data.layout import files_in, find_folder, read_lines
 from edufast.data.samples import Samples, Splits
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 ARCHIVE = "food-101.tar.gz"
 CLASSES = 101

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.samples import Samples, Splits
-from edufast.files import atomic_write
+from edufast.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 
 def find_folder(given: Path, name: str, holds: str, archive: str) -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor
 from edufast.data.augment import Augment, Views, draw_views, numbered_views
 from edufast.data.datasets import Samples
 from edufast.data.sampling import Sampler
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline

@@ -15,7 +15,7 @@ from pathlib import Path
 from edufast.data.folder import file_samples
 from edufast.data.layout import files_in, find_folder, read_lines, read_pairs
 from edufast.data.samples import Splits
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 ARCHIVE = "tiny-imagenet-200.zip"
 CLASSES = 200

@@ -16,7 +16,7 @@ from edufast.bench.train.costs import ALL, DEFAULT, ONE, training_costs
 from edufast.bench.train.ladder import Means, SchoolLoop
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Pair, Setting, synthetic
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 TINY = Pair("resnet14", "resnet8", image_size=16, classes=6, samples=48)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edufast.data import Samples, datasets, load_dataset
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 
 def make_images(folder, count, first=0, colour=(10, 20, 30), suffix="png"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edufast.data import Augment, Batch, Loader, Samples, draw_views, numbered_views
 from edufast.data.pipeline import _CENTRE_SHARE
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 RNG = np.random.default_rng(0)
@@ -442,7 +442,7 @@ import sys
 sys.modules["nvidia.dali"] = None
 import numpy as np
 import edufast.data as data
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 samples = data.Samples(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64))
 try:
     data.Loader(samples, batch_size=1, image_size=8, mean=(0, 0, 0), std=(1, 1, 1))

@@ -10,7 +10,7 @@ import pytest
 
 from edufast.data import caltech256, load_dataset
 from edufast.data.pickled import unpickle
-from edufast.errors import UserError
+from edufast.utils.errors import UserError
 from tests.data import published
 
 WRITERS = {

@@ -24,8 +24,8 @@ from edufast.bench.train.floor import Floor
 from edufast.bench.train.ladder import Means, SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Setting, fast_precision, synthetic
-from edufast.errors import UserError
-from edufast.files import atomic_write
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
 
 BATCH_SIZES = {"cpu": (64, 256), "cuda": (64, 256, 1024)}
 QUICK = ("resnet110-resnet20", (64,))

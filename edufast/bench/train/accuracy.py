@@ -14,13 +14,13 @@ from torch import nn
 from edufast.bench.train.ladder import Means, school
 from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import Setting, fast_precision
-from edufast.curriculum import Curriculum
 from edufast.data import Augment, DataSet, Loader, load_dataset
-from edufast.faculty import Faculty
-from edufast.models import create_model
-from edufast.school import School
-from edufast.student import Student
-from edufast.training import Training
+from edufast.models.zoo import create_model
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum
+from edufast.training.school import School
+from edufast.training.settings import Training
 
 STUDENT, TEACHER = "resnet8", "resnet14"
 SLICES = [(0, 20), (20, 40), (40, 60)]
@@ -73,8 +73,10 @@ def _teacher(data: DataSet, classes: range, device: torch.device) -> nn.Module:
     torch.manual_seed(classes.start)
     model = Student(create_model(TEACHER, len(classes)), grades=1)
     training = Training(batch_size=BATCH_SIZE, lr=LR, augment=AUGMENT)
-    lessons = Curriculum.single(classes, TEACHER_EPOCHS)
-    return School(model, Faculty([], device), lessons, data, training=training, device=device).fit()
+    supervisions = Curriculum.single(classes, TEACHER_EPOCHS)
+    return School(
+        model, Faculty([], device), supervisions, data, training=training, device=device
+    ).fit()
 
 
 def _plain(setting: Setting) -> nn.Module:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from edufast.bench.train.setting import TEACHERS, Pair
-from edufast.curriculum import Curriculum
-from edufast.flops import forward_flops
-from edufast.models import create_model
-from edufast.student import Student
+from edufast.models.zoo import create_model
+from edufast.student.student import Student
+from edufast.training.curriculum import Curriculum
+from edufast.utils.flops import forward_flops
 
 EPOCHS = 240  # the peers'
 ONE, ALL, DEFAULT = "plain KD, one full teacher", "plain KD, every teacher", "default curriculum"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edufast.bench.train.ladder import Means, faculty
 from edufast.bench.train.setting import Setting
-from edufast.training import autocast
+from edufast.training.settings import autocast
 
 
 class Floor:

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import ALPHA, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, Setting
-from edufast.cache import questions
-from edufast.curriculum import Curriculum
 from edufast.data import Batch, Loader, MixedSampler, Samples
-from edufast.faculty import Faculty, Teacher
-from edufast.losses import KD
+from edufast.distill import KD
 from edufast.ops import kd_loss
-from edufast.school import School
-from edufast.student import Student
-from edufast.training import Precision, Training
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty, Teacher
+from edufast.training.curriculum import Curriculum, questions
+from edufast.training.school import School
+from edufast.training.settings import Precision, Training
 
 
 class WithLoader(PlainLoop):
@@ -102,7 +101,7 @@ class SchoolLoop:
         return endless(self.school._loaders[0])
 
     def step(self, batch: Batch) -> Tensor:
-        return self.school._step(batch, self.school._lessons[0])
+        return self.school._step(batch, self.school._supervisions[0])
 
 
 def school(

@@ -27,7 +27,7 @@ from edufast.bench.train.setting import (
     Setting,
     fast_precision,
 )
-from edufast.training import autocast
+from edufast.training.settings import autocast
 
 WORKERS = 2  # mdistiller's default
 

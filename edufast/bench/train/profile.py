@@ -15,9 +15,9 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from edufast.bench.train.ladder import SchoolLoop
-from edufast.files import atomic_write
-from edufast.lesson import Lesson
-from edufast.report.style import LIGHT, figure, grid, label, png, title
+from edufast.experiments.report.style import LIGHT, figure, grid, label, png, title
+from edufast.teachers.supervision import Supervision
+from edufast.utils.files import atomic_write
 
 PHASES = ("data", "teachers", "student forward", "loss", "backward", "optimiser")
 WARM_UP, STEPS = 2, 5  # steps not counted, steps averaged
@@ -119,7 +119,7 @@ def _labelled(loop: SchoolLoop) -> Iterator[None]:
     school = loop.school
     with ExitStack() as stack:
         for owner, name, phase in (
-            (Lesson, "__call__", "teachers"),
+            (Supervision, "__call__", "teachers"),
             (school.student, "forward_answers", "student forward"),
             (school.algorithm, "logit_loss", "loss"),
             (torch.Tensor, "backward", "backward"),

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from edufast.data import Augment, DataSet, Samples
-from edufast.models import create_model
-from edufast.training import Precision
+from edufast.models.zoo import create_model
+from edufast.training.settings import Precision
 
 TEMPERATURE, ALPHA = 4.0, 0.1  # the peers': 0.1 cross-entropy + 0.9 distillation
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4

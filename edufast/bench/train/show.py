@@ -156,7 +156,7 @@ def _markdown_table(columns: Sequence[str], lines: list[tuple[str, ...]]) -> lis
 
 def plot(results: list[dict[str, Any]]) -> bytes:
     """Images per second of every contestant, one panel a contest, with the floors as lines."""
-    from edufast.report.style import LIGHT, figure, label, png
+    from edufast.experiments.report.style import LIGHT, figure, label, png
 
     drawn, axes = figure(LIGHT, 0.6 + 3.2 * len(results), rows=len(results))
     for axis, result in zip(axes, results, strict=True):

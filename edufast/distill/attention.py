@@ -1,0 +1,54 @@
+"""Attention transfer (Zagoruyko and Komodakis 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edufast.distill.algorithm import Algorithm, GradeContext, above_zero
+from edufast.distill.feature_algorithm import FeatureAlgorithm, as_map, matched, same_size
+
+
+class AttentionTransfer(FeatureAlgorithm):
+    """Logit loss ``+ weight * sum_pairs mean((n(a_s) - n(a_t))^2)``, with ``a = mean_c f^2``.
+
+    The attention map a says where features are strong; n divides it by its Euclidean norm. Of each
+    pair of maps the larger is averaged down to the smaller. The mean is over rows and places, as
+    in the authors' code (the paper has the norm of the difference); pairs are summed. Nothing is
+    learned beside the student.
+
+    Args:
+        weight: of the sum; 1000 in common use, beta of the paper.
+        logits: see :class:`FeatureAlgorithm`.
+    """
+
+    def __init__(self, weight: float = 1000.0, logits: Algorithm | None = None) -> None:
+        super().__init__(logits)
+        self.weight = above_zero("weight", weight)
+        self._pairs: list[list[tuple[int, int]]] = []
+
+    def begin_grade(self, context: GradeContext) -> None:
+        self._pairs = [matched(context.student_shapes, t) for t in context.teacher_shapes]
+        super().begin_grade(context)
+
+    def create_adapter(self, context: GradeContext, position: int) -> nn.Module:
+        return nn.Identity()
+
+    def compare(
+        self,
+        position: int,
+        features: list[Tensor],
+        answers: list[Tensor],
+        labels: Tensor,
+        index: Tensor,
+    ) -> Tensor:
+        losses = []
+        for i, j in self._pairs[position]:
+            student, teacher = same_size(as_map(features[i]), as_map(answers[j]))
+            losses.append(F.mse_loss(_attention(student), _attention(teacher)))
+        return self.weight * torch.stack(losses).sum()
+
+
+def _attention(x: Tensor) -> Tensor:
+    return F.normalize(x.square().mean(1).flatten(1), dim=1)

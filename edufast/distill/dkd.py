@@ -1,0 +1,62 @@
+"""Decoupled knowledge distillation (Zhao et al. 2022), by the fused operator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edufast.distill.algorithm import Algorithm, at_least_zero
+from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.distill.weighting import check_weighting, operator_weighting
+from edufast.ops import kd_loss
+
+
+class DKD(Algorithm):
+    """``CE + warm * T^2 * sum_k w_k (a KL(b_t || b_s) + b KL(phat_t || phat_s))``.
+
+    b = (p_y, 1 - p_y), and phat the distribution over the classes without y (eq. 7 of the paper).
+    A teacher that does not know y has the second term only, over its whole slice. T^2 is applied,
+    the weights w_k sum to 1, and the mean is over the rows not ignored. ``warm`` rises linearly to
+    1, as in the authors' code: ``min(1, epoch / warm_up)`` with epochs counted from 1.
+
+    Args:
+        temperature: T.
+        target: a, weight of the target-class term.
+        other: b, weight of the other classes; the paper tunes it between 1 and 8 by the teacher.
+        warm_up: epochs, over the whole training; 0: none.
+        weighting: of several teachers, see :func:`edufast.distill.weighting.check_weighting`.
+    """
+
+    warm: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        target: float = 1.0,
+        other: float = 8.0,
+        warm_up: float = 20,
+        weighting: str = "mean",
+    ) -> None:
+        super().__init__(temperature)
+        self.params = (at_least_zero("target", target), at_least_zero("other", other))
+        self.warm_up = at_least_zero("warm_up", warm_up)
+        self.weighting = check_weighting(weighting)
+        self.register_buffer("warm", torch.ones(()))
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.warm.fill_(min(1.0, (epoch + 1) / self.warm_up) if self.warm_up else 1.0)
+
+    def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
+        divergence = kd_loss(
+            logits,
+            outputs.logits,
+            labels,
+            slices=outputs.slices,
+            temperature=self.temperature,
+            alpha=0.0,
+            weighting=operator_weighting(self.weighting, logits, outputs, self.temperature),
+            divergence="dkd",
+            divergence_params=self.params,
+        )
+        return F.cross_entropy(logits.float(), labels) + self.warm * divergence

@@ -1,0 +1,1 @@
+"""Artefacts for edge devices, and their verification."""

@@ -1,0 +1,170 @@
+"""Writing one self-contained .onnx file through PyTorch's torch.export-based exporter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edufast.edge.parity import ExportError, Run
+from edufast.edge.preprocess import Preprocessed
+from edufast.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT, OUTPUT = "image", "logits"
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# Fields of an ONNX file that no runtime reads. value_info (shapes of intermediate values) is
+# inferred again on loading.
+_DESCRIPTIVE = ("doc_string", "metadata_props", "value_info")
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+def write(
+    model: nn.Module,
+    path: Path,
+    *,
+    input_size: tuple[int, int, int],
+    constants: tuple[list[float], list[float]] | None,
+    opset: int,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Export ``model`` (on the CPU, float32, in eval mode) to ``path``.
+
+    With ``constants`` (mean, std) the graph takes uint8 (N, H, W, C), else float32 (N, C, H, W).
+    The batch size is dynamic, the weights lie inside the file, and equal models give equal bytes.
+
+    Raises:
+        UserError: a package of the ``export`` extra is missing.
+        ExportError: the model cannot be traced, or the exporter wrote another opset.
+    """
+    require()
+    channels, height, width = input_size
+    # torch.export treats a batch of 0 or 1 as a constant: trace with 2.
+    if constants is None:
+        example = torch.zeros(2, channels, height, width)
+    else:
+        model = Preprocessed(model, *constants).eval()
+        example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
+    proto = _trace(model, example, opset)
+    written = {entry.domain: entry.version for entry in proto.opset_import}[""]
+    if written != opset:
+        raise ExportError(f"opset {opset} was asked for, but PyTorch could only write {written}")
+    _strip(proto)
+    for key, value in metadata.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        proto.metadata_props.add(key=key, value=text)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def runner(path: Path) -> Run:
+    """The file as a function from images to logits, run by onnxruntime on the CPU.
+
+    Raises:
+        ExportError: onnxruntime cannot load the file or, later, cannot run it on a batch.
+    """
+    require()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise ExportError(f"onnxruntime cannot load the file: {_cause(error)}") from error
+
+    def run(images: np.ndarray) -> np.ndarray:
+        try:
+            return session.run([OUTPUT], {INPUT: images})[0]
+        except Exception as error:
+            raise ExportError(
+                f"onnxruntime cannot run the file at batch size {len(images)}: {_cause(error)}"
+            ) from error
+
+    return run
+
+
+def require() -> None:
+    """Raise `UserError` unless every package this format needs can be imported."""
+    for package in _PACKAGES:
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise UserError(
+                f"{package} is needed to export .onnx files: pip install 'edufast[export]'"
+            ) from error
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that shapes the file, for its metadata."""
+    return {name: distributions.version(name) for name in ("torch", "onnx", "onnxscript")}
+
+
+def _trace(model: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # nor do the exporter's
+        raise ExportError(f"PyTorch cannot export this model: {_cause(error)}") from error
+    assert program is not None  # None is for the older exporter only
+    return program.model_proto
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong first: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _strip(message: Any) -> None:
+    """Remove what describes the machine that exported: source lines, paths, trace details.
+
+    ``message`` is any protobuf message of an ONNX file; what it holds is treated alike.
+    """
+    for field, value in message.ListFields():
+        if field.name in _DESCRIPTIVE:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _strip(part)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice off the screen; what matters of it is checked after export."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,77 @@
+"""Exporting a model file of EduFast's own: what the device needs to know is already in it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edufast.data import ClassSampler, DataSet, Loader, Samples
+from edufast.edge.export import ExportReport, export
+from edufast.models.weights import ModelInfo
+
+VERIFY_SAMPLES = 256  # real images on which an export is compared with PyTorch
+
+
+def export_trained(
+    model: nn.Module, info: ModelInfo, data: DataSet | None, path: Path
+) -> ExportReport:
+    """Export ``model`` with its preprocessing inside, verified on images of ``data`` if given.
+
+    Raises: as :func:`edufast.edge.export.export`.
+    """
+    images, labels = validation_images(data, info) if data is not None else (None, None)
+    return export(
+        model,
+        path,
+        input_size=(3, info.image_size, info.image_size),
+        classes=info.classes,
+        mean=info.mean,
+        std=info.std,
+        samples=images,
+        labels=labels,
+    )
+
+
+def validation_images(
+    data: DataSet, info: ModelInfo, count: int = VERIFY_SAMPLES
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Validation images as bytes (N, H, W, 3), cut to size like in validation, N <= ``count``.
+
+    They are spread over the classes the model knows; labels (N,) are in the order of its logits.
+    """
+    known = ClassSampler(data.val.labels, info.class_ids)(0)
+    index = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
+    images = data.val.images
+    chosen = images[index] if isinstance(images, np.ndarray) else tuple(images[i] for i in index)
+    loader = Loader(
+        Samples(chosen, data.val.labels[index]),
+        batch_size=len(index),
+        image_size=info.image_size,
+        mean=(0.0, 0.0, 0.0),
+        std=(1 / 255, 1 / 255, 1 / 255),
+    )
+    batch = next(loader.epoch(0))
+    pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
+    rank = {c: position for position, c in enumerate(info.class_ids)}
+    return pixels, np.array([rank[int(label)] for label in batch.labels], dtype=np.int64)
+
+
+def latency(path: Path, image_size: int, runs: int = 50) -> float:
+    """Median milliseconds that onnxruntime needs for one image of bytes, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = np.zeros((1, image_size, image_size, 3), np.uint8)
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        session.run(None, {"image": image})
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)

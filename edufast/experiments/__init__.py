@@ -1,0 +1,1 @@
+"""Recipes carried out in folders: runs, comparisons, sweeps, reports."""

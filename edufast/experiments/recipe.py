@@ -1,0 +1,377 @@
+"""Recipes: a run described in YAML, checked before anything starts."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from edufast.data import Augment, DataSet, absolute_source, load_dataset
+from edufast.distill import Algorithm, create_algorithm
+from edufast.experiments.schema import Section, check, override, parse_value, read_yaml
+from edufast.models.heads import Kind
+from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
+from edufast.training.settings import Compile, Precision, Training
+from edufast.utils.errors import UserError
+
+# `2/3`: the second of three equal shares of the classes.
+_SHARE = r"[1-9]\d*/[1-9]\d*"
+
+# Of a curriculum as a whole.
+_OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
+
+Method = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
+
+
+def _class_ids(value: object) -> object:
+    """`0-19` or `0-4,7,9-12` as written in YAML, to a list of integers."""
+    if not isinstance(value, str) or value == "all" or re.fullmatch(_SHARE, value):
+        return value
+    ids: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not match:
+            raise ValueError(f"{part.strip()!r} is no class range; expected for instance 0-19")
+        first, last = int(match[1]), int(match[2] or match[1])
+        ids += range(first, last + 1)
+    return ids
+
+
+ClassIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_class_ids)]
+
+
+class DataSection(Section):
+    """Which images to learn from: see :func:`edufast.data.load_dataset`."""
+
+    source: str
+    image_size: PositiveInt | None = None
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def load(self) -> DataSet:
+        """The images.
+
+        Raises:
+            UserError: as :func:`edufast.data.load_dataset`.
+        """
+        return load_dataset(
+            self.source, image_size=self.image_size, holdout=self.holdout, seed=self.seed
+        )
+
+
+class StudentSection(Section):
+    """The edge model and where it is cut."""
+
+    model: str
+    head: Kind = "grid"
+    head_width: PositiveInt | None = None
+    cuts: list[str] | None = None
+
+
+class TeacherSection(Section):
+    """One teacher: what it knows, and its weights or else how long it is taught."""
+
+    model: str
+    classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{_SHARE}$")] = "all"
+    weights: Path | None = None
+    epochs: PositiveInt | None = None
+
+
+class GradeSection(Section):
+    """One grade; see :class:`edufast.Grade`. Classes left out are those of the teachers that did
+    not teach before."""
+
+    epochs: PositiveInt
+    teachers: list[int] = Field(default_factory=list)
+    classes: ClassIds | None = None
+    fragments: PositiveInt | None = None
+    target: Target | None = None
+    samples: PositiveInt | None = None
+    freeze: list[float] = Field(default_factory=list)
+    rehearsal: float | None = None
+
+
+class CurriculumSection(Section):
+    """Either a preset with a number of epochs, or the grades one by one; see
+    :class:`edufast.Curriculum`. What is left out is as the preset has it."""
+
+    preset: Literal["default", "paper"] | None = None
+    epochs: PositiveInt | None = None
+    shares: list[PositiveFloat] | None = None
+    samples: PositiveInt | None = None
+    grades: list[GradeSection] | None = None
+    freeze: list[float] | None = None
+    order: Order | None = None
+    schedule: Schedule | None = None
+    keep_rows: bool | None = None
+    keep_state: bool | None = None
+    exit_weight: float | None = None
+
+
+class AlgorithmSection(BaseModel):
+    """The distillation algorithm by name, with its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "kd"
+
+
+class AugmentSection(Section):
+    """Random views; see :class:`edufast.data.Augment`."""
+
+    pad: Annotated[int, Field(ge=0)] = 4
+    flip: bool = True
+    random_resized_crop: tuple[float, float] | None = None
+    replay: PositiveInt | None = None
+
+
+class TrainingSection(Section):
+    """The optimiser's settings; see :class:`edufast.Training`."""
+
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    augment: AugmentSection = AugmentSection()
+    precision: Precision = "fp32"
+    compile: Compile = "auto"
+
+
+class Recipe(Section):
+    """A whole run. :func:`load_recipe` reads one from YAML."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    data: DataSection
+    student: StudentSection
+    teachers: list[TeacherSection] = Field(default_factory=list)
+    curriculum: CurriculumSection
+    algorithm: AlgorithmSection = AlgorithmSection()
+    training: TrainingSection = TrainingSection()
+    teaching: TrainingSection | None = None
+    teacher_epochs: PositiveInt = 30
+    baselines: list[Method] = Field(default_factory=list)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def variant(self, changes: Mapping[str, Any], source: str = "variant") -> Recipe:
+        """The recipe with dotted keys changed, and without variants of its own.
+
+        Args:
+            changes: ``{"training.lr": 0.1}``. The key ``method`` says how a sweep trains the
+                variant, and changes nothing here.
+            source: named in errors.
+
+        Raises:
+            UserError: the first thing wrong with it.
+        """
+        method = changes.get("method", "education")
+        if method not in get_args(Method):
+            raise UserError(
+                f"{source}: method: found {method!r}; expected one of {', '.join(get_args(Method))}"
+            )
+        content = self.model_dump(mode="json", exclude={"variants"})
+        for key, value in changes.items():
+            if key != "method":
+                override(content, key, copy.deepcopy(value), source)
+        return parse_recipe(content, source)
+
+    def located(self) -> Recipe:
+        """The recipe with absolute paths, to be found again from another folder."""
+        data = self.data.model_copy(update={"source": absolute_source(self.data.source)})
+        teachers = [
+            teacher.model_copy(update={"weights": teacher.weights and teacher.weights.absolute()})
+            for teacher in self.teachers
+        ]
+        return self.model_copy(update={"data": data, "teachers": teachers})
+
+    def create_training(self) -> Training:
+        """How the student is optimised."""
+        return _training(self.training)
+
+    def create_teaching(self) -> Training:
+        """How teachers are optimised: like the student unless ``teaching`` says otherwise."""
+        return _training(self.teaching or self.training)
+
+    def create_algorithm(self) -> Algorithm:
+        """The distillation algorithm."""
+        options = dict(self.algorithm.model_extra or {})
+        return create_algorithm(self.algorithm.name, **options)
+
+    def teacher_classes(self, data: DataSet) -> list[tuple[int, ...]]:
+        """Class ids of each teacher.
+
+        Raises:
+            UserError: an id the data set does not have.
+        """
+        everything = tuple(range(len(data.classes)))
+        slices = []
+        for k, teacher in enumerate(self.teachers):
+            if teacher.classes == "all":
+                classes = everything
+            elif isinstance(teacher.classes, str):
+                classes = _share(everything, teacher.classes, f"teachers.{k}.classes")
+            else:
+                classes = tuple(teacher.classes)
+            _check_ids(f"teachers.{k}.classes", classes, data)
+            slices.append(classes)
+        return slices
+
+    def create_curriculum(self, data: DataSet) -> Curriculum:
+        """The grades for ``data``.
+
+        Raises:
+            UserError: preset and grades do not fit, a class is in no grade or in two, a teacher
+                is named that there is not.
+        """
+        section, knows = self.curriculum, self.teacher_classes(data)
+        full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
+        slices = [classes for k, classes in enumerate(knows) if k not in full]
+        try:
+            if section.grades is not None and (section.epochs or section.preset):
+                raise UserError("curriculum: found grades and epochs; expected either of them")
+            elif section.grades is not None:
+                curriculum = self._explicit(section.grades, knows)
+            elif section.epochs is None:
+                raise UserError("curriculum.epochs: missing; expected a number, or grades")
+            elif not slices or (full and full != [len(slices)]):
+                raise UserError(
+                    "curriculum.preset: needs slice teachers first and at most one teacher of all "
+                    f"classes, last; found teachers of {[len(c) for c in knows]} classes"
+                )
+            elif section.preset == "paper":
+                curriculum = Curriculum.paper(slices, section.epochs, samples=section.samples)
+            else:
+                curriculum = Curriculum.graded(
+                    slices,
+                    section.epochs,
+                    shares=section.shares,
+                    full_teacher=full[0] if full else None,
+                    samples=section.samples,
+                    freeze=section.freeze,
+                )
+            options = {name: getattr(section, name) for name in _OPTIONS}
+            given = {name: value for name, value in options.items() if value is not None}
+            curriculum = replace(curriculum, **given)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"curriculum: {error}") from error
+        _check_ids("curriculum.grades", curriculum.class_order, data)
+        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_order))
+        if forgotten:
+            raise UserError(
+                f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "
+                f"expected each of the {len(data.classes)} classes of {data.name} in one"
+            )
+        return curriculum
+
+    def _explicit(
+        self, sections: Sequence[GradeSection], knows: Sequence[Sequence[int]]
+    ) -> Curriculum:
+        grades = []
+        taught: set[int] = set()
+        for number, section in enumerate(sections):
+            for k in section.teachers:
+                if not 0 <= k < len(knows):
+                    raise UserError(
+                        f"curriculum.grades.{number}.teachers: {k}; expected 0 to {len(knows) - 1}"
+                    )
+            classes: Sequence[int]
+            if section.classes is None:
+                known = (c for k in section.teachers for c in knows[k])
+                classes = [c for c in dict.fromkeys(known) if c not in taught]
+            else:
+                classes = section.classes
+            taught.update(classes)
+            fields = section.model_dump(exclude={"classes"})
+            grades.append(Grade(**fields, classes=classes))
+        return Curriculum(grades)
+
+
+def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
+    number, count = map(int, share.split("/"))
+    if not number <= count <= len(classes):
+        raise UserError(
+            f"{key}: {share}; expected one of at most {len(classes)} shares, the number of classes"
+        )
+    return classes[len(classes) * (number - 1) // count : len(classes) * number // count]
+
+
+def _training(section: TrainingSection) -> Training:
+    augment = Augment(**section.augment.model_dump())
+    return Training(**section.model_dump(exclude={"augment"}), augment=augment)
+
+
+def _check_ids(key: str, classes: Sequence[int], data: DataSet) -> None:
+    for c in classes:
+        if not 0 <= c < len(data.classes):
+            raise UserError(
+                f"{key}: class {c}; expected 0 to {len(data.classes) - 1}, the classes of "
+                f"{data.name}"
+            )
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    names = (file.name for file in (resources.files("edufast.experiments") / "recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: name of a shipped recipe, or the path of a YAML file.
+        overrides: ``key.subkey=value`` each, the value in YAML, applied before the check.
+
+    Raises:
+        UserError: no such recipe, or the first thing wrong with it: the key, what was found and
+            what was expected.
+    """
+    if source in shipped_recipes():
+        text = (resources.files("edufast.experiments") / "recipes" / f"{source}.yaml").read_text()
+    elif Path(source).is_file():
+        text = Path(source).read_text()
+    else:
+        raise UserError(
+            f"recipe {source!r}: no such file; shipped recipes are {', '.join(shipped_recipes())}"
+        )
+    content = read_yaml(text, source)
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--set {text}: expected key.subkey=value")
+        override(content, key, parse_value(value, f"--set {text}"), f"--set {text}")
+    return parse_recipe(content, source)
+
+
+def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Check ``content``, its variants included; ``source`` is named in errors.
+
+    Raises:
+        UserError: the first thing wrong with it.
+    """
+    recipe = check(Recipe, content, source)
+    for k, teacher in enumerate(recipe.teachers):
+        if teacher.weights is not None and not teacher.weights.is_file():
+            raise UserError(
+                f"{source}: teachers.{k}.weights: {str(teacher.weights)!r} does not exist; "
+                "expected a .safetensors file written by edufast teach"
+            )
+    recipe.create_algorithm()
+    for name, changes in recipe.variants.items():
+        recipe.variant(changes, f"{source}: variants.{name}")
+    return recipe

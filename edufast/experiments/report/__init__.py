@@ -1,0 +1,108 @@
+"""The report of a run: one self-contained page, and its plots as pictures beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edufast.experiments.report.events import RunLog, read_run
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+__all__ = ["RunLog", "read_run", "write_report", "write_sweep"]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` and ``plots/*.png`` of a run from what it logged so far.
+
+    Works on one run or a comparison, finished or not: what metrics.jsonl does not hold is left
+    out, and the page says which parts are unfinished.
+
+    Args:
+        run_dir: holds metrics.jsonl and, optionally, config.yaml.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        UserError: there is no metrics.jsonl, a line of it is malformed, or matplotlib is missing.
+    """
+    run_dir = Path(run_dir)
+    log = read_run(run_dir)
+    with _matplotlib():
+        from edufast.experiments.report.page import render
+        from edufast.experiments.report.plots import plots
+        from edufast.experiments.report.style import DARK, LIGHT, png
+
+    pictures = []
+    for plot in plots(log):
+        light, dark = png(plot.draw(LIGHT)), png(plot.draw(DARK))
+        with atomic_write(run_dir / "plots" / f"{plot.name}.png") as temporary:
+            temporary.write_bytes(light)
+        pictures.append((plot, light, dark))
+    page = run_dir / "report.html"
+    with atomic_write(page) as temporary:
+        temporary.write_text(render(log, pictures), "utf-8")
+    return page
+
+
+def write_sweep(
+    folder: Path,
+    config: Mapping[str, Any],
+    runs: Mapping[str, Mapping[int, Path]],
+    teachers: Sequence[Path],
+) -> dict[str, Any]:
+    """Write the summary of a sweep, finished or not, and its report.
+
+    Args:
+        folder: gets sweep.json, sweep.md, sweep.png and .svg (accuracy by variant),
+            sweep-flops.png and .svg (accuracy against student FLOPs), metrics.jsonl of all runs
+            together, report.html and plots/.
+        config: of the sweep, with its variants.
+        runs: run folders by variant and seed.
+        teachers: journals of the teachers.
+
+    Returns:
+        What sweep.json holds.
+
+    Raises:
+        UserError: a journal is malformed, or matplotlib is missing.
+    """
+    with _matplotlib():
+        from edufast.experiments.report import sweep
+        from edufast.experiments.report.plots import flops
+        from edufast.experiments.report.style import LIGHT, png, svg
+
+    with atomic_write(folder / "metrics.jsonl") as temporary:
+        events = sweep.merged_events(config, runs, teachers)
+        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+    log = read_run(folder)
+    summary = sweep.summarise(config, runs, log)
+    for name, text in (
+        ("sweep.json", sweep.to_json(summary)),
+        ("sweep.md", sweep.markdown(summary)),
+    ):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, "utf-8")
+    if any(entry["seeds"] for entry in summary["variants"]):
+        figures = {"sweep": sweep.draw(summary, LIGHT), "sweep-flops": flops(log, LIGHT)}
+        for name, drawn in figures.items():
+            for suffix, write in ((".png", png), (".svg", svg)):
+                with atomic_write(folder / f"{name}{suffix}") as temporary:
+                    temporary.write_bytes(write(drawn))
+    write_report(folder)
+    return summary
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Around imports that need it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "matplotlib":
+            raise
+        raise UserError("matplotlib is needed for reports: pip install 'edufast[train]'") from error

@@ -1,0 +1,142 @@
+"""Files that people write in YAML: read, changed by key, and checked with one-line errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edufast.utils.errors import UserError
+
+
+class Section(BaseModel):
+    """Part of a file: its keys, their types and defaults. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def read_yaml(text: str, source: str) -> dict[str, Any]:
+    """The keys and values of a YAML document; ``source`` is named in errors.
+
+    Raises:
+        UserError: it is no YAML, or something else than keys and values.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: found {type(content).__name__}; expected keys and values")
+    return content
+
+
+def read_section(model: type[SectionType], path: Path) -> SectionType:
+    """A file that was written by this package, checked as if a user had.
+
+    Raises:
+        UserError: the first thing wrong with it.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    return check(model, read_yaml(text, str(path)), str(path))
+
+
+def check(model: type[SectionType], content: dict[str, Any], source: str) -> SectionType:
+    """``content`` as a ``model``; ``source`` is named in errors.
+
+    Raises:
+        UserError: the first thing wrong with it: the key, what was found and what was expected.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error, model)}") from error
+
+
+def parse_value(text: str, source: str) -> Any:
+    """A value as written behind ``key=``, in YAML.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def override(content: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set ``key``, such as ``training.lr`` or ``teachers.0.model``, in place.
+
+    Raises:
+        UserError: a position that a list does not have, or a key inside something that has none.
+    """
+    *path, last = key.split(".")
+    section: Any = content
+    for name in path:
+        section = _enter(section, name, source)
+    if isinstance(section, list):
+        _enter(section, last, source)
+        section[int(last)] = value
+    else:
+        section[last] = value
+
+
+def _enter(section: Any, name: str, source: str) -> Any:
+    """The item ``name`` of a section or list of sections; a section that is not there begins."""
+    if isinstance(section, list):
+        if not name.isdigit() or int(name) >= len(section):
+            raise UserError(f"{source}: {name} is no position in a list of {len(section)} entries")
+        return section[int(name)]
+    if section.get(name) is None:
+        section[name] = {}
+    if not isinstance(section[name], (dict, list)):
+        raise UserError(f"{source}: {name} is not a section")
+    return section[name]
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first error in one line: key, value found, value expected."""
+    # A mistyped key is reported as missing, too: the unknown key says more.
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    # A union reports every branch; the branch names are no keys of the file.
+    key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known)
+        hint = f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
+        return f"{key}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: found {first['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _is_branch(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part == "literal")
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    section = model
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    return sorted(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section inside an annotation such as ``list[GradeSection] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_section_of(argument) for argument in get_args(annotation))
+    return next((section for section in inner if section is not None), None)

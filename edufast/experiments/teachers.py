@@ -1,0 +1,102 @@
+"""The teachers of a recipe: trained once each, kept as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from edufast.data import DataSet
+from edufast.experiments.recipe import Recipe
+from edufast.experiments.report.events import Event
+from edufast.models.weights import ModelInfo, load_model, save_model
+from edufast.models.zoo import create_model
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty, Teacher
+from edufast.training.curriculum import Curriculum
+from edufast.training.school import School
+from edufast.utils.errors import UserError
+from edufast.utils.event_log import Journal
+
+
+def train_teacher(
+    recipe: Recipe,
+    k: int,
+    data: DataSet,
+    path: Path,
+    *,
+    device: str,
+    checkpoint: Path,
+    journal: Journal,
+    console: Console,
+) -> Event:
+    """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
+
+    Returns what is written to the journal.
+    """
+    section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
+    torch.manual_seed(recipe.seed + k)
+    model = create_model(section.model, len(classes))
+    school = School(
+        Student(model, 1, input_size=(3, data.image_size, data.image_size)),
+        Faculty([]),
+        Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
+        data,
+        training=recipe.create_teaching(),
+        device=device,
+        seed=recipe.seed,
+        checkpoint=checkpoint,
+        method=f"teacher {k}",
+    )
+    graduate, at = school.fit(), school.progress
+    info = ModelInfo.describe(
+        section.model, data, classes, at.accuracy, at.student_flops, at.seconds
+    )
+    event: Event = {
+        "teacher": k,
+        "model": section.model,
+        "classes": list(classes),
+        "accuracy": at.accuracy,
+        "seconds": at.seconds,
+        "flops": at.student_flops,
+        "samples": at.samples,
+    }
+    journal.write("teacher", **event)
+    save_model(path, graduate, info)
+    console.print(
+        f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
+        f"{at.seconds:.0f} s"
+    )
+    return event
+
+
+def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> Teacher:
+    """A teacher from its file.
+
+    Raises:
+        UserError: it knows other classes or another data set, or learned from other images of it
+            (``data.seed`` or ``data.holdout`` differ): it may have seen those validated on.
+    """
+    model, info = load_model(path)
+    if info.class_ids != tuple(classes) or info.data != data.name:
+        raise UserError(
+            f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
+            f"{_brief(classes)} of {data.name}"
+        )
+    if (info.mean, info.std) != (data.mean, data.std):
+        raise UserError(
+            f"{path} was trained on images of mean {_rounded(info.mean)} and deviation "
+            f"{_rounded(info.std)}; those of {data.name} as this recipe draws and holds them out "
+            f"have {_rounded(data.mean)} and {_rounded(data.std)}"
+        )
+    return Teacher(model, classes, f"{info.model} ({k})")
+
+
+def _brief(classes: Sequence[int]) -> str:
+    return f"{classes[0]}..{classes[-1]} ({len(classes)})"
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"

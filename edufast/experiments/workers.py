@@ -1,0 +1,210 @@
+"""Tasks that depend on each other, one by one or by several processes, stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from edufast.utils.errors import Interrupted, TrainingError, UserError
+from edufast.utils.signals import deferred_interrupt
+
+_GRACE = 20.0  # seconds that a worker has to end before it is killed
+
+
+class Task(Protocol):
+    """Something to do once. Picklable; what it leaves on disk tells whether it was done."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def product(self) -> Path:
+        """What it makes; identifies the task."""
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """Products of other tasks that must be done first."""
+
+    def done(self) -> bool: ...
+
+    def run(self, console: Console) -> str:
+        """Do it, or go on where it was interrupted. Returns the outcome in a few words."""
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int, logs: Path, console: Console) -> None:
+    """Do those of ``tasks`` that are not done yet.
+
+    Args:
+        tasks: in an order in which they can be done one after the other.
+        jobs: processes at a time; 1: this one. Each gets its share of torch's threads.
+        logs: folder for what the processes print.
+
+    Raises:
+        Interrupted: after Ctrl-C; every task can go on where it stopped.
+        UserError, TrainingError: a task failed; the others were stopped.
+    """
+    waiting = [task for task in tasks if not task.done()]
+    if len(waiting) < len(tasks):
+        console.print(f"{len(tasks) - len(waiting)} of {len(tasks)} trainings are done already")
+    if jobs > 1 and len(waiting) > 1:
+        _run_in_processes(waiting, jobs, logs, console)
+        return
+    for number, task in enumerate(waiting, start=len(tasks) - len(waiting) + 1):
+        console.print(f"[bold]{number}/{len(tasks)}  {task.name}")
+        task.run(console)
+
+
+def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Console) -> None:
+    logs.mkdir(parents=True, exist_ok=True)
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = [_Worker(logs / f"worker{i}.log", threads) for i in range(min(jobs, len(waiting)))]
+    total, done, stopping = len(waiting), 0, False
+    failure: Exception | None = None
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    shown = bar.add_task("trainings", total=total)
+    with deferred_interrupt() as interrupted, bar:
+        try:
+            while True:
+                if not stopping and (interrupted() or failure):
+                    stopping = True
+                    for worker in pool:
+                        worker.interrupt()
+                if not stopping:
+                    _assign(waiting, pool)
+                busy = [worker for worker in pool if worker.task is not None]
+                if not busy:
+                    break
+                for connection in wait([worker.connection for worker in busy], timeout=0.2):
+                    worker = next(w for w in busy if w.connection is connection)
+                    task = worker.task
+                    assert task is not None
+                    try:
+                        outcome = worker.collect()
+                    except (TrainingError, UserError) as error:
+                        failure = failure or error
+                        continue
+                    if outcome is not None:
+                        done += 1
+                        bar.update(shown, completed=done)
+                        bar.console.print(f"{done}/{total}  {task.name}: {outcome}")
+        finally:
+            for worker in pool:
+                worker.close()
+    if failure is not None:
+        raise failure
+    if stopping:
+        raise Interrupted("trainings")
+
+
+def _assign(waiting: list[Task], pool: Sequence[_Worker]) -> None:
+    """Give idle workers the first tasks whose needs are met."""
+    unmet = {task.product for task in waiting}
+    unmet |= {worker.task.product for worker in pool if worker.task is not None}
+    ready = [task for task in waiting if unmet.isdisjoint(task.needs)]
+    idle = (worker for worker in pool if worker.task is None)
+    for worker, task in zip(idle, ready, strict=False):
+        waiting.remove(task)
+        worker.start(task)
+
+
+class _Worker:
+    """A process that does one task after the other, quietly."""
+
+    def __init__(self, log: Path, threads: int) -> None:
+        # Neither torch nor DALI survives a fork.
+        context = multiprocessing.get_context("spawn")
+        self.task: Task | None = None
+        self.log = log
+        self.connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, log, threads))
+        self._process.start()
+        other.close()
+
+    def start(self, task: Task) -> None:
+        self.task = task
+        self.connection.send(task)
+
+    def collect(self) -> str | None:
+        """The outcome of the task; None: it was interrupted.
+
+        Raises:
+            UserError, TrainingError: it failed.
+        """
+        assert self.task is not None
+        name, self.task = self.task.name, None
+        try:
+            kind, text = self.connection.recv()
+        except EOFError as error:
+            raise TrainingError(f"{name}: its process ended, see {self.log}") from error
+        if kind in _FAILURES:
+            raise _FAILURES[kind](f"{name}: {text}")
+        return text if kind == "done" else None
+
+    def interrupt(self) -> None:
+        """As Ctrl-C would, were the process in the terminal's group."""
+        if self.task is not None and self._process.pid is not None:
+            os.kill(self._process.pid, signal.SIGINT)
+
+    def close(self) -> None:
+        if self.task is None:
+            with suppress(BrokenPipeError):  # it has ended already
+                self.connection.send(None)
+        else:
+            self._process.terminate()
+        self._process.join(_GRACE)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+_FAILURES: dict[str, type[Exception]] = {"user": UserError, "training": TrainingError}
+
+
+def _serve(connection: Connection, log: Path, threads: int) -> None:
+    """Life of a worker process."""
+    os.setsid()  # Ctrl-C in the terminal reaches the parent alone, who passes it on once
+    torch.set_num_threads(threads)
+    with open(log, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    console = Console(stderr=True)
+    try:
+        while (task := connection.recv()) is not None:
+            connection.send(_outcome(task, console))
+    except (EOFError, KeyboardInterrupt):
+        pass  # the parent is gone, or stops while there is nothing to do
+
+
+def _outcome(task: Task, console: Console) -> tuple[str, str]:
+    started = time.strftime("%H:%M:%S")
+    console.print(f"{started} {task.name}", highlight=False)
+    try:
+        return "done", task.run(console)
+    except (Interrupted, KeyboardInterrupt):
+        return "interrupted", ""
+    except UserError as error:
+        return "user", str(error)
+    except TrainingError as error:
+        return "training", str(error)
+    except Exception as error:
+        traceback.print_exc()
+        return "training", f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""Networks: built by name, traced, cut, tapped, folded, averaged, saved."""

@@ -1,0 +1,74 @@
+"""Folding batch normalisation into the layers before it, for inference."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edufast.models.tracing import trace
+from edufast.utils.errors import UserError
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy for inference with batch normalisation folded into the layers before it.
+
+    Convolutions, and linear layers of (B, features), whose output goes to one BatchNorm and nowhere
+    else take over its scale and shift; in its place is an identity. The copy is in eval mode and
+    computes what ``model.eval()`` computes, up to rounding (folded in float64).
+
+    Args:
+        model: a model of one image tensor that torch.fx can trace; the model itself stays as it is.
+
+    Raises:
+        UserError: it cannot be traced.
+    """
+    folded = copy.deepcopy(model).eval()
+    modules = dict(folded.named_modules())
+    for layer, norm in _foldable(trace(folded, training=False).nodes, modules):
+        _fold(modules[layer], modules[norm])
+        folded.set_submodule(norm, nn.Identity())
+    return folded
+
+
+def folded_if_traceable(model: nn.Module) -> nn.Module:
+    """:func:`fold_batch_norm`, or the model itself, in eval mode, where that cannot be done."""
+    try:
+        return fold_batch_norm(model)
+    except UserError:
+        return model.eval()
+
+
+@torch.no_grad()
+def _fold(layer: Any, norm: Any) -> None:
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        scale, shift = norm.weight * scale, norm.weight * shift + norm.bias
+    if layer.bias is not None:
+        shift = shift + layer.bias * scale
+    weight = layer.weight * scale.view(-1, *(1 for _ in layer.weight.shape[1:]))
+    grad = layer.weight.requires_grad
+    layer.bias = nn.Parameter(shift.to(layer.weight.dtype), grad)
+    layer.weight = nn.Parameter(weight.to(layer.weight.dtype), grad)
+
+
+def _foldable(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        users = list(node.users)
+        if node.op != "call_module" or len(users) != 1 or users[0].op != "call_module":
+            continue
+        layer, norm = str(node.target), str(users[0].target)
+        # Exact types: a subclass may do more, like timm's BatchNormAct2d.
+        if type(modules[layer]) not in _LAYERS or type(modules[norm]) not in _NORMS:
+            continue
+        if calls[layer] == calls[norm] == 1 and modules[norm].running_mean is not None:
+            yield layer, norm

@@ -1,0 +1,174 @@
+"""Features of any model: found once, then read by hooks while it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from edufast.utils.errors import UserError
+
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # exactly these: subclasses move axes
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """A tensor of a leaf module: what goes into it or comes out, of ``shape`` for one image."""
+
+    module: str
+    into: bool
+    shape: tuple[int, ...]
+
+
+class FeatureTaps:
+    """Listens to a model: ``with taps: model(images)``, then ``taps.features``.
+
+    Found by one run on black images: for each number of places (pixels or tokens) above one the
+    last tensor that goes into or comes out of a layer, in the order of the model; then the
+    embedding, which the last linear layer or 1x1 convolution reads. Layers are modules without
+    children that have weights, pool or flatten; where the last tensor of a size goes from function
+    to function, the last one that touches a layer stands for it. The images are no feature. Of
+    several passes within one ``with`` the last one counts.
+
+    Args:
+        model: any module of one tensor of images; its state is not changed.
+        input_size: shape of one image.
+
+    Attributes:
+        names: paths of the modules listened to.
+        shapes: without the batch: (C, H, W) of a map, (N, C) of tokens, (C,) of the embedding.
+        features: of the last pass: (B, C, H, W), (B, N, C), the last (B, C). Those of models that
+            keep channels last, such as Swin transformers, are turned round.
+
+    Raises:
+        UserError: the model has no linear layer to read an embedding, or the run fails.
+    """
+
+    def __init__(self, model: nn.Module, input_size: Sequence[int]) -> None:
+        self._modules = dict(model.named_modules())
+        self._taps = self._find(model, input_size)
+        self._heard: dict[_Tap, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        self.names = [tap.module for tap in self._taps]
+        *maps, embedding = self._taps
+        self.shapes = [*(tap.shape for tap in maps), _pooled_shape(embedding.shape)]
+
+    def __enter__(self) -> FeatureTaps:
+        for tap in self._taps:
+            self._handles.append(_listen(self._modules[tap.module], tap.into, self._hear(tap)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @property
+    def features(self) -> list[Tensor]:
+        *maps, embedding = (self._heard[tap] for tap in self._taps)
+        return [*maps, pooled(embedding)]
+
+    def _hear(self, tap: _Tap) -> Callable[[nn.Module, Tensor], None]:
+        def hear(module: nn.Module, x: Tensor) -> None:
+            x = _arranged(module, x)
+            if tuple(x.shape[1:]) == tap.shape:  # a module may be called for other sizes, too
+                self._heard[tap] = x
+
+        return hear
+
+    @torch.no_grad()
+    def _find(self, model: nn.Module, input_size: Sequence[int]) -> list[_Tap]:
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        images = torch.zeros(2, *input_size, dtype=like.dtype, device=like.device)
+        seen: list[_Tap] = []
+        turned: list[Tensor] = []  # channels last, and kept alive: found again by identity
+
+        def note(name: str, into: bool) -> Callable[[nn.Module, Tensor], None]:
+            def hear(module: nn.Module, x: Tensor) -> None:
+                batch = 2 <= x.dim() <= 4 and len(x) == len(images) and x.is_floating_point()
+                if not batch or x is images:
+                    return
+                arranged = _arranged(module, x)
+                if arranged is not x:
+                    turned.append(x)
+                elif any(x is other for other in turned):  # a pool cannot tell which axis is which
+                    return
+                seen.append(_Tap(name, into, tuple(arranged.shape[1:])))
+
+            return hear
+
+        leaves = [(name, module) for name, module in self._modules.items() if _is_layer(module)]
+        handles = [_listen(m, into, note(n, into)) for n, m in leaves for into in (True, False)]
+        training = {module: module.training for module in self._modules.values()}
+        try:
+            model.eval()(images)
+        except Exception as error:
+            raise UserError(
+                f"{type(model).__name__} fails on images of {tuple(input_size)}: {error}"
+            ) from error
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for handle in handles:
+                handle.remove()
+        readers = [tap for tap in seen if tap.into and _classifies(self._modules[tap.module])]
+        if not readers:
+            raise UserError(
+                f"{type(model).__name__} has no nn.Linear or 1x1 nn.Conv2d that reads an embedding"
+            )
+        behind = len(seen) - 1 - seen[::-1].index(readers[-1])
+        last: dict[int, _Tap] = {}
+        for tap in seen[: behind + 1]:
+            places = math.prod(tap.shape[1:] if len(tap.shape) == 3 else tap.shape[:-1])
+            if places > 1:
+                last.pop(places, None)  # in the order of the last tensors
+                last[places] = tap
+        return [*last.values(), readers[-1]]
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Maps (B, C, H, W) and tokens (B, N, C) averaged over their places: (B, C)."""
+    return x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x
+
+
+def _pooled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:1] if len(shape) == 3 else shape[-1:]
+
+
+def _arranged(module: nn.Module, x: Tensor) -> Tensor:
+    return x.movedim(-1, 1) if x.dim() == 4 and type(module) in _CHANNELS_LAST else x
+
+
+def _is_layer(module: nn.Module) -> bool:
+    if next(module.children(), None) is not None:
+        return False
+    weights = (
+        next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+    )
+    return weights or any(word in type(module).__name__ for word in ("Pool", "Flatten"))
+
+
+def _classifies(module: nn.Module) -> bool:
+    pointwise = isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1}
+    return isinstance(module, nn.Linear) or pointwise
+
+
+def _listen(
+    module: nn.Module, into: bool, hear: Callable[[nn.Module, Tensor], None]
+) -> RemovableHandle:
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            hear(module, args[0])
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            hear(module, output)
+
+    if into:
+        return module.register_forward_pre_hook(before)
+    return module.register_forward_hook(after)

@@ -1,0 +1,329 @@
+"""A model as straight-line code: traced with torch.fx, sliced where a single tensor flows.
+
+Traced code runs with the *original* model as ``self``: weights, buffers, devices and modes have one
+home, the model, and tracing changes nothing about it.
+"""
+
+from __future__ import annotations
+
+import copy
+import linecache
+import operator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from edufast.utils.errors import UserError
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+_BATCHES = (1, 2)  # sizes that tell what depends on the batch from what does not
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced model.
+
+    Attributes:
+        nodes: in order of execution.
+        crossings: name -> index of a node after which only its value lives.
+        sizes: nodes that stand for sizes, such as the height of a feature map, and what they are;
+            None: the size of the batch. Sizes need not cross a cut.
+    """
+
+    nodes: list[fx.Node]
+    crossings: dict[str, int]
+    sizes: dict[fx.Node, Any]
+
+    def slice(self, start: str | None, stop: str | None) -> fx.Graph:
+        """The nodes behind crossing ``start`` (None: the input) up to ``stop`` (None: the end)."""
+        first = self.crossings[start] if start else 0
+        last = self.crossings[stop] if stop else len(self.nodes) - 1
+        graph = fx.Graph()
+        images = graph.placeholder("x")
+        copies: dict[fx.Node, Any] = {self.nodes[first]: images}
+        before = set(self.nodes[:first])
+
+        def copy(node: fx.Node) -> Any:
+            # Attributes are read where they are used, also when an earlier fragment read them too.
+            if node not in copies and node in before and node in self.sizes:
+                size = self.sizes[node]
+                copies[node] = graph.call_method("size", (images, 0)) if size is None else size
+            elif node not in copies:
+                copies[node] = graph.node_copy(node, copy)
+            return copies[node]
+
+        for node in self.nodes[first + 1 : last + 1]:
+            copy(node)
+        if stop:
+            graph.output(copies[self.nodes[last]])
+        return graph
+
+
+def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
+    """Run the model once, in eval mode, on an image of ``input_size``.
+
+    Raises:
+        UserError: that fails.
+    """
+    try:
+        with _borrowed(model, False), torch.no_grad():
+            model(_images(model, 1, input_size))
+    except Exception as error:
+        raise UserError(
+            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: {error}"
+        ) from error
+
+
+def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
+    """Trace a model of one image tensor in train or eval mode.
+
+    Control flow that depends on sizes or types is followed as for images of ``input_size``, where
+    that is given and the size of the batch makes no difference.
+
+    Raises:
+        UserError: its own forward cannot be traced, or needs more than one argument.
+    """
+    name = type(model).__name__
+    try:
+        with _borrowed(model, training):
+            tracer = _Tracer(model, input_size)
+            nodes = list(tracer.trace(model).nodes)
+            sizes = tracer.sizes()
+    except Exception as error:
+        raise UserError(
+            f"cannot trace {name}.forward to cut it: {error}; move what cannot be traced into a "
+            "submodule, which then stays in one piece"
+        ) from error
+    return Trace(nodes, _crossings(nodes, sizes), sizes)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into every module it can; one that cannot be traced stays whole and runs as written."""
+
+    # What forward does to a buffer (a counter of batches) belongs in the fragment.
+    proxy_buffer_attributes = True
+
+    def __init__(self, model: nn.Module, input_size: Sequence[int] | None) -> None:
+        super().__init__()
+        self._model = model
+        self._input_size = input_size
+        self._examples: list[_Example] = []  # made when first asked
+        self._running = False  # an example, on the original modules
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        # Called as users call it, with images only: other arguments have their defaults.
+        return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]
+
+    def create_arg(self, a: Any) -> Any:
+        # The answer of a Hugging Face model: a dictionary.
+        return super().create_arg(a["logits"] if isinstance(a, dict) and "logits" in a else a)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        values = self._values(obj.node)
+        answers = {bool(value) for value in values if isinstance(value, (bool, int))}
+        return answers.pop() if len(answers) == 1 else super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        values = self._values(obj.node)
+        lengths = {len(value) for value in values if isinstance(value, (tuple, list))}
+        return (
+            map(obj.__getitem__, range(lengths.pop())) if len(lengths) == 1 else super().iter(obj)
+        )
+
+    def sizes(self) -> dict[fx.Node, Any]:
+        """See :class:`Trace`."""
+        found: dict[fx.Node, Any] = {}
+        suspects: set[fx.Node] = set()  # the others give tensors, which need not be looked at
+        for node in self.graph.nodes:
+            inputs = node.all_input_nodes
+            indexed = node.target is operator.getitem and isinstance(node.args[1], int)
+            source = indexed or node.target == "size" or node.args[1:] == ("shape",)
+            derived = inputs and suspects.issuperset(inputs)
+            if node.op in ("call_function", "call_method") and (source or derived):
+                suspects.add(node)
+            values = self._values(node) if node in suspects else []
+            if values and all(map(_is_size, values)):
+                if values == list(_BATCHES):
+                    found[node] = None
+                elif values[0] == values[1]:
+                    found[node] = values[0]
+        return found
+
+    def _values(self, node: fx.Node) -> list[Any]:
+        """What the node stands for, for a batch of one image and of two; [] if unknown."""
+        if self._input_size is None:
+            return []
+        self._running = True
+        try:
+            if not self._examples:
+                sizes = self._input_size
+                self._examples = [_Example(self._model, batch, sizes) for batch in _BATCHES]
+            return [example.value(node) for example in self._examples]
+        except Exception:
+            self._input_size = None  # not again
+            return []
+        finally:
+            self._running = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        childless = next(m.children(), None) is None
+        return childless or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._running:
+            return forward(*args, **kwargs)
+        before, stack = set(self.graph.nodes), self.module_stack.copy()
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.module_stack = stack
+            # Attribute nodes stay: the tracer caches them for later uses.
+            for node in reversed([n for n in self.graph.nodes if n not in before]):
+                if node.op != "get_attr":
+                    self.graph.erase_node(node)
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+
+    def get_fresh_qualname(self, prefix: str) -> str:
+        # Asked for only to store a constant on the user's model, which is not ours to change.
+        raise fx.proxy.TraceError("it makes a constant tensor; register it as a buffer instead")
+
+
+class _Example(fx.Interpreter):
+    """Runs a graph as it comes to be, on tensors that have shapes and types but no values."""
+
+    def __init__(self, model: nn.Module, batch: int, input_size: Sequence[int]) -> None:
+        self.mode = FakeTensorMode()
+        with FakeCopyMode(self.mode):  # what forward does to a buffer must not happen here
+            copied = copy.deepcopy(model)
+        super().__init__(copied, garbage_collect_values=False, graph=fx.Graph())
+        with self.mode:
+            self.images = _images(copied, batch, input_size)
+
+    def value(self, node: fx.Node) -> Any:
+        with self.mode, torch.no_grad():
+            for known in node.graph.nodes:
+                if known not in self.env:
+                    first = known.op == "placeholder"
+                    self.env[known] = self.images if first else self.run_node(known)
+        return self.env[node]
+
+
+def _is_size(value: Any) -> bool:
+    sizes = isinstance(value, (tuple, list)) and all(map(_is_size, value))
+    return sizes or isinstance(value, int)
+
+
+def _images(model: nn.Module, batch: int, input_size: Sequence[int]) -> Tensor:
+    """Black images of the type and on the device of the model's weights."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(batch, *input_size, dtype=like.dtype, device=like.device)
+
+
+def _crossings(nodes: list[fx.Node], sizes: Collection[fx.Node]) -> dict[str, int]:
+    """Where one tensor alone flows on, under the outermost module path that ends there."""
+    position = {node: index for index, node in enumerate(nodes)}
+    ends: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        path = module_path(node)
+        for length in range(1, len(path) + 1):
+            ends[".".join(path[:length])] = index
+    names = {index: path for path, index in sorted(ends.items(), key=lambda item: -len(item[0]))}
+
+    crossings: dict[str, int] = {}
+    alive: set[fx.Node] = set()
+    for index, node in enumerate(nodes[:-1]):
+        alive = {value for value in alive if max(map(position.__getitem__, value.users)) > index}
+        if node.users and node.op != "get_attr" and node not in sizes:
+            alive.add(node)
+        if alive == {node} and node.op != "placeholder":
+            name = names.get(index, node.name)
+            if name not in ends or ends[name] == index:
+                crossings[name] = index
+    return crossings
+
+
+def module_path(node: fx.Node) -> list[str]:
+    """Module path of the code a node stands for; a called module counts as such code."""
+    if node.op == "call_module":
+        return str(node.target).split(".")
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0].split(".") if stack else []
+
+
+def measure(
+    model: nn.Module, traced: Trace, input_size: Sequence[int]
+) -> tuple[list[int], dict[fx.Node, tuple[int, ...]]]:
+    """FLOPs per image of every node; shapes per image of those that give a batch of floats."""
+    batch = 2  # tells a batch dimension from a dimension of length one
+    flops: list[int] = []
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    class Meter(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            before = counter.get_total_flops()
+            value = super().run_node(n)
+            flops.append((counter.get_total_flops() - before) // batch)
+            floats = isinstance(value, Tensor) and value.is_floating_point()
+            if floats and value.dim() > 1 and len(value) == batch:
+                shapes[n] = tuple(value.shape[1:])
+            return value
+
+    images = _images(model, batch, input_size)
+    # The fused attention kernels of the CPU are not in the counter's table; their parts are.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            _borrowed(model, False),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            Meter(model, graph=traced.nodes[0].graph).run(images, enable_io_processing=False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return flops, shapes
+
+
+def compile_graph(graph: fx.Graph, title: str) -> Forward:
+    """The graph as a Python function of (model, x), whose source shows in tracebacks."""
+    code = graph.python_code("self")
+    file = f"<edufast {title}>"
+    linecache.cache[file] = (len(code.src), None, code.src.splitlines(keepends=True), file)
+    scope = dict(code.globals)
+    exec(compile(code.src, file, "exec", dont_inherit=True), scope)
+    return scope["forward"]
+
+
+@contextmanager
+def _borrowed(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in train or eval mode; afterwards its attributes are what they were before.
+
+    Not only the modes: a forward may store what it computes, a proxy while it is traced.
+    """
+    before = {module: vars(module).copy() for module in model.modules()}
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)

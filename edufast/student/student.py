@@ -1,0 +1,391 @@
+"""The student: a model taught fragment by fragment, class by class, and given back whole."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edufast.models.cutting import Fragment, cut, truncate
+from edufast.models.feature_taps import pooled
+from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
+from edufast.student.optimizer import copy_rows, follow_growth
+from edufast.utils.flops import TRAINING_FACTOR
+
+
+class Student(nn.Module):
+    """A classifier that grows by fragments and by classes (education distillation).
+
+    The model stays the one home of its weights; fragments are code that runs on it. While some are
+    missing, a :class:`ReferenceHead` closes the student; afterwards the model's own classifier
+    does. A new student has nothing: call :meth:`grow`.
+
+    Args:
+        model: maps (B, *input_size) to logits (B, C) with a final ``nn.Linear`` or 1x1
+            ``nn.Conv2d``. The student owns it from now on.
+        grades: number of fragments.
+        input_size: shape of one image.
+        cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: stages of
+            about equal FLOPs, see :func:`edufast.models.cutting.cut`.
+        head: kind of the reference heads, ``"grid"``, ``"pool_first"``, ``"paper"`` or
+            ``"linear"``.
+        head_width: channels after the adapter of a reference head; None: the ``in_features`` of the
+            model's classifier.
+        class_order: permutation of ``range(C)``: logit j stands for class ``class_order[j]``, so
+            that the classes taught so far are always the first columns. None: the identity.
+        seed: from it and the stage (fragments, classes) come the weights of new heads and rows.
+
+    Raises:
+        UserError: the model cannot be cut as asked.
+        ValueError: ``head``, ``head_width`` or ``class_order`` is wrong.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        grades: int = 3,
+        *,
+        input_size: Sequence[int] = (3, 32, 32),
+        cuts: Sequence[str] | None = None,
+        head: Kind = "grid",
+        head_width: int | None = None,
+        class_order: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_kind(head)
+        if head_width is not None and (not isinstance(head_width, int) or head_width < 1):
+            raise ValueError(f"head_width={head_width!r}: expected a positive integer")
+        self.cutting = cut(model, grades, input_size=input_size, cuts=cuts)
+        self.model = model
+        self.exits = nn.ModuleDict()  # number of fragments -> head kept from that grade
+        self.head: ReferenceHead | None = None
+        self.head_kind: Kind = head
+        self.head_width = head_width or self.classifier.weight.shape[1]
+        self.input_size = tuple(input_size)
+        self.seed = seed
+        self.grown = 0  # fragments that exist
+        self.frozen = 0  # fragments, the first ones, that get no gradients
+        self.classes = 0  # width of the logits
+        self.class_order = tuple(range(self.num_classes) if class_order is None else class_order)
+        if sorted(self.class_order) != list(range(self.num_classes)):
+            raise ValueError(
+                f"class_order={self.class_order}: expected a permutation of "
+                f"range({self.num_classes})"
+            )
+        _permute_rows(self.classifier, self.class_order)
+
+    @property
+    def fragments(self) -> tuple[Fragment, ...]:
+        """All fragments, grown or not: their names, FLOPs and output shapes."""
+        return self.cutting.fragments
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The model's last layer; a 1x1 ``nn.Conv2d`` has the same weight but for two axes."""
+        return cast(nn.Linear, self.model.get_submodule(self.cutting.classifier))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the finished student."""
+        return self.classifier.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, *input_size) to logits (B, classes) in curriculum order.
+
+        Raises:
+            RuntimeError: nothing has grown yet.
+        """
+        self._check_grown()
+        for fragment in self.fragments[: self.grown]:
+            x = fragment(self.model, x)
+        return self.read(x, self.grown)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """After how many fragments there is an exit, kept or closing; the last is ``grown``."""
+        return (*map(int, self.exits), self.grown) if self.grown else ()
+
+    def forward_exits(self, x: Tensor) -> list[Tensor]:
+        """Logits (B, classes) of the exits at :attr:`depths` in one pass; the last are forward's.
+
+        Raises:
+            RuntimeError: nothing has grown yet.
+        """
+        return self.forward_answers(x)[0]
+
+    def forward_answers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What :meth:`forward_exits` gives, and the features on the way, of :attr:`feature_shapes`.
+
+        Raises:
+            RuntimeError: nothing has grown yet.
+        """
+        self._check_grown()
+        heads = self._heads()
+        logits, features = [], []
+        for depth, fragment in enumerate(self.fragments[: self.grown], 1):
+            if depth == len(self.fragments):
+                break
+            x = fragment(self.model, x)
+            # Heads of frozen fragments go on learning: as exits they are students of their own.
+            x = embedding = x.detach() if depth <= self.frozen else x
+            features.append(_channels_in_place(x, fragment))
+            if depth in heads:
+                embedding = heads[depth].embed(x)
+                logits.append(heads[depth].linear(embedding))
+        if self.grown == len(self.fragments):
+            *body, classifier = self.cutting.closing
+            for piece in body:
+                x = piece(self.model, x)
+                embedding = _channels_in_place(x, piece)
+                if piece.places > 1:
+                    features.append(embedding)
+            logits.append(classifier(self.model, x)[:, : self.classes])
+        return logits, [*features, pooled(embedding)]
+
+    @property
+    def feature_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the features, without the batch: maps (C, H, W) or tokens (N, C).
+
+        One for each grown fragment, of the last one what is pooled for the classifier; at the end
+        the embedding (C,), which the closing linear layer reads.
+        """
+        pieces = list(self.fragments[: self.grown])
+        if self.grown == len(self.fragments):
+            pieces[-1:] = [piece for piece in self.cutting.closing[:-1] if piece.places > 1]
+        shapes = [_channels_in_place(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
+        return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
+
+    def read(self, features: Tensor, depth: int) -> Tensor:
+        """Logits (B, classes) from what fragment number ``depth``, one of ``depths``, gives."""
+        head = self._heads().get(depth)
+        return features[:, : self.classes] if head is None else head(features)
+
+    def grow(
+        self,
+        *,
+        fragments: int,
+        classes: int,
+        optimizer: Optimizer | None = None,
+        keep_rows: bool = False,
+        keep_state: bool = True,
+        keep_exits: bool = False,
+    ) -> None:
+        """Let the first ``fragments`` fragments exist and the logits be ``classes`` wide.
+
+        More fragments get a new head, or the model's own classifier once all exist; more classes
+        alone get new rows in the head at hand, and so do the exits kept from earlier grades. New
+        weights are drawn as PyTorch's layers draw them, from a generator of their own seeded by
+        (seed, fragments below, classes). Rows of the model's classifier are left as they are, so
+        those of classes not yet taught see weight decay only. All that existed and is neither
+        replaced nor widened keeps its weights bit for bit.
+
+        Args:
+            fragments: from what exists up to all.
+            classes: from what exists up to all.
+            optimizer: updated in place. Parameters that ceased to exist leave it, new ones join its
+                last group (a carried linear takes the place of the old one), and within a group
+                the order is that of :meth:`active_parameters`. Kept parameters keep their state bit
+                for bit; carried rows keep theirs and new rows start with zeros.
+            keep_rows: carry the rows of the old head into the new head or classifier.
+            keep_state: False forgets the optimizer's whole state, as the paper's authors do.
+            keep_exits: where fragments are added, keep the old head as an exit of its own, to be
+                trained along by means of :meth:`forward_exits` and to graduate as a smaller
+                student.
+
+        Raises:
+            ValueError: ``fragments`` or ``classes`` would shrink or exceed what the model has, or
+                the rows to keep do not have the width of those they should become.
+        """
+        _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
+        _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
+        deeper, wider = fragments > self.grown, classes > self.classes
+        keep_rows = keep_rows and deeper and self.grown > 0
+        if keep_rows and self._width(fragments) != self._width(self.grown):
+            raise ValueError(
+                f"keep_rows=True: rows of {self._width(self.grown)} features cannot become rows of "
+                f"{self._width(fragments)}"
+            )
+        before = list(self.active_parameters())
+        old = self._closing_linear()
+        if deeper:
+            if keep_exits and self.head is not None:
+                self.exits[str(self.grown)] = self.head
+            self.grown = fragments
+            complete = fragments == len(self.fragments)
+            self.head = None if complete else self._new_head(fragments, classes)
+        renewed = [(old, self._closing_linear())] if keep_rows else []
+        if wider:
+            for depth, head in self._heads().items():
+                if head.linear.out_features < classes:
+                    wide = self._new_head(depth, classes).linear
+                    renewed.append((head.linear, wide))
+                    head.linear = wide
+        self.classes = classes
+
+        carried = []
+        for source, target in renewed:
+            there = dict(target.named_parameters())  # perhaps without a bias
+            carried += [(p, there[name]) for name, p in source.named_parameters() if name in there]
+        with torch.no_grad():
+            for rows, new_rows in carried:
+                copy_rows(rows, new_rows)
+        if optimizer is not None:
+            follow_growth(optimizer, before, dict(self._active()), carried, keep_state)
+
+    def active_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of what has grown: the model's in its own order, then the head's."""
+        return (parameter for _, parameter in self._active())
+
+    def flops(self, fragments: int | None = None) -> int:
+        """Forward FLOPs per image (2 x multiply-adds) of the student closed after ``fragments``.
+
+        None: of all there is, kept exits included. Heads count with the present number of classes,
+        before any growth with all of them.
+        """
+        count = self.grown if fragments is None else fragments
+        _check_growth("fragments", count, 0, len(self.fragments))
+        exits = self.depths if fragments is None else (count,)
+        total = sum(fragment.flops for fragment in self.fragments[:count])
+        for depth in exits:
+            if 0 < depth < len(self.fragments):
+                last, classes = self.fragments[depth - 1], self.classes or self.num_classes
+                sizes = (last.channels, last.size, self.head_width, classes)
+                total += head_flops(*sizes, self.head_kind)
+        return total
+
+    def training_flops(self) -> int:
+        """FLOPs per image of a training step of all there is; frozen fragments only run forward."""
+        frozen = sum(fragment.flops for fragment in self.fragments[: self.frozen])
+        return TRAINING_FACTOR * self.flops() - (TRAINING_FACTOR - 1) * frozen
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Position among the logits of every class id.
+
+        Raises:
+            RuntimeError: classes are missing.
+        """
+        if self.classes < self.num_classes:
+            raise RuntimeError(
+                f"the student has {self.classes} of {self.num_classes} classes: it cannot graduate "
+                "yet"
+            )
+        return tuple(sorted(range(self.num_classes), key=self.class_order.__getitem__))
+
+    def graduate(self, exit: int | None = None) -> nn.Module:
+        """The finished student: a copy, plain, in eval mode, rows by class id.
+
+        Args:
+            exit: one of ``depths`` for the student that ends there, a ``torch.fx.GraphModule`` of
+                the model's first fragments and the head, for inference. None: the whole model.
+
+        Raises:
+            ValueError: there is no such exit.
+            RuntimeError: fragments or classes are missing.
+        """
+        order, depth = self.order, len(self.fragments) if exit is None else exit
+        if exit is None and self.grown < depth:
+            raise RuntimeError(
+                f"the student has {self.grown} of {depth} fragments: it cannot graduate yet"
+            )
+        if depth not in self.depths:
+            raise ValueError(f"exit={exit!r}: expected one of {', '.join(map(str, self.depths))}")
+        head = self._heads().get(depth)
+        if head is None:
+            graduate = copy.deepcopy(self.model).eval()
+            _permute_rows(graduate.get_submodule(self.cutting.classifier), order)
+        else:
+            cut_at = self.fragments[depth - 1].name
+            graduate = truncate(self.model, cut_at, head, input_size=self.input_size)
+            _permute_rows(graduate.get_submodule("exit.linear"), order)
+        return graduate
+
+    def _check_grown(self) -> None:
+        if self.grown == 0:
+            raise RuntimeError("nothing has grown yet: call grow(fragments=1, classes=...) first")
+
+    def _heads(self) -> dict[int, ReferenceHead]:
+        """The heads that exist, by the number of fragments below them."""
+        heads = {int(depth): cast(ReferenceHead, head) for depth, head in self.exits.items()}
+        return heads if self.head is None else {**heads, self.grown: self.head}
+
+    def _closing_linear(self) -> nn.Linear:
+        return self.classifier if self.head is None else self.head.linear
+
+    def _width(self, depth: int) -> int:
+        """Features that the closing linear layer reads after ``depth`` fragments."""
+        if depth == len(self.fragments):
+            return self.classifier.weight.shape[1]
+        last = self.fragments[depth - 1]
+        return head_width(last.channels, last.size, self.head_width, self.head_kind)
+
+    def _new_head(self, depth: int, classes: int) -> ReferenceHead:
+        stage = repr((self.seed, depth, classes)).encode()
+        last = self.fragments[depth - 1]
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            # Not torch.manual_seed: that would reseed the accelerators, too.
+            torch.default_generator.manual_seed(zlib.crc32(stage))
+            head = ReferenceHead(
+                last.channels,
+                self.head_width,
+                classes,
+                self.head_kind,
+                size=last.size,
+                channels_last=last.channels_last,
+            )
+        return head.to(self.classifier.weight).train(self.training)
+
+    def _active(self) -> Iterator[tuple[str, nn.Parameter]]:
+        names = {name for piece in self.fragments[: self.grown] for name in piece.parameters}
+        tied = {id(self.model.get_parameter(name)) for name in names}
+        for name, parameter in self.named_parameters():
+            if id(parameter) in tied or not name.startswith("model."):
+                yield name, parameter
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Traced code cannot be pickled: keep the cuts and trace again.
+        return {**self.__dict__, "cutting": [piece.name for piece in self.fragments[:-1]]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        cuts = state["cutting"]
+        self.cutting = cut(self.model, len(cuts) + 1, input_size=self.input_size, cuts=cuts)
+
+    def __repr__(self) -> str:
+        total = sum(fragment.flops for fragment in self.fragments)
+        lines = [
+            f"Student({type(self.model).__name__}: {self.grown} of {len(self.fragments)} fragments,"
+            f" {self.classes} of {self.num_classes} classes, head={self.head_kind!r})"
+        ]
+        width = max(len(fragment.name) for fragment in self.fragments)
+        for number, fragment in enumerate(self.fragments, 1):
+            share = f"{fragment.flops / total:4.0%} of {total / 1e6:.1f} MFLOP"
+            mark = ">" if number in self.depths else "*" if number <= self.grown else " "
+            lines.append(f"  {mark} {number} {fragment.name:<{width}} {share} -> {fragment.shape}")
+        return "\n".join(lines)
+
+
+def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
+    """Maps as (B, C, H, W), tokens as (B, N, C)."""
+    if x.dim() == 4 and piece.channels_last:
+        return x.movedim(-1, 1)
+    if x.dim() == 3 and not piece.channels_last:
+        return x.movedim(1, -1)
+    return x
+
+
+def _check_growth(name: str, value: int, least: int, most: int) -> None:
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most}")
+
+
+def _permute_rows(linear: nn.Module, rows: Sequence[int]) -> None:
+    with torch.no_grad():
+        for parameter in linear.parameters(recurse=False):
+            parameter.copy_(parameter[list(rows)])

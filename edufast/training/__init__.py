@@ -1,0 +1,1 @@
+"""Curriculum, School and what a training step needs."""

@@ -1,0 +1,51 @@
+"""Checkpoints that are whole or not there: atomic, hashed, never unpickled beyond plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+_MAGIC = b"EDUFAST1"
+_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+
+
+def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings, lists and dicts of them) to ``path``.
+
+    A hash of our own goes in front: torch notices a truncated file, but loads a flipped bit.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getbuffer()
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(_MAGIC)
+        file.write(hashlib.sha256(payload).digest())
+        file.write(payload)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        UserError: the file is missing, is no checkpoint, or was damaged.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"no checkpoint at {file}; expected a file written by a training run")
+    data = file.read_bytes()
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise UserError(f"{file} is not an EduFast checkpoint")
+    if hashlib.sha256(memoryview(data)[_HEADER:]).digest() != data[len(_MAGIC) : _HEADER]:
+        raise UserError(f"{file} is damaged: its content does not match its hash")
+    state: dict[str, Any] = torch.load(
+        io.BytesIO(data[_HEADER:]), map_location="cpu", weights_only=True
+    )
+    return state

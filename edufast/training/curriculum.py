@@ -1,0 +1,271 @@
+"""Grades and their order: what exists, what is taught, by whom, for how long."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from edufast.teachers.faculty import Teacher
+from edufast.teachers.supervision import Target
+
+Order = Literal["mixed", "slices"]
+Schedule = Literal["held", "restart", "paper"]
+
+# Authors' schedule: 240 epochs, the rate x0.1 at 150, 180 and 210, grades change at 150 and 180.
+PAPER_EPOCHS = (150, 30, 60)
+_PAPER_DECAYS = (150 / 240, 180 / 240, 210 / 240)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One stage of the curriculum.
+
+    Attributes:
+        epochs: passes; accuracy is measured after each.
+        classes: class ids this grade adds to those taught before. Empty: none (depth growth only).
+        teachers: positions in the faculty of those who teach in this grade.
+        fragments: how many fragments exist; None: one more than in the grade before. The same
+            number twice is class growth only.
+        target: what is distilled. "routed": each sample learns from the teacher that owns its
+            label, over that teacher's slice. "gated": the slice teachers assembled into one soft
+            target over all classes taught, see
+            :func:`edufast.teachers.supervision.gated_logits`. "full": the mean of teachers that
+            know every class. "none": cross-entropy only. None: "gated" where there are teachers,
+            else "none".
+        samples: samples an epoch; None: every training sample of the classes taught so far.
+        freeze: after which share of the grade's epochs fragment 1, 2, ... stops learning, which
+            saves its backward pass; rising, in [0, 1]. (0.5,): the first at half time.
+        rehearsal: share of the samples of every batch that are of classes taught in grades before,
+            in (0, 1); mixed order only. None: as many as there are.
+    """
+
+    epochs: int
+    classes: Sequence[int] = ()
+    teachers: Sequence[int] = ()
+    fragments: int | None = None
+    target: Target | None = None
+    samples: int | None = None
+    freeze: Sequence[float] = ()
+    rehearsal: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "teachers", "freeze"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; expected at least 1")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples is {self.samples}; expected at least 1")
+        if self.target is None:
+            object.__setattr__(self, "target", "gated" if self.teachers else "none")
+        if self.target not in get_args(Target):
+            raise ValueError(f"target is {self.target!r}; expected one of {get_args(Target)}")
+        if (self.target == "none") != (not self.teachers):
+            raise ValueError(
+                f"target is {self.target!r} with teachers {list(self.teachers)}; expected teachers "
+                "exactly when there is a target"
+            )
+        if list(self.freeze) != sorted(self.freeze) or not all(0 <= f <= 1 for f in self.freeze):
+            raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
+        if self.rehearsal is not None and not 0 < self.rehearsal < 1:
+            raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
+
+    def frozen(self, epoch: int) -> int:
+        """How many fragments, the first ones, no longer learn in ``epoch`` (from 0)."""
+        return sum(epoch >= share * self.epochs for share in self.freeze)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The ordered grades.
+
+    Attributes:
+        grades: at least one. No class is added twice.
+        order: "mixed" batches over all classes taught, or "slices": one grade's classes after the
+            other within an epoch (the authors' order).
+        schedule: of the learning rate. "held": warmed up in every grade, held, and annealed (half
+            a cosine) in the last grade only. "restart": warmed up and annealed in every grade.
+            "paper": no warm-up, x0.1 at 150/240, 180/240 and 210/240 of all steps.
+        keep_rows: carry the classifier's trained rows into the next head.
+        keep_state: carry the optimiser's state of what is kept into the next grade.
+        exit_weight: above 0, the heads of earlier grades stay as exits that are trained along, and
+            their losses count this much.
+    """
+
+    grades: Sequence[Grade]
+    order: Order = "mixed"
+    schedule: Schedule = "held"
+    keep_rows: bool = False
+    keep_state: bool = True
+    exit_weight: float = 0.0
+    class_order: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grades", tuple(self.grades))
+        if not self.grades:
+            raise ValueError("grades is empty; expected at least one grade")
+        if self.order not in get_args(Order):
+            raise ValueError(f"order is {self.order!r}; expected one of {get_args(Order)}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule is {self.schedule!r}; expected one of {get_args(Schedule)}")
+        seen: dict[int, int] = {}
+        for number, grade in enumerate(self.grades, 1):
+            for c in grade.classes:
+                if c in seen:
+                    raise ValueError(
+                        f"class {c} is added by grade {seen[c]} and by grade {number}; expected "
+                        "each class in one grade"
+                    )
+                seen[c] = number
+        if not self.grades[0].classes:
+            raise ValueError("grade 1 adds no classes; expected at least one")
+        object.__setattr__(self, "class_order", tuple(seen))
+        if list(self.fragments) != sorted(self.fragments) or self.fragments[0] < 1:
+            raise ValueError(
+                f"fragments per grade are {list(self.fragments)}; expected at least 1, never fewer "
+                "than in the grade before"
+            )
+        for number, grade in enumerate(self.grades, 1):
+            if grade.rehearsal is None:
+                continue
+            if self.order != "mixed" or number == 1 or not grade.classes:
+                raise ValueError(
+                    f"rehearsal is {grade.rehearsal} in grade {number}; expected it only where "
+                    "a grade in mixed order adds classes to those of grades before"
+                )
+        if self.exit_weight < 0:
+            raise ValueError(f"exit_weight is {self.exit_weight}; expected 0 or more")
+        for grade, fragments in zip(self.grades, self.fragments, strict=True):
+            if len(grade.freeze) >= fragments:
+                raise ValueError(
+                    f"freeze is {grade.freeze} in a grade of {fragments} fragments; expected the "
+                    "last one to go on learning"
+                )
+
+    @property
+    def fragments(self) -> tuple[int, ...]:
+        """Fragments that exist in each grade."""
+        counts: list[int] = []
+        for grade in self.grades:
+            before = counts[-1] if counts else 0
+            counts.append(before + 1 if grade.fragments is None else grade.fragments)
+        return tuple(counts)
+
+    def classes_taught(self, grade: int) -> tuple[int, ...]:
+        """Class ids taught up to and including ``grade`` (counted from 0), in curriculum order."""
+        return self.class_order[: sum(len(g.classes) for g in self.grades[: grade + 1])]
+
+    def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
+        """Factor on the base learning rate before ``step`` (from 0) of ``grade`` (from 0).
+
+        Args:
+            steps: optimiser steps of every grade.
+        """
+        if self.schedule == "paper":
+            progress = (sum(steps[:grade]) + step) / sum(steps)
+            return float(0.1 ** sum(progress >= decay for decay in _PAPER_DECAYS))
+        warmup = min(100, math.ceil(0.1 * steps[grade]))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.schedule == "held" and grade < len(self.grades) - 1:
+            return 1.0
+        progress = (step - warmup) / max(1, steps[grade] - warmup)
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    @classmethod
+    def graded(
+        cls,
+        slices: Sequence[Sequence[int]],
+        epochs: int,
+        *,
+        shares: Sequence[float] | None = None,
+        full_teacher: int | None = None,
+        samples: int | None = None,
+        freeze: Sequence[float] | None = None,
+    ) -> Curriculum:
+        """The default: a grade for each slice, short early grades, knowledge across slices.
+
+        Grade g adds slice g, fragment g and teacher g, and distils the gated target. With a
+        ``full_teacher`` the last grade distils that one instead. Mixed order, held learning rate;
+        exits are trained along, and the first fragment stops learning half-way through the last
+        grade. docs/evidence.md says what each of these is worth.
+
+        Args:
+            slices: the classes of each slice teacher, who are the faculty's first.
+            epochs: in all.
+            shares: of the epochs for each grade; None: 1 for each but the last, which gets 6.
+            full_teacher: position in the faculty of a teacher that knows every class.
+            samples: samples an epoch; None: all of the classes taught.
+            freeze: of the last grade, see :class:`Grade`; None: (0.5,) where grades came before.
+        """
+        count = len(slices)
+        lengths = _split(epochs, shares or [1.0] * (count - 1) + [6.0])
+        grades = [Grade(lengths[g], slices[g], range(g + 1), samples=samples) for g in range(count)]
+        if full_teacher is not None:
+            grades[-1] = replace(grades[-1], teachers=(full_teacher,), target="full")
+        if freeze is None:
+            freeze = (0.5,) if count > 1 else ()
+        grades[-1] = replace(grades[-1], freeze=freeze)
+        return cls(grades, exit_weight=0.3)
+
+    @classmethod
+    def paper(
+        cls, slices: Sequence[Sequence[int]], epochs: int = 240, *, samples: int | None = None
+    ) -> Curriculum:
+        """The authors' exact schedule (arXiv 2311.13811 and its code): for three slices grades
+        change at 150 and 180 of 240 epochs, where the rate also decays, slice after slice within
+        an epoch, routed targets, momentum thrown away at each change. Other lengths scale it.
+
+        Raises:
+            ValueError: not three slices.
+        """
+        if len(slices) != len(PAPER_EPOCHS):
+            raise ValueError(
+                f"the authors' schedule has {len(PAPER_EPOCHS)} grades; there are {len(slices)} "
+                "slices"
+            )
+        lengths = _split(epochs, PAPER_EPOCHS)
+        grades = [
+            Grade(lengths[g], slices[g], range(g + 1), target="routed", samples=samples)
+            for g in range(len(slices))
+        ]
+        return cls(grades, order="slices", schedule="paper", keep_state=False)
+
+    @classmethod
+    def single(
+        cls,
+        classes: Sequence[int],
+        epochs: int,
+        *,
+        teachers: Sequence[int] = (),
+        target: Target = "none",
+        samples: int | None = None,
+    ) -> Curriculum:
+        """One grade: plain training, or distillation without growing."""
+        return cls([Grade(epochs, classes, teachers, target=target, samples=samples)])
+
+
+def questions(curriculum: Curriculum, faculty: Sequence[Teacher]) -> dict[int, set[int]]:
+    """For each teacher that teaches, the classes of whose samples it is asked: its own where the
+    target is routed, else all that are taught at the time."""
+    asked: dict[int, set[int]] = {}
+    for g, grade in enumerate(curriculum.grades):
+        for k in grade.teachers:
+            routed = grade.target == "routed"
+            classes = faculty[k].classes if routed else curriculum.classes_taught(g)
+            asked.setdefault(k, set()).update(classes)
+    return asked
+
+
+def _split(epochs: int, shares: Sequence[float]) -> list[int]:
+    """Share out ``epochs`` in whole numbers of at least one that add up."""
+    if epochs < len(shares):
+        raise ValueError(f"epochs is {epochs}; expected at least {len(shares)}, one for each grade")
+    ends = [0]
+    for position in range(1, len(shares) + 1):
+        ideal = round(epochs * sum(shares[:position]) / sum(shares))
+        rest = len(shares) - position
+        ends.append(min(max(ideal, ends[-1] + 1), epochs - rest))
+    return [b - a for a, b in itertools.pairwise(ends)]

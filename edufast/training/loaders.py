@@ -1,0 +1,95 @@
+"""The batches of a grade: which samples, in which order, in which views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from edufast.data import ClassSampler, DataSet, Loader, MixedSampler, Sampler, SliceSampler
+from edufast.training.curriculum import Curriculum
+from edufast.training.settings import Training
+
+
+def training_batches(
+    data: DataSet,
+    curriculum: Curriculum,
+    g: int,
+    groups: Sequence[Sequence[int]],
+    training: Training,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Loader:
+    """Augmented batches of grade ``g``, all of one size.
+
+    Args:
+        data: its training split is read.
+        curriculum: says which classes, in which order, and how many samples make an epoch.
+        g: the grade, from 0.
+        groups: class lists by which the samples of every batch are grouped.
+        training: batch size and augmentation.
+        seed: of the training; every grade draws order and views from a stream of its own.
+        device: where the batches are wanted.
+    """
+    grade, labels = curriculum.grades[g], data.train.labels
+    own_seed = seed * 1000 + g
+    sampler: Sampler
+    if curriculum.order == "slices":
+        slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
+        sampler = SliceSampler(labels, slices, own_seed, grade.samples)
+    else:
+        members, weights = _mixture(data, curriculum, g, groups)
+        sampler = MixedSampler(
+            labels, members, training.batch_size, own_seed, grade.samples, weights
+        )
+    return Loader(
+        data.train,
+        sampler=sampler,
+        # A set smaller than a batch still makes one.
+        batch_size=min(training.batch_size, len(sampler)),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        augment=training.augment,
+        seed=own_seed,
+        device=device,
+        groups=groups,
+        drop_last=True,
+    )
+
+
+def _mixture(
+    data: DataSet, curriculum: Curriculum, g: int, groups: Sequence[Sequence[int]]
+) -> tuple[Sequence[Sequence[int]], list[float] | None]:
+    """Groups to draw from and their weights; None: as they are in the data."""
+    grade = curriculum.grades[g]
+    if grade.rehearsal is None:
+        return groups, None
+    new = set(grade.classes)
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    members, weights = [], []
+    for wanted, share in ((False, grade.rehearsal), (True, 1 - grade.rehearsal)):
+        parts = [[c for c in group if (c in new) == wanted] for group in groups]
+        parts = [part for part in parts if part]
+        total = sum(counts[part].sum() for part in parts)
+        members += parts
+        weights += [float(share * counts[part].sum() / total) for part in parts]
+    return members, weights
+
+
+def validation_batches(
+    data: DataSet, curriculum: Curriculum, g: int, batch_size: int, *, device: torch.device
+) -> Loader:
+    """The validation split's samples of all classes taught up to grade ``g``, as they are."""
+    sampler = ClassSampler(data.val.labels, curriculum.classes_taught(g))
+    return Loader(
+        data.val,
+        sampler=sampler,
+        batch_size=min(batch_size, len(sampler)),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        device=device,
+    )

@@ -1,0 +1,1 @@
+"""What every room needs: errors, files, signals, progress, the event log, FLOPs."""

@@ -1,0 +1,412 @@
+"""The commands as a user types them, on a folder of pictures of one's own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from edufast.cli import app
+from edufast.experiments.cost import expected_cost
+from edufast.experiments.recipe import load_recipe
+from edufast.experiments.report.format import si
+from edufast.models.weights import load_model, save_model
+from edufast.models.zoo import create_model
+from tests.tiny import tiny_data
+
+RECIPE = {
+    "name": "mine",
+    "data": {"source": "?", "image_size": 16},
+    "student": {"model": "resnet8"},
+    "teachers": [
+        {"model": "resnet8", "classes": "0-1"},
+        {"model": "resnet8", "classes": "2-3"},
+        {"model": "resnet8", "classes": "4-5"},
+    ],
+    "teacher_epochs": 2,
+    "curriculum": {"preset": "default", "epochs": 4, "shares": [1, 1, 2]},
+    "training": {"batch_size": 16, "augment": {"pad": 1, "flip": False}},
+    "baselines": ["scratch"],
+}
+
+
+def edufast(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in class folders, and a recipe for them."""
+    root = tmp_path_factory.mktemp("own")
+    data = tiny_data()
+    for split, samples in (("train", data.train), ("val", data.val)):
+        for number, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
+            path = root / "pictures" / split / data.classes[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    recipe = RECIPE | {"data": {"source": str(root / "pictures"), "image_size": 16}}
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished run."""
+    out = folder / "run"
+    result = edufast("train", folder / "recipe.yaml", "--out", out, "--json")
+    accuracy = json.loads(result.stdout)["accuracy"]
+    assert set(accuracy) == {"education", "scratch"} and 0 <= accuracy["education"]["0"] <= 1
+    return out
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(run):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "student.safetensors",
+        "student.onnx",
+        "report.html",
+        "checkpoints/education-0.pt",
+        "teachers/teacher2.safetensors",
+    ):
+        assert (run / name).is_file(), name
+    assert any((run / "plots").glob("*.png"))
+    kinds = {event["event"] for event in events(run)}
+    assert kinds == {
+        "run", "teacher", "compile", "step", "epoch", "grade", "phase", "budget", "result", "export"
+    }  # fmt: skip
+    assert all(0 < e["data_wait"] < 1 for e in events(run) if e["event"] == "result")
+    assert yaml.safe_load((run / "config.yaml").read_text())["recipe"]["training"]["lr"] == 0.1
+
+
+def test_methods_see_the_same_number_of_samples(run):
+    samples = {e["method"]: e["samples"] for e in events(run) if e["event"] == "result"}
+    assert abs(samples["scratch"] - samples["education"]) <= 4 * 16  # a batch an epoch
+
+
+def test_the_student_is_a_plain_resnet_and_the_onnx_file_agrees_with_it(run, folder):
+    model = create_model("resnet8", 6)
+    model.load_state_dict(load_file(run / "student.safetensors"))
+    model, info = load_model(run / "student.safetensors")
+    assert info.classes == tuple(f"c{c}" for c in range(6))
+    files = sorted((folder / "pictures" / "val").rglob("*.png"))[:5]
+    images = np.stack([np.asarray(Image.open(path)) for path in files])
+    normalised = (torch.tensor(images) / 255 - torch.tensor(info.mean)) / torch.tensor(info.std)
+    with torch.no_grad():
+        expected = model(normalised.permute(0, 3, 1, 2).float())
+    session = onnxruntime.InferenceSession(run / "student.onnx")
+    (logits,) = session.run(None, {"image": images})
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_finished_run_is_not_repeated(run):
+    before = (run / "metrics.jsonl").read_text()
+    edufast("resume", run)
+    assert [
+        e
+        for e in (run / "metrics.jsonl").read_text()[len(before) :].splitlines()
+        if json.loads(e)["event"] != "export"
+    ] == []
+
+
+def test_a_folder_with_another_run_is_refused(run, folder):
+    result = edufast("train", folder / "recipe.yaml", "--out", run, "--set", "seed=1", code=2)
+    assert "holds a run of another recipe" in " ".join(result.stderr.split())
+
+
+def test_compare_reports_every_method_and_seed_and_shares_teachers(run, folder):
+    result = edufast(
+        "compare", folder / "recipe.yaml", "--out", folder / "compare", "--teachers", run,
+        "--seeds", 2, "--methods", "scratch,routed,education", "--json",
+    )  # fmt: skip
+    accuracy = json.loads(result.stdout)["accuracy"]
+    assert {m: sorted(by_seed) for m, by_seed in accuracy.items()} == {
+        m: ["0", "1"] for m in ("scratch", "routed", "education")
+    }
+    assert not (folder / "compare" / "teachers").exists()
+    results = {
+        (e["method"], e["seed"]): e for e in events(folder / "compare") if e["event"] == "result"
+    }
+    assert len(results) == 6
+    assert (
+        results["scratch", 0]["teacher_flops"]
+        == 0
+        == results["scratch", 0]["teacher_training_flops"]
+    )
+    assert (
+        results["routed", 0]["teacher_flops"] > 0 < results["routed", 0]["teacher_training_flops"]
+    )
+    assert results["education", 0]["student_flops"] < results["scratch", 0]["student_flops"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "taught"),
+    [("scratch", []), ("kd", [6]), ("routed,kd", [2, 2, 2, 6])],
+)
+def test_only_the_teachers_that_are_asked_are_trained(folder, methods, taught):
+    """Plain distillation asks one of all classes, which the recipe does not have."""
+    out = folder / methods
+    edufast("compare", folder / "recipe.yaml", "--out", out, "--seeds", 1, "--methods", methods,
+            "--set", "teacher_epochs=1", "--set", "curriculum.epochs=3")  # fmt: skip
+    assert [len(e["classes"]) for e in events(out) if e["event"] == "teacher"] == taught
+
+
+def test_the_best_epoch_stands_beside_the_last(run):
+    (result,) = (e for e in events(run) if e["event"] == "result" and e["method"] == "education")
+    epochs = [e for e in events(run) if e["event"] == "epoch" and e["method"] == "education"]
+    assert result["accuracy"] == epochs[-1]["accuracy"]
+    # Epochs before the third grade know fewer classes and do not count.
+    complete = [e["accuracy"] for e in epochs if e["grade"] == 3]
+    assert result["best_accuracy"] == max(complete)
+    assert result["best_epoch"] == 2 + complete.index(max(complete)) + 1
+
+
+def test_every_method_tells_what_it_knows_of_each_slice(run):
+    for result in (e for e in events(run) if e["event"] == "result"):
+        free, masked = result["slice_accuracy"], result["slice_accuracy_masked"]
+        assert len(free) == len(masked) == 3
+        assert sum(free) / 3 == pytest.approx(result["accuracy"]), "slices are of one size"
+        assert all(f <= m for f, m in zip(free, masked, strict=True))
+    assert "scratch, within the slice" in (run / "report.html").read_text()
+
+
+def test_equal_time_measures_the_pace_once(run, folder):
+    edufast("compare", folder / "recipe.yaml", "--out", folder / "time", "--teachers", run,
+            "--seeds", 2, "--methods", "grades,education", "--equal", "time")  # fmt: skip
+    log = events(folder / "time")
+    methods = [e["method"] for e in log if e["event"] == "result"]
+    assert methods == ["education", "education", "grades", "grades"], "education goes first"
+    (budget,) = (e for e in log if e["event"] == "budget")
+    spent = [
+        e["training_seconds"] for e in log if e["event"] == "result" and e["method"] == "education"
+    ]
+    assert budget["seconds"] == pytest.approx(sum(spent) / 2)
+    assert budget["samples"] == round(budget["seconds"] * budget["images_per_second"])
+    samples = {e["samples"] for e in log if e["event"] == "result" and e["method"] == "grades"}
+    assert len(samples) == 1 and abs(samples.pop() - budget["samples"]) <= 4 * 16
+
+
+def test_a_run_in_a_relative_place_resumes_from_anywhere(run, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    edufast(
+        "train", "recipe.yaml", "--data", "pictures", "--out", "relative", "--teachers", "run",
+        "--set", "baselines=[]",
+    )  # fmt: skip
+    monkeypatch.chdir(folder.parent)
+    edufast("resume", folder / "relative")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace("lr: 0.1", "lr: fast"), "recipe.training.lr: found 'fast'"),
+        (lambda text: text.replace("seeds:", "sedes:"), "sedes: unknown key; did you mean 'seeds'"),
+        (lambda text: text.partition("recipe:")[0], "recipe: missing"),
+        (lambda text: text + "}", "not valid YAML"),
+        (lambda text: "- 1", "found list; expected keys and values"),
+        (lambda text: text.replace("methods:", "methods: 3 #"), "not valid YAML"),
+    ],
+)
+def test_a_damaged_config_is_told_in_one_line(run, tmp_path, damage, message):
+    (tmp_path / "config.yaml").write_text(damage((run / "config.yaml").read_text()))
+    result = edufast("resume", tmp_path, code=2)
+    text = " ".join(result.stderr.split())
+    assert text.startswith("edufast: ") and "config.yaml: " in text and message in text
+
+
+def test_answers_stored_ahead_teach_every_later_student(run, folder):
+    quick = "--set", "teacher_epochs=1", "--set", "curriculum.epochs=3"
+    taught = folder / "cached"
+    teach = "teach", folder / "recipe.yaml", "--out", taught, "--cache", *quick
+    answers = 3 * 6 * 24 * 9  # gated: in the end each teacher is asked about all six classes
+    assert f"{answers:,} answers stored" in " ".join(edufast(*teach).stderr.split())
+    assert "cache: 0 answers stored" in " ".join(edufast(*teach).stderr.split())
+    for method in ("education", "routed"):
+        out = folder / f"cached-{method}"
+        edufast(
+            "compare", folder / "recipe.yaml", "--teachers", taught, "--cache", taught / "cache",
+            "--seeds", 2, "--methods", method, "--out", out, *quick,
+        )  # fmt: skip
+        results = [e for e in events(out) if e["event"] == "result"]
+        assert [e["teacher_flops"] for e in results] == [0, 0]
+    result = edufast(
+        "train", folder / "recipe.yaml", "--teachers", run, "--out", folder / "others",
+        "--cache", taught / "cache", *quick, code=2,
+    )  # fmt: skip
+    assert "holds logits of another teacher 0" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.augment.random_resized_crop=[0.2,1]", "expected augment.replay, the number"),
+        ("algorithm.name=fitnet", "--cache: fitnet reads the teachers' features"),
+    ],
+)
+def test_what_cannot_be_cached_is_told_before_anything_is_trained(folder, change, message):
+    out = folder / "uncacheable"
+    arguments = folder / "recipe.yaml", "--out", out, "--cache", folder / "c", "--set", change
+    result = edufast("train", *arguments, code=2)
+    assert message in " ".join(result.stderr.split()) and not out.exists()
+
+
+def test_teach_then_export(folder):
+    edufast(
+        "teach", folder / "recipe.yaml", "--out", folder / "taught", "--set", "teacher_epochs=1"
+    )
+    weights = folder / "taught" / "teachers" / "teacher1.safetensors"
+    result = edufast("export", weights, "--out", folder / "t.onnx", "--json")
+    assert json.loads(result.stdout)["agreement"] == 1.0
+    result = edufast(
+        "train",
+        folder / "recipe.yaml",
+        "--set",
+        f"teachers.0.weights={weights}",
+        "--out",
+        folder / "wrong",
+        code=2,
+    )
+    assert "knows classes 2..3 (2)" in " ".join(result.stderr.split())
+    result = edufast(
+        "train", folder / "recipe.yaml", "--set", f"teachers.1.weights={weights}",
+        "--set", "data.holdout=0.5", "--out", folder / "leak", code=2,
+    )  # fmt: skip
+    assert "draws and holds them out" in " ".join(result.stderr.split())
+
+
+def test_one_command_trains_on_a_folder_without_a_recipe(folder):
+    result = edufast(
+        "train", "folder", "--data", folder / "pictures", "--out", folder / "one", "--json",
+        "--set", "data.image_size=16", "--set", "student.model=resnet8",
+        "--set", "teacher_epochs=1",
+        "--set", "curriculum.epochs=3", "--set", "training.batch_size=16",
+        *(x for k in range(4) for x in ("--set", f"teachers.{k}.model=resnet8")),
+    )  # fmt: skip
+    assert "education" in json.loads(result.stdout)["accuracy"]
+    assert (folder / "one" / "student.onnx").is_file()
+
+
+def test_exits_become_smaller_students_of_the_same_run(run, folder):
+    out = folder / "exits"
+    edufast(
+        "train", folder / "recipe.yaml", "--out", out, "--teachers", run,
+        "--set", "curriculum.exit_weight=0.3", "--set", "baselines=[]",
+    )  # fmt: skip
+    exports = [e for e in events(out) if e["event"] == "export"]
+    assert [e["path"] for e in exports] == [
+        "student-exit1.onnx", "student-exit2.onnx", "student.onnx"
+    ]  # fmt: skip
+    assert exports[0]["bytes"] < exports[1]["bytes"] < exports[2]["bytes"]
+    assert all(e["agreement"] == 1.0 and e["latency_ms"] > 0 for e in exports)
+    # Over the whole validation split, which the last epoch validated, too.
+    (result,) = (e for e in events(out) if e["event"] == "result")
+    assert exports[-1]["accuracy"] == pytest.approx(result["accuracy"])
+    assert all(0 <= e["accuracy"] <= 1 for e in exports)
+
+
+def test_merge_averages_students(run, folder):
+    model, info = load_model(run / "student.safetensors")
+    with torch.no_grad():
+        model.fc.weight.add_(1.0)
+    save_model(folder / "other.safetensors", model, info)
+    weights = [run / "student.safetensors", folder / "other.safetensors"]
+    edufast("merge", *weights, "--out", folder / "m.safetensors", "--weights", "1,3")
+    original, merged = load_file(weights[0]), load_file(folder / "m.safetensors")
+    torch.testing.assert_close(merged["fc.weight"], original["fc.weight"] + 0.75)
+    torch.testing.assert_close(merged["conv1.weight"], original["conv1.weight"])
+    teacher = run / "teachers" / "teacher0.safetensors"
+    edufast("merge", weights[0], teacher, "--out", folder / "n.safetensors", code=2)
+    edufast("merge", *weights, "--out", folder / "n.safetensors", "--weights", "1,x", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere.yaml"), "recipe 'nowhere.yaml': no such file"),
+        (("train", "quickstart", "--set", "training.lr=fast"), "training.lr: found 'fast'"),
+        (("train", "quickstart", "--data", "nowhere"), "nowhere"),
+        (("train", "quickstart", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
+        (
+            ("compare", "quickstart", "--methods", "kd,magic"),
+            "--methods: 'magic'; expected some of",
+        ),
+        (("resume", "nowhere"), "nowhere holds no run"),
+        # Nothing is trained, and no folder made, before these are noticed.
+        (("train", "quickstart", "--set", "student.model=resnet9"), "model 'resnet9' is unknown"),
+        (("train", "quickstart", "--set", "teachers.3.model=resnet9"), "'resnet9' is unknown"),
+        (("train", "quickstart", "--set", "student.cuts=[x, y]"), "cannot cut after 'x'"),
+        (
+            ("train", "quickstart", "--set", "training.augment.random_resized_crop=[0.3, 1.0]"),
+            "random_resized_crop: for image files only",
+        ),
+        (
+            (
+                "train",
+                "quickstart",
+                "--set",
+                "curriculum={grades: [{epochs: 1, classes: 0-59, teachers: [0], target: full}]}",
+            ),
+            "asks teacher 0 (teacher), but it does not know class 20",
+        ),
+        (("export", "nowhere.safetensors"), "no model at nowhere.safetensors"),
+    ],
+)
+def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = edufast(*arguments, code=2)
+    text = " ".join(result.stderr.split())
+    assert text.startswith("edufast: ") and message in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_and_recipes():
+    checks = json.loads(edufast("doctor", "--json").stdout)
+    assert all(check["ok"] for check in checks if check["needed"])
+    assert "CUDA kernels" in {check["what"] for check in checks}
+    listed = edufast("recipes").stdout
+    assert "quickstart" in listed and "cs.toronto.edu" in listed
+    cost = expected_cost(load_recipe("quickstart"))
+    assert si(cost.student_flops, "") in listed
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(folder):
+    out = folder / "stopped"
+    command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"),
+               "--out", str(out), "--set", "curriculum.epochs=30"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        metrics = out / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"epoch"' in metrics.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert re.search(r"stopped; go on with:\s+edufast resume", stderr.decode())
+    assert "result" not in {event["event"] for event in events(out)}
+    assert (out / "report.html").exists()
+    edufast("resume", out)
+    (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
+    assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144

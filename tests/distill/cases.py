@@ -1,0 +1,86 @@
+"""Batches as students and teachers see them, and plain float64 pieces of the papers' formulas."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edufast.ops import ClassSlices
+from edufast.teachers.supervision import TeacherOutputs, gated_logits
+
+BATCH, CLASSES = 12, 7
+SLICES = [(0, 3), [5, 3]]  # class 4 and 6 belong to nobody's slice
+
+
+def outputs(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
+    """Student logits, what the teachers say, labels.
+
+    The kinds are what a Supervision gives: "full" (one teacher), "several" (full), "routed" (rows
+    of others are NaN), "gated" (columns of nobody are -inf).
+    """
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return 3 * torch.randn(*shape, generator=generator)
+
+    logits = draw(BATCH, CLASSES).requires_grad_()
+    index = torch.arange(BATCH)
+    everyone = slice(0, BATCH)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0, 0, 5, 3, 3, 5, 3])  # grouped by owner
+    if kind in ("full", "several"):
+        count = 1 if kind == "full" else 3
+        answers = [draw(BATCH, CLASSES) for _ in range(count)]
+        return logits, TeacherOutputs(answers, None, "mean", [everyone] * count, [], index), labels
+    slices = ClassSlices.of(SLICES, CLASSES)
+    answers = [draw(BATCH, size) for size in slices.sizes]
+    rows = [slice(0, 7), slice(7, BATCH)]
+    if kind == "gated":
+        target = gated_logits(answers, slices, labels, num_classes=CLASSES, temperature=4.0)
+        return logits, TeacherOutputs([target], None, "mean", [everyone] * 2, [], index), labels
+    answers[0][rows[1]] = math.nan
+    answers[1][rows[0]] = math.nan
+    return logits, TeacherOutputs(answers, slices, "routed", rows, [], index), labels
+
+
+KINDS = ("full", "several", "routed", "gated")
+
+
+def columns(said: TeacherOutputs, k: int) -> list[int]:
+    """Classes that teacher ``k`` speaks about."""
+    classes = [range(*s) if isinstance(s, tuple) else s for s in SLICES]
+    return list(classes[k]) if said.slices else list(range(said.logits[k].shape[1]))
+
+
+def read(said: TeacherOutputs, k: int, row: int) -> bool:
+    """Whether anything is asked of teacher ``k`` about a row."""
+    return said.weighting != "routed" or row in range(*said.rows[k].indices(BATCH))
+
+
+def weight_of(said: TeacherOutputs, k: int, row: int) -> float:
+    """By "mean" or, where samples are routed, by ownership."""
+    if said.weighting == "routed":
+        return float(read(said, k, row))
+    return 1 / len(said.logits)
+
+
+def rows_of(said: TeacherOutputs, logits: Tensor, k: int, row: int) -> tuple[Tensor, Tensor]:
+    """Student's and teacher's logits of a row over the classes that the teacher speaks about."""
+    return logits[row].double()[columns(said, k)], said.logits[k][row].double()
+
+
+def possible(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without the classes that the teacher holds at -inf."""
+    return z[t > -math.inf], t[t > -math.inf]
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of distributions."""
+    some = p > 0
+    return (p[some] * (p[some].log() - q[some].log())).sum()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    log_p = torch.log_softmax(logits.double(), 1)
+    return -torch.stack([log_p[row, label] for row, label in enumerate(labels)]).mean()

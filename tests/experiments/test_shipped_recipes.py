@@ -1,0 +1,64 @@
+"""Every shipped recipe runs from teachers to student, on a miniature of its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from edufast.data import caltech256, glyphs
+from edufast.experiments.recipe import load_recipe, shipped_recipes
+from edufast.experiments.run import Run, RunConfig
+from tests.data import published
+
+
+def write_folder(parent: Path) -> Path:
+    for c in range(6):
+        names = [f"{number}.jpg" for number in range(8)]
+        published.write_images(parent / "train" / f"class{c}", names, 40 * c)
+        published.write_images(parent / "val" / f"class{c}", names[:2], 40 * c)
+    return parent
+
+
+WRITERS = {
+    "caltech256": published.write_caltech256,
+    "cifar100": lambda parent: published.write_cifar100_binary(parent, train=1, test=1),
+    "food101": published.write_food101,
+    "tiny_imagenet": lambda parent: published.write_tiny_imagenet(parent, train=1),
+    ".": write_folder,
+}
+
+
+@pytest.fixture(scope="module")
+def miniatures(tmp_path_factory) -> dict[str, Path]:
+    """Folders of the data sets, written once; glyphs are drawn there when asked for."""
+    folders = {name: write(tmp_path_factory.mktemp("data")) for name, write in WRITERS.items()}
+    return {**folders, "glyphs": tmp_path_factory.mktemp("glyphs")}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
+    monkeypatch.setattr(caltech256, "TRAIN_PER_CLASS", 2)
+    monkeypatch.setenv("EDUFAST_CACHE", str(miniatures["glyphs"]))
+    monkeypatch.setattr(glyphs, "TRAIN_PER_CLASS", 2)
+    monkeypatch.setattr(glyphs, "VAL_PER_CLASS", 1)
+    whole = load_recipe(name)
+    data, _, _ = whole.data.source.partition(":")
+    # The student and its cuts stay as they are; teachers, images and epochs are made small.
+    changes = [
+        f"data.image_size={8 if data == 'digits' else 32}", "baselines=[]",
+        "teacher_epochs=1", "curriculum.epochs=3",
+        "curriculum.samples=64", "training.batch_size=32",
+        *(f"teachers.{k}.model=resnet8" for k in range(len(whole.teachers))),
+    ]  # fmt: skip
+    if data in WRITERS:
+        prefix = "" if data == "." else f"{data}:"
+        changes.append(f"data.source={prefix}{miniatures[data]}")
+    config = RunConfig(
+        recipe=load_recipe(name, changes), methods=("education",), seeds=(0,), export=False
+    )
+    result = Run(config, tmp_path / "run", Console(quiet=True)).execute()["education"][0]
+    assert 0 <= result["accuracy"] <= 1
+    assert result["samples"] == 3 * 64 and result["teacher_flops"] > 0
+    assert (tmp_path / "run" / "student.safetensors").is_file()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from edufast.models.zoo import ResNet, create_model, list_models
+from edufast.utils.errors import UserError
+
+# Parameters with 100 classes, as the tables of RepDistiller and mdistiller have them.
+KNOWN = {
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "wrn_16_2": 703_284,
+    "wrn_40_2": 2_255_156,
+    "resnet50_cifar": 23_705_252,
+    "mobilenetv2_half": 812_836 - 288,  # a 1x1 convolution of 16x16 and its norm
+}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parameter_counts_of_the_literature(name: str) -> None:
+    assert parameters(create_model(name, 100)) == KNOWN[name]
+
+
+def test_resnet20_for_ten_classes_has_0_27_million() -> None:
+    assert round(parameters(create_model("resnet20", 10)) / 1e6, 2) == 0.27
+
+
+# The smallest promised size, an odd one that is no multiple of the strides, and the usual one.
+@pytest.mark.parametrize("size", [8, 19, 32])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2"])
+def test_any_image_size(name: str, size: int) -> None:
+    assert create_model(name, 7)(torch.randn(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_listed_model_builds(name: str) -> None:
+    *_, last = (m for m in create_model(name, 5).modules() if isinstance(m, nn.Linear))
+    assert last.out_features == 5
+
+
+@pytest.mark.parametrize(("name", "places"), [("resnet50_cifar", 4), ("mobilenetv2_half", 2)])
+def test_variants_for_32_pixels_keep_their_resolution(name: str, places: int) -> None:
+    shapes = []
+    model = create_model(name, 5).eval()
+    last = model.layer4 if name == "resnet50_cifar" else model.features
+    last.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[2:])))
+    model(torch.zeros(1, 3, 32, 32))
+    assert shapes == [(places, places)]
+
+
+def test_convolutions_are_kaiming_normal_by_fan_out() -> None:
+    conv = create_model("resnet8x4", 5).layer3[0].conv2
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+
+
+def test_wide_resnet_projects_the_activated_input() -> None:
+    block = create_model("wrn_16_2", 5).eval().layer1[0]
+    x = -torch.ones(1, 16, 8, 8)  # all of it removed by norm and ReLU
+    block.shortcut.weight.data.fill_(1.0)
+    block.conv2.weight.data.zero_()
+    assert torch.equal(block(x), torch.zeros(1, 32, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
+def test_libraries_without_any_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name.split("/")[0])
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail())
+    assert create_model(name, 11).fc.out_features == 11
+
+
+def test_hugging_face_classifiers_give_logits() -> None:
+    pytest.importorskip("transformers")
+    model = create_model("hf/resnet", 7).eval()
+    images = torch.randn(2, 3, 32, 32)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    assert torch.equal(logits, model.model(images).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet21", "did you mean .*resnet20"),
+        ("torchvision/resnet19", "torchvision/resnet18"),
+        ("timm/resnet19", "timm/resnet18"),
+        ("timm/hf-hub:someone/model", "unknown"),  # would download
+        ("torchvision/", "unknown"),
+        ("hf/vt", "did you mean hf/.*vit"),
+        ("zzz", "known: resnet8"),
+        ("", "unknown"),
+    ],
+)
+def test_unknown_names_list_near_matches(name: str, hint: str) -> None:
+    if "/" in name:
+        pytest.importorskip(name.split("/")[0].replace("hf", "transformers"))
+    with pytest.raises(UserError, match=hint):
+        create_model(name, 10)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, "10", None])
+def test_number_of_classes_is_checked(count: object) -> None:
+    with pytest.raises(UserError, match="num_classes"):
+        create_model("resnet8", count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
+def test_missing_library_says_what_to_install(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=f"pip install {library}"):
+        create_model(f"{library.replace('transformers', 'hf')}/resnet18", 10)
+
+
+@pytest.mark.parametrize("depth", [2, 9, 21])
+def test_depth_must_fit_the_blocks(depth: int) -> None:
+    with pytest.raises(ValueError, match="depth"):
+        ResNet(depth, 10)

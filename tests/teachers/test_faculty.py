@@ -1,0 +1,108 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from edufast.models.zoo import create_model
+from edufast.teachers.faculty import Faculty, Teacher
+from tests.tiny import Constant, constant_faculty, tiny_faculty
+
+IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_teachers_are_frozen_and_in_eval_mode():
+    faculty = constant_faculty([0, 1], [2])
+    assert not any(model.training for model in faculty._models)
+    assert not any(p.requires_grad for model in faculty._models for p in model.parameters())
+    first, second = (faculty.logits(0, IMAGES) for _ in range(2))
+    assert torch.equal(first, second) and not first.requires_grad
+
+
+def test_a_teacher_runs_with_folded_norms_and_stays_as_it_was():
+    model = create_model("resnet8", 5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.eval()(images)
+    faculty = Faculty([Teacher(model, range(5))])
+    torch.testing.assert_close(faculty.logits(0, images), expected, rtol=1e-4, atol=1e-5)
+    norms = [m for m in faculty.model(0).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not norms and model.state_dict().keys() == state.keys()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_bfloat16_teachers_answer_in_float32_and_nearly_the_same():
+    model = create_model("resnet8", 5)
+    images = torch.randn(4, 3, 16, 16)
+    exact = Faculty([Teacher(model, range(5))]).logits(0, images)
+    faculty = Faculty([Teacher(model, range(5))], dtype=torch.bfloat16)
+    assert {p.dtype for p in faculty.model(0).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    rounded = faculty.logits(0, images)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+    assert faculty.flops(0, (3, 16, 16)) > 0
+
+
+def test_a_model_that_cannot_be_folded_keeps_its_own_dtype():
+    class Moody(Constant):
+        def forward(self, images):
+            return super().forward(images) if images.sum() > -1e9 else images
+
+    model = Moody(2)
+    assert Faculty([Teacher(model, [0, 1])]).model(0) is model
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=torch.bfloat16)
+    assert faculty.logits(0, IMAGES).shape == (6, 2)
+    assert model.linear.weight.dtype == torch.float32
+
+
+def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain = tiny_faculty(*[range(3)] * 3)
+    faculty = Faculty(list(plain), compile=True)
+    sizes = range(2, 8)  # eighteen graphs: more than Dynamo allows one function
+    images = torch.randn(8, 3, 16, 16)
+    for _ in range(2):
+        for size in sizes:
+            for k in range(3):
+                expected = plain.logits(k, images[:size])
+                torch.testing.assert_close(faculty.logits(k, images[:size]), expected)
+    assert len(graphs) == 18
+    faculty.logits(0, images, eager=True)
+    assert len(graphs) == 18
+
+
+def test_slices_follow_the_curriculum_order():
+    faculty = constant_faculty([4, 5], [0, 2])
+    slices = faculty.slices([0, 1], [0, 2, 1, 4, 5])
+    assert slices.sizes == (2, 2)
+    z = torch.arange(5.0)[None]
+    assert slices.select(z, 0).tolist() == [[3, 4]]
+    assert slices.select(z, 1).tolist() == [[0, 1]]
+    scattered = faculty.slices([1], [2, 1, 0])
+    assert scattered.select(torch.tensor([[10.0, 11.0, 12.0]]), 0).tolist() == [[12, 10]]
+    with pytest.raises(ValueError, match=r"teacher 0 \(t0\) knows class 4"):
+        faculty.slices([0], [0, 1])
+
+
+def test_a_teacher_names_each_class_once():
+    with pytest.raises(ValueError, match="at least one, each once"):
+        Teacher(Constant(2), [1, 1])
+
+
+def test_flops_of_a_linear_teacher():
+    faculty = constant_faculty([0, 1, 2])
+    assert faculty.flops(0, (3, 4, 4)) == 2 * 3
+    assert math.isfinite(faculty[0].model.linear.weight.sum())

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from edufast.training.checkpoint import load_checkpoint, save_checkpoint
+from edufast.utils.errors import UserError
+from edufast.utils.event_log import Journal
+from edufast.utils.files import atomic_write
+
+
+def test_round_trip(tmp_path):
+    state = {"a": torch.arange(3), "b": [1.5, "x"], "c": {"d": None}}
+    save_checkpoint(tmp_path / "c.pt", state)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(loaded.pop("a"), state.pop("a")) and loaded == state
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"a": torch.zeros(1000)})
+    good = path.read_bytes()
+    for position in (9, 45, len(good) // 2, len(good) - 1):
+        bad = bytearray(good)
+        bad[position] ^= 1
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match="damaged"):
+            load_checkpoint(path)
+    path.write_bytes(good[:-10])
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("owned",))
+
+    save_checkpoint(tmp_path / "c.pt", {"a": Evil()})
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "other.pt").write_bytes(b"hello")
+    with pytest.raises(UserError, match="not an EduFast checkpoint"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_journal_appends_and_drops_a_line_cut_short(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    Journal(path).write("a", x=1)
+    with open(path, "a") as file:
+        file.write('{"event": "b", "x')
+    Journal(path).write("c")
+    assert path.read_text() == '{"event": "a", "x": 1}\n{"event": "c"}\n'
+    Journal().write("nowhere")

@@ -1,0 +1,119 @@
+import math
+
+import pytest
+
+from edufast.training.curriculum import PAPER_EPOCHS, Curriculum, Grade
+
+SLICES = [range(0, 4), range(4, 7), range(7, 10)]
+
+
+def test_graded_preset_grows_classes_fragments_and_teachers_together():
+    curriculum = Curriculum.graded(SLICES, 16, full_teacher=3)
+    assert [g.epochs for g in curriculum.grades] == [2, 2, 12]
+    assert curriculum.fragments == (1, 2, 3)
+    assert [g.teachers for g in curriculum.grades] == [(0,), (0, 1), (3,)]
+    assert [g.target for g in curriculum.grades] == ["gated", "gated", "full"]
+    assert curriculum.class_order == tuple(range(10))
+    assert curriculum.classes_taught(1) == tuple(range(7))
+    assert curriculum.exit_weight > 0
+    # Half-way through the last grade the first fragment is done.
+    assert [g.freeze for g in curriculum.grades] == [(), (), (0.5,)]
+    assert [curriculum.grades[-1].frozen(epoch) for epoch in (0, 5, 6, 11)] == [0, 0, 1, 1]
+
+
+def test_freezing_can_be_chosen_and_never_takes_the_last_fragment():
+    grade = Curriculum.graded(SLICES, 12, shares=[1, 1, 1], freeze=[0.0, 0.6]).grades[-1]
+    assert [grade.frozen(epoch) for epoch in range(4)] == [1, 1, 1, 2]
+    assert Curriculum.graded(SLICES, 16, freeze=[]).grades[-1].freeze == ()
+    assert Curriculum.graded(SLICES[:1], 16).grades[-1].freeze == ()
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 5, 8, 17, 240])
+def test_shares_fill_every_epoch_and_leave_no_grade_empty(epochs):
+    lengths = [g.epochs for g in Curriculum.graded(SLICES, epochs).grades]
+    assert sum(lengths) == epochs and min(lengths) >= 1
+
+
+def test_paper_preset_is_the_authors_schedule():
+    curriculum = Curriculum.paper(SLICES)
+    assert tuple(g.epochs for g in curriculum.grades) == PAPER_EPOCHS == (150, 30, 60)
+    assert (curriculum.order, curriculum.schedule) == ("slices", "paper")
+    assert not curriculum.keep_state and not curriculum.exit_weight
+    assert not any(g.freeze for g in curriculum.grades)
+    assert {g.target for g in curriculum.grades} == {"routed"}
+    # x0.1 at epochs 150, 180 and 210, with the grades changing at the first two.
+    steps = [150, 30, 60]
+    rates = [curriculum.learning_rate(g, s, steps) for g in range(3) for s in range(steps[g])]
+    assert [rates[e] for e in (0, 149)] == [1.0, 1.0]
+    assert [rates[e] for e in (150, 179, 180, 209, 210, 239)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+
+
+def test_held_schedule_warms_up_in_every_grade_and_anneals_in_the_last_only():
+    curriculum = Curriculum.graded(SLICES, 3)
+    steps = [200, 200, 200]
+    for g in range(3):
+        assert curriculum.learning_rate(g, 0, steps) < 0.1
+        assert curriculum.learning_rate(g, 20, steps) == 1.0
+    assert curriculum.learning_rate(1, 199, steps) == 1.0
+    assert curriculum.learning_rate(2, 110, steps) == pytest.approx(0.5)
+    assert curriculum.learning_rate(2, 199, steps) < 1e-3
+
+
+def test_restart_schedule_anneals_every_grade():
+    curriculum = Curriculum([Grade(1, [0]), Grade(1, [1])], schedule="restart")
+    assert curriculum.learning_rate(0, 99, [100, 100]) < 1e-3
+    assert curriculum.learning_rate(1, 10, [100, 100]) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["held", "restart", "paper"])
+def test_every_rate_is_finite_and_positive_even_for_one_step(schedule):
+    curriculum = Curriculum([Grade(1, [0]), Grade(1, [1])], schedule=schedule)
+    for steps in ([1, 1], [2, 3], [500, 700]):
+        for g in range(2):
+            for step in range(steps[g]):
+                rate = curriculum.learning_rate(g, step, steps)
+                assert math.isfinite(rate) and 0 < rate <= 1
+
+
+def test_class_growth_and_depth_growth_are_independent():
+    depth_only = Curriculum([Grade(1, range(10)), Grade(1), Grade(2)])
+    assert depth_only.fragments == (1, 2, 3)
+    assert [len(depth_only.classes_taught(g)) for g in range(3)] == [10, 10, 10]
+    classes_only = Curriculum([Grade(1, [2, 0], fragments=1), Grade(1, [1], fragments=1)])
+    assert classes_only.fragments == (1, 1)
+    assert classes_only.class_order == (2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Curriculum([]), "grades is empty"),
+        (lambda: Curriculum([Grade(1)]), "grade 1 adds no classes"),
+        (lambda: Curriculum([Grade(1, [0, 1]), Grade(1, [1])]), "class 1 is added by grade 1"),
+        (lambda: Curriculum([Grade(1, [0])], order="random"), "order is 'random'"),
+        (lambda: Curriculum([Grade(1, [0])], schedule="none"), "schedule is 'none'"),
+        (lambda: Curriculum([Grade(1, [0], fragments=2), Grade(1, fragments=1)]), "never fewer"),
+        (lambda: Grade(0, [0]), "epochs is 0"),
+        (lambda: Grade(1, [0], samples=0), "samples is 0"),
+        (lambda: Grade(1, [0], freeze=[0.5, 0.2]), "rising shares from 0 to 1"),
+        (lambda: Grade(1, [0], freeze=[1.5]), "rising shares from 0 to 1"),
+        (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to go on learning"),
+        (lambda: Curriculum([Grade(1, [0])], exit_weight=-1), "exit_weight is -1"),
+        (lambda: Grade(1, [0], rehearsal=1), "rehearsal is 1; expected a share"),
+        (lambda: Curriculum([Grade(1, [0], rehearsal=0.5)]), "rehearsal is 0.5 in grade 1"),
+        (
+            lambda: Curriculum([Grade(1, [0]), Grade(1, [1], rehearsal=0.5)], order="slices"),
+            "rehearsal is 0.5 in grade 2",
+        ),
+        (lambda: Grade(1, [0], [0], target="half"), "target is 'half'"),
+        (lambda: Grade(1, [0], [0], target="none"), "exactly when there is a target"),
+        (lambda: Grade(1, [0], [], target="routed"), "exactly when there is a target"),
+        (lambda: Curriculum.graded(SLICES, 2), "epochs is 2; expected at least 3"),
+        (lambda: Curriculum.paper(SLICES[:2]), "3 grades; there are 2 slices"),
+    ],
+)
+def test_errors_name_value_and_expectation(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

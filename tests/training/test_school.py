@@ -1,0 +1,266 @@
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+import edufast.training.school as school_module
+from edufast.distill import KD
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum, Grade
+from edufast.training.growth import Growth
+from edufast.training.loaders import validation_batches
+from edufast.training.school import School
+from edufast.utils.errors import Interrupted, TrainingError
+from edufast.utils.event_log import Journal
+from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
+
+DATA = tiny_data()
+SLICES = [range(0, 2), range(2, 4), range(4, 6)]
+
+
+def school(curriculum=None, faculty=None, *, seed=0, **keywords):
+    torch.manual_seed(seed)
+    curriculum = curriculum or Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+    student = Student(
+        tiny_model(),
+        curriculum.fragments[-1],
+        input_size=(3, 16, 16),
+        class_order=curriculum.class_order,
+        seed=seed,
+    )
+    faculty = tiny_faculty(*SLICES) if faculty is None else faculty
+    keywords = {"training": TRAINING, "algorithm": KD(alpha=0.9), "seed": seed} | keywords
+    return School(student, faculty, curriculum, DATA, **keywords)
+
+
+def events(path, kind):
+    return [e for line in path.read_text().splitlines() if (e := json.loads(line))["event"] == kind]
+
+
+def validation(trained):
+    loader = validation_batches(DATA, trained.curriculum, 2, 16, device=trained.device)
+    return loader.epoch(0)
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_plain_training_learns_the_task():
+    curriculum = Curriculum.single(range(6), 12)
+    trained = school(curriculum, Faculty([]))
+    graduate = trained.fit()
+    assert type(graduate) is torch.nn.Sequential and not graduate.training
+    assert trained.progress.accuracy > 0.9
+    tiny_model().load_state_dict(graduate.state_dict())
+
+
+def test_every_grade_is_recorded_with_its_growth(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    trained = school(journal=Journal(path))
+    trained.fit()
+    grades = events(path, "grade")
+    assert [(e["grade"], e["fragments"], e["classes"]) for e in grades] == [
+        (1, 1, 2),
+        (2, 2, 4),
+        (3, 3, 6),
+    ]
+    assert [sum(a is not None for a in e["slice_accuracy"]) for e in grades] == [1, 2, 3]
+    assert all(len(e["slice_accuracy_masked"]) == 3 for e in grades)
+    epochs = events(path, "epoch")
+    assert [(e["grade"], e["epoch"]) for e in epochs] == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    assert [e["samples"] for e in epochs] == [48, 48 + 96, 48 + 96 + 144, 48 + 96 + 288]
+    assert trained.progress.samples == epochs[-1]["samples"]
+
+
+def test_compute_is_what_was_computed():
+    trained = school()
+    trained.fit()
+    cost, student = trained.progress, trained.student
+    per_image = sum(
+        3 * images * (sum(f.flops for f in student.fragments[:grown]))
+        for grown, images in ((1, 48), (2, 96), (3, 288))
+    )
+    # The first fragment only runs forward in the second half of the last grade.
+    per_image -= 2 * 144 * student.fragments[0].flops
+    # Heads come on top of the fragments, and cost less than they do.
+    assert per_image < cost.student_flops < 1.5 * per_image
+    teacher = [trained.faculty.flops(k, (3, 16, 16)) for k in range(3)]
+    assert cost.teacher_flops == teacher[0] * 48 + sum(teacher[:2]) * 96 + sum(teacher) * 288
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 9, 11])  # within and at the ends of epochs and grades
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
+    expected = school(seed=3).fit()
+
+    steps = 0
+    step = School._step
+
+    def counting(self, batch, supervision):
+        nonlocal steps
+        steps += 1
+        return step(self, batch, supervision)
+
+    from contextlib import contextmanager
+
+    @contextmanager
+    def interrupted_after_stop():
+        yield lambda: steps == stop
+
+    monkeypatch.setattr(School, "_step", counting)
+    monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
+    path = tmp_path / "c.pt"
+    with pytest.raises(Interrupted):
+        school(seed=3, checkpoint=path).fit()
+    assert steps == stop
+    torch.manual_seed(12345)  # whatever happens in between
+    resumed = school(seed=3, checkpoint=path)
+    graduate = resumed.fit()
+    assert same_weights(graduate, expected)
+    assert resumed.progress.samples == 48 + 96 + 288
+
+
+@pytest.mark.parametrize("grade", [1, 2])
+def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
+    expected = school(seed=3).fit()
+    begin = Growth.begin
+
+    def killed(growth, g):
+        if g == grade:
+            raise SystemExit
+        return begin(growth, g)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Growth, "begin", killed)
+        school(seed=3, checkpoint=tmp_path / "c.pt").fit()
+    torch.manual_seed(12345)
+    assert same_weights(school(seed=3, checkpoint=tmp_path / "c.pt").fit(), expected)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    first = school(checkpoint=path).fit()
+    monkeypatch.setattr(School, "_step", lambda *_: pytest.fail("trained again"))
+    assert same_weights(school(checkpoint=path).fit(), first)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    school(Curriculum.single(range(6), 1), Faculty([]), checkpoint=path).fit()
+    with pytest.raises(ValueError, match="with seed 0; expected education with seed 1"):
+        school(Curriculum.single(range(6), 1), Faculty([]), checkpoint=path, seed=1).fit()
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    a, b, c = (school(Curriculum.single(range(6), 1), Faculty([]), seed=s).fit() for s in (1, 1, 2))
+    assert same_weights(a, b) and not same_weights(a, c)
+
+
+def test_teachers_change_what_is_learned():
+    curriculum = Curriculum.single(range(6), 2, teachers=[0, 1, 2], target="routed")
+    routed = school(curriculum, algorithm=KD(alpha=0.1)).fit()
+    plain = school(Curriculum.single(range(6), 2), Faculty([])).fit()
+    assert not same_weights(routed, plain)
+
+
+def test_classes_in_any_order_graduate_under_their_own_ids():
+    curriculum = Curriculum([Grade(4, [5, 2, 0]), Grade(1, [4]), Grade(12, [1, 3])])
+    trained = school(curriculum, Faculty([]))
+    graduate = trained.fit()
+    images, labels, *_ = zip(*validation(trained), strict=True)
+    with torch.no_grad():
+        answers = graduate(torch.cat(images)).argmax(1)
+    accuracy = (answers == torch.cat(labels)).double().mean().item()
+    assert accuracy == trained.progress.accuracy > 0.5
+
+
+def test_authors_way_forgets_momentum_and_teaches_slice_by_slice():
+    curriculum = Curriculum.paper(SLICES, 4)
+    trained = school(curriculum)
+    trained.fit()
+    slices = DATA.train.labels[trained._loaders[2]._sampler(0)] // 2
+    assert slices.tolist() == sorted(slices)
+
+
+def test_kept_exits_learn_on_with_the_rest():
+    losses = []
+    for weight in (1e-6, 1.0):
+        torch.manual_seed(0)
+        curriculum = Curriculum([Grade(1, range(6)), Grade(1), Grade(6)], exit_weight=weight)
+        student = Student(tiny_model(), 3, input_size=(3, 16, 16))
+        trained = School(student, Faculty([]), curriculum, DATA, training=TRAINING)
+        trained.fit()
+        assert student.depths == (1, 2, 3)
+        images, labels, *_ = next(validation(trained))
+        with torch.no_grad():
+            exits = student.eval().forward_exits(images)[:-1]
+        losses.append([torch.nn.functional.cross_entropy(e, labels).item() for e in exits])
+    left_alone, taught = losses
+    assert taught[0] < left_alone[0] and taught[1] < left_alone[1]
+
+
+def test_frozen_fragments_stop_learning_in_the_epoch_that_was_told():
+    curriculum = Curriculum([Grade(1, range(6)), Grade(3, freeze=(0.3,))])
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    trained = School(student, Faculty([]), curriculum, DATA, training=TRAINING)
+    first = [student.model.get_parameter(name) for name in student.fragments[0].parameters]
+    seen = []
+
+    def watched(*arguments):
+        seen.append([p.detach().clone() for p in first])
+        return train_epoch(*arguments)
+
+    train_epoch, trained._train_epoch = trained._train_epoch, watched
+    trained.fit()
+    seen.append([p.detach() for p in first])
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(flat(seen))]
+    assert moved == [True, True, False, False]
+
+
+def flat(states):
+    return [torch.cat([p.flatten() for p in state]) for state in states]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place():
+    broken = school(Curriculum.single(range(6), 2), Faculty([]))
+    with torch.no_grad():
+        broken.student.classifier.bias[0] = math.nan
+    with pytest.raises(TrainingError, match=r"the loss is nan in grade 1, epoch 1, step \d"):
+        broken.fit()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: Student(tiny_model(5), 3, input_size=(3, 16, 16)),
+            "5 classes, the curriculum teaches 6",
+        ),
+        (lambda: Student(tiny_model(), 2, input_size=(3, 16, 16)), "cut into 2 fragments"),
+        (
+            lambda: Student(
+                tiny_model(), 3, input_size=(3, 16, 16), class_order=[1, 0, 2, 3, 4, 5]
+            ),
+            "class_order=curriculum.class_order",
+        ),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        School(build(), tiny_faculty(*SLICES), Curriculum.graded(SLICES, 3), DATA)
+
+
+def test_an_unknown_class_is_refused():
+    with pytest.raises(ValueError, match="teaches class 9; tiny has 6"):
+        School(
+            Student(tiny_model(1), 1, input_size=(3, 16, 16)),
+            Faculty([]),
+            Curriculum.single([9], 1),
+            DATA,
+        )

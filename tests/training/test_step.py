@@ -1,0 +1,220 @@
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import edufast.training.step as step_module
+from edufast.distill import KD
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum
+from edufast.training.school import School
+from edufast.training.settings import Training
+from edufast.training.step import TrainStep
+from edufast.utils.errors import Interrupted, TrainingError
+from edufast.utils.event_log import Journal
+from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
+
+DATA = tiny_data()
+SLICES = [range(0, 2), range(2, 4), range(4, 6)]
+GRADED = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Dynamo and AOTAutograd trace as always, but what they found runs eagerly: that is quick."""
+    monkeypatch.setattr(step_module, "BACKEND", "aot_eager")
+
+
+def school(curriculum=GRADED, *, journal=None, algorithm=None, **training):
+    torch.manual_seed(0)
+    model = tiny_model()
+    model[2][2].p = 0.0  # compiled code draws other random numbers
+    student = Student(model, curriculum.fragments[-1], input_size=(3, 16, 16))
+    return School(
+        student,
+        tiny_faculty(*(grade.classes for grade in curriculum.grades)),
+        curriculum,
+        DATA,
+        training=replace(TRAINING, **training),
+        algorithm=algorithm or KD(alpha=0.9),
+        journal=journal,
+    )
+
+
+def same_weights(a, b):
+    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+
+
+class Counted(TrainStep):
+    made: list[TrainStep]
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.made.append(self)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Every TrainStep that a School makes."""
+    Counted.made = []
+    monkeypatch.setattr("edufast.training.school.TrainStep", Counted)
+    return Counted.made
+
+
+def test_one_compile_a_grade_and_one_where_a_fragment_freezes(traced_only, steps):
+    trained = school(compile=True)  # grade 3 has two epochs, and every step a learning rate
+    trained.fit()
+    assert [step.compiles for step in steps] == [1, 1, 2]
+    assert trained.compiles == 2
+
+
+def test_one_compile_a_grade_beyond_dynamos_limit(traced_only, steps):
+    # Dynamo allows 8 variants of a function.
+    for _ in range(4):
+        school(compile=True).fit()
+    assert [step.compiles for step in steps] == [1, 1, 2] * 4
+
+
+def test_compiled_training_equals_eager_training():
+    halves = Curriculum.graded([range(3), range(3, 6)], 3, shares=[1, 2])
+    assert halves.exit_weight and halves.grades[-1].freeze
+    eager, compiled = (school(halves, compile=c) for c in (False, True))
+    expected, graduate = eager.fit(), compiled.fit()
+    assert type(graduate) is nn.Sequential
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(graduate.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_an_interrupted_compiled_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    def make(checkpoint=None):
+        torch.manual_seed(0)
+        student = Student(tiny_model(), 1, input_size=(3, 16, 16))  # with dropout
+        training = replace(TRAINING, compile=True)
+        curriculum = Curriculum.single(range(6), 2)
+        return School(
+            student, Faculty([]), curriculum, DATA, training=training, checkpoint=checkpoint
+        )
+
+    expected = make().fit()
+    stopped = make(tmp_path / "c.pt")
+    monkeypatch.setattr(
+        "edufast.training.school.deferred_interrupt",
+        lambda: nullcontext(lambda: stopped.progress.step == 5),
+    )
+    with pytest.raises(Interrupted):
+        stopped.fit()
+    monkeypatch.undo()
+    torch.manual_seed(12345)
+    resumed = make(tmp_path / "c.pt")
+    graduate = resumed.fit()
+    assert stopped.progress.samples == 5 * 16 and resumed.progress.samples == 2 * 144
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(graduate.state_dict()[name], weight), name
+
+
+class Choosy(KD):
+    """Looks at a number in between, which cannot be compiled as one graph."""
+
+    def logit_loss(self, logits, teaching, labels):
+        loss = super().logit_loss(logits, teaching, labels)
+        return loss if loss.item() < 1e9 else loss * 0
+
+
+def decisions(path):
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(e["grade"], e["compiled"], e["reason"]) for e in events if e["event"] == "compile"]
+
+
+def test_auto_leaves_short_grades_alone_and_says_so(tmp_path, steps, capsys):
+    school(journal=Journal(tmp_path / "j")).fit()
+    assert [step.compiles for step in steps] == [0, 0, 0]
+    told = decisions(tmp_path / "j")
+    assert [(grade, compiled) for grade, compiled, _ in told] == [
+        (1, False),
+        (2, False),
+        (3, False),
+    ]
+    assert "18 steps save about 0 s, compiling takes 17 s" in told[2][2]
+    assert f"not compiled: {told[2][2]}" in capsys.readouterr().err
+
+
+def test_auto_compiles_where_that_pays(traced_only, monkeypatch, steps, tmp_path):
+    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+    school(Curriculum.single(range(6), 1), journal=Journal(tmp_path / "j")).fit()
+    assert [step.compiles for step in steps] == [1]
+    assert decisions(tmp_path / "j")[0][1]
+
+
+def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, monkeypatch, tmp_path):
+    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+    taught = Curriculum.single(range(6), 1, teachers=[0], target="full")
+    kd, choosy = (
+        school(taught, algorithm=algorithm(), compile=compile, journal=Journal(tmp_path / "j"))
+        for algorithm, compile in ((KD, False), (Choosy, "auto"))
+    )
+    assert same_weights(kd.fit(), choosy.fit())
+    *_, (_, first, _), (_, then, why) = decisions(tmp_path / "j")
+    assert (first, then) == (True, False) and why.startswith("it cannot be compiled: ")
+
+
+def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
+    taught = Curriculum.single(range(6), 1, teachers=[0], target="full")
+    with pytest.raises(TrainingError, match="compile is true, but this step cannot be compiled"):
+        school(taught, algorithm=Choosy(), compile=True).fit()
+
+
+def test_slice_after_slice_is_not_compiled(traced_only, monkeypatch, tmp_path):
+    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+    slices = Curriculum.paper(SLICES, 3)
+    school(slices, journal=Journal(tmp_path / "j")).fit()
+    assert {told[1:] for told in decisions(tmp_path / "j")} == {
+        (False, "the composition of the batches changes")
+    }
+    with pytest.raises(ValueError, match="compile is True, but slice after slice"):
+        school(slices, compile=True)
+
+
+def test_bf16_learns_with_float32_weights():
+    plain = Curriculum.single(range(6), 12)
+    exact, fast = school(plain), school(plain, precision="bf16")
+    graduate = fast.fit()
+    assert fast.progress.accuracy > 0.9
+    assert {p.dtype for p in graduate.parameters()} == {torch.float32}
+    assert not same_weights(graduate, exact.fit())
+
+
+def test_fused_updates_equal_single_ones_through_growth(monkeypatch):
+    fused = school().fit().state_dict()
+    create = Training.create_optimizer
+
+    def single(training, parameters):
+        optimizer = create(training, parameters)
+        optimizer.param_groups[0]["fused"] = False
+        return optimizer
+
+    monkeypatch.setattr(Training, "create_optimizer", single)
+    monkeypatch.setattr("edufast.training.growth._complete_momentum", lambda optimizer: None)
+    for name, weight in school().fit().state_dict().items():
+        torch.testing.assert_close(fused[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_adamw_learns_through_growth():
+    trained = school(Curriculum.graded(SLICES, 12), optimizer="adamw", lr=0.01)
+    trained.fit()
+    assert trained.progress.accuracy > 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
+        ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**setting)
