@@ -35,7 +35,7 @@ def export(
     except ExportError as error:
         fail(str(error), 1)
     if as_json:
-        print(json.dumps(report.event()))
+        print(json.dumps({"event": "export", **report.to_dict()}))
     else:
         console.print(
             f"{path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "

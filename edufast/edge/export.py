@@ -50,12 +50,11 @@ class ExportReport:
     parity: Parity
     noise: bool
 
-    def event(self) -> dict[str, Any]:
-        """The report as an ``export`` event of metrics.jsonl."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report for programs: the file's name, and what is known about it."""
         parity = dataclasses.asdict(self.parity)
         parity["accuracy_onnx"] = parity.pop("accuracy_exported")
         return {
-            "event": "export",
             "path": self.path.name,
             "opset": self.opset,
             "bytes": self.bytes,

@@ -22,7 +22,7 @@ from edufast.training.curriculum import Curriculum, Grade, Target
 from edufast.training.school import School
 from edufast.training.settings import Training
 from edufast.utils.errors import UserError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 
 METHODS: dict[Method, str] = {
     "scratch": "cross-entropy only, one grade",
@@ -136,7 +136,7 @@ class Methods:
         *,
         device: str,
         training: Training | None = None,
-        journal: Journal | None = None,
+        event_log: EventLog | None = None,
         checkpoint: Path | None = None,
         cache: LogitCache | None = None,
     ) -> School:
@@ -153,7 +153,7 @@ class Methods:
             training=training or self.recipe.create_training(),
             device=device,
             seed=seed,
-            journal=journal,
+            event_log=event_log,
             checkpoint=checkpoint,
             method=method,
             cache=cache,

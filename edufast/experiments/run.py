@@ -15,10 +15,18 @@ from torch import nn
 
 from edufast.data import DataSet
 from edufast.edge.trained import export_trained, latency
+from edufast.experiments.events import (
+    BudgetEvent,
+    Event,
+    ExportEvent,
+    PhaseEvent,
+    ResultEvent,
+    RunEvent,
+    read_run,
+)
 from edufast.experiments.method import Equal, Methods, absent_teacher, samples_of_grades
 from edufast.experiments.recipe import Method, Recipe, parse_recipe
 from edufast.experiments.report import write_report
-from edufast.experiments.report.events import Event, read_run
 from edufast.experiments.report.format import mean
 from edufast.experiments.schema import Section, read_section
 from edufast.experiments.teachers import load_teacher, train_teacher
@@ -29,7 +37,7 @@ from edufast.training.curriculum import Curriculum, questions
 from edufast.training.evaluation import evaluate_on
 from edufast.training.step import worth_compiling
 from edufast.utils.errors import UserError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
 
 PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to warm up
@@ -128,7 +136,7 @@ class Run:
         if not config.check_folder(folder):
             with atomic_write(folder / "config.yaml") as temporary:
                 temporary.write_text(config.to_yaml())
-        self.journal = Journal(folder / "metrics.jsonl")
+        self.event_log = EventLog(folder / "metrics.jsonl")
 
     def execute(self) -> dict[str, dict[int, Event]]:
         """Teach, distil, export, report. Returns the ``result`` events by method and seed.
@@ -188,7 +196,7 @@ class Run:
                     path,
                     device=self.config.device,
                     checkpoint=self._checkpoint(f"teacher{k}"),
-                    journal=self.journal,
+                    event_log=self.event_log,
                     console=self.console,
                 )
             teachers.append(load_teacher(path, k, classes, self.data))
@@ -226,7 +234,7 @@ class Run:
             faculty,
             curriculum,
             device=self.config.device,
-            journal=self.journal,
+            event_log=self.event_log,
             checkpoint=checkpoint,
             cache=self._cache,
         )
@@ -245,7 +253,7 @@ class Run:
                 for depth in student.depths[:-1]:
                     self._export(student.graduate(depth), info, f"student-exit{depth}.onnx")
         for phase, seconds in at.phases.items():
-            self.journal.write("phase", method=method, seed=seed, phase=phase, seconds=seconds)
+            self.event_log.write(PhaseEvent(method=method, seed=seed, phase=phase, seconds=seconds))
         known = evaluate_on(
             student,
             self.data,
@@ -256,36 +264,36 @@ class Run:
         best, epoch = _best(trial.epochs, curriculum)
         teachers = sorted({k for grade in curriculum.grades for k in grade.teachers})
         taught = [read_info(self._teacher_path(k)) for k in teachers]
-        result = {
-            "method": method,
-            "seed": seed,
-            "accuracy": at.accuracy,
-            "best_accuracy": best,
-            "best_epoch": epoch,
-            "slice_accuracy": known.slices,
-            "slice_accuracy_masked": known.masked,
-            "samples": at.samples,
-            "student_flops": at.student_flops,
-            "teacher_flops": at.teacher_flops,
-            "teacher_training_flops": sum(info.training_flops for info in taught),
-            "teacher_training_seconds": sum(info.training_seconds for info in taught),
-            "seconds": at.seconds,
+        result = ResultEvent(
+            method=method,
+            seed=seed,
+            accuracy=at.accuracy,
+            best_accuracy=best,
+            best_epoch=epoch,
+            slice_accuracy=list(known.slices),
+            slice_accuracy_masked=list(known.masked),
+            samples=at.samples,
+            student_flops=at.student_flops,
+            teacher_flops=at.teacher_flops,
+            teacher_training_flops=sum(info.training_flops for info in taught),
+            teacher_training_seconds=sum(info.training_seconds for info in taught),
+            seconds=at.seconds,
             # What equal time is about: measuring and compiling are no training.
-            "training_seconds": at.seconds
+            training_seconds=at.seconds
             - sum(at.phases.get(phase, 0.0) for phase in ("validation", "compile")),
-            "data_wait": at.data_wait,
-        }
-        self.journal.write("result", **result)
+            data_wait=at.data_wait,
+        )
+        self.event_log.write(result)
         self.console.print(
             f"{method}, seed {seed}: {at.accuracy:.1%} (best {best:.1%} after epoch {epoch}), "
             f"{at.samples:,} samples, {at.student_flops / 1e12:.2f} TFLOP, {at.seconds:.0f} s"
         )
-        return result
+        return result.to_dict()
 
     # --- budgets -----------------------------------------------------------------------------
 
     def _budget(self, method: str, faculty: Faculty) -> int | None:
-        """Training samples of a method: worked out once, then read from the journal."""
+        """Training samples of a method: worked out once, then read from the event_log."""
         if method == "education":
             return None
         log = read_run(self.folder)
@@ -302,8 +310,8 @@ class Run:
             fields = {"seconds": seconds, "images_per_second": pace}
         else:
             samples = self.methods.samples(method, self.config.equal)
-        self.journal.write(
-            "budget", method=method, equal=self.config.equal, samples=samples, **fields
+        self.event_log.write(
+            BudgetEvent(method=method, equal=self.config.equal, samples=samples, **fields)
         )
         return samples
 
@@ -329,7 +337,7 @@ class Run:
                 replace(curriculum, grades=grades),
                 device=self.config.device,
                 training=training,
-                journal=Journal(Path(folder) / "metrics.jsonl"),
+                event_log=EventLog(Path(folder) / "metrics.jsonl"),
                 cache=self._cache,
             ).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
@@ -340,10 +348,11 @@ class Run:
 
     def _export(self, model: nn.Module, info: ModelInfo, name: str) -> None:
         report = export_trained(model, info, self.data, self.folder / name)
-        event = report.event()
         milliseconds = latency(report.path, info.image_size)
         share = evaluate_on(model, self.data, info.class_ids, [len(info.class_ids)]).overall
-        self.journal.write(event.pop("event"), **event, accuracy=share, latency_ms=milliseconds)
+        self.event_log.write(
+            ExportEvent(**report.to_dict(), accuracy=share, latency_ms=milliseconds)
+        )
         self.console.print(
             f"exported {report.path} ({share:.1%}, {report.bytes / 1e6:.2f} MB, "
             f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch "
@@ -352,28 +361,29 @@ class Run:
 
     def _describe(self) -> None:
         curriculum = self.methods.education
-        self.journal.write(
-            "run",
-            name=self.recipe.name,
-            dataset=self.data.name,
-            classes=list(self.data.classes),
-            num_classes=len(self.data.classes),
-            device=self.config.device,
-            torch=torch.__version__,
-            student=self.recipe.student.model,
-            split="holdout" if self.recipe.data.holdout else "validation",
-            equal=self.config.equal,
-            slices=[list(grade.classes) for grade in curriculum.grades if grade.classes],
-            grades=[
-                {
-                    "grade": g + 1,
-                    "fragments": curriculum.fragments[g],
-                    "classes": len(curriculum.classes_taught(g)),
-                    "epochs": grade.epochs,
-                    "target": grade.target,
-                }
-                for g, grade in enumerate(curriculum.grades)
-            ],
+        self.event_log.write(
+            RunEvent(
+                name=self.recipe.name,
+                dataset=self.data.name,
+                classes=list(self.data.classes),
+                num_classes=len(self.data.classes),
+                device=self.config.device,
+                torch=torch.__version__,
+                student=self.recipe.student.model,
+                split="holdout" if self.recipe.data.holdout else "validation",
+                equal=self.config.equal,
+                slices=[list(grade.classes) for grade in curriculum.grades if grade.classes],
+                grades=[
+                    {
+                        "grade": g + 1,
+                        "fragments": curriculum.fragments[g],
+                        "classes": len(curriculum.classes_taught(g)),
+                        "epochs": grade.epochs,
+                        "target": grade.target,
+                    }
+                    for g, grade in enumerate(curriculum.grades)
+                ],
+            )
         )
 
     def _finished(self) -> dict[tuple[str, int], Event]:

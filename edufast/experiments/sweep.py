@@ -17,16 +17,16 @@ from pydantic import PositiveInt
 from rich.console import Console
 
 from edufast.data import DataSet
+from edufast.experiments.events import DIVERGED, Event, read_run
 from edufast.experiments.method import METHODS, Equal, Methods
 from edufast.experiments.recipe import DataSection, Method, Recipe, parse_recipe
 from edufast.experiments.report import write_sweep
-from edufast.experiments.report.events import DIVERGED, Event, read_run
 from edufast.experiments.run import Run, RunConfig
 from edufast.experiments.schema import Section, parse_value, read_section
 from edufast.experiments.teachers import train_teacher
 from edufast.experiments.workers import Task, run_tasks
 from edufast.utils.errors import TrainingError, UserError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
 
 CONFIG = "sweep.yaml"
@@ -127,7 +127,7 @@ class TeacherTask:
         return f"teacher {self.k} ({model}), seed {seed}, data {self.recipe.data.seed}"
 
     @property
-    def journal(self) -> Path:
+    def event_log(self) -> Path:
         return self.product.with_suffix(".jsonl")
 
     def done(self) -> bool:
@@ -141,10 +141,10 @@ class TeacherTask:
             self.product,
             device=self.device,
             checkpoint=self.product.with_suffix(".pt"),
-            journal=Journal(self.journal),
+            event_log=EventLog(self.event_log),
             console=console,
         )
-        return f"{event['accuracy']:.1%}, {event['seconds']:.0f} s"
+        return f"{event.accuracy:.1%}, {event.seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -259,8 +259,8 @@ class Sweep:
         runs: dict[str, dict[int, Path]] = {name: {} for name in self.config.recipe.variants}
         for task in self.students:
             runs[task.variant][task.seed] = task.product
-        journals = [task.journal for task in self.teachers.values()]
-        return write_sweep(self.folder, self.config.model_dump(mode="json"), runs, journals)
+        event_logs = [task.event_log for task in self.teachers.values()]
+        return write_sweep(self.folder, self.config.model_dump(mode="json"), runs, event_logs)
 
     # --- what there is to do -----------------------------------------------------------------
 

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from edufast.data import DataSet
+from edufast.experiments.events import TeacherEvent
 from edufast.experiments.recipe import Recipe
-from edufast.experiments.report.events import Event
 from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
@@ -18,7 +18,7 @@ from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.utils.errors import UserError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 
 
 def train_teacher(
@@ -29,12 +29,12 @@ def train_teacher(
     *,
     device: str,
     checkpoint: Path,
-    journal: Journal,
+    event_log: EventLog,
     console: Console,
-) -> Event:
+) -> TeacherEvent:
     """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
 
-    Returns what is written to the journal.
+    Returns what is written to the event_log.
     """
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
@@ -54,16 +54,16 @@ def train_teacher(
     info = ModelInfo.describe(
         section.model, data, classes, at.accuracy, at.student_flops, at.seconds
     )
-    event: Event = {
-        "teacher": k,
-        "model": section.model,
-        "classes": list(classes),
-        "accuracy": at.accuracy,
-        "seconds": at.seconds,
-        "flops": at.student_flops,
-        "samples": at.samples,
-    }
-    journal.write("teacher", **event)
+    event = TeacherEvent(
+        teacher=k,
+        model=section.model,
+        classes=list(classes),
+        accuracy=at.accuracy,
+        seconds=at.seconds,
+        flops=at.student_flops,
+        samples=at.samples,
+    )
+    event_log.write(event)
     save_model(path, graduate, info)
     console.print(
         f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "

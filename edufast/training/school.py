@@ -22,12 +22,13 @@ from edufast.teachers.supervision import Supervision
 from edufast.training.checkpoint import load_checkpoint, save_checkpoint
 from edufast.training.curriculum import Curriculum
 from edufast.training.evaluation import Accuracy, evaluate
+from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
 from edufast.training.growth import Growth
 from edufast.training.loaders import training_batches, validation_batches
 from edufast.training.settings import Training
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 from edufast.utils.progress import TrainingProgress
 from edufast.utils.signals import deferred_interrupt
 
@@ -67,10 +68,10 @@ class School:
         training: the optimiser's settings.
         device: where the student trains; the faculty must be there too.
         seed: of the order and the views of the samples.
-        journal: gets an event for every epoch and grade.
+        event_log: gets an event for every epoch and grade.
         checkpoint: file that keeps the training resumable; :meth:`fit` goes on from it if it is
             there. None: not resumable.
-        method: name of this training in journal and progress bar.
+        method: name of this training in event_log and progress bar.
         cache: of the faculty's logits for this data and augmentation; algorithms that read
             features have no use for it.
 
@@ -89,7 +90,7 @@ class School:
         training: Training | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        journal: Journal | None = None,
+        event_log: EventLog | None = None,
         checkpoint: Path | None = None,
         method: str = "education",
         cache: LogitCache | None = None,
@@ -103,7 +104,7 @@ class School:
         self.training = training or Training()
         self.device = torch.device(device)
         self.seed = seed
-        self.journal = journal or Journal()
+        self.event_log = event_log or EventLog()
         self.checkpoint = checkpoint
         self.method = method
         self.cache = cache
@@ -184,8 +185,8 @@ class School:
             loss, speed = self._train_epoch(supervision, interrupted, bar)
             accuracy = self._validate(validation)
             bar.end_epoch(loss, accuracy.overall, speed)
-            self._event(
-                "epoch",
+            self._log(
+                EpochEvent,
                 samples=at.samples,
                 accuracy=accuracy.overall,
                 loss=loss,
@@ -229,7 +230,7 @@ class School:
                     mean = self._finite(loss_sum / steps)
                 speed = steps * len(batch.labels) / (time.perf_counter() - started)
                 bar.update(at.step, mean, speed)
-                self._event("step", step=at.step, loss=mean, lr=rate, images_per_second=speed)
+                self._log(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
             if interrupted() and at.step < len(loader):
                 self._account(supervision, started)
                 self._save()
@@ -271,7 +272,7 @@ class School:
         """Grow, and make the step; ``say`` gets a line on whether it will be compiled."""
 
         def announce(compiled: bool, reason: str) -> None:
-            self._event("compile", compiled=compiled, reason=reason)
+            self._log(CompileEvent, compiled=compiled, reason=reason)
             if self.training.compile == "auto":
                 say(f"{'compiled' if compiled else 'not compiled'}: {reason}")
 
@@ -319,8 +320,8 @@ class School:
     def _report_grade(self, accuracy: Accuracy) -> None:
         slices = sum(bool(grade.classes) for grade in self.curriculum.grades)
         untaught = [None] * (slices - len(accuracy.slices))
-        self._event(
-            "grade",
+        self._log(
+            GradeEvent,
             classes=self.student.classes,
             fragments=self.student.grown,
             accuracy=accuracy.overall,
@@ -344,11 +345,15 @@ class School:
             spent = time.perf_counter() - started
             self.progress.phases[name] = self.progress.phases.get(name, 0.0) + spent
 
-    def _event(self, event: str, **fields: Any) -> None:
+    def _log(self, event: type[TrainingEvent], **fields: Any) -> None:
         at = self.progress
-        self.journal.write(
-            event, method=self.method, seed=self.seed, grade=at.grade + 1, epoch=at.epoch, **fields
-        )
+        where: dict[str, Any] = {
+            "method": self.method,
+            "seed": self.seed,
+            "grade": at.grade + 1,
+            "epoch": at.epoch,
+        }
+        self.event_log.write(event(**where, **fields))
 
     def _check(self) -> None:
         if self.cache is not None:

@@ -1,20 +1,36 @@
-"""The diary of a run: one JSON object a line, appended as things happen."""
+"""The event log of a run: one JSON object a line, appended as things happen."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edufast.utils.files import atomic_write
 
 
-class Journal:
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened, as one line of the log: its kind, then its fields in order."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the line holds: every field but those that default to None and are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not self._unset(f)}
+        return {"event": self.kind, **values}
+
+    def _unset(self, field: Field[Any]) -> bool:
+        return field.default is None and getattr(self, field.name) is None
+
+
+class EventLog:
     """Appends events to ``path``; without one it keeps nothing.
 
-    Every line is flushed as it is written: whoever watches or interrupts a run loses none. A last
-    line cut short by a crash is dropped when the run goes on.
+    Every line is flushed as it is written, so that neither a reader nor an interruption misses
+    one. A last line cut short by a crash is dropped when the run goes on.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -31,8 +47,8 @@ class Journal:
             with atomic_write(self._path) as temporary:
                 temporary.write_bytes(content[: content.rfind(b"\n") + 1])
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Append ``{"event": event, **fields}``."""
+    def write(self, event: Event) -> None:
+        """Append ``event``."""
         if self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"event": event, **fields}) + "\n")
+                file.write(json.dumps(event.to_dict()) + "\n")

@@ -98,7 +98,7 @@ def test_report(exported, model, samples) -> None:
     labels = np.arange(len(samples)) % len(CLASSES)
     accuracy = float((reference(model, samples).argmax(1) == labels).mean())
     assert report.parity.accuracy_torch == report.parity.accuracy_exported == accuracy
-    event = json.loads(json.dumps(report.event()))
+    event = json.loads(json.dumps(report.to_dict()))
     assert event["event"] == "export" and event["path"] == "student.onnx"
     assert (event["opset"], event["samples"], event["agreement"]) == (18, 70, 1.0)
     assert event["accuracy_onnx"] == accuracy and event["max_abs_difference"] < 1e-4

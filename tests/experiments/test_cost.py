@@ -18,7 +18,7 @@ from edufast.experiments.teachers import load_teacher, train_teacher
 from edufast.models.weights import read_info
 from edufast.teachers.faculty import Faculty
 from edufast.training.school import School
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 
 SLICES = [{"model": "resnet8", "classes": c} for c in ("0-2", "3-6", "7-9")]
 
@@ -69,10 +69,10 @@ def test_as_a_school_counts(recipe: Recipe, tmp_path: Path) -> None:
     teachers, taught = [], 0
     for k, classes in enumerate(methods.slices):
         path = tmp_path / f"{k}.safetensors"
-        journal = Journal(tmp_path / f"{k}.jsonl")
+        event_log = EventLog(tmp_path / f"{k}.jsonl")
         train_teacher(
             recipe, k, data, path, device="cpu", checkpoint=tmp_path / f"{k}.pt",
-            journal=journal, console=Console(quiet=True),
+            event_log=event_log, console=Console(quiet=True),
         )  # fmt: skip
         teachers.append(load_teacher(path, k, classes, data))
         taught += read_info(path).training_flops

@@ -3,8 +3,6 @@ import torch
 
 from edufast.training.checkpoint import load_checkpoint, save_checkpoint
 from edufast.utils.errors import UserError
-from edufast.utils.event_log import Journal
-from edufast.utils.files import atomic_write
 
 
 def test_round_trip(tmp_path):
@@ -45,22 +43,3 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "other.pt").write_bytes(b"hello")
     with pytest.raises(UserError, match="not an EduFast checkpoint"):
         load_checkpoint(tmp_path / "other.pt")
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "f"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_journal_appends_and_drops_a_line_cut_short(tmp_path):
-    path = tmp_path / "run" / "metrics.jsonl"
-    Journal(path).write("a", x=1)
-    with open(path, "a") as file:
-        file.write('{"event": "b", "x')
-    Journal(path).write("c")
-    assert path.read_text() == '{"event": "a", "x": 1}\n{"event": "c"}\n'
-    Journal().write("nowhere")

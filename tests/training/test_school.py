@@ -14,7 +14,7 @@ from edufast.training.growth import Growth
 from edufast.training.loaders import validation_batches
 from edufast.training.school import School
 from edufast.utils.errors import Interrupted, TrainingError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
@@ -63,7 +63,7 @@ def test_plain_training_learns_the_task():
 
 def test_every_grade_is_recorded_with_its_growth(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    trained = school(journal=Journal(path))
+    trained = school(event_log=EventLog(path))
     trained.fit()
     grades = events(path, "grade")
     assert [(e["grade"], e["fragments"], e["classes"]) for e in grades] == [

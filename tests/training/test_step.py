@@ -15,7 +15,7 @@ from edufast.training.school import School
 from edufast.training.settings import Training
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
-from edufast.utils.event_log import Journal
+from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
@@ -29,7 +29,7 @@ def traced_only(monkeypatch):
     monkeypatch.setattr(step_module, "BACKEND", "aot_eager")
 
 
-def school(curriculum=GRADED, *, journal=None, algorithm=None, **training):
+def school(curriculum=GRADED, *, event_log=None, algorithm=None, **training):
     torch.manual_seed(0)
     model = tiny_model()
     model[2][2].p = 0.0  # compiled code draws other random numbers
@@ -41,7 +41,7 @@ def school(curriculum=GRADED, *, journal=None, algorithm=None, **training):
         DATA,
         training=replace(TRAINING, **training),
         algorithm=algorithm or KD(alpha=0.9),
-        journal=journal,
+        event_log=event_log,
     )
 
 
@@ -130,7 +130,7 @@ def decisions(path):
 
 
 def test_auto_leaves_short_grades_alone_and_says_so(tmp_path, steps, capsys):
-    school(journal=Journal(tmp_path / "j")).fit()
+    school(event_log=EventLog(tmp_path / "j")).fit()
     assert [step.compiles for step in steps] == [0, 0, 0]
     told = decisions(tmp_path / "j")
     assert [(grade, compiled) for grade, compiled, _ in told] == [
@@ -144,7 +144,7 @@ def test_auto_leaves_short_grades_alone_and_says_so(tmp_path, steps, capsys):
 
 def test_auto_compiles_where_that_pays(traced_only, monkeypatch, steps, tmp_path):
     monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
-    school(Curriculum.single(range(6), 1), journal=Journal(tmp_path / "j")).fit()
+    school(Curriculum.single(range(6), 1), event_log=EventLog(tmp_path / "j")).fit()
     assert [step.compiles for step in steps] == [1]
     assert decisions(tmp_path / "j")[0][1]
 
@@ -153,7 +153,7 @@ def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, monkeypatch, 
     monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
     taught = Curriculum.single(range(6), 1, teachers=[0], target="full")
     kd, choosy = (
-        school(taught, algorithm=algorithm(), compile=compile, journal=Journal(tmp_path / "j"))
+        school(taught, algorithm=algorithm(), compile=compile, event_log=EventLog(tmp_path / "j"))
         for algorithm, compile in ((KD, False), (Choosy, "auto"))
     )
     assert same_weights(kd.fit(), choosy.fit())
@@ -170,7 +170,7 @@ def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
 def test_slice_after_slice_is_not_compiled(traced_only, monkeypatch, tmp_path):
     monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
     slices = Curriculum.paper(SLICES, 3)
-    school(slices, journal=Journal(tmp_path / "j")).fit()
+    school(slices, event_log=EventLog(tmp_path / "j")).fit()
     assert {told[1:] for told in decisions(tmp_path / "j")} == {
         (False, "the composition of the batches changes")
     }

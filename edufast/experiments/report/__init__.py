@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edufast.experiments.report.events import RunLog, read_run
+from edufast.experiments.events import RunLog, read_run
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -63,13 +63,13 @@ def write_sweep(
             together, report.html and plots/.
         config: of the sweep, with its variants.
         runs: run folders by variant and seed.
-        teachers: journals of the teachers.
+        teachers: event logs of the teachers.
 
     Returns:
         What sweep.json holds.
 
     Raises:
-        UserError: a journal is malformed, or matplotlib is missing.
+        UserError: an event log is malformed, or matplotlib is missing.
     """
     with _matplotlib():
         from edufast.experiments.report import sweep

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edufast.experiments.report.events import Method
+from edufast.experiments.events import Method
 from edufast.experiments.report.style import Theme, figure, label, readable, title
 
 _ANNOTATED_SLICES = 12  # more columns leave no room for a number in each cell

@@ -9,7 +9,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from edufast.experiments.report.events import EQUAL, SPLITS, Event, Method, RunLog
+from edufast.experiments.events import EQUAL, SPLITS, Event, Method, RunLog
 from edufast.experiments.report.format import mean, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.plots import Plot

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edufast.experiments.report.events import Event, Method, RunLog
+from edufast.experiments.events import Event, Method, RunLog
 from edufast.experiments.report.forgetting import accuracy_matrix, caption, forgetting
 from edufast.experiments.report.format import deviation, mean, si
 from edufast.experiments.report.format import seconds as duration

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from edufast.experiments.report.events import DIVERGED, EQUAL, SPLITS, Event, RunLog, read_events
+from edufast.experiments.events import DIVERGED, EQUAL, SPLITS, Event, RunLog, read_events
 from edufast.experiments.report.format import deviation, mean, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.style import Theme, figure, grid, label, legend, title
@@ -42,7 +42,7 @@ def merged_events(
     Args:
         config: of the sweep.
         runs: folders by variant and seed; those that did not begin are skipped.
-        teachers: journals of the teachers.
+        teachers: event logs of the teachers.
     """
     logs = {
         variant: [read_events(path) for folder in folders.values() if (path := _metrics(folder))]

@@ -1,15 +1,112 @@
-"""Reading metrics.jsonl: one JSON object a line, appended to by a run and by its resumptions."""
+"""What a run writes to metrics.jsonl, and reading it back."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from edufast.utils import event_log
 from edufast.utils.errors import UserError
 
 Event = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvent(event_log.Event):
+    """When a run begins: what it is about."""
+
+    kind: ClassVar[str] = "run"
+    name: str
+    dataset: str
+    classes: list[str]
+    num_classes: int
+    device: str
+    torch: str
+    student: str
+    split: str
+    equal: str
+    slices: list[list[int]]
+    grades: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherEvent(event_log.Event):
+    """A teacher was trained."""
+
+    kind: ClassVar[str] = "teacher"
+    teacher: int
+    model: str
+    classes: list[int]
+    accuracy: float
+    seconds: float
+    flops: int
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetEvent(event_log.Event):
+    """How many samples a method trains on; for equal time also what that follows from."""
+
+    kind: ClassVar[str] = "budget"
+    method: str
+    equal: str
+    samples: int
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEvent(event_log.Event):
+    """Seconds that a student's training spent in one of its phases."""
+
+    kind: ClassVar[str] = "phase"
+    method: str
+    seed: int
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultEvent(event_log.Event):
+    """A student was trained: how good it is and what it took."""
+
+    kind: ClassVar[str] = "result"
+    method: str
+    seed: int
+    accuracy: float
+    best_accuracy: float
+    best_epoch: int
+    slice_accuracy: list[float]
+    slice_accuracy_masked: list[float]
+    samples: int
+    student_flops: int
+    teacher_flops: int
+    teacher_training_flops: int
+    teacher_training_seconds: float
+    seconds: float
+    training_seconds: float
+    data_wait: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportEvent(event_log.Event):
+    """A student was exported and verified."""
+
+    kind: ClassVar[str] = "export"
+    path: str
+    opset: int
+    bytes: int
+    noise: bool
+    samples: int
+    agreement: float
+    accuracy_torch: float | None
+    max_abs_difference: float
+    accuracy_onnx: float | None
+    accuracy: float
+    latency_ms: float
+
 
 # What identifies an event of each kind, beyond the kind itself: of several with the same identity
 # (a resumed run repeats its last grade) the last one counts.
@@ -137,7 +234,7 @@ def read_run(run_dir: Path) -> RunLog:
 
 
 def read_events(path: Path) -> list[Event]:
-    """All events of a journal, in the order in which they were written.
+    """All events of a log, in the order in which they were written.
 
     Raises:
         UserError: a line is no event; a torn last line is ignored.
