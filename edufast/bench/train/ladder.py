@@ -19,7 +19,7 @@ from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.curriculum import Curriculum
+from edufast.training.curriculum import Curriculum, Schedule
 from edufast.training.school import School
 from edufast.training.settings import Precision, SchoolOptions, Training
 
@@ -94,7 +94,8 @@ class SchoolLoop:
         self.folder = TemporaryDirectory(prefix="edufast-bench-")
         if means.cache == "warm":
             setting = _few_views(setting)
-        self.school = school(setting, means, Path(self.folder.name))
+        # The authors' schedule has no warm-up, like the loops that this one is compared with.
+        self.school = school(setting, means, Path(self.folder.name), schedule="paper")
         self.school.begin_grade()
         self.school.begin_epoch()
 
@@ -106,13 +107,19 @@ class SchoolLoop:
 
 
 def school(
-    setting: Setting, means: Means, folder: Path | None = None, *, samples: int | None = None
+    setting: Setting,
+    means: Means,
+    folder: Path | None = None,
+    *,
+    samples: int | None = None,
+    schedule: Schedule = "held",
 ) -> School:
     """A School that teaches the setting's student every class in one grade.
 
     Args:
         folder: of the cache.
         samples: to train on; None: those of an epoch.
+        schedule: of the learning rate.
     """
     teachers = faculty(setting, means, folder if means.cache else None)
     curriculum = Curriculum.single(
@@ -122,6 +129,7 @@ def school(
         target="routed",
         samples=samples,
     )
+    curriculum = replace(curriculum, schedule=schedule)
     if means.cache == "warm":
         assert isinstance(teachers, CachedFaculty)
         teachers.prepare(setting.data, setting.augment)
