@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import torch
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from edufast.utils.errors import UserError
 
@@ -25,6 +26,8 @@ def device_name(name: str) -> str:
     Raises:
         UserError: there is no such device here.
     """
+    import torch  # seconds, which --help and a mistyped option should not take
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -34,6 +37,14 @@ def device_name(name: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device: {name!r}, but torch finds no CUDA device here")
     return name
+
+
+def table(*heads: str, wraps: str | None = None) -> Table:
+    """An empty table whose cells stay on one line, but for those of the column ``wraps``."""
+    empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head in heads:
+        empty.add_column(head, no_wrap=head != wraps)
+    return empty
 
 
 def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
