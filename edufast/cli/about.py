@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
-from edufast.cli.common import JsonOption, fail, table, user
+from edufast.cli.common import JsonOption, fail, show, table, user
 
 if TYPE_CHECKING:
     from edufast.experiments.recipe import Recipe
@@ -62,7 +62,7 @@ def _list(shipped: list[Recipe]) -> None:
         if known := outline(data):
             sources[data] = known.source
         listed.add_row(recipe.name, data, f"{_teachers(recipe)} to {_short(recipe.student.model)}")
-    Console().print(listed)
+    show(listed)
     typer.echo("\nWhat one of them takes: edufast recipes RECIPE\n")
     for data, source in sources.items():
         typer.echo(f"{data}: {source}")
@@ -97,7 +97,7 @@ def _describe(recipe: Recipe) -> None:
     described.add_row("student", student)
     described.add_row("algorithm", recipe.algorithm.name)
     described.add_row("total", total)
-    Console().print(described)
+    show(described)
 
 
 def _teachers(recipe: Recipe) -> str:
@@ -119,7 +119,8 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         found = table("", "what", "found", wraps="found")
         for check in checks:
-            found.add_row("[green]ok" if check.ok else "[yellow]--", check.what, check.found)
-        Console().print(found)
+            mark = Text("ok", "green") if check.ok else Text("--", "yellow")
+            found.add_row(mark, check.what, check.found)
+        show(found)
     if not all(check.ok for check in checks if check.needed):
         raise typer.Exit(1)

@@ -9,10 +9,12 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edufast.utils.errors import UserError
 
-console = Console(stderr=True)  # people read here; programs read standard output
+# People read here; programs read standard output. Brackets in names and values are no markup.
+console = Console(stderr=True, markup=False)
 
 DeviceOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
@@ -47,6 +49,11 @@ def table(*heads: str, wraps: str | None = None) -> Table:
     return empty
 
 
+def show(what: Table) -> None:
+    """Print ``what`` to standard output."""
+    Console(markup=False).print(what)
+
+
 def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """Call ``function``; what the user got wrong ends the command in one line and code 2."""
     try:
@@ -57,5 +64,5 @@ def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 
 def fail(message: str, code: int) -> None:
     """End the command in one line."""
-    console.print(f"[red]edufast:[/] {message}", highlight=False, soft_wrap=True)
+    console.print(Text("edufast:", "red"), message, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
