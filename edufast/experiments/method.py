@@ -14,7 +14,6 @@ from torch import nn
 from edufast.data import DataSet
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.recipe import Method, Recipe, TeacherSection
-from edufast.models.zoo import create_model
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum, Grade, Target
@@ -101,7 +100,7 @@ class Methods:
         section, curriculum = self.recipe.student, self.curriculum(method)
         torch.manual_seed(seed)
         return Student(
-            create_model(section.model, len(self.data.classes)),
+            self.recipe.create_student_model(len(self.data.classes)),
             curriculum.fragments[-1],
             input_size=(3, self.data.image_size, self.data.image_size),
             cuts=section.cuts if method in GRADED else None,
@@ -159,8 +158,8 @@ class Methods:
             UserError: the first thing that does not fit.
         """
         try:
-            for section, classes in zip(self.recipe.teachers, self.slices, strict=True):
-                create_model(section.model, len(classes))
+            for k, classes in enumerate(self.slices):
+                self.recipe.create_teacher_model(k, len(classes))
             faculty = Faculty([absent_teacher(classes) for classes in self.slices])
             for name in names:
                 self.school(name, 0, faculty, self.curriculum(name), device=device)

@@ -148,7 +148,9 @@ class Run:
         try:
             results = self.train()
             if self.config.export and "education" in self.config.methods:
-                self._export(*load_model(self.folder / "student.safetensors"), "student.onnx")
+                path = self.folder / "student.safetensors"
+                loaded = load_model(path, model=self.recipe.student.model)
+                self._export(*loaded, "student.onnx")
         finally:
             page = write_report(self.folder)
             self.console.print(f"report: {page}")
@@ -199,7 +201,8 @@ class Run:
                     event_log=self.event_log,
                     console=self.console,
                 )
-            teachers.append(load_teacher(path, k, classes, self.data))
+            model = self.recipe.teachers[k].model
+            teachers.append(load_teacher(path, k, classes, self.data, model=model))
         low = self.recipe.training.precision == "bf16"
         dtype = torch.bfloat16 if low else None
         if self.config.cache is not None:
