@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from edufast.cli import about, bench, files, train
 
 app = typer.Typer(
-    help="Education distillation: big expert classifiers into a small edge model, fast.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=about.version,
+            is_eager=True,
+            help="Print the versions of EduFast and torch, and how the operators were built.",
+        ),
+    ] = False,
+) -> None:
+    """Education distillation: big expert classifiers into a small edge model, fast."""
+
+
 for command in (
     train.teach,
     train.train,

@@ -1,47 +1,112 @@
-"""Commands that tell: recipes, doctor."""
+"""Commands that tell: recipes, doctor, and the option --version."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.text import Text
 
-from edufast.cli.common import JsonOption
+from edufast.cli.common import JsonOption, fail, show, table, user
+
+if TYPE_CHECKING:
+    from edufast.experiments.recipe import Recipe
 
 
-def recipes() -> None:
-    """List the recipes that come with the package."""
-    from edufast.data.outline import outline
-    from edufast.experiments.cost import expected_cost
+def version(asked: bool) -> None:
+    """Print what is installed and end, if ``asked``."""
+    if not asked:
+        return
+    from importlib.metadata import version as installed
+
+    from edufast import __version__
+
+    typer.echo(f"edufast {__version__}")
+    typer.echo(f"torch {installed('torch')}")
+    try:
+        from edufast import _native
+    except ImportError as error:
+        fail(f"the compiled operators are missing: {error}", 1)
+    typer.echo(
+        f"operators built with {_native.cxx}, torch {_native.torch}, "
+        f"stable ABI {_native.torch_target}"
+    )
+    typer.echo(f"CUDA kernels: {_native.cuda}")
+    raise typer.Exit
+
+
+def recipes(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="Tell what this one takes: a shipped recipe's name, or a YAML file."),
+    ] = None,
+) -> None:
+    """List the recipes that come with the package, or tell what one of them takes."""
     from edufast.experiments.recipe import load_recipe, shipped_recipes
-    from edufast.experiments.report.format import seconds, si
 
-    table = Table(
-        Column("recipe", no_wrap=True), Column("data", no_wrap=True),
-        Column("teachers to student", overflow="fold"), Column("student", no_wrap=True),
-        Column("teachers", no_wrap=True), "at 1 TFLOP/s", show_edge=False, pad_edge=False,
-        caption="Expected FLOPs of training the student, and of training the teachers and asking "
-        "them; baselines come on top.",
-    )  # fmt: skip
+    if recipe is None:
+        _list([load_recipe(name) for name in shipped_recipes()])
+    else:
+        _describe(user(load_recipe, recipe))
+
+
+def _list(shipped: list[Recipe]) -> None:
+    from edufast.data.outline import outline
+
+    listed = table("recipe", "data", "teachers to student")
     sources = {}
-    for name in shipped_recipes():
-        recipe = load_recipe(name)
+    for recipe in shipped:
         data = recipe.data.source.partition(":")[0]
         if known := outline(data):
             sources[data] = known.source
-        models = [f"{n} {model}" for model, n in Counter(t.model for t in recipe.teachers).items()]
-        pair = f"{', '.join(models)} to {recipe.student.model}".replace("torchvision/", "")
-        costs = ["?", "?", "?"]
-        if cost := expected_cost(recipe):
-            taught = cost.teacher_training_flops + cost.teacher_flops
-            costs = [si(cost.student_flops, ""), si(taught, ""), seconds(cost.seconds(1e12))]
-        table.add_row(name, data, pair, *costs)
-    Console().print(table)
+        listed.add_row(recipe.name, data, f"{_teachers(recipe)} to {_short(recipe.student.model)}")
+    show(listed)
+    typer.echo("\nWhat one of them takes: edufast recipes RECIPE\n")
     for data, source in sources.items():
         typer.echo(f"{data}: {source}")
+
+
+def _describe(recipe: Recipe) -> None:
+    from edufast.data.outline import outline
+    from edufast.experiments.cost import expected_cost
+    from edufast.experiments.report.format import seconds, si
+
+    data, teachers = recipe.data.source, _teachers(recipe)
+    student = _short(recipe.student.model)
+    known = outline(data)
+    if known:
+        size = recipe.data.image_size or known.image_size
+        data += f": {len(known.train)} classes, {sum(known.train):,} training images"
+        data += f" of {size} x {size} pixels"
+    cost = user(expected_cost, recipe)
+    if cost:
+        teachers += f": {si(cost.teacher_training_flops, 'FLOP')} of training"
+        teachers += f", {si(cost.teacher_flops, 'FLOP')} of answers"
+        student += f": {cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training"
+        total = f"{si(cost.flops, 'FLOP')}, {seconds(cost.seconds(1e12))} at 1 TFLOP/s"
+        total += "; baselines and validation come on top"
+    else:
+        total = "depends on the number of images"
+
+    described = table("recipe", recipe.name, wraps=recipe.name)
+    described.add_row("data", data)
+    described.add_row("source", known.source if known else "a folder of yours")
+    described.add_row("teachers", teachers)
+    described.add_row("student", student)
+    described.add_row("algorithm", recipe.algorithm.name)
+    described.add_row("total", total)
+    show(described)
+
+
+def _teachers(recipe: Recipe) -> str:
+    counts = Counter(_short(teacher.model) for teacher in recipe.teachers)
+    return ", ".join(f"{count} {model}" for model, count in counts.items()) or "no teachers"
+
+
+def _short(model: str) -> str:
+    return model.removeprefix("torchvision/")
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -50,11 +115,12 @@ def doctor(as_json: JsonOption = False) -> None:
 
     checks = diagnose()
     if as_json:
-        print(json.dumps([vars(check) for check in checks], indent=2))
+        typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:
-        table = Table("", "what", "found", show_edge=False)
+        found = table("", "what", "found", wraps="found")
         for check in checks:
-            table.add_row("[green]ok" if check.ok else "[yellow]--", check.what, check.found)
-        Console().print(table)
+            mark = Text("ok", "green") if check.ok else Text("--", "yellow")
+            found.add_row(mark, check.what, check.found)
+        show(found)
     if not all(check.ok for check in checks if check.needed):
         raise typer.Exit(1)

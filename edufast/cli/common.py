@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import torch
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from edufast.utils.errors import UserError
 
-console = Console(stderr=True)  # people read here; programs read standard output
+# People read here; programs read standard output. Brackets in names and values are no markup.
+console = Console(stderr=True, markup=False)
 
 DeviceOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
@@ -25,6 +28,8 @@ def device_name(name: str) -> str:
     Raises:
         UserError: there is no such device here.
     """
+    import torch  # seconds, which --help and a mistyped option should not take
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -34,6 +39,19 @@ def device_name(name: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device: {name!r}, but torch finds no CUDA device here")
     return name
+
+
+def table(*heads: str, wraps: str | None = None) -> Table:
+    """An empty table whose cells stay on one line, but for those of the column ``wraps``."""
+    empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head in heads:
+        empty.add_column(head, no_wrap=head != wraps)
+    return empty
+
+
+def show(what: Table) -> None:
+    """Print ``what`` to standard output."""
+    Console(markup=False).print(what)
 
 
 def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -46,5 +64,5 @@ def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 
 def fail(message: str, code: int) -> None:
     """End the command in one line."""
-    console.print(f"[red]edufast:[/] {message}", highlight=False, soft_wrap=True)
+    console.print(Text("edufast:", "red"), message, highlight=False, soft_wrap=True)
     raise typer.Exit(code)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edufast import _native
-from edufast.ops.backends import CHOICES
+import edufast
 
 
 @dataclass(frozen=True)
@@ -26,21 +25,30 @@ class Check:
 def diagnose() -> list[Check]:
     """Look at this installation. Starts nothing and changes nothing."""
     cuda = torch.cuda.is_available()
-    built_for_cuda = _native.cuda.startswith("nvcc")
     return [
-        Check("EduFast", True, _native.version, needed=True),
+        Check("EduFast", True, edufast.__version__, needed=True),
         Check("Python", True, platform.python_version(), needed=True),
         Check("torch", True, torch.__version__, needed=True),
-        Check(
-            "operators",
-            hasattr(torch.ops.edufast, "kd_loss"),
-            f"built with {_native.cxx} and torch {_native.torch}, stable ABI {_native.torch_target}"
-            + (f", sanitizers {_native.sanitize}" if _native.sanitize else ""),
-            needed=True,
-        ),
-        Check("CPU kernels", True, f"{_native.cpu_isas}; {os.cpu_count()} processors"),
-        Check("CUDA kernels", built_for_cuda, _native.cuda),
+        *_operators(cuda),
         Check("CUDA device", cuda, torch.cuda.get_device_name() if cuda else "none found by torch"),
+        *(_package(name, purpose) for name, purpose in _PACKAGES.items()),
+    ]
+
+
+def _operators(cuda: bool) -> list[Check]:
+    """How they were built, and which backend runs where."""
+    try:
+        from edufast import _native
+        from edufast.ops.backends import CHOICES
+    except (ImportError, OSError) as error:
+        return [Check("operators", False, str(error), needed=True)]
+    built = f"built with {_native.cxx}, torch {_native.torch}, stable ABI {_native.torch_target}"
+    if _native.sanitize:
+        built += f", sanitizers {_native.sanitize}"
+    return [
+        Check("operators", hasattr(torch.ops.edufast, "kd_loss"), built, needed=True),
+        Check("CPU kernels", True, f"{_native.cpu_isas}; {os.cpu_count()} processors"),
+        Check("CUDA kernels", _native.cuda.startswith("nvcc"), _native.cuda),
         *(
             Check(
                 f"backend on {c.device}" + (f", up to {c.classes} classes" if c.classes else ""),
@@ -49,7 +57,6 @@ def diagnose() -> list[Check]:
             )
             for c in CHOICES
         ),
-        *(_package(name, purpose) for name, purpose in _PACKAGES.items()),
     ]
 
 

@@ -105,7 +105,7 @@ def _visits(methods: Methods, seen: Sequence[int]) -> list[int]:
             for k in grade.teachers:
                 visits[k] += samples
             continue
-        taught = curriculum.classes_taught(g)
+        taught = curriculum.taught(g)
         sampler: Sampler
         if curriculum.order == "slices":
             slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]

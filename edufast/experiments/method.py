@@ -15,11 +15,10 @@ from edufast.data import DataSet
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.recipe import Method, Recipe, TeacherSection
 from edufast.student.student import Student
-from edufast.teachers.cached_faculty import LogitCache
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum, Grade, Target
 from edufast.training.school import School
-from edufast.training.settings import Training
+from edufast.training.settings import SchoolOptions, Training
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 
@@ -89,7 +88,7 @@ class Methods:
         }
         teachers, target = taught_by[method]
         return Curriculum.single(
-            education.class_order,
+            education.class_map.ids,
             epochs,
             teachers=teachers,
             target=target,
@@ -107,7 +106,6 @@ class Methods:
             cuts=section.cuts if method in GRADED else None,
             head=section.head,
             head_width=section.head_width,
-            class_order=curriculum.class_order,
             seed=seed,
         )
 
@@ -137,7 +135,6 @@ class Methods:
         training: Training | None = None,
         event_log: EventLog | None = None,
         checkpoint: Path | None = None,
-        cache: LogitCache | None = None,
     ) -> School:
         """A school that trains ``method`` by ``curriculum``, with nothing taught yet.
 
@@ -150,12 +147,7 @@ class Methods:
             self.data,
             algorithm=self.algorithm(method),
             training=training or self.recipe.create_training(),
-            device=device,
-            seed=seed,
-            event_log=event_log,
-            checkpoint=checkpoint,
-            method=method,
-            cache=cache,
+            options=SchoolOptions(device, seed, event_log, checkpoint, name=method),
         )
 
     def rehearse(self, names: Sequence[str], device: str) -> None:
@@ -211,7 +203,7 @@ def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) ->
     """Samples each grade trains on in all its epochs, of whole batches each."""
     totals = []
     for g, grade in enumerate(curriculum.grades):
-        available = int(np.isin(data.train.labels, curriculum.classes_taught(g)).sum())
+        available = int(np.isin(data.train.labels, curriculum.taught(g).ids).sum())
         samples = grade.samples or available
         # A set smaller than a batch still makes one.
         totals.append(grade.epochs * (samples // batch_size * batch_size or samples))
@@ -224,7 +216,7 @@ def training_flops(student: Student, curriculum: Curriculum, samples: Sequence[i
     for g, count in enumerate(samples):
         student.grow(
             fragments=curriculum.fragments[g],
-            classes=len(curriculum.classes_taught(g)),
+            classes=len(curriculum.taught(g)),
             keep_exits=curriculum.exit_weight > 0,
         )
         grade = curriculum.grades[g]

@@ -281,8 +281,8 @@ class Recipe(Section):
             raise
         except ValueError as error:
             raise UserError(f"curriculum: {error}") from error
-        _check_ids("curriculum.grades", curriculum.class_order, data)
-        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_order))
+        _check_ids("curriculum.grades", curriculum.class_map.ids, data)
+        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_map.ids))
         if forgotten:
             raise UserError(
                 f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "

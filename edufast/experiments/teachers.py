@@ -16,6 +16,7 @@ from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
+from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 
@@ -44,10 +45,7 @@ def train_teacher(
         Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
         data,
         training=recipe.create_teaching(),
-        device=device,
-        seed=recipe.seed,
-        checkpoint=checkpoint,
-        method=f"teacher {k}",
+        options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),
     )
     graduate, at = school.fit(), school.progress
     info = ModelInfo.describe(

@@ -62,7 +62,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int, logs: Path, console: Console) ->
         _run_in_processes(waiting, jobs, logs, console)
         return
     for number, task in enumerate(waiting, start=len(tasks) - len(waiting) + 1):
-        console.print(f"[bold]{number}/{len(tasks)}  {task.name}")
+        console.print(f"{number}/{len(tasks)}  {task.name}", style="bold")
         task.run(console)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edufast.data import DataSet
+from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.files import atomic_write
@@ -48,6 +49,11 @@ class ModelInfo:
     accuracy: float
     training_flops: int
     training_seconds: float = 0.0
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Of the model's logits."""
+        return ClassMap.of(self.class_ids)
 
     @classmethod
     def describe(

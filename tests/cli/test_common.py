@@ -1,0 +1,63 @@
+"""What the commands share."""
+
+import pytest
+import torch
+import typer
+from rich.console import Console
+
+from edufast.cli.common import device_name, fail, table, user
+from edufast.utils.errors import TrainingError, UserError
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, present):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    assert device_name("auto") == ("cuda" if present else "cpu")
+
+
+def test_a_device_that_exists_keeps_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device_name(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+
+
+def test_a_device_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="'gpu'; expected auto, cpu, cuda or cuda:N"):
+        device_name("gpu")
+    with pytest.raises(UserError, match="'cuda:0', but torch finds no CUDA device here"):
+        device_name("cuda:0")
+
+
+def test_what_the_user_got_wrong_ends_in_one_line_and_code_2(capsys):
+    message = "training.lr: found [fast]; expected a number, " + "and a long explanation " * 5
+
+    def wrong():
+        raise UserError(message.strip())
+
+    with pytest.raises(typer.Exit) as ended:
+        user(wrong)
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == f"edufast: {message.strip()}\n"
+
+
+def test_other_errors_pass():
+    def broken():
+        raise TrainingError("loss is nan")
+
+    with pytest.raises(TrainingError):
+        user(broken)
+
+
+def test_fail_ends_with_its_code():
+    with pytest.raises(typer.Exit) as ended:
+        fail("stopped", 130)
+    assert ended.value.exit_code == 130
+
+
+def test_only_one_column_of_a_table_takes_several_lines(capsys):
+    found = table("variant", "last epoch", "note", wraps="note")
+    found.add_row("grades-without-teachers", "84.2 ± 1.3 %", "some words that go on and on")
+    Console(width=60).print(found)
+    first, *rest = capsys.readouterr().out.splitlines()[2:]
+    assert first.split("   ")[:2] == ["grades-without-teachers", "84.2 ± 1.3 %"]
+    assert rest and all(not line[:38].strip() for line in rest)
