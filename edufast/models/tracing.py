@@ -100,8 +100,8 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
             sizes = tracer.sizes()
     except Exception as error:
         raise UserError(
-            f"cannot trace {name}.forward to cut it: {one_line(error)}; move what cannot be traced into a "
-            "submodule, which then stays in one piece"
+            f"cannot trace {name}.forward to cut it: {one_line(error)}; move what cannot be traced "
+            "into a submodule, which then stays in one piece"
         ) from error
     return Trace(nodes, _crossings(nodes, sizes), sizes)
 

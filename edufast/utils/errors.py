@@ -40,4 +40,4 @@ def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") ->
     hint = f"did you mean {' or '.join(map(repr, close))}? Expected" if close else "expected"
     listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
     choices = [f"one of {listed}"] * bool(names) + [also] * bool(also)
-    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices)}")
+    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices) or 'none'}")

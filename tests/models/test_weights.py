@@ -83,7 +83,7 @@ def test_what_a_file_says_makes_no_code_run_before_the_user_says_the_same(
     path = tmp_path / "m.safetensors"
     save_model(path, nn.Linear(3, 2), replace(INFO, model="mypackage.nets:tiny"))
     for model in (None, "resnet8", "mypackage.nets:other"):
-        with pytest.raises(UserError, match="holds a model of .*, and building that runs code"):
+        with pytest.raises(UserError, match=r"holds a model of .*, and building that runs code"):
             load_model(path, model=model)
     assert read_info(path).model == "mypackage.nets:tiny"
     assert not (package / "witness").exists() and "mypackage.nets" not in sys.modules

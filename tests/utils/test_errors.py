@@ -15,6 +15,7 @@ def test_without_a_close_name_all_are_told_and_what_else_there_is():
     error = unknown("data", 7, ["a", "b", "a"], also="a folder")
     assert str(error) == "data is 7; expected one of a, b; or a folder"
     assert str(unknown("data", "x", [], also="a folder")) == "data is 'x'; expected a folder"
+    assert str(unknown("option", "x", [])) == "option is 'x'; expected none"
 
 
 def test_long_lists_are_cut_but_searched_to_the_end():
