@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from edufast.data import Augment as Augment
     from edufast.data import load_dataset as load_dataset
     from edufast.data.class_map import ClassMap as ClassMap
+    from edufast.data.sources import register_data_set as register_data_set
+    from edufast.distill.registry import register_algorithm as register_algorithm
+    from edufast.distill.weighting import register_weighting as register_weighting
     from edufast.edge.export import export as export
     from edufast.models.zoo import create_model as create_model
+    from edufast.models.zoo import register_model as register_model
     from edufast.student.early_exits import EarlyExit as EarlyExit
     from edufast.student.student import Student as Student
     from edufast.teachers.cached_faculty import CachedFaculty as CachedFaculty
@@ -46,6 +50,10 @@ _HOMES = {
     "create_model": "edufast.models.zoo",
     "export": "edufast.edge.export",
     "load_dataset": "edufast.data",
+    "register_algorithm": "edufast.distill.registry",
+    "register_data_set": "edufast.data.sources",
+    "register_model": "edufast.models.zoo",
+    "register_weighting": "edufast.distill.weighting",
 }
 
 __all__ = [*sorted(_HOMES), "ops"]

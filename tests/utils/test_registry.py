@@ -272,4 +272,6 @@ def test_code_of_a_user_is_told_apart_from_a_stop_by_the_user():
 
     with pytest.raises(KeyboardInterrupt):
         call_user("it", interrupted)
-    assert told(call_user, "it", len, 3).startswith("it: TypeError: object of type 'int' has no len")
+    assert told(call_user, "it", len, 3).startswith(
+        "it: TypeError: object of type 'int' has no len"
+    )
