@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from edufast import ops as ops
     from edufast.data import Augment as Augment
     from edufast.data import load_dataset as load_dataset
-    from edufast.data import register_data_set as register_data_set
     from edufast.data.class_map import ClassMap as ClassMap
-    from edufast.distill import register_algorithm as register_algorithm
-    from edufast.distill import register_weighting as register_weighting
+    from edufast.data.sources import register_data_set as register_data_set
+    from edufast.distill.registry import register_algorithm as register_algorithm
+    from edufast.distill.weighting import register_weighting as register_weighting
     from edufast.edge.export import export as export
     from edufast.models.zoo import create_model as create_model
     from edufast.models.zoo import register_model as register_model
@@ -50,10 +50,10 @@ _HOMES = {
     "create_model": "edufast.models.zoo",
     "export": "edufast.edge.export",
     "load_dataset": "edufast.data",
-    "register_algorithm": "edufast.distill",
-    "register_data_set": "edufast.data",
+    "register_algorithm": "edufast.distill.registry",
+    "register_data_set": "edufast.data.sources",
     "register_model": "edufast.models.zoo",
-    "register_weighting": "edufast.distill",
+    "register_weighting": "edufast.distill.weighting",
 }
 
 __all__ = [*sorted(_HOMES), "ops"]
