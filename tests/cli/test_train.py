@@ -267,18 +267,24 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "nowhere.yaml"), "recipe 'nowhere.yaml': no such file"),
+        (("train", "nowhere.yaml"), "recipe is 'nowhere.yaml'; expected one of"),
         (("train", "quickstart", "--set", "training.lr=fast"), "training.lr: found 'fast'"),
         (("train", "quickstart", "--data", "nowhere"), "nowhere"),
         (("train", "quickstart", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
         (
             ("compare", "quickstart", "--methods", "kd,magic"),
-            "--methods: 'magic'; expected some of",
+            "--methods is 'magic'; expected one of scratch",
         ),
         (("resume", "nowhere"), "nowhere holds no run"),
         # Nothing is trained, and no folder made, before these are noticed.
-        (("train", "quickstart", "--set", "student.model=resnet9"), "model 'resnet9' is unknown"),
-        (("train", "quickstart", "--set", "teachers.3.model=resnet9"), "'resnet9' is unknown"),
+        (
+            ("train", "quickstart", "--set", "student.model=resnet9"),
+            "student: model is 'resnet9'; did you mean",
+        ),
+        (
+            ("train", "quickstart", "--set", "teachers.3.model=resnet9"),
+            "teachers.3: model is 'resnet9'; did",
+        ),
         (("train", "quickstart", "--set", "student.cuts=[x, y]"), "cannot cut after 'x'"),
         (
             ("train", "quickstart", "--set", "training.augment.random_resized_crop=[0.3, 1.0]"),
