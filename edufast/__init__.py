@@ -13,15 +13,22 @@ if TYPE_CHECKING:
     from edufast import ops as ops
     from edufast.data import Augment as Augment
     from edufast.data import load_dataset as load_dataset
+    from edufast.data.class_map import ClassMap as ClassMap
+    from edufast.data.sources import register_data_set as register_data_set
+    from edufast.distill.registry import register_algorithm as register_algorithm
+    from edufast.distill.weighting import register_weighting as register_weighting
     from edufast.edge.export import export as export
     from edufast.models.zoo import create_model as create_model
+    from edufast.models.zoo import register_model as register_model
     from edufast.student.early_exits import EarlyExit as EarlyExit
     from edufast.student.student import Student as Student
+    from edufast.teachers.cached_faculty import CachedFaculty as CachedFaculty
     from edufast.teachers.faculty import Faculty as Faculty
     from edufast.teachers.faculty import Teacher as Teacher
     from edufast.training.curriculum import Curriculum as Curriculum
     from edufast.training.curriculum import Grade as Grade
     from edufast.training.school import School as School
+    from edufast.training.settings import SchoolOptions as SchoolOptions
     from edufast.training.settings import Training as Training
 
 __version__ = "0.1.0"
@@ -29,17 +36,24 @@ __version__ = "0.1.0"
 # Where each public name lives; those above, for type checkers, are the same.
 _HOMES = {
     "Augment": "edufast.data",
+    "CachedFaculty": "edufast.teachers.cached_faculty",
+    "ClassMap": "edufast.data.class_map",
     "Curriculum": "edufast.training.curriculum",
     "EarlyExit": "edufast.student.early_exits",
     "Faculty": "edufast.teachers.faculty",
     "Grade": "edufast.training.curriculum",
     "School": "edufast.training.school",
+    "SchoolOptions": "edufast.training.settings",
     "Student": "edufast.student.student",
     "Teacher": "edufast.teachers.faculty",
     "Training": "edufast.training.settings",
     "create_model": "edufast.models.zoo",
     "export": "edufast.edge.export",
     "load_dataset": "edufast.data",
+    "register_algorithm": "edufast.distill.registry",
+    "register_data_set": "edufast.data.sources",
+    "register_model": "edufast.models.zoo",
+    "register_weighting": "edufast.distill.weighting",
 }
 
 __all__ = [*sorted(_HOMES), "ops"]

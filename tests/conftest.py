@@ -1,11 +1,17 @@
-"""What has to be settled before a test module is imported, and what ``--fast`` leaves out."""
+"""What has to be settled before a test module is imported, and what tests of all folders share."""
 
 from __future__ import annotations
 
 import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.fast import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
@@ -13,21 +19,35 @@ if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(2)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--fast",
-        action="store_true",
-        help="leave out tests marked slow, and of every test all cases but the first",
-    )
+class UserPackage:
+    """A user's package ``mypackage``, which only this test can import."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, **modules: str) -> Path:
+        """Write the modules; returns the package's folder."""
+        package = self.folder / "mypackage"
+        package.mkdir(parents=True, exist_ok=True)
+        for name, source in {"__init__": "", **modules}.items():
+            (package / f"{name}.py").write_text(textwrap.dedent(source))
+        return package
+
+    def declare(self, group: str, distribution: str = "mypackage", **entries: str) -> None:
+        """Entry points, as pip writes them for a distribution."""
+        info = self.folder / f"{distribution}-1.0.dist-info"
+        info.mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        (info / "METADATA").write_text(metadata)
+        lines = [f"[{group}]", *(f"{name} = {path}" for name, path in entries.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--fast"):
-        return
-    kept: dict[str, pytest.Item] = {}
-    for item in items:
-        if item.get_closest_marker("slow") is None:
-            kept.setdefault(item.nodeid.partition("[")[0], item)
-    chosen = list(kept.values())
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+@pytest.fixture
+def mypackage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UserPackage]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    yield UserPackage(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+        del sys.modules[name]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
 
@@ -13,11 +16,14 @@ CLASSES = 10
 STAGES = [(1, 4), (1, 6), (2, 6), (2, 8), (3, 8), (3, 10)]  # each growth alone
 
 
-def student(**options: object) -> Student:
+def student(*, ids: Sequence[int] = range(CLASSES), **options: object) -> Student:
+    """With nothing grown, and ``ids`` the class ids in the order of the logits."""
     torch.manual_seed(0)
     # Rows can move from these heads to the classifier; from a grid they cannot.
     options = {"head": "pool_first"} | options
-    return Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
+    result = Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
+    result.assign_classes(ClassMap.of(ids))
+    return result
 
 
 def images(batch: int = 4) -> Tensor:

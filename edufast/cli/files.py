@@ -18,20 +18,39 @@ def export(
         str | None,
         typer.Option(help="Data set or folder to verify on (default: the one trained on)."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Import path of its model, if it has one: a file alone does not make edufast run "
+            "code. Of a run folder, config.yaml says it."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a trained student as one verified file for the edge (ONNX)."""
-    from edufast.data import load_dataset
+    from edufast.data import load_dataset, runs_code
     from edufast.edge.parity import ExportError
     from edufast.edge.trained import export_trained
+    from edufast.experiments.run import RunConfig
+    from edufast.experiments.schema import read_section
     from edufast.models.weights import load_model
 
     weights = source / "student.safetensors" if source.is_dir() else source
-    model, info = user(load_model, weights)
+    config = source / "config.yaml"
+    if config.is_file():  # the user's own recipe
+        recipe = user(read_section, RunConfig, config).recipe
+        data, model = data or recipe.data.source, model or recipe.student.model
+    network, info = user(load_model, weights, model=model)
+    if data is None and runs_code(info.data):
+        fail(
+            f"{weights} was trained on {info.data!r}, and reading that runs code; expected --data "
+            "to name it, or other images",
+            2,
+        )
     images = user(load_dataset, data or info.data, image_size=info.image_size)
     path = out or weights.with_suffix(".onnx")
     try:
-        report = user(export_trained, model, info, images, path)
+        report = user(export_trained, network, info, images, path)
     except ExportError as error:
         fail(str(error), 1)
     if as_json:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
 from edufast.experiments.report.format import mean, si, spread
-from edufast.utils.errors import Interrupted, TrainingError
+from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
@@ -206,7 +206,7 @@ def _execute(
     parsed = user(load_recipe, recipe, overrides or []).located()
     for method in methods:
         if method not in METHODS:
-            fail(f"--methods: {method!r}; expected some of {', '.join(METHODS)}", 2)
+            fail(str(unknown("--methods", method, METHODS)), 2)
     folder = out or Path("runs") / f"{parsed.name}{suffix}"
     if fill_cache:
         cache = folder / "cache"
@@ -282,5 +282,5 @@ def _equal(name: str) -> Any:
     from edufast.experiments.method import Equal
 
     if name not in get_args(Equal):
-        fail(f"--equal: {name!r}; expected one of {', '.join(get_args(Equal))}", 2)
+        fail(str(unknown("--equal", name, get_args(Equal))), 2)
     return name

@@ -1,37 +1,19 @@
-"""Data sets by name: what :func:`load_dataset` knows, and what it does with all of them."""
+"""Loading a data set: whatever its source, splits of one image size, and their statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edufast.data.caltech256 import caltech256
-from edufast.data.cifar import cifar10, cifar100
-from edufast.data.digits import digits
-from edufast.data.folder import folder
-from edufast.data.food101 import food101
-from edufast.data.glyphs import glyphs
-from edufast.data.outline import OUTLINES, PHOTOGRAPH, held_out, outline
+from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
-from edufast.data.tiny_imagenet import tiny_imagenet
+from edufast.data.sources import read
 from edufast.utils.errors import UserError
 
 _MIN_STD = 1e-3  # of a channel that never changes; nothing may divide by zero
-
-# Each reader takes the seed of whatever is not official, and those that read a folder the folder
-# first.
-_EMBEDDED: dict[str, Callable[[int], Splits]] = {"digits": digits, "glyphs": glyphs}
-_PUBLISHED: dict[str, Callable[[Path, int], Splits]] = {
-    "caltech256": caltech256,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "food101": food101,
-    "tiny_imagenet": tiny_imagenet,
-}
 
 
 def load_dataset(
@@ -46,9 +28,12 @@ def load_dataset(
             folder; or a folder of your own: ``<folder>/train/<class>/*`` with
             ``<folder>/val/<class>/*`` (also ``valid`` or ``test``), or ``<folder>/<class>/*``, of
             which about a fifth of each class becomes the validation split. Which files these are
-            depends on their names, so that adding files moves none of the others.
-        image_size: height and width in pixels; None: 32, of Tiny ImageNet 64, of photographs and
-            folders of your own 224.
+            depends on their names, so that adding files moves none of the others. Or a function of
+            your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``,
+            where the reader is a registered name, an import path such as ``mypackage.data:pets``,
+            or an entry point of the group ``edufast.data_sets``.
+        image_size: height and width in pixels; None: 32, of Tiny ImageNet 64, of image files 224,
+            of arrays of your own the longer side they have.
         holdout: share of every class's training images, in [0, 1), that becomes the validation
             split in place of the usual one, which is then not looked at: choose variants on this
             one. 0: none.
@@ -58,8 +43,8 @@ def load_dataset(
     Raises:
         UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
             class without images, a class that only validation has, an unreadable image, an
-            argument out of range, a class too small for the holdout, or a package missing that the
-            data set needs.
+            argument out of range, a class too small for the holdout, a package missing that the
+            data set needs, or a reader of your own fails or returns something else.
     """
     if image_size is not None and image_size < 8:
         raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
@@ -68,44 +53,34 @@ def load_dataset(
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
     try:
-        splits = _read(source, seed)
+        found = read(source, seed)
+        splits = Splits(tuple(found.classes), found.train, found.val)
         if holdout:
             splits = _hold_out(splits, holdout, seed)
-        known = outline(source)
-        size = image_size or (known.image_size if known else PHOTOGRAPH)
+        elif not len(splits.val):
+            raise UserError(f"data source {source!r}: val is empty; expected a holdout above 0")
+        size = image_size or _usual_size(source, found)
         train, val = _resized(splits.train, size), _resized(splits.val, size)
-        return DataSet(source, splits.classes, train, val, size, *_statistics(train, size))
+        if isinstance(found, DataSet):
+            mean, std = found.mean, found.std
+        else:
+            mean, std = _statistics(train, size)
+        return DataSet(source, splits.classes, train, val, size, mean, std)
     except ImportError as error:
         needed = error.name or error
         raise UserError(
-            f"data set {source!r} needs {needed}: pip install 'edufast[train]'"
+            f"data source {source!r} needs {needed}: pip install 'edufast[train]'"
         ) from error
 
 
-def absolute_source(source: str) -> str:
-    """``source`` with its folder, where it names one that exists, as an absolute path."""
-    name, colon, path = source.partition(":")
-    if colon and name in _PUBLISHED:
-        return f"{name}:{Path(path).absolute()}"
-    is_folder = source not in _EMBEDDED and Path(source).is_dir()
-    return str(Path(source).absolute()) if is_folder else source
-
-
-def _read(source: str, seed: int) -> Splits:
-    name, colon, path = source.partition(":")
-    if source in _EMBEDDED:
-        return _EMBEDDED[source](seed)
-    if colon and name in _PUBLISHED:
-        if not Path(path).is_dir():
-            raise UserError(
-                f"data set {source!r}: {path!r} is no existing folder; expected what is at "
-                f"{OUTLINES[name].source}, unpacked"
-            )
-        return _PUBLISHED[name](Path(path), seed)
-    if Path(source).is_dir():
-        return folder(Path(source), seed)
-    known = ", ".join([*_EMBEDDED, *(f"{name}:<folder>" for name in _PUBLISHED)])
-    raise UserError(f"data set {source!r}: neither one of {known} nor an existing folder")
+def _usual_size(source: str, found: Splits | DataSet) -> int:
+    if isinstance(found, DataSet):
+        return found.image_size
+    known = outline(source)
+    if known is not None:
+        return known.image_size
+    images = found.train.images
+    return max(images.shape[1:3]) if isinstance(images, np.ndarray) else PHOTOGRAPH
 
 
 def _hold_out(splits: Splits, share: float, seed: int) -> Splits:

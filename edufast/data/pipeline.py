@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.data.augment import Augment, Views, draw_views, numbered_views
-from edufast.data.datasets import Samples
+from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
 from edufast.utils.errors import UserError
 

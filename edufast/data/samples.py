@@ -19,16 +19,30 @@ class Samples:
     Attributes:
         images: (N, H, W, 3) uint8, or N image files.
         labels: (N,) int64, positions in the data set's classes.
+
+    Raises:
+        TypeError, ValueError: the images or labels are of another type or shape.
     """
 
     images: NDArray[np.uint8] | tuple[Path, ...]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, np.ndarray):
+            if self.images.dtype != np.uint8 or self.images.shape[3:] != (3,):
+                raise ValueError(
+                    "images: expected a uint8 array (N, H, W, 3), got "
+                    f"{self.images.dtype} {self.images.shape}"
+                )
+        elif not isinstance(self.images, tuple) or not all(
+            isinstance(path, Path) for path in self.images
+        ):
+            raise TypeError("images: expected an array or a tuple of Paths")
         if len(self.images) != len(self.labels):
             raise ValueError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
-        if self.labels.dtype != np.int64:
-            raise TypeError(f"labels: expected int64, got {self.labels.dtype}")
+        if not isinstance(self.labels, np.ndarray) or self.labels.dtype != np.int64:
+            found = getattr(self.labels, "dtype", type(self.labels).__name__)
+            raise TypeError(f"labels: expected an array of int64, got {found}")
 
     def __len__(self) -> int:
         return len(self.labels)

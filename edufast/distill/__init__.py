@@ -1,10 +1,4 @@
-"""Distillation algorithms, composed with the curriculum. One more is one file and one line here."""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+"""Distillation algorithms: what is made of the student's logits and the teachers' outputs."""
 
 from edufast.distill.algorithm import Algorithm, GradeContext
 from edufast.distill.attention import AttentionTransfer
@@ -15,44 +9,10 @@ from edufast.distill.feature_algorithm import FeatureAlgorithm
 from edufast.distill.fitnet import FitNet
 from edufast.distill.kd import KD
 from edufast.distill.mse import LogitMSE
+from edufast.distill.registry import ALGORITHMS, create_algorithm, register_algorithm
 from edufast.distill.standardised import Standardised
-from edufast.utils.errors import UserError
-
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
-    "kd": KD,
-    "reverse_kl": partial(KD, divergence="reverse_kl"),
-    "js": partial(KD, divergence="js"),
-    "dkd": DKD,
-    "dist": DIST,
-    "standardised": Standardised,
-    "mse": LogitMSE,
-    "fitnet": FitNet,
-    "at": AttentionTransfer,
-    "crd": CRD,
-}
-
-
-def create_algorithm(name: str, **options: Any) -> Algorithm:
-    """The algorithm called ``name``.
-
-    The option ``logits`` of algorithms that compare features is an algorithm itself: a name, a
-    mapping with a name and options, or an object.
-
-    Raises:
-        UserError: there is none of that name, or it does not take an option or its value.
-    """
-    if name not in ALGORITHMS:
-        raise UserError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
-    inner = options.get("logits")
-    try:
-        if isinstance(inner, str):
-            options["logits"] = create_algorithm(inner)
-        elif isinstance(inner, Mapping):
-            options["logits"] = create_algorithm(**inner)
-        return ALGORITHMS[name](**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"algorithm {name!r}: {error}") from error
-
+from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.distill.weighting import WEIGHTINGS, register_weighting
 
 __all__ = [
     "ALGORITHMS",
@@ -60,6 +20,7 @@ __all__ = [
     "DIST",
     "DKD",
     "KD",
+    "WEIGHTINGS",
     "Algorithm",
     "AttentionTransfer",
     "FeatureAlgorithm",
@@ -67,5 +28,8 @@ __all__ = [
     "GradeContext",
     "LogitMSE",
     "Standardised",
+    "TeacherOutputs",
     "create_algorithm",
+    "register_algorithm",
+    "register_weighting",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def above_zero(name: str, value: float) -> float:
     """``value`` as a float.
 
     Raises:
-        ValueError: it is not a finite number above 0; the message names it.
+        UserError: it is not a finite number above 0; the message names it.
     """
     return _checked(name, value, isinstance(value, (int, float)) and value > 0, "above 0")
 
@@ -103,5 +104,5 @@ def share(name: str, value: float) -> float:
 
 def _checked(name: str, value: float, fits: bool, expected: str) -> float:
     if not fits or value == float("inf"):
-        raise ValueError(f"{name} is {value!r}; expected a finite number {expected}")
+        raise UserError(f"{name} is {value!r}; expected a finite number {expected}")
     return float(value)

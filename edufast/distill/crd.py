@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, GradeContext, above_zero, share
 from edufast.distill.feature_algorithm import FeatureAlgorithm
+from edufast.utils.errors import UserError
 
 
 class CRD(FeatureAlgorithm):
@@ -42,7 +43,7 @@ class CRD(FeatureAlgorithm):
         super().__init__(logits)
         for name, value in (("width", width), ("negatives", negatives)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+                raise UserError(f"{name} is {value!r}; expected an integer of at least 1")
         self.weight, self.tau = above_zero("weight", weight), above_zero("tau", tau)
         self.momentum = share("momentum", momentum)
         self.width, self.negatives = width, negatives

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, at_least_zero
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import check_weighting, slices_of, weights
+from edufast.distill.weighting import Weighting, find_weighting, slices_of, weights
 from edufast.ops import dist_loss
 
 
@@ -27,7 +27,7 @@ class DIST(Algorithm):
         beta: weight of the rows, relations between classes.
         gamma: weight of the columns, relations within a class; the paper takes 2 for both on
             CIFAR-100.
-        weighting: of several teachers, see :func:`edufast.distill.weighting.check_weighting`.
+        weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class DIST(Algorithm):
         temperature: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
-        weighting: str = "mean",
+        weighting: str | Weighting = "mean",
     ) -> None:
         super().__init__(temperature)
         self.beta, self.gamma = at_least_zero("beta", beta), at_least_zero("gamma", gamma)
-        self.weighting = check_weighting(weighting)
+        self.weighting = find_weighting(weighting)
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         slices, routed = slices_of(outputs), outputs.weighting == "routed"

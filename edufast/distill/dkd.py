@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, at_least_zero
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import check_weighting, operator_weighting
+from edufast.distill.weighting import Weighting, find_weighting, operator_weighting
 from edufast.ops import kd_loss
 
 
@@ -25,7 +25,7 @@ class DKD(Algorithm):
         target: a, weight of the target-class term.
         other: b, weight of the other classes; the paper tunes it between 1 and 8 by the teacher.
         warm_up: epochs, over the whole training; 0: none.
-        weighting: of several teachers, see :func:`edufast.distill.weighting.check_weighting`.
+        weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
 
     warm: Tensor
@@ -36,12 +36,12 @@ class DKD(Algorithm):
         target: float = 1.0,
         other: float = 8.0,
         warm_up: float = 20,
-        weighting: str = "mean",
+        weighting: str | Weighting = "mean",
     ) -> None:
         super().__init__(temperature)
         self.params = (at_least_zero("target", target), at_least_zero("other", other))
         self.warm_up = at_least_zero("warm_up", warm_up)
-        self.weighting = check_weighting(weighting)
+        self.weighting = find_weighting(weighting)
         self.register_buffer("warm", torch.ones(()))
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
@@ -55,7 +55,7 @@ class DKD(Algorithm):
             slices=outputs.slices,
             temperature=self.temperature,
             alpha=0.0,
-            weighting=operator_weighting(self.weighting, logits, outputs, self.temperature),
+            weighting=operator_weighting(self.weighting, logits, outputs, labels, self.temperature),
             divergence="dkd",
             divergence_params=self.params,
         )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from edufast.distill.algorithm import Algorithm, GradeContext
 from edufast.distill.kd import KD
 from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.utils.errors import UserError
 
 
 class FeatureAlgorithm(Algorithm):
@@ -36,7 +37,7 @@ class FeatureAlgorithm(Algorithm):
     def __init__(self, logits: Algorithm | None = None) -> None:
         logits = KD() if logits is None else logits
         if not isinstance(logits, Algorithm) or logits.reads_features:
-            raise ValueError(f"logits is {logits!r}; expected an algorithm that reads logits only")
+            raise UserError(f"logits is {logits!r}; expected an algorithm that reads logits only")
         super().__init__(logits.temperature)
         self.logits = logits
         self.adapters = nn.ModuleDict()

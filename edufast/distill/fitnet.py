@@ -17,6 +17,7 @@ from edufast.distill.feature_algorithm import (
     same_size,
 )
 from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.utils.errors import UserError
 
 
 class FitNet(FeatureAlgorithm):
@@ -48,7 +49,7 @@ class FitNet(FeatureAlgorithm):
     ) -> None:
         super().__init__(logits)
         if stage not in ("joint", "two_stage"):
-            raise ValueError(f"stage is {stage!r}; expected 'joint' or 'two_stage'")
+            raise UserError(f"stage is {stage!r}; expected 'joint' or 'two_stage'")
         self.stage = stage
         self.weight = above_zero("weight", weight)
         self.hint_share = share("hint_share", hint_share)

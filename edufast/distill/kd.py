@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import check_weighting, operator_weighting
+from edufast.distill.weighting import Weighting, find_weighting, operator_weighting
 from edufast.ops import kd_loss
 from edufast.ops.kd_loss_reference import DIVERGENCES
+from edufast.utils.errors import unknown
 
 
 class KD(Algorithm):
@@ -26,7 +27,7 @@ class KD(Algorithm):
     Args:
         temperature: T.
         alpha: weight of the cross-entropy.
-        weighting: of several teachers, see :func:`edufast.distill.weighting.check_weighting`.
+        weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
         divergence: "forward_kl", "reverse_kl" (Gu et al. 2024, "MiniLLM"), "js" or "dkd".
         divergence_params: see :func:`edufast.ops.kd_loss`.
     """
@@ -35,22 +36,20 @@ class KD(Algorithm):
         self,
         temperature: float = 4.0,
         alpha: float = 0.3,
-        weighting: str = "mean",
+        weighting: str | Weighting = "mean",
         divergence: str = "forward_kl",
         divergence_params: Sequence[float] | None = None,
     ) -> None:
         super().__init__(temperature)
         if divergence not in DIVERGENCES:
-            raise ValueError(
-                f"divergence is {divergence!r}; expected one of {', '.join(map(repr, DIVERGENCES))}"
-            )
+            raise unknown("divergence", divergence, DIVERGENCES)
         self.alpha = share("alpha", alpha)
-        self.weighting = check_weighting(weighting)
+        self.weighting = find_weighting(weighting)
         self.divergence = divergence
         self.divergence_params = divergence_params
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
-        weighting = operator_weighting(self.weighting, logits, outputs, self.temperature)
+        weighting = operator_weighting(self.weighting, logits, outputs, labels, self.temperature)
         distil = partial(
             kd_loss,
             teachers=outputs.logits,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import check_weighting, slices_of, weights
+from edufast.distill.weighting import Weighting, find_weighting, slices_of, weights
 
 
 class LogitMSE(Algorithm):
@@ -23,15 +23,15 @@ class LogitMSE(Algorithm):
     Args:
         temperature: only that of a gated target and of the weighting "aekd".
         alpha: weight of the cross-entropy.
-        weighting: of several teachers, see :func:`edufast.distill.weighting.check_weighting`.
+        weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
 
     def __init__(
-        self, temperature: float = 1.0, alpha: float = 0.3, weighting: str = "mean"
+        self, temperature: float = 1.0, alpha: float = 0.3, weighting: str | Weighting = "mean"
     ) -> None:
         super().__init__(temperature)
         self.alpha = share("alpha", alpha)
-        self.weighting = check_weighting(weighting)
+        self.weighting = find_weighting(weighting)
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         slices, valid = slices_of(outputs), labels >= 0

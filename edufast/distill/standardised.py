@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, at_least_zero
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import check_weighting, slices_of, weights
+from edufast.distill.weighting import Weighting, find_weighting, slices_of, weights
 from edufast.ops import kd_loss
 
 # Added to the variance: a row that is constant becomes zeros, and its gradient stays bounded.
@@ -30,7 +30,7 @@ class Standardised(Algorithm):
         alpha: weight of the cross-entropy.
         beta: weight of the divergence; the authors take 0.1 and 9.
         weighting: of several teachers, by their logits as they are, see
-            :func:`edufast.distill.weighting.check_weighting`.
+            :func:`edufast.distill.weighting.find_weighting`.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Standardised(Algorithm):
         temperature: float = 2.0,
         alpha: float = 0.1,
         beta: float = 9.0,
-        weighting: str = "mean",
+        weighting: str | Weighting = "mean",
     ) -> None:
         super().__init__(temperature)
         self.alpha, self.beta = at_least_zero("alpha", alpha), at_least_zero("beta", beta)
-        self.weighting = check_weighting(weighting)
+        self.weighting = find_weighting(weighting)
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         slices = slices_of(outputs)

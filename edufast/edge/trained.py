@@ -57,8 +57,7 @@ def validation_images(
     )
     batch = next(loader.epoch(0))
     pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
-    rank = {c: position for position, c in enumerate(info.class_ids)}
-    return pixels, np.array([rank[int(label)] for label in batch.labels], dtype=np.int64)
+    return pixels, info.class_map.positions()[batch.labels].numpy()
 
 
 def latency(path: Path, image_size: int, runs: int = 50) -> float:

@@ -13,7 +13,6 @@ from edufast.data import DataSet, MixedSampler, Sampler, Samples, SliceSampler
 from edufast.data.outline import held_out, outline
 from edufast.experiments.method import Methods, samples_of_grades, training_flops
 from edufast.experiments.recipe import DataSection, Recipe
-from edufast.models.zoo import create_model
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.teachers.supervision import Supervision
 from edufast.training.curriculum import Curriculum
@@ -63,8 +62,7 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         student = methods.student("education", seed=0)
         teachers = [
-            create_model(section.model, len(classes))
-            for section, classes in zip(recipe.teachers, methods.slices, strict=True)
+            recipe.create_teacher_model(k, len(classes)) for k, classes in enumerate(methods.slices)
         ]
     seen = samples_of_grades(methods.education, data, recipe.training.batch_size)
     student_flops = training_flops(student, methods.education, seen)
@@ -107,7 +105,7 @@ def _visits(methods: Methods, seen: Sequence[int]) -> list[int]:
             for k in grade.teachers:
                 visits[k] += samples
             continue
-        taught = curriculum.classes_taught(g)
+        taught = curriculum.taught(g)
         sampler: Sampler
         if curriculum.order == "slices":
             slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]

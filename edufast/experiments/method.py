@@ -14,13 +14,11 @@ from torch import nn
 from edufast.data import DataSet
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.recipe import Method, Recipe, TeacherSection
-from edufast.models.zoo import create_model
 from edufast.student.student import Student
-from edufast.teachers.cached_faculty import LogitCache
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum, Grade, Target
 from edufast.training.school import School
-from edufast.training.settings import Training
+from edufast.training.settings import SchoolOptions, Training
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 
@@ -90,7 +88,7 @@ class Methods:
         }
         teachers, target = taught_by[method]
         return Curriculum.single(
-            education.class_order,
+            education.class_map.ids,
             epochs,
             teachers=teachers,
             target=target,
@@ -102,13 +100,12 @@ class Methods:
         section, curriculum = self.recipe.student, self.curriculum(method)
         torch.manual_seed(seed)
         return Student(
-            create_model(section.model, len(self.data.classes)),
+            self.recipe.create_student_model(len(self.data.classes)),
             curriculum.fragments[-1],
             input_size=(3, self.data.image_size, self.data.image_size),
             cuts=section.cuts if method in GRADED else None,
             head=section.head,
             head_width=section.head_width,
-            class_order=curriculum.class_order,
             seed=seed,
         )
 
@@ -138,7 +135,6 @@ class Methods:
         training: Training | None = None,
         event_log: EventLog | None = None,
         checkpoint: Path | None = None,
-        cache: LogitCache | None = None,
     ) -> School:
         """A school that trains ``method`` by ``curriculum``, with nothing taught yet.
 
@@ -151,12 +147,7 @@ class Methods:
             self.data,
             algorithm=self.algorithm(method),
             training=training or self.recipe.create_training(),
-            device=device,
-            seed=seed,
-            event_log=event_log,
-            checkpoint=checkpoint,
-            method=method,
-            cache=cache,
+            options=SchoolOptions(device, seed, event_log, checkpoint, name=method),
         )
 
     def rehearse(self, names: Sequence[str], device: str) -> None:
@@ -167,8 +158,8 @@ class Methods:
             UserError: the first thing that does not fit.
         """
         try:
-            for section, classes in zip(self.recipe.teachers, self.slices, strict=True):
-                create_model(section.model, len(classes))
+            for k, classes in enumerate(self.slices):
+                self.recipe.create_teacher_model(k, len(classes))
             faculty = Faculty([absent_teacher(classes) for classes in self.slices])
             for name in names:
                 self.school(name, 0, faculty, self.curriculum(name), device=device)
@@ -212,7 +203,7 @@ def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) ->
     """Samples each grade trains on in all its epochs, of whole batches each."""
     totals = []
     for g, grade in enumerate(curriculum.grades):
-        available = int(np.isin(data.train.labels, curriculum.classes_taught(g)).sum())
+        available = int(np.isin(data.train.labels, curriculum.taught(g).ids).sum())
         samples = grade.samples or available
         # A set smaller than a batch still makes one.
         totals.append(grade.epochs * (samples // batch_size * batch_size or samples))
@@ -225,7 +216,7 @@ def training_flops(student: Student, curriculum: Curriculum, samples: Sequence[i
     for g, count in enumerate(samples):
         student.grow(
             fragments=curriculum.fragments[g],
-            classes=len(curriculum.classes_taught(g)),
+            classes=len(curriculum.taught(g)),
             keep_exits=curriculum.exit_weight > 0,
         )
         grade = curriculum.grades[g]

@@ -18,14 +18,16 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
 )
+from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.schema import Section, check, override, parse_value, read_yaml
 from edufast.models.heads import Kind
+from edufast.models.zoo import create_model
 from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
 from edufast.training.settings import Compile, Precision, Training
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, unknown
 
 # `2/3`: the second of three equal shares of the classes.
 _SHARE = r"[1-9]\d*/[1-9]\d*"
@@ -179,9 +181,7 @@ class Recipe(Section):
         """
         method = changes.get("method", "education")
         if method not in get_args(Method):
-            raise UserError(
-                f"{source}: method: found {method!r}; expected one of {', '.join(get_args(Method))}"
-            )
+            raise unknown(f"{source}: method", method, get_args(Method))
         content = self.model_dump(mode="json", exclude={"variants"})
         for key, value in changes.items():
             if key != "method":
@@ -204,6 +204,18 @@ class Recipe(Section):
     def create_teaching(self) -> Training:
         """How teachers are optimised: like the student unless ``teaching`` says otherwise."""
         return _training(self.teaching or self.training)
+
+    def create_student_model(self, num_classes: int) -> nn.Module:
+        """The student's network, see :func:`edufast.models.zoo.create_model`.
+
+        Raises:
+            UserError: likewise; the message names the key.
+        """
+        return _model("student", self.student.model, num_classes)
+
+    def create_teacher_model(self, k: int, num_classes: int) -> nn.Module:
+        """The network of teacher ``k``, likewise."""
+        return _model(f"teachers.{k}", self.teachers[k].model, num_classes)
 
     def create_algorithm(self) -> Algorithm:
         """The distillation algorithm."""
@@ -269,8 +281,8 @@ class Recipe(Section):
             raise
         except ValueError as error:
             raise UserError(f"curriculum: {error}") from error
-        _check_ids("curriculum.grades", curriculum.class_order, data)
-        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_order))
+        _check_ids("curriculum.grades", curriculum.class_map.ids, data)
+        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_map.ids))
         if forgotten:
             raise UserError(
                 f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "
@@ -310,6 +322,13 @@ def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
     return classes[len(classes) * (number - 1) // count : len(classes) * number // count]
 
 
+def _model(key: str, name: str, num_classes: int) -> nn.Module:
+    try:
+        return create_model(name, num_classes)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def _training(section: TrainingSection) -> Training:
     augment = Augment(**section.augment.model_dump())
     return Training(**section.model_dump(exclude={"augment"}), augment=augment)
@@ -346,9 +365,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     elif Path(source).is_file():
         text = Path(source).read_text()
     else:
-        raise UserError(
-            f"recipe {source!r}: no such file; shipped recipes are {', '.join(shipped_recipes())}"
-        )
+        raise unknown("recipe", source, shipped_recipes(), also="an existing YAML file")
     content = read_yaml(text, source)
     for text in overrides:
         key, separator, value = text.partition("=")

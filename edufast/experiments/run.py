@@ -31,9 +31,10 @@ from edufast.experiments.report.format import mean
 from edufast.experiments.schema import Section, read_section
 from edufast.experiments.teachers import load_teacher, train_teacher
 from edufast.models.weights import ModelInfo, load_model, read_info, save_model
-from edufast.teachers.cached_faculty import LogitCache, require_countable
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
-from edufast.training.curriculum import Curriculum, questions
+from edufast.teachers.logit_store import countable_views
+from edufast.training.curriculum import Curriculum
 from edufast.training.evaluation import evaluate_on
 from edufast.training.step import worth_compiling
 from edufast.utils.errors import UserError
@@ -130,7 +131,6 @@ class Run:
         self.methods = Methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods.recipe
         self.methods.rehearse(config.methods, config.device)
-        self._cache: LogitCache | None = None
         if config.cache is not None:
             self._check_cacheable()
         if not config.check_folder(folder):
@@ -148,7 +148,9 @@ class Run:
         try:
             results = self.train()
             if self.config.export and "education" in self.config.methods:
-                self._export(*load_model(self.folder / "student.safetensors"), "student.onnx")
+                path = self.folder / "student.safetensors"
+                loaded = load_model(path, model=self.recipe.student.model)
+                self._export(*loaded, "student.onnx")
         finally:
             page = write_report(self.folder)
             self.console.print(f"report: {page}")
@@ -160,8 +162,8 @@ class Run:
         if not finished:
             self._describe()
         faculty = self.teach()
-        if self.config.cache is not None:
-            self._cache = self._open_cache(self.config.cache, faculty)
+        if isinstance(faculty, CachedFaculty) and not self.config.methods:
+            self._fill(faculty)
         # Equal time: the others need to know how long education distillation took.
         order = sorted(self.config.methods, key=lambda method: method != "education")
         for method in order if self.config.equal == "time" else self.config.methods:
@@ -199,12 +201,16 @@ class Run:
                     event_log=self.event_log,
                     console=self.console,
                 )
-            teachers.append(load_teacher(path, k, classes, self.data))
+            model = self.recipe.teachers[k].model
+            teachers.append(load_teacher(path, k, classes, self.data, model=model))
         low = self.recipe.training.precision == "bf16"
-        return Faculty(teachers, self.config.device, dtype=torch.bfloat16 if low else None)
+        dtype = torch.bfloat16 if low else None
+        if self.config.cache is not None:
+            return CachedFaculty(teachers, self.config.cache, self.config.device, dtype=dtype)
+        return Faculty(teachers, self.config.device, dtype=dtype)
 
     def _check_cacheable(self) -> None:
-        require_countable(self.recipe.create_training().augment)
+        countable_views(self.recipe.create_training().augment)
         for method in self.config.methods:
             if self.methods.algorithm(method).reads_features:
                 raise UserError(
@@ -212,16 +218,15 @@ class Run:
                     "holds their logits only"
                 )
 
-    def _open_cache(self, folder: Path, faculty: Faculty) -> LogitCache:
-        cache = faculty.cache(folder, self.data, self.recipe.create_training().augment)
-        if not self.config.methods:
-            self.console.print(
-                f"storing what the teachers say about {cache.views} views of each of "
-                f"{len(self.data.train):,} samples"
-            )
-            answers = cache.fill(questions(self.methods.education, faculty))
-            self.console.print(f"{folder}: {answers:,} answers stored")
-        return cache
+    def _fill(self, faculty: CachedFaculty) -> None:
+        """Store what the teachers say about all that the recipe's student will be shown."""
+        faculty.prepare(self.data, self.recipe.create_training().augment)
+        self.console.print(
+            f"storing the teachers' logits for {faculty.store.views} views of each of "
+            f"{len(self.data.train):,} samples"
+        )
+        count = faculty.fill(self.methods.education.questions(faculty))
+        self.console.print(f"{faculty.folder}: logits of {count:,} views stored")
 
     # --- students ----------------------------------------------------------------------------
 
@@ -236,7 +241,6 @@ class Run:
             device=self.config.device,
             event_log=self.event_log,
             checkpoint=checkpoint,
-            cache=self._cache,
         )
         graduate, at, student = school.fit(), school.progress, school.student
         if method == "education" and seed == self.config.seeds[0]:
@@ -254,12 +258,7 @@ class Run:
                     self._export(student.graduate(depth), info, f"student-exit{depth}.onnx")
         for phase, seconds in at.phases.items():
             self.event_log.write(PhaseEvent(method=method, seed=seed, phase=phase, seconds=seconds))
-        known = evaluate_on(
-            student,
-            self.data,
-            student.class_order,
-            [len(grade.classes) for grade in self.methods.education.grades if grade.classes],
-        )
+        known = evaluate_on(student, self.data, self.methods.education.class_map)
         trial = read_run(self.folder).methods[method].trials[seed]
         best, epoch = _best(trial.epochs, curriculum)
         teachers = sorted({k for grade in curriculum.grades for k in grade.teachers})
@@ -338,7 +337,6 @@ class Run:
                 device=self.config.device,
                 training=training,
                 event_log=EventLog(Path(folder) / "metrics.jsonl"),
-                cache=self._cache,
             ).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
         speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]
@@ -349,7 +347,7 @@ class Run:
     def _export(self, model: nn.Module, info: ModelInfo, name: str) -> None:
         report = export_trained(model, info, self.data, self.folder / name)
         milliseconds = latency(report.path, info.image_size)
-        share = evaluate_on(model, self.data, info.class_ids, [len(info.class_ids)]).overall
+        share = evaluate_on(model, self.data, info.class_map).overall
         self.event_log.write(
             ExportEvent(**report.to_dict(), accuracy=share, latency_ms=milliseconds)
         )
@@ -377,7 +375,7 @@ class Run:
                     {
                         "grade": g + 1,
                         "fragments": curriculum.fragments[g],
-                        "classes": len(curriculum.classes_taught(g)),
+                        "classes": len(curriculum.taught(g)),
                         "epochs": grade.epochs,
                         "target": grade.target,
                     }
@@ -402,10 +400,10 @@ class Run:
 
 def _best(epochs: Sequence[Event], curriculum: Curriculum) -> tuple[float, int]:
     """Best accuracy, and after which epoch (from 1), of those in which all classes are taught."""
-    count = len(curriculum.class_order)
+    count = len(curriculum.class_map)
     complete = [
         (event["accuracy"], number)
         for number, event in enumerate(epochs, start=1)
-        if len(curriculum.classes_taught(event["grade"] - 1)) == count
+        if len(curriculum.taught(event["grade"] - 1)) == count
     ]
     return max(complete, key=lambda pair: (pair[0], -pair[1]))

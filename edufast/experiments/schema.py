@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -119,7 +120,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{key}: missing; it has no default"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: found {first['input']!r}; {message[0].lower()}{message[1:]}"
+    close = difflib.get_close_matches(str(first["input"]), re.findall(r"'([^']+)'", message))
+    hint = f"did you mean {close[0]!r}? " if first["type"] == "literal_error" and close else ""
+    return f"{key}: found {first['input']!r}; {hint}{message[0].lower()}{message[1:]}"
 
 
 def _is_branch(part: int | str) -> bool:

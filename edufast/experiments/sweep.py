@@ -25,7 +25,7 @@ from edufast.experiments.run import Run, RunConfig
 from edufast.experiments.schema import Section, parse_value, read_section
 from edufast.experiments.teachers import train_teacher
 from edufast.experiments.workers import Task, run_tasks
-from edufast.utils.errors import TrainingError, UserError
+from edufast.utils.errors import TrainingError, UserError, unknown
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
 
@@ -89,7 +89,7 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
         }
     for name in only:
         if name not in variants:
-            raise UserError(f"--only: {name!r}; expected some of {', '.join(variants)}")
+            raise unknown("--only", name, variants)
     chosen = {name: changes for name, changes in variants.items() if not only or name in only}
     for name, changes in chosen.items():
         recipe.variant(changes, f"variant {name}")

@@ -12,11 +12,11 @@ from edufast.data import DataSet
 from edufast.experiments.events import TeacherEvent
 from edufast.experiments.recipe import Recipe
 from edufast.models.weights import ModelInfo, load_model, save_model
-from edufast.models.zoo import create_model
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
+from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 
@@ -38,17 +38,14 @@ def train_teacher(
     """
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
-    model = create_model(section.model, len(classes))
+    model = recipe.create_teacher_model(k, len(classes))
     school = School(
         Student(model, 1, input_size=(3, data.image_size, data.image_size)),
         Faculty([]),
         Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
         data,
         training=recipe.create_teaching(),
-        device=device,
-        seed=recipe.seed,
-        checkpoint=checkpoint,
-        method=f"teacher {k}",
+        options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),
     )
     graduate, at = school.fit(), school.progress
     info = ModelInfo.describe(
@@ -72,14 +69,23 @@ def train_teacher(
     return event
 
 
-def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> Teacher:
+def load_teacher(
+    path: Path, k: int, classes: Sequence[int], data: DataSet, *, model: str
+) -> Teacher:
     """A teacher from its file.
+
+    Args:
+        path: the file, of the run or of anybody.
+        k: its position among the teachers.
+        classes: class ids it should know.
+        data: what it should have learned.
+        model: as the recipe has it, see :func:`edufast.models.weights.load_model`.
 
     Raises:
         UserError: it knows other classes or another data set, or learned from other images of it
             (``data.seed`` or ``data.holdout`` differ): it may have seen those validated on.
     """
-    model, info = load_model(path)
+    network, info = load_model(path, model=model)
     if info.class_ids != tuple(classes) or info.data != data.name:
         raise UserError(
             f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
@@ -91,7 +97,7 @@ def load_teacher(path: Path, k: int, classes: Sequence[int], data: DataSet) -> T
             f"{_rounded(info.std)}; those of {data.name} as this recipe draws and holds them out "
             f"have {_rounded(data.mean)} and {_rounded(data.std)}"
         )
-    return Teacher(model, classes, f"{info.model} ({k})")
+    return Teacher(network, classes, f"{info.model} ({k})")
 
 
 def _brief(classes: Sequence[int]) -> str:

@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edufast.data import DataSet
+from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+from edufast.utils.registry import is_import_path
 
 _KEY = "edufast"
 
@@ -47,6 +49,11 @@ class ModelInfo:
     accuracy: float
     training_flops: int
     training_seconds: float = 0.0
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Of the model's logits."""
+        return ClassMap.of(self.class_ids)
 
     @classmethod
     def describe(
@@ -89,19 +96,33 @@ def read_info(path: str | os.PathLike[str]) -> ModelInfo:
     return _read(Path(path))[0]
 
 
-def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelInfo]:
+def load_model(
+    path: str | os.PathLike[str], *, model: str | None = None
+) -> tuple[nn.Module, ModelInfo]:
     """The model of a file, in eval mode on the CPU, and what it is.
 
+    Args:
+        path: a file of :func:`save_model`.
+        model: the model's import path, if it has one. Files may come from anybody, and building a
+            model by its import path runs code: a file's word is not enough for that.
+
     Raises:
-        UserError: the file is missing, damaged, or not written by :func:`save_model`.
+        UserError: the file is missing, damaged, or not written by :func:`save_model`; or its model
+            has an import path other than ``model``.
     """
     info, state = _read(Path(path))
-    model = create_model(info.model, len(info.classes))
+    if is_import_path(info.model) and info.model != model:
+        raise UserError(
+            f"{path} holds a model of {info.model!r}, and building that runs code; expected the "
+            "recipe, --model or load_model(model=...) to name the same import path, found "
+            f"{model!r}"
+        )
+    network = create_model(info.model, len(info.classes))
     try:
-        model.load_state_dict(state)
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit {info.model}: {error}") from error
-    return model.eval(), info
+    return network.eval(), info
 
 
 def _read(path: Path) -> tuple[ModelInfo, dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""Networks by name: the CIFAR networks of the distillation literature, and those of libraries."""
+"""Networks by name: the CIFAR networks of the literature, those of libraries, and users' own."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -10,7 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, unknown
+from edufast.utils.registry import Registry
 
 
 def create_model(name: str, num_classes: int) -> nn.Module:
@@ -19,11 +19,15 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     Args:
         name: one of :func:`list_models`, ``"torchvision/<name>"``, ``"timm/<name>"``, or
             ``"hf/<model type>"`` for a Hugging Face image classifier of the type's default size.
+            Or a model of your own, registered, by its import path such as ``mypackage.nets:tiny``,
+            or as an entry point of the group ``edufast.models``: a function of the number of
+            classes that returns an ``nn.Module``, or such a class. It maps images (B, 3, H, W) to
+            logits (B, num_classes).
         num_classes: width of the logits, at least 1.
 
     Raises:
         UserError: the name is unknown (near matches are listed), the library it comes from is not
-            installed, or ``num_classes`` is not a positive integer.
+            installed, the user's code fails, or ``num_classes`` is not a positive integer.
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a positive integer")
@@ -45,13 +49,12 @@ def create_model(name: str, num_classes: int) -> nn.Module:
         _check_known(name, entry in types, [f"hf/{other}" for other in types])
         config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
         return Logits(transformers.AutoModelForImageClassification.from_config(config))
-    _check_known(name, name in _BUILDERS, list_models())
-    return _BUILDERS[name](num_classes)
+    return MODELS.call(name, num_classes)
 
 
 def list_models() -> list[str]:
-    """Names of the networks defined here, for :func:`create_model`."""
-    return list(_BUILDERS)
+    """Names of the networks defined here or registered, for :func:`create_model`."""
+    return list(MODELS)
 
 
 class Logits(nn.Module):
@@ -227,13 +230,21 @@ def _wide_resnet(depth: int, widen: int) -> Callable[[int], nn.Module]:
     return lambda num_classes: WideResNet(depth, widen, num_classes)
 
 
-_BUILDERS: dict[str, Callable[[int], nn.Module]] = {
-    **{f"resnet{depth}": _resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}x4": _resnet(depth, (32, 64, 128, 256)) for depth in (8, 32)},
-    **{f"wrn_{depth}_2": _wide_resnet(depth, 2) for depth in (16, 40)},
-    "mobilenetv2_half": _mobilenetv2_half,
-    "resnet50_cifar": _resnet50_cifar,
-}
+MODELS: Registry[Callable[[int], nn.Module]] = Registry(
+    "model",
+    "edufast.models",
+    nn.Module,
+    {
+        **{f"resnet{depth}": _resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+        **{f"resnet{depth}x4": _resnet(depth, (32, 64, 128, 256)) for depth in (8, 32)},
+        **{f"wrn_{depth}_2": _wide_resnet(depth, 2) for depth in (16, 40)},
+        "mobilenetv2_half": _mobilenetv2_half,
+        "resnet50_cifar": _resnet50_cifar,
+    },
+    also="torchvision/<name>, timm/<name>, hf/<model type>",
+)
+
+register_model = MODELS.register
 
 
 def _import(library: str) -> ModuleType:
@@ -246,6 +257,4 @@ def _import(library: str) -> ModuleType:
 
 def _check_known(name: str, found: bool, known: Sequence[str]) -> None:
     if not found:
-        near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:12])}"
-        raise UserError(f"model {name!r} is unknown; {hint}")
+        raise unknown("model", name, known)

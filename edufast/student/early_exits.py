@@ -44,7 +44,7 @@ class EarlyExit(nn.Module):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r}: expected a number from 0 to 1")
         self.threshold = threshold
-        self.order = list(student.order)
+        self.order = list(student.columns_by_id)
         self.student = copy.deepcopy(student).eval()
         self.eval()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from edufast.data.class_map import ClassMap
 from edufast.models.cutting import Fragment, cut, truncate
 from edufast.models.feature_taps import pooled
 from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
@@ -36,13 +37,11 @@ class Student(nn.Module):
             ``"linear"``.
         head_width: channels after the adapter of a reference head; None: the ``in_features`` of the
             model's classifier.
-        class_order: permutation of ``range(C)``: logit j stands for class ``class_order[j]``, so
-            that the classes taught so far are always the first columns. None: the identity.
         seed: from it and the stage (fragments, classes) come the weights of new heads and rows.
 
     Raises:
         UserError: the model cannot be cut as asked.
-        ValueError: ``head``, ``head_width`` or ``class_order`` is wrong.
+        ValueError: ``head`` or ``head_width`` is wrong.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Student(nn.Module):
         cuts: Sequence[str] | None = None,
         head: Kind = "grid",
         head_width: int | None = None,
-        class_order: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -72,13 +70,7 @@ class Student(nn.Module):
         self.grown = 0  # fragments that exist
         self.frozen = 0  # fragments, the first ones, that get no gradients
         self.classes = 0  # width of the logits
-        self.class_order = tuple(range(self.num_classes) if class_order is None else class_order)
-        if sorted(self.class_order) != list(range(self.num_classes)):
-            raise ValueError(
-                f"class_order={self.class_order}: expected a permutation of "
-                f"range({self.num_classes})"
-            )
-        _permute_rows(self.classifier, self.class_order)
+        self.class_map = ClassMap.of(range(self.num_classes))
 
     @property
     def fragments(self) -> tuple[Fragment, ...]:
@@ -95,8 +87,30 @@ class Student(nn.Module):
         """Classes of the finished student."""
         return self.classifier.weight.shape[0]
 
+    def assign_classes(self, class_map: ClassMap) -> None:
+        """Let the logits stand for the classes of ``class_map``, in its order.
+
+        The model's own rows are taken to be in the order of rising class ids, and move along: the
+        classes taught so far are always the first columns of the logits. A School does this.
+
+        Raises:
+            ValueError: the model has more or fewer classes.
+            RuntimeError: something has grown already.
+        """
+        if len(class_map) != self.num_classes:
+            raise ValueError(
+                f"class_map has {len(class_map)} classes; expected {self.num_classes}, as many as "
+                "the model"
+            )
+        if self.grown and class_map != self.class_map:
+            raise RuntimeError("the student has grown already: its classes cannot change any more")
+        if not self.grown:
+            _permute_rows(self.classifier, self.class_map.by_id)
+            _permute_rows(self.classifier, _inverse(class_map.by_id))
+        self.class_map = class_map
+
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, *input_size) to logits (B, classes) in curriculum order.
+        """Images (B, *input_size) to logits (B, classes), columns in the order of the class map.
 
         Raises:
             RuntimeError: nothing has grown yet.
@@ -265,8 +279,8 @@ class Student(nn.Module):
         return TRAINING_FACTOR * self.flops() - (TRAINING_FACTOR - 1) * frozen
 
     @property
-    def order(self) -> tuple[int, ...]:
-        """Position among the logits of every class id.
+    def columns_by_id(self) -> tuple[int, ...]:
+        """Columns of the logits in the order of rising class ids.
 
         Raises:
             RuntimeError: classes are missing.
@@ -276,10 +290,10 @@ class Student(nn.Module):
                 f"the student has {self.classes} of {self.num_classes} classes: it cannot graduate "
                 "yet"
             )
-        return tuple(sorted(range(self.num_classes), key=self.class_order.__getitem__))
+        return self.class_map.by_id
 
     def graduate(self, exit: int | None = None) -> nn.Module:
-        """The finished student: a copy, plain, in eval mode, rows by class id.
+        """The finished student: a plain copy in eval mode, its logits in the order of class ids.
 
         Args:
             exit: one of ``depths`` for the student that ends there, a ``torch.fx.GraphModule`` of
@@ -289,7 +303,7 @@ class Student(nn.Module):
             ValueError: there is no such exit.
             RuntimeError: fragments or classes are missing.
         """
-        order, depth = self.order, len(self.fragments) if exit is None else exit
+        order, depth = self.columns_by_id, len(self.fragments) if exit is None else exit
         if exit is None and self.grown < depth:
             raise RuntimeError(
                 f"the student has {self.grown} of {depth} fragments: it cannot graduate yet"
@@ -383,6 +397,10 @@ def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
 def _check_growth(name: str, value: int, least: int, most: int) -> None:
     if not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most}")
+
+
+def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
 
 
 def _permute_rows(linear: nn.Module, rows: Sequence[int]) -> None:

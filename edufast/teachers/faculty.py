@@ -5,19 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from edufast.data import Augment, Batch, DataSet
 from edufast.models.bn_folding import folded_if_traceable
-from edufast.ops import ClassSlices
 from edufast.utils.flops import forward_flops
-
-if TYPE_CHECKING:
-    from edufast.data import Augment, DataSet
-    from edufast.teachers.cached_faculty import LogitCache
 
 
 @dataclass
@@ -42,6 +37,13 @@ class Teacher:
             )
 
 
+class Answer(NamedTuple):
+    """What a teacher says about n images."""
+
+    logits: Tensor  # (n, C_k) float32
+    computed: int  # of how many the teacher computed them; the others were stored
+
+
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
@@ -54,7 +56,12 @@ class Faculty(Sequence[Teacher]):
         device: where they run.
         dtype: in which they compute; ``torch.bfloat16`` is what is meant for. None: their own.
         compile: compile each for every number of images it is regularly asked about.
+
+    Attributes:
+        has_features: whether :meth:`model` may be run for features that a loss reads.
     """
+
+    has_features: ClassVar[bool] = True
 
     # Milliseconds on one thread of an AMD EPYC with AVX512-BF16 (processor time, fastest run of
     # 20 s), 64 images of 32 x 32, resnet110 | resnet32x4:
@@ -111,42 +118,13 @@ class Faculty(Sequence[Teacher]):
         logits: Tensor = model(images if self.dtype is None else images.to(self.dtype))
         return logits.float()
 
-    def cache(
-        self,
-        folder: str | Path,
-        data: DataSet,
-        augment: Augment,
-        *,
-        dtype: torch.dtype = torch.bfloat16,
-        top_k: int | None = None,
-    ) -> LogitCache:
-        """A :class:`edufast.teachers.cached_faculty.LogitCache` of these teachers in ``folder``."""
-        from edufast.teachers.cached_faculty import LogitCache
+    def prepare(self, data: DataSet, augment: Augment) -> None:
+        """Called by a School before it asks anything: what will be learned, in which views."""
 
-        return LogitCache(folder, self, data, augment, dtype=dtype, top_k=top_k)
-
-    def slices(
-        self, teachers: Sequence[int], class_order: Sequence[int], *, known: int | None = None
-    ) -> ClassSlices:
-        """Where the logits of ``teachers`` stand among student logits in ``class_order``.
-
-        Raises:
-            ValueError: a teacher knows a class the student does not.
-        """
-        rank = {c: position for position, c in enumerate(class_order)}
-        positions: list[list[int] | tuple[int, int]] = []
-        for k in teachers:
-            unknown = [c for c in self[k].classes if c not in rank]
-            if unknown:
-                raise ValueError(
-                    f"teacher {k} ({self[k].name}) knows class {unknown[0]}, which is not among "
-                    f"the {len(rank)} classes taught"
-                )
-            columns = [rank[c] for c in self[k].classes]
-            first, last = columns[0], columns[-1] + 1
-            contiguous = columns == list(range(first, last))
-            positions.append((first, last) if contiguous else columns)
-        return ClassSlices.of(positions, len(rank), self.device)
+    def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
+        """What ``teacher`` says about some rows of a batch."""
+        images = batch.images[rows]
+        return Answer(self.logits(teacher, images), len(images))
 
 
 def _own_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:

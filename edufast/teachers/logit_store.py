@@ -1,153 +1,184 @@
-"""A table of logits in a sparse file, each row with its own checksum."""
+"""A folder with the logits of teachers for every view of every training sample."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from edufast.data import Augment, DataSet
+from edufast.teachers.faculty import Teacher
+from edufast.teachers.logit_rows import RowFormat, Rows
 from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
 
-Words = NDArray[np.uint32]
-
-_SCAN_BYTES = 64 << 20  # read at a time where all rows are looked at
+_VERSION = 1
 
 
-@dataclass(frozen=True)
-class RowFormat:
-    """How (n, C) logits become (n, width) words of 32 bits, and back.
+class LogitStore:
+    """A table a teacher, one row for each ``Batch.views`` number of the training split.
 
-    Attributes:
-        classes: C.
-        dtype: float32 or bfloat16, of the stored logits.
-        top_k: store this many, each bfloat16 with its class, and the logarithm of the rest's mass;
-            None: all.
+    header.json holds all that the logits are a function of, and refuses what is not of the same
+    teachers, data and augmentation. Files are sparse: only what was stored takes space.
+
+    Rows are written without a transaction. A row that a crash tore, that was damaged later or that
+    belongs elsewhere fails its checksum and counts as not stored.
+
+    Args:
+        folder: header.json and a file a teacher; made where it does not exist.
+        teachers: whose logits these are. Others may be added to a folder later, behind these or in
+            the place of one without weights; none can be exchanged.
+        data: the tables cover ``data.train``.
+        augment: of the students; its views must be countable.
+        precision: in which the teachers compute.
+        dtype: of the stored logits, ``torch.bfloat16`` or ``torch.float32``.
+        top_k: keep only the largest logits; None: all.
+
+    Raises:
+        UserError: the views cannot be counted, or the folder holds the logits of another teacher,
+            data set or augmentation, or stored in another way; the message says which.
+        ValueError: ``dtype`` or ``top_k`` is none of those expected.
     """
 
-    classes: int
-    dtype: torch.dtype
-    top_k: int | None
+    def __init__(
+        self,
+        folder: Path,
+        teachers: Sequence[Teacher],
+        data: DataSet,
+        augment: Augment,
+        *,
+        precision: torch.dtype,
+        dtype: torch.dtype,
+        top_k: int | None,
+    ) -> None:
+        self.views = countable_views(augment)
+        self.folder = folder
+        formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in teachers]
+        self._write_header(
+            {
+                "version": _VERSION,
+                "data set": _fingerprint_of_data(data),
+                "normalisation": [data.image_size, *data.mean, *data.std],
+                "augmentation": json.loads(json.dumps(asdict(augment))),
+                "dtype": str(dtype),
+                "top_k": top_k,
+                "precision": str(precision),
+                "teachers": [_header_of(teacher) for teacher in teachers],
+            }
+        )
+        self._rows = [
+            Rows(self.folder / f"teacher{k}.logits", len(data.train) * self.views, row)
+            for k, row in enumerate(formats)
+        ]
 
-    @classmethod
-    def of(cls, classes: int, dtype: torch.dtype, top_k: int | None) -> RowFormat:
-        """The format of a teacher of ``classes``, who may have fewer than ``top_k``.
+    def read(self, teacher: int, views: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Logits (n, C_k) float32 of views (n,), and which of them (n,) are stored."""
+        return self._rows[teacher].read(views)
 
-        Raises:
-            ValueError: a dtype or top_k other than those expected.
-        """
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
-        if top_k is None:
-            return cls(classes, dtype, None)
-        if top_k < 1 or dtype != torch.bfloat16:
-            raise ValueError(
-                f"top_k is {top_k} with dtype {dtype}; expected at least 1, with torch.bfloat16"
-            )
-        return cls(classes, dtype, top_k if top_k < classes else None)
-
-    @property
-    def width(self) -> int:
-        """Words a row."""
-        if self.top_k is not None:
-            return self.top_k + 1
-        return self.classes if self.dtype == torch.float32 else (self.classes + 1) // 2
-
-    def encode(self, logits: Tensor) -> Words:
-        """(n, C) float32 on the host to words."""
-        if self.top_k is not None:
-            return self._encode_top(logits, self.top_k)
-        if self.dtype == torch.bfloat16:
-            even = logits.new_zeros(len(logits), 2 * self.width, dtype=torch.bfloat16)
-            even[:, : self.classes] = logits
-            return _words(even)
-        return _words(logits.float())
-
-    def decode(self, words: Words) -> Tensor:
-        """Words to (n, C) float32."""
-        stored = torch.from_numpy(words.view(np.int32))
-        if self.top_k is not None:
-            return self._decode_top(stored, self.top_k)
-        return stored.view(self.dtype)[:, : self.classes].float()
-
-    def _encode_top(self, logits: Tensor, k: int) -> Words:
-        top, classes = logits.float().topk(k)
-        rest = logits.float().scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
-        bits = top.to(torch.bfloat16).view(torch.int16).to(torch.int32) & 0xFFFF
-        return np.hstack([_words((classes.int() << 16) | bits), _words(rest)])
-
-    def _decode_top(self, words: Tensor, k: int) -> Tensor:
-        entries, rest = words[:, :k], words[:, k:].view(torch.float32)
-        # Their bits are the upper half of a float32's.
-        top = (entries << 16).view(torch.float32)
-        classes = (entries >> 16).long() & 0xFFFF
-        share = rest - float(np.log(self.classes - k))
-        return share.expand(-1, self.classes).scatter(1, classes, top)
-
-
-class Rows:
-    """``count`` rows in the file ``path``, which is made where it does not exist.
-
-    A row is its words and a checksum of them and of its place. Read through a memory map; written
-    by pwrite, because a full disk is an error there, and a crash in a memory map.
-    """
-
-    def __init__(self, path: Path, count: int, row: RowFormat) -> None:
-        self._format = row
-        self._path, self._bytes = path, 4 * (row.width + 1)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if os.fstat(self._file).st_size != count * self._bytes:
-            os.ftruncate(self._file, count * self._bytes)
-        self._table = np.memmap(path, np.uint32, "r", shape=(count, row.width + 1))
-        # Multilinear hashing (Lemire and Kaser 2014): the place, then the words.
-        random = np.random.Generator(np.random.Philox(key=row.width))
-        self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
-
-    def __del__(self) -> None:
-        os.close(self._file)
-
-    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Logits (n, C) float32, and which of them (n,) are stored and undamaged."""
-        found = self._table[rows]
-        return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
-
-    def write(self, rows: NDArray[np.int64], logits: Tensor) -> None:
-        """Store (n, C) float32 logits, on the host.
+    def write(self, teacher: int, views: NDArray[np.int64], logits: Tensor) -> None:
+        """Store (n, C_k) float32 logits, on the host.
 
         Raises:
             UserError: the disk is full, or cannot be written to.
         """
-        words = self._format.encode(logits)
-        stored = np.hstack([words, self._checksums(rows, words)[:, None]])
+        self._rows[teacher].write(views, logits)
+
+    def stored(self, teacher: int) -> NDArray[np.bool_]:
+        """(N, views): which rows of ``teacher`` are stored and undamaged. Reads the whole file."""
+        return self._rows[teacher].stored().reshape(-1, self.views)
+
+    def _write_header(self, header: dict[str, Any]) -> None:
+        path = self.folder / "header.json"
+        if path.exists():
+            found = self._read_header()
+            self._refuse_another(header, found)
+            both = itertools.zip_longest(header["teachers"], found["teachers"])
+            header["teachers"] = [ours or theirs for ours, theirs in both]
+            if header == found:
+                return
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(header, indent=2))
+
+    def _read_header(self) -> dict[str, Any]:
+        path = self.folder / "header.json"
         try:
-            for row, content in zip(rows.tolist(), stored, strict=True):
-                os.pwrite(self._file, content.tobytes(), row * self._bytes)
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+            found: dict[str, Any] = json.loads(path.read_text())
+            found["teachers"] = list(found["teachers"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged; delete {self.folder}, it can be made again"
+            ) from error
+        return found
 
-    def stored(self) -> NDArray[np.bool_]:
-        """(count,) which rows are stored and undamaged."""
-        step = max(1, _SCAN_BYTES // self._bytes)
-        starts = range(0, len(self._table), step)
-        sections = [np.arange(start, min(start + step, len(self._table))) for start in starts]
-        return np.concatenate([self._valid(rows, self._table[rows]) for rows in sections])
-
-    def _valid(self, rows: NDArray[np.int64], found: Words) -> NDArray[np.bool_]:
-        valid: NDArray[np.bool_] = found[:, -1] == self._checksums(rows, found[:, :-1])
-        return valid
-
-    def _checksums(self, rows: NDArray[np.int64], words: Words) -> Words:
-        """(n,) never 0, which is what a hole in the file reads as."""
-        place, first, *_ = self._multipliers
-        total = first + rows.astype(np.uint64) * place
-        total = total + (words * self._multipliers[2:]).sum(1, dtype=np.uint64)
-        return np.maximum(total >> np.uint64(32), 1).astype(np.uint32)
+    def _refuse_another(self, header: dict[str, Any], found: dict[str, Any]) -> None:
+        pairs = [(key, header[key], found.get(key)) for key in header if key != "teachers"]
+        both = zip(header["teachers"], found["teachers"], strict=False)
+        # Nothing is stored yet of a teacher that was absent.
+        known = [(k, ours, theirs) for k, (ours, theirs) in enumerate(both) if ours and theirs]
+        pairs += [(f"teacher {k}", ours, theirs) for k, ours, theirs in known]
+        for what, expected, other in pairs:
+            if expected != other:
+                raise UserError(
+                    f"{self.folder} holds logits of another {what}: {_brief(other)}; expected "
+                    f"{_brief(expected)}. Choose another folder or delete this one"
+                )
 
 
-def _words(values: Tensor) -> Words:
-    words: Words = values.contiguous().view(torch.int32).numpy().view(np.uint32)
-    return words
+def countable_views(augment: Augment) -> int:
+    """``augment.views``, or UserError where they are too many."""
+    if augment.views is None:
+        raise UserError(
+            "augment: random resized crops have too many views to keep logits of each; expected "
+            "augment.replay, the number of views of a sample to choose from"
+        )
+    return augment.views
+
+
+def _header_of(teacher: Teacher) -> dict[str, Any] | None:
+    """None: it has no weights, and only takes the place of one that is not asked."""
+    if not teacher.model.state_dict():
+        return None
+    return {
+        "name": teacher.name,
+        "classes": list(teacher.classes),
+        "sha256": _fingerprint_of_weights(teacher.model),
+    }
+
+
+def _fingerprint_of_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _fingerprint_of_data(data: DataSet) -> str:
+    """Of the training split: of pixels in memory, but of image files the last folder, the name and
+    the size, since reading them all could take hours."""
+    images, digest = data.train.images, hashlib.sha256(data.train.labels.tobytes())
+    if isinstance(images, np.ndarray):
+        digest.update(str(images.shape).encode())
+        digest.update(np.ascontiguousarray(images).data)
+    else:
+        for path in images:
+            size = path.stat().st_size
+            digest.update(f"{path.parent.name}/{path.name} {size}\n".encode())
+    return digest.hexdigest()
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value['name']} (sha256 {value['sha256'][:12]})"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

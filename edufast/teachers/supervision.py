@@ -1,4 +1,4 @@
-"""What the teachers say about the batches of a grade."""
+"""What a grade asks of the teachers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from edufast.data import Batch
+from edufast.data.class_map import ClassMap
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.feature_taps import FeatureTaps
 from edufast.ops import ClassSlices
-from edufast.teachers.cached_faculty import LogitCache
 from edufast.teachers.faculty import Faculty
 
 Target: TypeAlias = Literal["routed", "gated", "full", "none"]
 
 
 class Supervision:
-    """The faculty's part in one grade: ``supervision(batch, labels)`` answers a batch.
+    """The faculty's part in one grade: ``supervision(batch, targets)`` gives its outputs.
 
     Where each sample visits only its owner, batches come grouped by owner (:attr:`groups`), so that
     a teacher looks at a run of rows whose bounds the host knows: nothing is read from the device.
@@ -30,9 +30,8 @@ class Supervision:
         faculty: the teachers.
         teachers: positions of those who teach in this grade.
         target: see :class:`edufast.Grade`.
-        class_order: class ids taught so far, in curriculum order.
+        class_map: of the classes taught so far.
         temperature: T of the loss that follows, needed to assemble a gated target.
-        cache: of the faculty's logits; who finds them there asks no teacher.
 
     Attributes:
         groups: class lists by which to group the samples of every batch: those of each teacher
@@ -50,34 +49,49 @@ class Supervision:
         faculty: Faculty,
         teachers: Sequence[int],
         target: Target | None,
-        class_order: Sequence[int],
+        class_map: ClassMap,
         temperature: float,
-        *,
-        taps: Sequence[FeatureTaps] = (),
-        cache: LogitCache | None = None,
     ) -> None:
         self._faculty, self._teachers, self._target = faculty, list(teachers), target
-        self._num_classes = len(class_order)
+        self._num_classes = len(class_map)
         self._temperature = temperature
-        self._cache = cache
-        self.taps = taps
-        self.groups: list[tuple[int, ...]] = [tuple(class_order)]
+        self.taps: list[FeatureTaps] = []
+        self.groups: list[tuple[int, ...]] = [class_map.ids]
         self.visits = [0] * len(faculty)
         for k in self._teachers:
             if not 0 <= k < len(faculty):
                 raise ValueError(f"teacher {k} is not in the faculty of {len(faculty)}")
         if target == "full":
-            self._columns = [self._taught_columns(k, class_order) for k in self._teachers]
+            self._columns = [self._taught_columns(k, class_map.ids) for k in self._teachers]
         elif target != "none":
-            self._slices = faculty.slices(self._teachers, class_order)
+            known = {f"teacher {k} ({faculty[k].name})": faculty[k].classes for k in teachers}
+            self._slices = class_map.class_slices(known, faculty.device)
             _check_disjoint(faculty, self._teachers)
         if target == "routed":
             owned = [tuple(faculty[k].classes) for k in self._teachers]
-            rest = tuple(c for c in class_order if not any(c in classes for classes in owned))
+            rest = tuple(c for c in class_map.ids if not any(c in classes for classes in owned))
             self.groups = [*owned, rest] if rest else owned
 
-    def __call__(self, batch: Batch, labels: Tensor) -> TeacherOutputs | None:
-        """Answer a batch with labels (B,), positions in curriculum order.
+    def tap(self, input_size: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        """Listen to the features of the teachers from now on; returns their shapes, by teacher."""
+        self.taps = [FeatureTaps(self._faculty.model(k), input_size) for k in self._teachers]
+        return [taps.shapes for taps in self.taps]
+
+    def owners(self, class_ids: Tensor) -> Tensor | None:
+        """(N,) which of the grade's teachers each sample of these class ids is routed to.
+
+        -1: nobody. None: every teacher looks at every sample.
+        """
+        if self._target != "routed":
+            return None
+        owners = torch.full_like(class_ids, -1)
+        for position, k in enumerate(self._teachers):
+            classes = torch.tensor(self._faculty[k].classes, device=class_ids.device)
+            owners[torch.isin(class_ids, classes)] = position
+        return owners
+
+    def __call__(self, batch: Batch, targets: Tensor) -> TeacherOutputs | None:
+        """What the teachers say about a batch whose classes are at positions ``targets`` (B,).
 
         None when the target is "none": nobody teaches.
 
@@ -94,7 +108,7 @@ class Supervision:
             features.append(tapped)
         if self._target == "routed":
             # A routed loss never reads the rows of another owner.
-            spread = [_spread(z, part, len(labels)) for z, part in zip(logits, rows, strict=True)]
+            spread = [_spread(z, part, len(targets)) for z, part in zip(logits, rows, strict=True)]
             return TeacherOutputs(spread, self._slices, "routed", rows, features, batch.index)
         if self._target == "full":
             taught = [answer[:, c] for answer, c in zip(logits, self._columns, strict=True)]
@@ -102,7 +116,7 @@ class Supervision:
         target = gated_logits(
             logits,
             self._slices,
-            labels,
+            targets,
             num_classes=self._num_classes,
             temperature=self._temperature,
         )
@@ -125,27 +139,25 @@ class Supervision:
         k, images = self._teachers[position], batch.images[rows]
         if not len(images):
             return images.new_empty(0, len(self._faculty[k].classes)), []
-        if self._cache is not None and not self.taps:
-            logits, asked = self._cache.logits(k, batch, rows)
-            self.visits[k] += asked
+        if not self.taps:
+            logits, computed = self._faculty.answer(k, batch, rows)
+            self.visits[k] += computed
             return logits, []
         self.visits[k] += len(images)
-        if not self.taps:
-            return self._faculty.logits(k, images), []
         with self.taps[position]:
             logits = self._faculty.logits(k, images, eager=True)
         return logits, self.taps[position].features
 
-    def _taught_columns(self, k: int, class_order: Sequence[int]) -> slice | Tensor:
+    def _taught_columns(self, k: int, ids: Sequence[int]) -> slice | Tensor:
         teacher = self._faculty[k]
         column = {c: position for position, c in enumerate(teacher.classes)}
-        missing = [c for c in class_order if c not in column]
+        missing = [c for c in ids if c not in column]
         if missing:
             raise ValueError(
                 f"target 'full' asks teacher {k} ({teacher.name}), but it does not know class "
                 f"{missing[0]}; expected a teacher of every class taught"
             )
-        columns = [column[c] for c in class_order]
+        columns = [column[c] for c in ids]
         if columns == list(range(len(columns))):
             return slice(0, len(columns))
         return torch.tensor(columns, device=self._faculty.device)
@@ -161,7 +173,7 @@ def _spread(logits: Tensor, rows: slice, batch: int) -> Tensor:
 def gated_logits(
     logits: Sequence[Tensor],
     slices: ClassSlices,
-    labels: Tensor,
+    targets: Tensor,
     *,
     num_classes: int,
     temperature: float,
@@ -169,17 +181,17 @@ def gated_logits(
 ) -> Tensor:
     """Assemble slice teachers into one soft target over all classes taught.
 
-    A slice teacher says nothing about other slices. Here the label chooses the slice: its owner's
+    A slice teacher says nothing about other slices. Here the target chooses the slice: its owner's
     softened distribution gets the mass ``1 - leak``, the others share ``leak`` equally, so that the
     student sees both which slice it is and what each teacher finds alike within its own.
 
     Args:
         logits: (B, C_k) a teacher.
         slices: their classes; each class in at most one slice.
-        labels: (B,) positions in curriculum order.
+        targets: (B,) position of each sample's class.
         num_classes: C, the classes taught.
         temperature: T at which the target will be softened; softmax(result / T) is the target.
-        leak: mass for the slices that do not hold the label, in [0, 1).
+        leak: mass for the slices that do not hold the target, in [0, 1).
 
     Returns:
         (B, C) float32 logits; -inf for classes in no slice.
@@ -187,13 +199,13 @@ def gated_logits(
     if not 0 <= leak < 1:
         raise ValueError(f"leak is {leak}; expected a number in [0, 1)")
     count = len(logits)
-    owned = torch.stack([slices.local_label(labels, k)[1] for k in range(count)], 1).float()
+    owned = torch.stack([slices.local_label(targets, k)[1] for k in range(count)], 1).float()
     shared = torch.where(owned.any(1, keepdim=True), leak, 1.0) / max(1, count - 1)
     gates = torch.where(owned > 0, 1 - leak, shared) if count > 1 else torch.ones_like(owned)
-    target = logits[0].new_full((len(labels), num_classes), -math.inf, dtype=torch.float32)
+    target = logits[0].new_full((len(targets), num_classes), -math.inf, dtype=torch.float32)
     for k, answer in enumerate(logits):
         log_p = torch.log_softmax(answer.float() / temperature, 1) + gates[:, k, None].log()
-        target.index_copy_(1, _columns(slices, k, labels.device), log_p * temperature)
+        target.index_copy_(1, _columns(slices, k, targets.device), log_p * temperature)
     return target
 
 

@@ -13,7 +13,8 @@ import torch
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
-_MAGIC = b"EDUFAST1"
+_FAMILY = b"EDUFAST"
+_MAGIC = _FAMILY + b"2"  # one more whenever older ones can no longer be read
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 
@@ -41,8 +42,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; expected a file written by a training run")
     data = file.read_bytes()
-    if data[: len(_MAGIC)] != _MAGIC:
+    if not data.startswith(_FAMILY):
         raise UserError(f"{file} is not an EduFast checkpoint")
+    if not data.startswith(_MAGIC):
+        raise UserError(
+            f"{file} was written by another version of EduFast: found format "
+            f"{data[len(_FAMILY) : len(_MAGIC)].decode(errors='replace')}; expected "
+            f"{_MAGIC[len(_FAMILY) :].decode()}. Go on with that version, or start the run again"
+        )
     if hashlib.sha256(memoryview(data)[_HEADER:]).digest() != data[len(_MAGIC) : _HEADER]:
         raise UserError(f"{file} is damaged: its content does not match its hash")
     state: dict[str, Any] = torch.load(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.supervision import Target
 
@@ -92,6 +93,7 @@ class Curriculum:
         keep_state: carry the optimiser's state of what is kept into the next grade.
         exit_weight: above 0, the heads of earlier grades stay as exits that are trained along, and
             their losses count this much.
+        class_map: of the student's logits when all classes are taught, a slice a grade.
     """
 
     grades: Sequence[Grade]
@@ -100,7 +102,7 @@ class Curriculum:
     keep_rows: bool = False
     keep_state: bool = True
     exit_weight: float = 0.0
-    class_order: tuple[int, ...] = field(init=False)
+    class_map: ClassMap = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grades", tuple(self.grades))
@@ -121,7 +123,7 @@ class Curriculum:
                 seen[c] = number
         if not self.grades[0].classes:
             raise ValueError("grade 1 adds no classes; expected at least one")
-        object.__setattr__(self, "class_order", tuple(seen))
+        object.__setattr__(self, "class_map", self.taught(len(self.grades) - 1))
         if list(self.fragments) != sorted(self.fragments) or self.fragments[0] < 1:
             raise ValueError(
                 f"fragments per grade are {list(self.fragments)}; expected at least 1, never fewer "
@@ -153,9 +155,20 @@ class Curriculum:
             counts.append(before + 1 if grade.fragments is None else grade.fragments)
         return tuple(counts)
 
-    def classes_taught(self, grade: int) -> tuple[int, ...]:
-        """Class ids taught up to and including ``grade`` (counted from 0), in curriculum order."""
-        return self.class_order[: sum(len(g.classes) for g in self.grades[: grade + 1])]
+    def taught(self, grade: int) -> ClassMap:
+        """The classes taught up to and including ``grade`` (counted from 0), a slice a grade."""
+        return ClassMap.of(*(g.classes for g in self.grades[: grade + 1]))
+
+    def questions(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
+        """For each teacher that teaches, the class ids of the samples it is asked about: its own
+        where the target is routed, else all that are taught at the time."""
+        asked: dict[int, set[int]] = {}
+        for g, grade in enumerate(self.grades):
+            for k in grade.teachers:
+                routed = grade.target == "routed"
+                classes = teachers[k].classes if routed else self.taught(g).ids
+                asked.setdefault(k, set()).update(classes)
+        return asked
 
     def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
         """Factor on the base learning rate before ``step`` (from 0) of ``grade`` (from 0).
@@ -245,18 +258,6 @@ class Curriculum:
     ) -> Curriculum:
         """One grade: plain training, or distillation without growing."""
         return cls([Grade(epochs, classes, teachers, target=target, samples=samples)])
-
-
-def questions(curriculum: Curriculum, faculty: Sequence[Teacher]) -> dict[int, set[int]]:
-    """For each teacher that teaches, the classes of whose samples it is asked: its own where the
-    target is routed, else all that are taught at the time."""
-    asked: dict[int, set[int]] = {}
-    for g, grade in enumerate(curriculum.grades):
-        for k in grade.teachers:
-            routed = grade.target == "routed"
-            classes = faculty[k].classes if routed else curriculum.classes_taught(g)
-            asked.setdefault(k, set()).update(classes)
-    return asked
 
 
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:

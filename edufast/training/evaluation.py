@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edufast.data import Batch, ClassSampler, DataSet, Loader
+from edufast.data.class_map import ClassMap
 from edufast.training.settings import Precision, autocast
 
 _BATCH = 256  # images that evaluate_on looks at together
@@ -30,19 +31,15 @@ class Accuracy:
     masked: tuple[float, ...]
 
 
-def evaluate_on(
-    model: nn.Module, data: DataSet, class_order: Sequence[int], slice_sizes: Sequence[int]
-) -> Accuracy:
+def evaluate_on(model: nn.Module, data: DataSet, class_map: ClassMap) -> Accuracy:
     """Accuracy over the whole validation split of the classes that ``model`` knows.
 
     Args:
         model: on any device.
         data: what to measure on.
-        class_order: class id of each logit.
-        slice_sizes: consecutive slices of them.
+        class_map: of the model's logits.
     """
-    device = next(model.parameters()).device
-    sampler = ClassSampler(data.val.labels, class_order)
+    sampler = ClassSampler(data.val.labels, class_map.ids)
     loader = Loader(
         data.val,
         sampler=sampler,
@@ -50,46 +47,41 @@ def evaluate_on(
         image_size=data.image_size,
         mean=data.mean,
         std=data.std,
-        device=device,
+        device=next(model.parameters()).device,
     )
-    rank = torch.full((len(data.classes),), -1)
-    rank[list(class_order)] = torch.arange(len(class_order))
-    return evaluate(model, loader.epoch(0), rank.to(device), slice_sizes)
+    return evaluate(model, loader.epoch(0), class_map)
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
-    rank: Tensor,
-    slice_sizes: Sequence[int],
+    class_map: ClassMap,
     *,
     precision: Precision = "fp32",
 ) -> Accuracy:
     """Accuracy of ``model`` in eval mode; its mode is restored. Reads the device once, at the end.
 
     Args:
-        model: maps (B, 3, H, W) to logits (B, C) in curriculum order.
-        batches: of samples whose class is taught.
-        rank: (number of classes,) int64 on the batches' device: class id to position.
-        slice_sizes: consecutive slices of the positions; they add up to C.
+        model: maps (B, 3, H, W) to logits (B, C), on the batches' device.
+        batches: of samples whose class is in the map.
+        class_map: of the logits.
         precision: that the model runs in.
     """
-    number = torch.arange(len(slice_sizes), device=rank.device)
-    # (C,): the slice of every position.
-    slice_of = number.repeat_interleave(torch.tensor(slice_sizes, device=rank.device))
+    device = next(model.parameters()).device
+    positions, slice_of = class_map.positions(device), class_map.slice_of(device)
     # Samples of each slice: all, those answered right among all classes, and within the slice.
-    counts = torch.zeros(3, len(slice_sizes), dtype=torch.int64, device=rank.device)
+    counts = torch.zeros(3, len(class_map.slices), dtype=torch.int64, device=device)
     was_training = model.training
     model.eval()
     try:
-        with autocast(rank.device, precision):
+        with autocast(device, precision):
             for batch in batches:
-                logits, labels = model(batch.images), rank[batch.labels]
-                own = slice_of[labels]
+                logits, targets = model(batch.images), positions[batch.labels]
+                own = slice_of[targets]
                 others = slice_of[None, :] != own[:, None]
-                free = logits.argmax(1) == labels
-                masked = logits.masked_fill(others, float("-inf")).argmax(1) == labels
+                free = logits.argmax(1) == targets
+                masked = logits.masked_fill(others, float("-inf")).argmax(1) == targets
                 tallies = torch.stack([torch.ones_like(free), free, masked]).long()
                 counts.index_add_(1, own, tallies)
     finally:

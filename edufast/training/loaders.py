@@ -83,7 +83,7 @@ def validation_batches(
     data: DataSet, curriculum: Curriculum, g: int, batch_size: int, *, device: torch.device
 ) -> Loader:
     """The validation split's samples of all classes taught up to grade ``g``, as they are."""
-    sampler = ClassSampler(data.val.labels, curriculum.classes_taught(g))
+    sampler = ClassSampler(data.val.labels, curriculum.taught(g).ids)
     return Loader(
         data.val,
         sampler=sampler,

@@ -1,15 +1,17 @@
-"""How a student is optimised."""
+"""How a student is optimised, and what a School needs to know besides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 
 from edufast.data import Augment
+from edufast.utils.event_log import EventLog
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Compile: TypeAlias = Literal["auto", True, False]
@@ -70,3 +72,23 @@ class Training:
             nesterov=self.momentum > 0,
             fused=True,
         )
+
+
+@dataclass(frozen=True)
+class SchoolOptions:
+    """What a School needs to know besides what it teaches.
+
+    Attributes:
+        device: where the student trains; the faculty must be there too.
+        seed: of the order and the views of the samples.
+        event_log: gets an event for every epoch and grade; None: nobody is told.
+        checkpoint: file that keeps the training resumable: ``fit`` goes on from it where it
+            exists. None: not resumable.
+        name: of this training in events and progress bar.
+    """
+
+    device: torch.device | str = "cpu"
+    seed: int = 0
+    event_log: EventLog | None = None
+    checkpoint: Path | None = None
+    name: str = "education"

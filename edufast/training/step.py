@@ -21,7 +21,7 @@ BACKEND = "inductor"
 
 
 class TrainStep:
-    """One optimiser step of a grade: ``step.learn(images, labels, outputs)``, ``step.update()``.
+    """One optimiser step of a grade: ``step.learn(images, targets, outputs)``, ``step.update()``.
 
     Nothing in it waits for the device. Forward pass, loss and backward pass are traced and compiled
     as one (AOTAutograd), once, and again where a fragment freezes: shapes are constant within a
@@ -37,10 +37,11 @@ class TrainStep:
         exit_weight: how much the losses of kept exits count.
         steps: how many the grade has in all; where ``training.compile`` is "auto" it decides.
         alike: all batches have as many samples of each owner; if not, "auto" does not compile.
-        announce: told whether the step is compiled, and why.
 
     Attributes:
-        compiled: whether it is.
+        optimizer: as given.
+        compiled: whether it is compiled.
+        reason: why, or why not.
         compiles: how often it was, so far.
     """
 
@@ -54,33 +55,31 @@ class TrainStep:
         exit_weight: float,
         steps: int,
         alike: bool = True,
-        announce: Callable[[bool, str], None] = lambda compiled, reason: None,
     ) -> None:
         self.compiles = 0
-        self._student, self._algorithm, self._optimizer = student, algorithm, optimizer
-        self._training, self._announce = training, announce
+        self._student, self._algorithm, self.optimizer = student, algorithm, optimizer
+        self._training = training
         self._exit_weight = exit_weight
         self._begun = False
         if training.compile == "auto" and not alike:
-            self.compiled, reason = False, "the composition of the batches changes"
+            self.compiled, self.reason = False, "the composition of the batches changes"
         elif training.compile == "auto":
-            self.compiled, reason = worth_compiling(student, training.batch_size, steps)
+            self.compiled, self.reason = worth_compiling(student, training.batch_size, steps)
         else:
-            self.compiled, reason = training.compile, "as asked"
+            self.compiled, self.reason = training.compile, "as asked"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
-        announce(self.compiled, reason)
 
     @property
     def phase(self) -> str:
         """What the next :meth:`learn` spends its time with: "compile" or "student"."""
         return "compile" if self.compiled and not self._begun else "student"
 
-    def learn(self, images: Tensor, labels: Tensor, outputs: TeacherOutputs | None) -> Tensor:
+    def learn(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         """Add the gradients of a batch; returns its loss, a scalar still on the device.
 
         Args:
             images: (B, 3, H, W) float32 channels_last.
-            labels: (B,) int64, positions in curriculum order.
+            targets: (B,) int64, position of each image's class among the logits.
             outputs: what the teachers say; None: nobody teaches.
 
         Raises:
@@ -88,23 +87,23 @@ class TrainStep:
         """
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
-            return self._backward(images, labels, outputs)
+            return self._backward(images, targets, outputs)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self._backward(images, labels, outputs)
+            return self._backward(images, targets, outputs)
         except TorchDynamoException as error:
             self._fall_back(error)
-            return self._backward(images, labels, outputs)
+            return self._backward(images, targets, outputs)
 
     def update(self) -> None:
         """Move the weights along the gradients and forget these."""
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, images: Tensor, labels: Tensor, outputs: TeacherOutputs | None) -> Tensor:
+    def _backward(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         setting = self._student, self._algorithm, self._training.precision, self._exit_weight
-        loss = self._loss(*setting, images, labels, outputs)
+        loss = self._loss(*setting, images, targets, outputs)
         loss.backward()
         return loss.detach()
 
@@ -132,8 +131,8 @@ class TrainStep:
                 f"compile is true, but this step cannot be compiled: {cause}; expected "
                 "compile: auto or false"
             ) from error
-        self.compiled, self._loss = False, _loss
-        self._announce(False, f"it cannot be compiled: {cause}")
+        self.compiled, self.reason = False, f"it cannot be compiled: {cause}"
+        self._loss = _loss
 
 
 def _loss(
@@ -142,28 +141,28 @@ def _loss(
     precision: Precision,
     exit_weight: float,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     outputs: TeacherOutputs | None,
 ) -> Tensor:
     """Loss of a batch: a scalar. Networks run in ``precision``, losses in float32."""
     with autocast(images.device, precision):
         (*exits, logits), features = student.forward_answers(images)
-    loss = _logit_loss(algorithm, logits.float(), labels, outputs)
+    loss = _logit_loss(algorithm, logits.float(), targets, outputs)
     for answer in exits:
-        extra = _logit_loss(algorithm, answer.float(), labels, outputs)
+        extra = _logit_loss(algorithm, answer.float(), targets, outputs)
         loss = loss + exit_weight * extra
     if outputs is not None and algorithm.reads_features:
         features = [feature.float() for feature in features]
-        loss = loss + algorithm.feature_loss(features, outputs, labels)
+        loss = loss + algorithm.feature_loss(features, outputs, targets)
     return loss
 
 
 def _logit_loss(
-    algorithm: Algorithm, logits: Tensor, labels: Tensor, outputs: TeacherOutputs | None
+    algorithm: Algorithm, logits: Tensor, targets: Tensor, outputs: TeacherOutputs | None
 ) -> Tensor:
     if outputs is None:
-        return F.cross_entropy(logits, labels)
-    return algorithm.logit_loss(logits, outputs, labels)
+        return F.cross_entropy(logits, targets)
+    return algorithm.logit_loss(logits, outputs, targets)
 
 
 # What compiling saves and costs, measured on 2 threads of an AMD EPYC (4 cores, AVX-512) with

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+_LISTED = 20  # names in a message, at most
+
 
 class UserError(ValueError):
     """Something a user typed (a path, a recipe value, an argument) cannot be used as it is."""
@@ -13,3 +18,21 @@ class TrainingError(RuntimeError):
 
 class Interrupted(Exception):
     """The user asked to stop (Ctrl-C); what was done so far is saved."""
+
+
+def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:
+    """The error for a name that is none of ``known``: it says which are close and which exist.
+
+    Args:
+        what: the argument, or the recipe's key.
+        name: its value.
+        known: the values it may have.
+        also: what else it may be.
+    """
+    names = list(dict.fromkeys(known))
+    by_lower = {other.lower(): other for other in names}
+    close = [by_lower[c] for c in difflib.get_close_matches(str(name).lower(), by_lower)]
+    hint = f"did you mean {' or '.join(map(repr, close))}? Expected" if close else "expected"
+    listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    choices = [f"one of {listed}"] * bool(names) + [also] * bool(also)
+    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices)}")

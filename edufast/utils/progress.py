@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class TrainingProgress:
+class TrainingBar:
     """A bar for the running epoch, and a line for every one that ended.
 
     Only the lines are written where standard error is no terminal.
@@ -32,7 +32,7 @@ class TrainingProgress:
         self._task = self._progress.add_task(method, total=None, numbers="")
         self._label = method
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> TrainingBar:
         self._progress.__enter__()
         return self
 

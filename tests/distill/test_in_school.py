@@ -15,6 +15,7 @@ from edufast.distill import ALGORITHMS, Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
+from edufast.training.settings import SchoolOptions
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
@@ -39,7 +40,10 @@ def school(algorithm: str | Algorithm, target: str = "gated", **keywords) -> Sch
     student = Student(tiny_model(4), 3, input_size=(3, 16, 16))
     faculty = tiny_faculty(*HALVES, range(4), range(4))
     keywords = {"training": TRAINING, "algorithm": algorithm} | keywords
-    return School(student, faculty, Curriculum(grades, exit_weight=0.5), DATA, **keywords)
+    options = SchoolOptions(checkpoint=keywords.pop("checkpoint", None))
+    return School(
+        student, faculty, Curriculum(grades, exit_weight=0.5), DATA, options=options, **keywords
+    )
 
 
 @pytest.mark.parametrize("target", ["gated", "routed", "full"])
@@ -52,10 +56,10 @@ def test_every_algorithm_teaches_graded(name, target):
     for old, new in zip(before, graduate.parameters(), strict=True):
         assert new.isfinite().all() and not torch.equal(old, new)
     own = list(taught.algorithm.parameters())
-    groups = taught._growth.optimizer.param_groups
+    groups = taught.step.optimizer.param_groups
     assert [len(group["params"]) for group in groups[1:]] == ([len(own)] if own else [])
     assert {id(p) for p in groups[0]["params"]} == set(map(id, taught.student.active_parameters()))
-    assert all(torch.any(taught._growth.optimizer.state[p]["momentum_buffer"] != 0) for p in own)
+    assert all(torch.any(taught.step.optimizer.state[p]["momentum_buffer"] != 0) for p in own)
 
 
 @pytest.mark.parametrize("name", ["kd", "dkd", *FEATURES])
@@ -74,7 +78,7 @@ def test_any_algorithm_without_grades(name):
 def test_resumed_with_adapters_and_memories_to_the_same_bits(name, stop, tmp_path, monkeypatch):
     expected = school(name)
     expected.fit()
-    steps, step = 0, School._step
+    steps, step = 0, School.train_step
 
     def counting(self, *arguments):
         nonlocal steps
@@ -85,7 +89,7 @@ def test_resumed_with_adapters_and_memories_to_the_same_bits(name, stop, tmp_pat
     def interrupted_after_stop():
         yield lambda: steps == stop
 
-    monkeypatch.setattr(School, "_step", counting)
+    monkeypatch.setattr(School, "train_step", counting)
     monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
     path = tmp_path / "c.pt"
     with pytest.raises(Interrupted):
@@ -147,12 +151,14 @@ def test_two_stages_of_fitnet_in_a_training():
     rows = []
 
     class Watching(School):
-        def _train_epoch(self, *arguments):
-            before = self.student.classifier.weight.detach().clone()
-            result = super()._train_epoch(*arguments)
-            change = self.student.classifier.weight.detach() / before
+        def begin_epoch(self):
+            super().begin_epoch()
+            self.before = self.student.classifier.weight.detach().clone()
+
+        def validate(self):
+            change = self.student.classifier.weight.detach() / self.before
             rows.append(change.std().item())
-            return result
+            return super().validate()
 
     Watching(
         student, tiny_faculty(range(4)), curriculum, DATA, algorithm=algorithm, training=TRAINING
@@ -185,6 +191,6 @@ def test_compiled_once_a_grade_to_the_same_bits(name, monkeypatch):
         taught = school(name, "routed", training=replace(TRAINING, compile=compiled))
         taught.fit()
         states.append({**taught.student.state_dict(), **taught.algorithm.state_dict()})
-    assert taught.compiles == 1  # the second grade's
+    assert taught.step.compiles == 1  # the second grade's
     for key, tensor in states[0].items():
         torch.testing.assert_close(states[1][key], tensor, rtol=0, atol=0, equal_nan=True)

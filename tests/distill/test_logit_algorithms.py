@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edufast.distill import ALGORITHMS, Algorithm, create_algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import WEIGHTINGS, operator_weighting, weights
+from edufast.distill.weighting import WEIGHTINGS, find_weighting, operator_weighting, weights
 from edufast.utils.errors import UserError
 from tests.distill.cases import (
     BATCH,
@@ -170,7 +170,7 @@ def test_weightings_of_several_teachers_are_the_papers(name, weighting):
         student = torch.softmax(logits.detach().double() / temperature, 1)
         grads = [student - torch.softmax(t / temperature, 1) for t in answers]
         expected = min_norm_by_search(torch.stack([g.flatten() for g in grads])).expand(BATCH, 3)
-    found = weights(weighting, logits, said, labels, temperature)
+    found = weights(find_weighting(weighting), logits, said, labels, temperature)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-3)
     torch.testing.assert_close(found.sum(1), torch.ones(BATCH))
 
@@ -211,8 +211,9 @@ def min_norm_by_search(grads: Tensor) -> Tensor:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_routing_comes_before_any_weighting(weighting):
     logits, said, labels = outputs("routed")
-    assert operator_weighting(weighting, logits, said, 4.0) == "routed"
-    found = weights(weighting, logits, said, labels, 4.0)
+    chosen = find_weighting(weighting)
+    assert operator_weighting(chosen, logits, said, labels, 4.0) == "routed"
+    found = weights(chosen, logits, said, labels, 4.0)
     assert found.tolist() == [[1, 0]] * 7 + [[0, 1]] * 5
 
 

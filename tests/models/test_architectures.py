@@ -1,6 +1,6 @@
 """Every architecture here cuts, learns in every grade and graduates.
 
-`python -m tests.test_architectures` writes the table of the cuts, docs/architectures.md.
+`python -m tests.models.test_architectures` writes the table of the cuts, docs/architectures.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
 
-PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 CLASSES, SIZE = 10, 64
 
 
@@ -171,10 +171,10 @@ def test_the_page_has_these_architectures_only() -> None:
 INTRODUCTION = """\
 # Architectures
 
-Where `Student(model, 3)` cuts, found without any hint. `python -m tests.test_architectures` writes
-this page, and a test of every line keeps it true: the fragments in a row give the model's logits
-bit for bit, each of three grades takes a training step, and the graduate's weights load into a
-fresh model.
+Where `Student(model, 3)` cuts, found without any hint. `python -m tests.models.test_architectures`
+writes this page, and a test of every line keeps it true: the fragments in a row give the model's
+logits bit for bit, each of three grades takes a training step, and the graduate's weights load
+into a fresh model.
 
 A cut is named by the module it follows, with the shape of the features of one image, (C, H, W) or
 tokens (N, C); maps that are (H, W, C) are marked as channels last. FLOPs are those of the three

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
 from edufast.student.early_exits import EarlyExit
 from edufast.student.student import Student
@@ -18,8 +19,10 @@ GRADES = [(1, 4), (2, 7), (3, 10)]
 
 def student(**options: object) -> Student:
     torch.manual_seed(0)
-    options = {"head": "pool_first", "class_order": ORDER} | options
-    return Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
+    options = {"head": "pool_first"} | options
+    result = Student(create_model("resnet8", CLASSES), 3, input_size=(3, 16, 16), **options)
+    result.assign_classes(ClassMap.of(ORDER))
+    return result
 
 
 def images(batch: int = 6) -> Tensor:

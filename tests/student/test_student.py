@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from edufast.data.class_map import ClassMap
 from edufast.models.heads import ReferenceHead
 from edufast.models.zoo import ResNet, create_model
 from edufast.student.student import Student
@@ -225,7 +226,7 @@ def test_graduate_is_the_plain_model() -> None:
 
 def test_graduate_answers_in_class_ids() -> None:
     order = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(2)).tolist()
-    model = finished(class_order=order)
+    model = finished(ids=order)
     # Column j of the student stands for class order[j].
     torch.testing.assert_close(model.graduate()(images())[:, order], model(images()))
 
@@ -233,7 +234,7 @@ def test_graduate_answers_in_class_ids() -> None:
 def test_a_pretrained_classifier_keeps_its_classes() -> None:
     torch.manual_seed(0)
     expected = create_model("resnet8", CLASSES).eval()
-    model = student(class_order=range(CLASSES)[::-1])
+    model = student(ids=range(CLASSES)[::-1])
     model.grow(fragments=3, classes=CLASSES)
     torch.testing.assert_close(model.eval()(images()).flip(1), expected(images()))
     assert torch.equal(model.graduate()(images()), expected(images()))
@@ -247,10 +248,26 @@ def test_nobody_graduates_early(fragments: int, classes: int) -> None:
         model.graduate()
 
 
-@pytest.mark.parametrize("order", [range(9), [0] * 10, range(1, 11)])
-def test_class_order_is_checked(order: list[int]) -> None:
-    with pytest.raises(ValueError, match="class_order"):
-        student(class_order=order)
+def test_rows_follow_classes_that_are_assigned_again() -> None:
+    order = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(2)).tolist()
+    model = student(ids=order)
+    model.assign_classes(ClassMap.of(range(CLASSES)))
+    assert torch.equal(model.classifier.weight, student().classifier.weight)
+
+
+def test_a_student_of_some_classes_answers_in_rising_ids() -> None:
+    ids = [40, 7, 90, 12, 33, 5, 61, 70, 2, 18]
+    model = finished(ids=ids)
+    rising = [ids.index(c) for c in sorted(ids)]
+    torch.testing.assert_close(model.graduate()(images()), model(images())[:, rising])
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="class_map has 9 classes; expected 10"):
+        student(ids=range(9))
+    model = finished()
+    with pytest.raises(RuntimeError, match="has grown already"):
+        model.assign_classes(ClassMap.of(range(10, 20)))
 
 
 # As a module

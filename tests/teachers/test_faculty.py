@@ -14,8 +14,8 @@ IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 def test_teachers_are_frozen_and_in_eval_mode():
     faculty = constant_faculty([0, 1], [2])
-    assert not any(model.training for model in faculty._models)
-    assert not any(p.requires_grad for model in faculty._models for p in model.parameters())
+    assert not any(faculty.model(k).training for k in (0, 1))
+    assert not any(p.requires_grad for k in (0, 1) for p in faculty.model(k).parameters())
     first, second = (faculty.logits(0, IMAGES) for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad
 
@@ -82,19 +82,6 @@ def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
     assert len(graphs) == 18
     faculty.logits(0, images, eager=True)
     assert len(graphs) == 18
-
-
-def test_slices_follow_the_curriculum_order():
-    faculty = constant_faculty([4, 5], [0, 2])
-    slices = faculty.slices([0, 1], [0, 2, 1, 4, 5])
-    assert slices.sizes == (2, 2)
-    z = torch.arange(5.0)[None]
-    assert slices.select(z, 0).tolist() == [[3, 4]]
-    assert slices.select(z, 1).tolist() == [[0, 1]]
-    scattered = faculty.slices([1], [2, 1, 0])
-    assert scattered.select(torch.tensor([[10.0, 11.0, 12.0]]), 0).tolist() == [[12, 10]]
-    with pytest.raises(ValueError, match=r"teacher 0 \(t0\) knows class 4"):
-        faculty.slices([0], [0, 1])
 
 
 def test_a_teacher_names_each_class_once():

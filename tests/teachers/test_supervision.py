@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edufast.data import Batch
+from edufast.data.class_map import ClassMap
 from edufast.distill import KD
 from edufast.ops import ClassSlices
 from edufast.student.student import Student
@@ -49,14 +50,14 @@ def test_gated_target_of_a_label_nobody_owns_and_of_a_lone_teacher():
 
 def test_routing_shows_each_image_to_its_owner_only():
     faculty = constant_faculty([0, 1], [2, 3, 4])
-    supervision = Supervision(faculty, [0, 1], "routed", range(6), 4.0)
+    supervision = Supervision(faculty, [0, 1], "routed", ClassMap.of(range(6)), 4.0)
     assert supervision.groups == [(0, 1), (2, 3, 4), (5,)]
     labels = torch.tensor([1, 0, 4, 2, 3, 5])
-    teaching = supervision(batch_of(labels, (2, 3, 1)), labels)
+    outputs = supervision(batch_of(labels, (2, 3, 1)), labels)
     assert [faculty.model(k).seen for k in (0, 1)] == supervision.visits == [2, 3]
-    assert teaching.rows == [slice(0, 2), slice(2, 5)] and teaching.weighting == "routed"
-    assert teaching.index.tolist() == list(range(6)) and teaching.features == [[], []]
-    for k, (logits, rows) in enumerate(zip(teaching.logits, teaching.rows, strict=True)):
+    assert outputs.rows == [slice(0, 2), slice(2, 5)] and outputs.weighting == "routed"
+    assert outputs.index.tolist() == list(range(6)) and outputs.features == [[], []]
+    for k, (logits, rows) in enumerate(zip(outputs.logits, outputs.rows, strict=True)):
         assert torch.equal(logits[rows], faculty.logits(k, IMAGES)[rows])
         assert logits.isnan().all(1).sum() == 6 - (rows.stop - rows.start)
 
@@ -68,16 +69,17 @@ def test_routed_is_what_running_everyone_and_picking_gives():
         grades = [Grade(1, [0, 4, 5]), Grade(1, [1, 2, 3], [0, 1], target="routed")]
         curriculum = Curriculum(grades, order=order)
         school = School(
-            Student(tiny_model(), 2, input_size=(3, 16, 16), class_order=curriculum.class_order),
+            Student(tiny_model(), 2, input_size=(3, 16, 16)),
             faculty,
             curriculum,
             data,
             training=TRAINING,
         )
-        supervision, rank, visits = school._supervisions[1], school._rank, [0, 0]
-        for batch in school._loaders[1].epoch(0):
-            teaching = supervision(batch, rank[batch.labels])
-            for k, logits in enumerate(teaching.logits):
+        positions, visits = curriculum.class_map.positions(), [0, 0]
+        _, supervision, loader = school.plans[1]
+        for batch in loader.epoch(0):
+            outputs = supervision(batch, positions[batch.labels])
+            for k, logits in enumerate(outputs.logits):
                 with torch.no_grad():
                     everyone = faculty.model(k)(batch.images)
                 own = torch.isin(batch.labels, torch.tensor(faculty[k].classes))
@@ -93,52 +95,57 @@ def test_nothing_is_read_from_the_device(target):
     teachers = [Teacher(tiny_model(3), range(3)), Teacher(tiny_model(3), range(3, 6))]
     everyone = Teacher(tiny_model(6), range(6))
     faculty = Faculty([everyone] if target == "full" else teachers, "meta")
-    supervision = Supervision(faculty, range(len(faculty)), target, range(6), 4.0)
+    supervision = Supervision(faculty, range(len(faculty)), target, ClassMap.of(range(6)), 4.0)
     labels = torch.zeros(8, dtype=torch.int64, device="meta")
     images = torch.empty(8, 3, 16, 16, device="meta")
     parts = (5, 3) if target == "routed" else (8,)
-    teaching = supervision(Batch(images, labels, labels, None, parts), labels)
-    assert all(len(logits) == 8 for logits in teaching.logits)
+    outputs = supervision(Batch(images, labels, labels, None, parts), labels)
+    assert all(len(logits) == 8 for logits in outputs.logits)
 
 
 def test_a_teacher_of_nothing_in_a_batch_is_not_asked():
     faculty = constant_faculty([0, 1], [2, 3])
-    supervision = Supervision(faculty, [0, 1], "routed", range(4), 4.0)
+    supervision = Supervision(faculty, [0, 1], "routed", ClassMap.of(range(4)), 4.0)
     labels = torch.tensor([2, 3, 2, 3, 2, 3])
-    teaching = supervision(batch_of(labels, (0, 6)), labels)
+    outputs = supervision(batch_of(labels, (0, 6)), labels)
     assert supervision.visits == [0, 6] and faculty.model(0).seen == 0
-    assert teaching.logits[0].shape == (6, 2) and teaching.logits[0].isnan().all()
-    assert teaching.rows[0] == slice(0, 0)
+    assert outputs.logits[0].shape == (6, 2) and outputs.logits[0].isnan().all()
+    assert outputs.rows[0] == slice(0, 0)
     # And the loss does not mind.
-    assert KD().logit_loss(torch.zeros(6, 4), teaching, labels).isfinite()
+    assert KD().logit_loss(torch.zeros(6, 4), outputs, labels).isfinite()
 
 
-def test_a_routed_lesson_wants_its_groups():
-    supervision = Supervision(constant_faculty([0, 1], [2]), [0, 1], "routed", range(3), 4.0)
+def test_a_routed_grade_wants_its_groups():
+    supervision = Supervision(
+        constant_faculty([0, 1], [2]), [0, 1], "routed", ClassMap.of(range(3)), 4.0
+    )
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     with pytest.raises(ValueError, match=r"of a Loader\(groups=supervision.groups\)"):
         supervision(batch_of(labels), labels)
 
 
-def test_lesson_counts_visits():
+def test_visits_are_counted():
     faculty = constant_faculty([0, 1], [2, 3], [0, 1, 2, 3])
     labels = torch.tensor([0, 0, 1, 1, 2, 3])
-    routed = Supervision(faculty, [0, 1], "routed", range(4), 4.0)
+    routed = Supervision(faculty, [0, 1], "routed", ClassMap.of(range(4)), 4.0)
     for _ in range(2):
         routed(batch_of(labels, (4, 2)), labels)
     assert routed.visits == [8, 4, 0]
-    gated = Supervision(faculty, [0, 1], "gated", range(4), 4.0)
+    gated = Supervision(faculty, [0, 1], "gated", ClassMap.of(range(4)), 4.0)
     assert gated(batch_of(labels), labels).logits[0].shape == (6, 4)
     assert gated.visits == [6, 6, 0] and gated.groups == [(0, 1, 2, 3)]
-    assert Supervision(faculty, [], "none", range(4), 4.0)(batch_of(labels), labels) is None
+    assert (
+        Supervision(faculty, [], "none", ClassMap.of(range(4)), 4.0)(batch_of(labels), labels)
+        is None
+    )
 
 
 def test_full_target_restricts_to_the_classes_taught_in_their_order():
     faculty = constant_faculty([3, 1, 0, 2])
     labels = torch.zeros(6, dtype=torch.long)
-    teaching = Supervision(faculty, [0], "full", [0, 3], 4.0)(batch_of(labels), labels)
+    outputs = Supervision(faculty, [0], "full", ClassMap.of([0, 3]), 4.0)(batch_of(labels), labels)
     everything = faculty.logits(0, IMAGES)
-    assert torch.equal(teaching.logits[0], everything[:, [2, 0]])
+    assert torch.equal(outputs.logits[0], everything[:, [2, 0]])
 
 
 class Means:
@@ -160,11 +167,11 @@ class Means:
 @pytest.mark.parametrize("target", ["routed", "gated"])
 def test_features_are_of_the_rows_a_teacher_sees(target):
     faculty = constant_faculty([0, 1], [2, 3])
-    taps = [Means(faculty.model(k)) for k in (0, 1)]
-    supervision = Supervision(faculty, [0, 1], target, range(4), 4.0, taps=taps)
+    supervision = Supervision(faculty, [0, 1], target, ClassMap.of(range(4)), 4.0)
+    supervision.taps = [Means(faculty.model(k)) for k in (0, 1)]
     labels = torch.tensor([0, 1, 0, 1, 2, 3])
-    teaching = supervision(batch_of(labels, (4, 2)), labels)
-    for rows, (means,) in zip(teaching.rows, teaching.features, strict=True):
+    outputs = supervision(batch_of(labels, (4, 2)), labels)
+    for rows, (means,) in zip(outputs.rows, outputs.features, strict=True):
         assert torch.equal(means, IMAGES[rows].mean((1, 2, 3)))
 
 
@@ -180,4 +187,5 @@ def test_features_are_of_the_rows_a_teacher_sees(target):
 def test_supervisions_that_do_not_fit_say_why(arguments, message):
     faculty = constant_faculty([0, 1], [2, 3], [0, 1, 2, 3])
     with pytest.raises(ValueError, match=message):
-        Supervision(faculty, *arguments, temperature=4.0)
+        teachers, target, taught = arguments
+        Supervision(faculty, teachers, target, ClassMap.of(taught), 4.0)

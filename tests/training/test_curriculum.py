@@ -3,6 +3,7 @@ import math
 import pytest
 
 from edufast.training.curriculum import PAPER_EPOCHS, Curriculum, Grade
+from tests.tiny import tiny_faculty
 
 SLICES = [range(0, 4), range(4, 7), range(7, 10)]
 
@@ -13,8 +14,8 @@ def test_graded_preset_grows_classes_fragments_and_teachers_together():
     assert curriculum.fragments == (1, 2, 3)
     assert [g.teachers for g in curriculum.grades] == [(0,), (0, 1), (3,)]
     assert [g.target for g in curriculum.grades] == ["gated", "gated", "full"]
-    assert curriculum.class_order == tuple(range(10))
-    assert curriculum.classes_taught(1) == tuple(range(7))
+    assert curriculum.class_map.ids == tuple(range(10))
+    assert curriculum.taught(1).ids == tuple(range(7))
     assert curriculum.exit_weight > 0
     # Half-way through the last grade the first fragment is done.
     assert [g.freeze for g in curriculum.grades] == [(), (), (0.5,)]
@@ -80,10 +81,10 @@ def test_every_rate_is_finite_and_positive_even_for_one_step(schedule):
 def test_class_growth_and_depth_growth_are_independent():
     depth_only = Curriculum([Grade(1, range(10)), Grade(1), Grade(2)])
     assert depth_only.fragments == (1, 2, 3)
-    assert [len(depth_only.classes_taught(g)) for g in range(3)] == [10, 10, 10]
+    assert [len(depth_only.taught(g)) for g in range(3)] == [10, 10, 10]
     classes_only = Curriculum([Grade(1, [2, 0], fragments=1), Grade(1, [1], fragments=1)])
     assert classes_only.fragments == (1, 1)
-    assert classes_only.class_order == (2, 0, 1)
+    assert classes_only.class_map.ids == (2, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +118,15 @@ def test_class_growth_and_depth_growth_are_independent():
 def test_errors_name_value_and_expectation(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_questions_follow_the_targets():
+    faculty = tiny_faculty(range(3), range(3, 6), range(6))
+    grades = [
+        Grade(1, [0, 1, 2]),
+        Grade(1, [3, 4], [0], target="gated"),
+        Grade(1, [5], [0, 1], target="routed"),
+        Grade(1, [], [2], target="full"),
+    ]
+    asked = Curriculum(grades).questions(faculty)
+    assert asked == {0: {0, 1, 2, 3, 4}, 1: {3, 4, 5}, 2: set(range(6))}

@@ -13,6 +13,7 @@ from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.growth import Growth
 from edufast.training.loaders import validation_batches
 from edufast.training.school import School
+from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
@@ -21,19 +22,18 @@ DATA = tiny_data()
 SLICES = [range(0, 2), range(2, 4), range(4, 6)]
 
 
-def school(curriculum=None, faculty=None, *, seed=0, **keywords):
+def school(
+    curriculum=None, faculty=None, *, seed=0, checkpoint=None, event_log=None, algorithm=None
+):
     torch.manual_seed(seed)
     curriculum = curriculum or Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
-    student = Student(
-        tiny_model(),
-        curriculum.fragments[-1],
-        input_size=(3, 16, 16),
-        class_order=curriculum.class_order,
-        seed=seed,
-    )
+    student = Student(tiny_model(), curriculum.fragments[-1], input_size=(3, 16, 16), seed=seed)
     faculty = tiny_faculty(*SLICES) if faculty is None else faculty
-    keywords = {"training": TRAINING, "algorithm": KD(alpha=0.9), "seed": seed} | keywords
-    return School(student, faculty, curriculum, DATA, **keywords)
+    options = SchoolOptions(seed=seed, event_log=event_log, checkpoint=checkpoint)
+    algorithm = algorithm or KD(alpha=0.9)
+    return School(
+        student, faculty, curriculum, DATA, algorithm=algorithm, training=TRAINING, options=options
+    )
 
 
 def events(path, kind):
@@ -100,12 +100,12 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     expected = school(seed=3).fit()
 
     steps = 0
-    step = School._step
+    step = School.train_step
 
-    def counting(self, batch, supervision):
+    def counting(self, batch):
         nonlocal steps
         steps += 1
-        return step(self, batch, supervision)
+        return step(self, batch)
 
     from contextlib import contextmanager
 
@@ -113,7 +113,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     def interrupted_after_stop():
         yield lambda: steps == stop
 
-    monkeypatch.setattr(School, "_step", counting)
+    monkeypatch.setattr(School, "train_step", counting)
     monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
     path = tmp_path / "c.pt"
     with pytest.raises(Interrupted):
@@ -146,7 +146,7 @@ def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, mon
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     first = school(checkpoint=path).fit()
-    monkeypatch.setattr(School, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(School, "train_step", lambda *_: pytest.fail("trained again"))
     assert same_weights(school(checkpoint=path).fit(), first)
 
 
@@ -184,8 +184,8 @@ def test_authors_way_forgets_momentum_and_teaches_slice_by_slice():
     curriculum = Curriculum.paper(SLICES, 4)
     trained = school(curriculum)
     trained.fit()
-    slices = DATA.train.labels[trained._loaders[2]._sampler(0)] // 2
-    assert slices.tolist() == sorted(slices)
+    slices = [c // 2 for batch in trained.plans[2].loader.epoch(0) for c in batch.labels.tolist()]
+    assert slices == sorted(slices) and set(slices) == {0, 1, 2}
 
 
 def test_kept_exits_learn_on_with_the_rest():
@@ -212,11 +212,11 @@ def test_frozen_fragments_stop_learning_in_the_epoch_that_was_told():
     first = [student.model.get_parameter(name) for name in student.fragments[0].parameters]
     seen = []
 
-    def watched(*arguments):
+    def watched():
         seen.append([p.detach().clone() for p in first])
-        return train_epoch(*arguments)
+        begin_epoch()
 
-    train_epoch, trained._train_epoch = trained._train_epoch, watched
+    begin_epoch, trained.begin_epoch = trained.begin_epoch, watched
     trained.fit()
     seen.append([p.detach() for p in first])
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(flat(seen))]
@@ -243,12 +243,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_place():
             "5 classes, the curriculum teaches 6",
         ),
         (lambda: Student(tiny_model(), 2, input_size=(3, 16, 16)), "cut into 2 fragments"),
-        (
-            lambda: Student(
-                tiny_model(), 3, input_size=(3, 16, 16), class_order=[1, 0, 2, 3, 4, 5]
-            ),
-            "class_order=curriculum.class_order",
-        ),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused(build, message):
@@ -264,3 +258,35 @@ def test_an_unknown_class_is_refused():
             Curriculum.single([9], 1),
             DATA,
         )
+
+
+def test_a_loop_of_ones_own_trains_as_fit_does():
+    expected, own = school(seed=3).fit(), school(seed=3)
+    at = own.progress
+    for g, plan in enumerate(own.plans):
+        at.grade = g
+        own.begin_grade()
+        for epoch in range(plan.grade.epochs):
+            at.epoch, at.step = epoch, 0
+            own.begin_epoch()
+            for batch in own.loader.epoch(epoch):
+                assert own.train_step(batch).isfinite()
+    assert same_weights(own.student.graduate(), expected)
+
+
+def test_a_state_can_be_kept_and_loaded_without_a_file():
+    first = school(seed=3)
+    first.begin_grade()
+    first.begin_epoch()
+    for batch in first.loader.epoch(0):
+        first.train_step(batch)
+    second = school(seed=3)
+    second.load_state_dict(first.state_dict())
+    assert second.progress == first.progress and second.student.grown == 1
+    assert same_weights(second.student, first.student)
+
+
+def test_no_step_before_a_grade_has_begun():
+    idle = school()
+    with pytest.raises(RuntimeError, match=r"call begin_grade\(\) first"):
+        idle.train_step(next(idle.loader.epoch(0)))

@@ -12,7 +12,7 @@ from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
-from edufast.training.settings import Training
+from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
@@ -41,7 +41,7 @@ def school(curriculum=GRADED, *, event_log=None, algorithm=None, **training):
         DATA,
         training=replace(TRAINING, **training),
         algorithm=algorithm or KD(alpha=0.9),
-        event_log=event_log,
+        options=SchoolOptions(event_log=event_log),
     )
 
 
@@ -69,7 +69,7 @@ def test_one_compile_a_grade_and_one_where_a_fragment_freezes(traced_only, steps
     trained = school(compile=True)  # grade 3 has two epochs, and every step a learning rate
     trained.fit()
     assert [step.compiles for step in steps] == [1, 1, 2]
-    assert trained.compiles == 2
+    assert trained.step.compiles == 2
 
 
 def test_one_compile_a_grade_beyond_dynamos_limit(traced_only, steps):
@@ -95,9 +95,8 @@ def test_an_interrupted_compiled_training_goes_on_to_the_same_bits(tmp_path, mon
         student = Student(tiny_model(), 1, input_size=(3, 16, 16))  # with dropout
         training = replace(TRAINING, compile=True)
         curriculum = Curriculum.single(range(6), 2)
-        return School(
-            student, Faculty([]), curriculum, DATA, training=training, checkpoint=checkpoint
-        )
+        options = SchoolOptions(checkpoint=checkpoint)
+        return School(student, Faculty([]), curriculum, DATA, training=training, options=options)
 
     expected = make().fit()
     stopped = make(tmp_path / "c.pt")

@@ -20,7 +20,7 @@ from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
-from edufast.training.settings import Training
+from edufast.training.settings import SchoolOptions, Training
 
 STUDENT, TEACHER = "resnet8", "resnet14"
 SLICES = [(0, 20), (20, 40), (40, 60)]
@@ -73,9 +73,10 @@ def _teacher(data: DataSet, classes: range, device: torch.device) -> nn.Module:
     torch.manual_seed(classes.start)
     model = Student(create_model(TEACHER, len(classes)), grades=1)
     training = Training(batch_size=BATCH_SIZE, lr=LR, augment=AUGMENT)
-    supervisions = Curriculum.single(classes, TEACHER_EPOCHS)
+    curriculum = Curriculum.single(classes, TEACHER_EPOCHS)
+    options = SchoolOptions(device)
     return School(
-        model, Faculty([], device), supervisions, data, training=training, device=device
+        model, Faculty([], device), curriculum, data, training=training, options=options
     ).fit()
 
 

@@ -56,7 +56,7 @@ def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
         model = create_model(pair.student, pair.classes)
         student = Student(model, curriculum.fragments[-1], input_size=size)
         for g, grade in enumerate(curriculum.grades):
-            taught = len(curriculum.classes_taught(g))
+            taught = len(curriculum.taught(g))
             student.grow(
                 fragments=curriculum.fragments[g],
                 classes=taught,

@@ -17,10 +17,11 @@ from edufast.data import Batch, Loader, MixedSampler, Samples
 from edufast.distill import KD
 from edufast.ops import kd_loss
 from edufast.student.student import Student
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.curriculum import Curriculum, questions
+from edufast.training.curriculum import Curriculum, Schedule
 from edufast.training.school import School
-from edufast.training.settings import Precision, Training
+from edufast.training.settings import Precision, SchoolOptions, Training
 
 
 class WithLoader(PlainLoop):
@@ -93,27 +94,34 @@ class SchoolLoop:
         self.folder = TemporaryDirectory(prefix="edufast-bench-")
         if means.cache == "warm":
             setting = _few_views(setting)
-        self.school = school(setting, means, Path(self.folder.name))
-        self.school._begin_grade(say=lambda _: None)
-        self.school.student.train()
+        # The authors' schedule has no warm-up, like the loops that this one is compared with.
+        self.school = school(setting, means, Path(self.folder.name), schedule="paper")
+        self.school.begin_grade()
+        self.school.begin_epoch()
 
     def batches(self) -> Iterator[Batch]:
-        return endless(self.school._loaders[0])
+        return endless(self.school.loader)
 
     def step(self, batch: Batch) -> Tensor:
-        return self.school._step(batch, self.school._supervisions[0])
+        return self.school.train_step(batch)
 
 
 def school(
-    setting: Setting, means: Means, folder: Path | None = None, *, samples: int | None = None
+    setting: Setting,
+    means: Means,
+    folder: Path | None = None,
+    *,
+    samples: int | None = None,
+    schedule: Schedule = "held",
 ) -> School:
     """A School that teaches the setting's student every class in one grade.
 
     Args:
         folder: of the cache.
         samples: to train on; None: those of an epoch.
+        schedule: of the learning rate.
     """
-    teachers = faculty(setting, means)
+    teachers = faculty(setting, means, folder if means.cache else None)
     curriculum = Curriculum.single(
         range(len(setting.data.classes)),
         1,
@@ -121,12 +129,11 @@ def school(
         target="routed",
         samples=samples,
     )
-    cache = None
-    if means.cache is not None:
-        assert folder is not None
-        cache = teachers.cache(folder, setting.data, setting.augment)
-        if means.cache == "warm":
-            cache.fill(questions(curriculum, teachers))
+    curriculum = replace(curriculum, schedule=schedule)
+    if means.cache == "warm":
+        assert isinstance(teachers, CachedFaculty)
+        teachers.prepare(setting.data, setting.augment)
+        teachers.fill(curriculum.questions(teachers))
     return School(
         Student(setting.new_student(), grades=1, input_size=setting.input_size),
         teachers,
@@ -142,19 +149,20 @@ def school(
             precision=means.precision,
             compile=means.compile,
         ),
-        device=setting.device,
-        seed=setting.seed,
-        cache=cache,
+        options=SchoolOptions(setting.device, setting.seed),
     )
 
 
-def faculty(setting: Setting, means: Means = Means()) -> Faculty:
+def faculty(setting: Setting, means: Means = Means(), folder: Path | None = None) -> Faculty:
+    """The setting's teachers; they keep their logits in ``folder``, if there is one."""
     teachers = [
         Teacher(model, range(start, stop))
         for model, (start, stop) in zip(setting.teachers, setting.slices, strict=True)
     ]
     dtype = torch.bfloat16 if means.precision == "bf16" else None
-    return Faculty(teachers, setting.device, dtype=dtype, compile=means.compile)
+    if folder is None:
+        return Faculty(teachers, setting.device, dtype=dtype, compile=means.compile)
+    return CachedFaculty(teachers, folder, setting.device, dtype=dtype, compile=means.compile)
 
 
 def _few_views(setting: Setting) -> Setting:

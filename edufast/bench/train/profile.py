@@ -123,7 +123,7 @@ def _labelled(loop: SchoolLoop) -> Iterator[None]:
             (school.student, "forward_answers", "student forward"),
             (school.algorithm, "logit_loss", "loss"),
             (torch.Tensor, "backward", "backward"),
-            (school._growth.optimizer, "step", "optimiser"),
+            (school.step.optimizer, "step", "optimiser"),
         ):
             labelled = _under(phase, getattr(owner, name))
             stack.enter_context(patch.object(owner, name, labelled))

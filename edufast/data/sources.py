@@ -1,0 +1,142 @@
+"""Data sources: what ``data.source`` of a recipe names, and reading it.
+
+A source is ``<reader>`` or ``<reader>:<path>``, or a folder of images. A reader is a function
+``read(path, seed)``, or ``read(seed)`` where it needs no path, that returns one of:
+
+* :class:`~edufast.data.samples.Splits`: the names of the classes, and two splits of images of any
+  size, arrays or files, each class with some in the training split. Holding out, resizing, and the
+  mean and deviation of the pixels are up to :func:`edufast.data.load_dataset`.
+* :class:`~edufast.data.samples.DataSet`: likewise, to choose the image size (where nobody asks for
+  another), mean and deviation oneself. It is named after its source.
+
+``path`` is a :class:`pathlib.Path` that exists. ``seed`` is that of the recipe's section ``data``:
+whatever is random, splits for instance, should depend on it alone, because every process reads the
+data anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from edufast.data.caltech256 import caltech256
+from edufast.data.cifar import cifar10, cifar100
+from edufast.data.digits import digits
+from edufast.data.folder import folder
+from edufast.data.food101 import food101
+from edufast.data.glyphs import glyphs
+from edufast.data.outline import OUTLINES
+from edufast.data.samples import DataSet, Samples, Splits
+from edufast.data.tiny_imagenet import tiny_imagenet
+from edufast.utils.errors import UserError
+from edufast.utils.registry import Registry, is_import_path
+
+Reader: TypeAlias = Callable[..., "Splits | DataSet"]
+
+DATA_SETS: Registry[Reader] = Registry(
+    "data source",
+    "edufast.data_sets",
+    (Splits, DataSet),
+    {
+        "digits": digits,
+        "glyphs": glyphs,
+        "caltech256": caltech256,
+        "cifar10": cifar10,
+        "cifar100": cifar100,
+        "food101": food101,
+        "tiny_imagenet": tiny_imagenet,
+    },
+    also="an existing folder",
+)
+
+register_data_set = DATA_SETS.register
+
+
+def read(source: str, seed: int) -> Splits | DataSet:
+    """What the reader of ``source`` returns, checked.
+
+    Raises:
+        UserError: there is no such reader or path, the reader fails, or what it returns is not as
+            described above.
+        ImportError: a data set of this package needs a package that is missing.
+    """
+    name, path = _parsed(source)
+    if name is None:
+        assert path is not None
+        return folder(path, seed)
+    reader = DATA_SETS.find(name)
+    published = f", what is at {OUTLINES[name].source}, unpacked" if name in OUTLINES else ""
+    if path is None and _reads_path(reader):
+        raise UserError(f"data source {source!r}: expected {name}:<path>{published}")
+    if path is not None and not _reads_path(reader):
+        raise UserError(f"data source {source!r}: {name} reads no path; expected {name!r}")
+    if path is not None and not path.exists():
+        raise UserError(
+            f"data source {source!r}: {str(path)!r} does not exist; expected a path{published}"
+        )
+    arguments = () if path is None else (path,)
+    if name in OUTLINES:  # ours, whose errors are written for users
+        return reader(*arguments, seed=seed)
+    found = DATA_SETS.call(name, *arguments, seed=seed)
+    _check(f"data source {source!r}", found)
+    return found
+
+
+def absolute_source(source: str) -> str:
+    """``source`` with its path, if it has one, made absolute."""
+    name, path = _parsed(source)
+    if path is None:
+        return source
+    return str(path.absolute()) if name is None else f"{name}:{path.absolute()}"
+
+
+def runs_code(source: str) -> bool:
+    """Whether reading ``source`` runs code that it names by an import path."""
+    name, _ = _parsed(source)
+    return name is not None and is_import_path(name)
+
+
+def _parsed(source: str) -> tuple[str | None, Path | None]:
+    """The reader, None where ``source`` is a folder, and the path: by name first, then folders,
+    then import paths."""
+    name, colon, rest = source.partition(":")
+    if name not in DATA_SETS:
+        if Path(source).is_dir():
+            return None, Path(source)
+        attribute, second, further = rest.partition(":")
+        if is_import_path(f"{name}:{attribute}"):
+            name, colon, rest = f"{name}:{attribute}", second, further
+    return name, Path(rest) if colon else None
+
+
+def _reads_path(reader: Reader) -> bool:
+    try:
+        return next(iter(inspect.signature(reader).parameters), "seed") != "seed"
+    except ValueError:  # some functions written in C have no signature
+        return True
+
+
+def _check(what: str, found: Splits | DataSet) -> None:
+    """
+    Raises:
+        UserError: ``found``, by a user's reader, is not what the training takes for granted.
+    """
+    classes = found.classes
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{what}: classes is {classes!r}; expected the names of at least 2")
+    for split, samples in (("train", found.train), ("val", found.val)):
+        if not isinstance(samples, Samples):
+            raise UserError(f"{what}: {split} is of {type(samples).__name__}; expected Samples")
+        outside = samples.labels[(samples.labels < 0) | (samples.labels >= len(classes))]
+        if len(outside):
+            raise UserError(
+                f"{what}: {split} has label {outside[0]}; expected 0 to {len(classes) - 1}, "
+                "positions in classes"
+            )
+    counts = np.bincount(found.train.labels, minlength=len(classes))
+    if not counts.all():
+        raise UserError(f"{what}: class {classes[counts.argmin()]!r} has no training image")

@@ -1,0 +1,153 @@
+"""A table of logits in a sparse file, each row with its own checksum."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edufast.utils.errors import UserError
+
+Words = NDArray[np.uint32]
+
+_SCAN_BYTES = 64 << 20  # read at a time where all rows are looked at
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How (n, C) logits become (n, width) words of 32 bits, and back.
+
+    Attributes:
+        classes: C.
+        dtype: float32 or bfloat16, of the stored logits.
+        top_k: store this many, each bfloat16 with its class, and the logarithm of the rest's mass;
+            None: all.
+    """
+
+    classes: int
+    dtype: torch.dtype
+    top_k: int | None
+
+    @classmethod
+    def of(cls, classes: int, dtype: torch.dtype, top_k: int | None) -> RowFormat:
+        """The format of a teacher of ``classes``, who may have fewer than ``top_k``.
+
+        Raises:
+            ValueError: a dtype or top_k other than those expected.
+        """
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
+        if top_k is None:
+            return cls(classes, dtype, None)
+        if top_k < 1 or dtype != torch.bfloat16:
+            raise ValueError(
+                f"top_k is {top_k} with dtype {dtype}; expected at least 1, with torch.bfloat16"
+            )
+        return cls(classes, dtype, top_k if top_k < classes else None)
+
+    @property
+    def width(self) -> int:
+        """Words a row."""
+        if self.top_k is not None:
+            return self.top_k + 1
+        return self.classes if self.dtype == torch.float32 else (self.classes + 1) // 2
+
+    def encode(self, logits: Tensor) -> Words:
+        """(n, C) float32 on the host to words."""
+        if self.top_k is not None:
+            return self._encode_top(logits, self.top_k)
+        if self.dtype == torch.bfloat16:
+            even = logits.new_zeros(len(logits), 2 * self.width, dtype=torch.bfloat16)
+            even[:, : self.classes] = logits
+            return _words(even)
+        return _words(logits.float())
+
+    def decode(self, words: Words) -> Tensor:
+        """Words to (n, C) float32."""
+        stored = torch.from_numpy(words.view(np.int32))
+        if self.top_k is not None:
+            return self._decode_top(stored, self.top_k)
+        return stored.view(self.dtype)[:, : self.classes].float()
+
+    def _encode_top(self, logits: Tensor, k: int) -> Words:
+        top, classes = logits.float().topk(k)
+        rest = logits.float().scatter(1, classes, -torch.inf).logsumexp(1, keepdim=True)
+        bits = top.to(torch.bfloat16).view(torch.int16).to(torch.int32) & 0xFFFF
+        return np.hstack([_words((classes.int() << 16) | bits), _words(rest)])
+
+    def _decode_top(self, words: Tensor, k: int) -> Tensor:
+        entries, rest = words[:, :k], words[:, k:].view(torch.float32)
+        # Their bits are the upper half of a float32's.
+        top = (entries << 16).view(torch.float32)
+        classes = (entries >> 16).long() & 0xFFFF
+        share = rest - float(np.log(self.classes - k))
+        return share.expand(-1, self.classes).scatter(1, classes, top)
+
+
+class Rows:
+    """``count`` rows in the file ``path``, which is made where it does not exist.
+
+    A row is its words and a checksum of them and of its place. Read through a memory map; written
+    by pwrite, because a full disk is an error there, and a crash in a memory map.
+    """
+
+    def __init__(self, path: Path, count: int, row: RowFormat) -> None:
+        self._format = row
+        self._path, self._bytes = path, 4 * (row.width + 1)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.fstat(self._file).st_size != count * self._bytes:
+            os.ftruncate(self._file, count * self._bytes)
+        self._table = np.memmap(path, np.uint32, "r", shape=(count, row.width + 1))
+        # Multilinear hashing (Lemire and Kaser 2014): the place, then the words.
+        random = np.random.Generator(np.random.Philox(key=row.width))
+        self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Logits (n, C) float32, and which of them (n,) are stored and undamaged."""
+        found = self._table[rows]
+        return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
+
+    def write(self, rows: NDArray[np.int64], logits: Tensor) -> None:
+        """Store (n, C) float32 logits, on the host.
+
+        Raises:
+            UserError: the disk is full, or cannot be written to.
+        """
+        words = self._format.encode(logits)
+        stored = np.hstack([words, self._checksums(rows, words)[:, None]])
+        try:
+            for row, content in zip(rows.tolist(), stored, strict=True):
+                os.pwrite(self._file, content.tobytes(), row * self._bytes)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def stored(self) -> NDArray[np.bool_]:
+        """(count,) which rows are stored and undamaged."""
+        step = max(1, _SCAN_BYTES // self._bytes)
+        starts = range(0, len(self._table), step)
+        sections = [np.arange(start, min(start + step, len(self._table))) for start in starts]
+        return np.concatenate([self._valid(rows, self._table[rows]) for rows in sections])
+
+    def _valid(self, rows: NDArray[np.int64], found: Words) -> NDArray[np.bool_]:
+        valid: NDArray[np.bool_] = found[:, -1] == self._checksums(rows, found[:, :-1])
+        return valid
+
+    def _checksums(self, rows: NDArray[np.int64], words: Words) -> Words:
+        """(n,) never 0, which is what a hole in the file reads as."""
+        place, first, *_ = self._multipliers
+        total = first + rows.astype(np.uint64) * place
+        total = total + (words * self._multipliers[2:]).sum(1, dtype=np.uint64)
+        return np.maximum(total >> np.uint64(32), 1).astype(np.uint32)
+
+
+def _words(values: Tensor) -> Words:
+    words: Words = values.contiguous().view(torch.int32).numpy().view(np.uint32)
+    return words
