@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.table import Table
 
 from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
-from edufast.experiments.report.format import mean, si, spread
+from edufast.experiments.report.format import si, spread
 from edufast.utils.errors import Interrupted, TrainingError
 
 RecipeArgument = Annotated[
@@ -230,7 +231,7 @@ def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
     if as_json:
         fields = {
             key: {
-                method: {seed: result[key] for seed, result in by_seed.items()}
+                method: {seed: getattr(result, key) for seed, result in by_seed.items()}
                 for method, by_seed in results.items()
             }
             for key in ("accuracy", "best_accuracy")
@@ -239,13 +240,13 @@ def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
     elif results:
         table = Table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
         for method, by_seed in results.items():
-            events = list(by_seed.values())
+            seeds = list(by_seed.values())
             table.add_row(
                 method,
-                spread([event["accuracy"] for event in events]),
-                spread([event["best_accuracy"] for event in events]),
-                si(mean([event["student_flops"] for event in events]), "FLOP"),
-                str(len(events)),
+                spread([result.accuracy for result in seeds]),
+                spread([result.best_accuracy for result in seeds]),
+                si(fmean(result.student_flops for result in seeds), "FLOP"),
+                str(len(seeds)),
             )
         console.print(table)
 
@@ -279,7 +280,7 @@ def _attempt(work: Callable[[], Any], folder: Path) -> Any:
 
 
 def _equal(name: str) -> Any:
-    from edufast.experiments.method import Equal
+    from edufast.experiments.events import Equal
 
     if name not in get_args(Equal):
         fail(f"--equal: {name!r}; expected one of {', '.join(get_args(Equal))}", 2)

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from edufast.utils import event_log
+from pydantic import TypeAdapter, ValidationError
+
+from edufast.training.events import CompileEvent, EpochEvent, GradeEvent
 from edufast.utils.errors import UserError
+from edufast.utils.event_log import Event
 
-Event = dict[str, Any]
+# What a baseline is given as much of as education distillation takes: training samples, FLOPs of
+# the student (its teachers' come on top), or seconds of training (validation aside).
+Equal = Literal["samples", "flops", "time"]
+# Where accuracy is measured: on the data set's validation split, or held out of the training split.
+Split = Literal["validation", "holdout"]
+
+# --- what is written -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunEvent(event_log.Event):
-    """When a run begins: what it is about."""
+class PlannedGrade:
+    """One grade of the recipe's curriculum.
+
+    Attributes:
+        grade: counted from 1.
+        fragments, classes: that there are in it, those of earlier grades included.
+    """
+
+    grade: int
+    fragments: int
+    classes: int
+    epochs: int
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvent(Event):
+    """When a run begins: what it is about.
+
+    Attributes:
+        classes: names of the data set's classes.
+        slices: class ids that each grade adds; None, like ``grades``: of a sweep whose variants
+            differ in them.
+    """
 
     kind: ClassVar[str] = "run"
     name: str
@@ -25,14 +57,14 @@ class RunEvent(event_log.Event):
     device: str
     torch: str
     student: str
-    split: str
-    equal: str
-    slices: list[list[int]]
-    grades: list[dict[str, Any]]
+    split: Split
+    equal: Equal
+    slices: list[list[int]] | None = None
+    grades: list[PlannedGrade] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherEvent(event_log.Event):
+class TeacherEvent(Event):
     """A teacher was trained."""
 
     kind: ClassVar[str] = "teacher"
@@ -46,19 +78,19 @@ class TeacherEvent(event_log.Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetEvent(event_log.Event):
+class BudgetEvent(Event):
     """How many samples a method trains on; for equal time also what that follows from."""
 
     kind: ClassVar[str] = "budget"
     method: str
-    equal: str
+    equal: Equal
     samples: int
     seconds: float | None = None
     images_per_second: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseEvent(event_log.Event):
+class PhaseEvent(Event):
     """Seconds that a student's training spent in one of its phases."""
 
     kind: ClassVar[str] = "phase"
@@ -69,8 +101,15 @@ class PhaseEvent(event_log.Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultEvent(event_log.Event):
-    """A student was trained: how good it is and what it took."""
+class ResultEvent(Event):
+    """A student was trained: how good it is and what it took.
+
+    Attributes:
+        best_epoch: counted from 1, over all grades.
+        slice_accuracy, slice_accuracy_masked: see :class:`edufast.training.evaluation.Accuracy`.
+        training_seconds: ``seconds`` without validation and compilation.
+        data_wait: share of the time in which the training waited for its batches.
+    """
 
     kind: ClassVar[str] = "result"
     method: str
@@ -91,8 +130,15 @@ class ResultEvent(event_log.Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportEvent(event_log.Event):
-    """A student was exported and verified."""
+class ExportEvent(Event):
+    """A student was exported and verified.
+
+    Attributes:
+        noise: it was compared with PyTorch on random images, not on ``samples`` of the data set.
+        accuracy: over the whole validation split; ``accuracy_torch`` and ``accuracy_onnx`` are
+            over the images compared.
+        latency_ms: of one image on one thread.
+    """
 
     kind: ClassVar[str] = "export"
     path: str
@@ -101,72 +147,80 @@ class ExportEvent(event_log.Event):
     noise: bool
     samples: int
     agreement: float
-    accuracy_torch: float | None
+    accuracy_torch: float | None = None
     max_abs_difference: float
-    accuracy_onnx: float | None
+    accuracy_onnx: float | None = None
     accuracy: float
     latency_ms: float
 
 
-# What identifies an event of each kind, beyond the kind itself: of several with the same identity
-# (a resumed run repeats its last grade) the last one counts.
-IDENTITY: dict[str, tuple[str, ...]] = {
-    "run": (),
-    "teacher": ("teacher",),
-    "epoch": ("method", "seed", "grade", "epoch"),
-    "grade": ("method", "seed", "grade"),
-    "budget": ("method",),
-    "result": ("method", "seed"),
-    "phase": ("method", "seed", "phase"),
-    "export": ("path",),
-}
-# Where accuracy was measured, in words.
-SPLITS = {
-    "holdout": "on a held-out part of the training split",
-    "validation": "on the data set's validation split",
-}
-EQUAL = {"samples": "numbers of samples", "flops": "student FLOPs", "time": "training time"}
+MethodEvent = BudgetEvent | CompileEvent | EpochEvent | GradeEvent | PhaseEvent | ResultEvent
+
 # In the folder of a run of a sweep whose loss was not finite: at which step.
 DIVERGED = "diverged.txt"
-NEEDED: dict[str, tuple[str, ...]] = {
-    "teacher": ("accuracy",),
-    "epoch": ("samples", "accuracy"),
-    "grade": ("accuracy",),
-    "budget": ("samples",),
-    "result": ("accuracy",),
-    "phase": ("seconds",),
-    "export": ("agreement",),
+
+# --- what is read back ---------------------------------------------------------------------------
+
+# Steps are for people who follow a training: nobody reads them back.
+_READERS: dict[str, TypeAdapter[Any]] = {
+    event.kind: TypeAdapter(event)
+    for event in (
+        RunEvent,
+        TeacherEvent,
+        BudgetEvent,
+        CompileEvent,
+        EpochEvent,
+        GradeEvent,
+        PhaseEvent,
+        ResultEvent,
+        ExportEvent,
+    )
 }
 
 
 @dataclass
 class Trial:
-    """One method with one seed."""
+    """One method with one seed.
 
-    epochs: list[Event] = field(default_factory=list)
-    grades: list[Event] = field(default_factory=list)
-    result: Event | None = None
+    Attributes:
+        epochs, grades: in order.
+        phases: seconds by phase.
+        result: None: not finished.
+    """
 
-    def where(self) -> str:
+    epochs: list[EpochEvent] = field(default_factory=list)
+    grades: list[GradeEvent] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    result: ResultEvent | None = None
+
+    def progress(self) -> str:
         """How far it got, in words."""
         if not self.epochs:
             return "before its first epoch ended"
-        last = self.epochs[-1]
-        return f"after epoch {last['epoch'] + 1} of grade {last['grade']}"
+        return f"after epoch {self.epochs[-1].epoch + 1} of grade {self.epochs[-1].grade}"
 
 
 @dataclass
-class Method:
+class MethodLog:
     """One way to train the student, over its seeds."""
 
     name: str
     trials: dict[int, Trial] = field(default_factory=dict)
-    phases: dict[str, float] = field(default_factory=dict)  # phase -> seconds
-    budget: Event | None = None
+    budget: BudgetEvent | None = None
 
     @property
-    def results(self) -> list[Event]:
+    def results(self) -> list[ResultEvent]:
+        """Of the trials that have one, by seed."""
         return [trial.result for trial in self.trials.values() if trial.result is not None]
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase, of all trials together."""
+        total: dict[str, float] = {}
+        for trial in self.trials.values():
+            for phase, seconds in trial.phases.items():
+                total[phase] = total.get(phase, 0.0) + seconds
+        return total
 
 
 @dataclass
@@ -174,70 +228,61 @@ class RunLog:
     """All that metrics.jsonl says about a run, each thing once.
 
     Attributes:
-        run: the ``run`` event, empty when there is none.
-        teachers: ``teacher`` events by teacher number.
+        run: None: it did not begin.
+        teachers: by position.
         methods: by name, in the order of their first event.
-        exports: ``export`` events.
-        config: text of config.yaml, or None.
+        exports: in the order of their first event.
     """
 
-    run: Event
-    teachers: list[Event]
-    methods: dict[str, Method]
-    exports: list[Event]
-    config: str | None
+    run: RunEvent | None = None
+    teachers: list[TeacherEvent] = field(default_factory=list)
+    methods: dict[str, MethodLog] = field(default_factory=dict)
+    exports: list[ExportEvent] = field(default_factory=list)
 
     @property
-    def baseline(self) -> Method | None:
+    def results(self) -> dict[tuple[str, int], ResultEvent]:
+        """Of the trials that have one, by method and seed."""
+        methods = self.methods.values()
+        return {(m.name, result.seed): result for m in methods for result in m.results}
+
+    @property
+    def baseline(self) -> MethodLog | None:
         """The first method other than education that has a result: what others compare with."""
         return next((m for m in self.methods.values() if m.name != "education" and m.results), None)
 
     def unfinished(self) -> list[str]:
         """One phrase for each trial without a result."""
-        phrases = []
-        for method in self.methods.values():
-            for seed, trial in method.trials.items():
-                if trial.result is None:
-                    phrases.append(f"{method.name} (seed {seed}) stopped {trial.where()}")
+        phrases = [
+            f"{method.name} (seed {seed}) stopped {trial.progress()}"
+            for method in self.methods.values()
+            for seed, trial in method.trials.items()
+            if trial.result is None
+        ]
         if not any(method.trials for method in self.methods.values()):
             phrases.append("no student was trained yet")
         return phrases
 
 
-def read_run(run_dir: Path) -> RunLog:
-    """Read ``metrics.jsonl``, and ``config.yaml`` where there is one, of a run directory.
+def read_run(folder: Path) -> RunLog:
+    """What the event log of a run says so far.
 
     Raises:
-        UserError: no metrics.jsonl, or a line of it that is no event. A torn last line, left by a
-            crash while writing, is ignored.
+        UserError: there is none, or as :func:`read_events`.
     """
-    path = run_dir / "metrics.jsonl"
+    path = folder / "metrics.jsonl"
     if not path.is_file():
-        raise UserError(f"{run_dir} is no run directory: it has no metrics.jsonl")
-    latest: dict[tuple[Any, ...], Event] = {}
-    for event in read_events(path):
-        kind = event["event"]
-        if kind in IDENTITY:
-            identity = (kind, *(event[key] for key in IDENTITY[kind]))
-            latest[identity] = event
-    config = run_dir / "config.yaml"
-    log = RunLog({}, [], {}, [], config.read_text("utf-8") if config.is_file() else None)
-    for event in latest.values():
-        _place(log, event)
-    log.teachers.sort(key=lambda event: event["teacher"])
-    for method in log.methods.values():
-        for trial in method.trials.values():
-            trial.epochs.sort(key=lambda event: (event["grade"], event["epoch"]))
-            trial.grades.sort(key=lambda event: event["grade"])
-        method.trials = dict(sorted(method.trials.items()))
-    return log
+        raise UserError(f"{folder} is no run directory: it has no metrics.jsonl")
+    return _collect(read_events(path))
 
 
 def read_events(path: Path) -> list[Event]:
-    """All events of a log, in the order in which they were written.
+    """The events of a log, in the order in which they were written.
+
+    Events of unknown kinds, fields of unknown names, and a last line that a crash cut short are
+    left out.
 
     Raises:
-        UserError: a line is no event; a torn last line is ignored.
+        UserError: a line is no event, or an event lacks a field.
     """
     lines = path.read_text("utf-8", errors="replace").rstrip().split("\n")
     events = []
@@ -245,45 +290,78 @@ def read_events(path: Path) -> list[Event]:
         if not line.strip():
             continue
         try:
-            events.append(_check(json.loads(line)))
+            event = _parse(json.loads(line))
         except ValueError as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):
                 break
             raise UserError(f"{path}:{number}: {error}") from error
+        if event is not None:
+            events.append(event)
     return events
 
 
-def _check(event: Any) -> Event:
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+def _collect(events: Iterable[Event]) -> RunLog:
+    """``events`` by what they are about. Of several about the same thing the last one counts: a
+    training that goes on repeats its last epoch."""
+    run: RunEvent | None = None
+    teachers: dict[int, TeacherEvent] = {}
+    exports: dict[str, ExportEvent] = {}
+    methods: dict[str, MethodLog] = {}
+    epochs: dict[tuple[str, int, int, int], EpochEvent] = {}
+    grades: dict[tuple[str, int, int], GradeEvent] = {}
+
+    def method(name: str) -> MethodLog:
+        return methods.setdefault(name, MethodLog(name))
+
+    def trial(event: EpochEvent | GradeEvent | PhaseEvent | ResultEvent) -> Trial:
+        return method(event.method).trials.setdefault(event.seed, Trial())
+
+    for event in events:
+        match event:
+            case RunEvent():
+                run = event
+            case TeacherEvent():
+                teachers[event.teacher] = event
+            case ExportEvent():
+                exports[event.path] = event
+            case BudgetEvent():
+                method(event.method).budget = event
+            case EpochEvent():
+                trial(event)
+                epochs[event.method, event.seed, event.grade, event.epoch] = event
+            case GradeEvent():
+                trial(event)
+                grades[event.method, event.seed, event.grade] = event
+            case PhaseEvent():
+                trial(event).phases[event.phase] = event.seconds
+            case ResultEvent():
+                trial(event).result = event
+    for where in sorted(epochs):
+        trial(epochs[where]).epochs.append(epochs[where])
+    for place in sorted(grades):
+        trial(grades[place]).grades.append(grades[place])
+    for log in methods.values():
+        log.trials = dict(sorted(log.trials.items()))
+    return RunLog(run, [teachers[k] for k in sorted(teachers)], methods, list(exports.values()))
+
+
+def _parse(content: Any) -> Event | None:
+    """The event that a line holds; None: of a kind that nobody reads.
+
+    Raises:
+        ValueError: it is no event, or lacks a field.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("event"), str):
         raise ValueError('expected an object with a key "event"')
-    kind = event["event"]
-    for key in (*IDENTITY.get(kind, ()), *NEEDED.get(kind, ())):
-        if event.get(key) is None:
-            raise ValueError(f'"{kind}" event without "{key}"')
+    kind = content["event"]
+    if kind not in _READERS:
+        return None
+    try:
+        event: Event = _READERS[kind].validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, found = ".".join(map(str, first["loc"])), first["input"]
+        if first["type"] == "missing" or found is None:
+            raise ValueError(f'"{kind}" event without "{key}"') from error
+        raise ValueError(f'"{kind}" event: {key}: found {found!r}; {first["msg"]}') from error
     return event
-
-
-def _place(log: RunLog, event: Event) -> None:
-    kind = event["event"]
-    if kind == "run":
-        log.run = event
-    elif kind == "teacher":
-        log.teachers.append(event)
-    elif kind == "export":
-        log.exports.append(event)
-    else:
-        method = log.methods.setdefault(event["method"], Method(event["method"]))
-        if kind == "budget":
-            method.budget = event
-            return
-        if kind == "phase":
-            spent = method.phases.get(event["phase"], 0.0)
-            method.phases[event["phase"]] = spent + event["seconds"]
-            return
-        trial = method.trials.setdefault(event["seed"], Trial())
-        if kind == "epoch":
-            trial.epochs.append(event)
-        elif kind == "grade":
-            trial.grades.append(event)
-        else:
-            trial.result = event

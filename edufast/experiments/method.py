@@ -35,10 +35,6 @@ METHODS: dict[Method, str] = {
 }
 GRADED = ("grades", "education")
 
-# What a baseline is given as much of as education distillation takes: training samples, FLOPs of
-# the student (its teachers' come on top), or seconds of training (validation aside).
-Equal = Literal["samples", "flops", "time"]
-
 
 class Methods:
     """The methods of one recipe on one data set.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import torch
@@ -17,17 +18,17 @@ from edufast.data import DataSet
 from edufast.edge.trained import export_trained, latency
 from edufast.experiments.events import (
     BudgetEvent,
-    Event,
+    Equal,
     ExportEvent,
     PhaseEvent,
+    PlannedGrade,
     ResultEvent,
     RunEvent,
     read_run,
 )
-from edufast.experiments.method import Equal, Methods, absent_teacher, samples_of_grades
+from edufast.experiments.method import Methods, absent_teacher, samples_of_grades
 from edufast.experiments.recipe import Method, Recipe, parse_recipe
 from edufast.experiments.report import write_report
-from edufast.experiments.report.format import mean
 from edufast.experiments.schema import Section, read_section
 from edufast.experiments.teachers import load_teacher, train_teacher
 from edufast.models.weights import ModelInfo, load_model, read_info, save_model
@@ -35,6 +36,7 @@ from edufast.teachers.cached_faculty import LogitCache, require_countable
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum, questions
 from edufast.training.evaluation import evaluate_on
+from edufast.training.events import EpochEvent
 from edufast.training.step import worth_compiling
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
@@ -138,7 +140,7 @@ class Run:
                 temporary.write_text(config.to_yaml())
         self.event_log = EventLog(folder / "metrics.jsonl")
 
-    def execute(self) -> dict[str, dict[int, Event]]:
+    def execute(self) -> dict[str, dict[int, ResultEvent]]:
         """Teach, distil, export, report. Returns the ``result`` events by method and seed.
 
         Raises:
@@ -154,7 +156,7 @@ class Run:
             self.console.print(f"report: {page}")
         return results
 
-    def train(self) -> dict[str, dict[int, Event]]:
+    def train(self) -> dict[str, dict[int, ResultEvent]]:
         """The part of :meth:`execute` that trains."""
         finished = self._finished()
         if not finished:
@@ -225,7 +227,7 @@ class Run:
 
     # --- students ----------------------------------------------------------------------------
 
-    def _train(self, method: str, seed: int, faculty: Faculty) -> Event:
+    def _train(self, method: str, seed: int, faculty: Faculty) -> ResultEvent:
         curriculum = self.methods.curriculum(method, self._budget(method, faculty))
         checkpoint = self._checkpoint(f"{method}-{seed}")
         school = self.methods.school(
@@ -288,7 +290,7 @@ class Run:
             f"{method}, seed {seed}: {at.accuracy:.1%} (best {best:.1%} after epoch {epoch}), "
             f"{at.samples:,} samples, {at.student_flops / 1e12:.2f} TFLOP, {at.seconds:.0f} s"
         )
-        return result.to_dict()
+        return result
 
     # --- budgets -----------------------------------------------------------------------------
 
@@ -299,11 +301,11 @@ class Run:
         log = read_run(self.folder)
         known = log.methods[method].budget if method in log.methods else None
         if known is not None:
-            return int(known["samples"])
+            return known.samples
         fields: dict[str, float] = {}
         if self.config.equal == "time":
-            seconds = self.config.seconds or mean(
-                [result["training_seconds"] for result in log.methods["education"].results]
+            seconds = self.config.seconds or fmean(
+                result.training_seconds for result in log.methods["education"].results
             )
             pace = self._pace(method, faculty)
             samples = round(seconds * pace)
@@ -341,7 +343,7 @@ class Run:
                 cache=self._cache,
             ).fit()
             epochs = read_run(Path(folder)).methods[method].trials[seed].epochs
-        speeds = [event["images_per_second"] for event in epochs if event["epoch"] == 1]
+        speeds = [event.images_per_second for event in epochs if event.epoch == 1]
         return sum(seen) / sum(n / speed for n, speed in zip(seen, speeds, strict=True))
 
     # --- export and bookkeeping --------------------------------------------------------------
@@ -374,23 +376,22 @@ class Run:
                 equal=self.config.equal,
                 slices=[list(grade.classes) for grade in curriculum.grades if grade.classes],
                 grades=[
-                    {
-                        "grade": g + 1,
-                        "fragments": curriculum.fragments[g],
-                        "classes": len(curriculum.classes_taught(g)),
-                        "epochs": grade.epochs,
-                        "target": grade.target,
-                    }
+                    PlannedGrade(
+                        grade=g + 1,
+                        fragments=curriculum.fragments[g],
+                        classes=len(curriculum.classes_taught(g)),
+                        epochs=grade.epochs,
+                        target=str(grade.target),
+                    )
                     for g, grade in enumerate(curriculum.grades)
                 ],
             )
         )
 
-    def _finished(self) -> dict[tuple[str, int], Event]:
+    def _finished(self) -> dict[tuple[str, int], ResultEvent]:
         if not (self.folder / "metrics.jsonl").exists():
             return {}
-        methods = read_run(self.folder).methods.values()
-        return {(m.name, result["seed"]): result for m in methods for result in m.results}
+        return read_run(self.folder).results
 
     def _checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
@@ -400,12 +401,12 @@ class Run:
         return self.recipe.teachers[k].weights or folder / f"teacher{k}.safetensors"
 
 
-def _best(epochs: Sequence[Event], curriculum: Curriculum) -> tuple[float, int]:
+def _best(epochs: Sequence[EpochEvent], curriculum: Curriculum) -> tuple[float, int]:
     """Best accuracy, and after which epoch (from 1), of those in which all classes are taught."""
     count = len(curriculum.class_order)
     complete = [
-        (event["accuracy"], number)
+        (event.accuracy, number)
         for number, event in enumerate(epochs, start=1)
-        if len(curriculum.classes_taught(event["grade"] - 1)) == count
+        if len(curriculum.classes_taught(event.grade - 1)) == count
     ]
     return max(complete, key=lambda pair: (pair[0], -pair[1]))

@@ -17,8 +17,8 @@ from pydantic import PositiveInt
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.experiments.events import DIVERGED, Event, read_run
-from edufast.experiments.method import METHODS, Equal, Methods
+from edufast.experiments.events import DIVERGED, Equal, ResultEvent, read_run
+from edufast.experiments.method import METHODS, Methods
 from edufast.experiments.recipe import DataSection, Method, Recipe, parse_recipe
 from edufast.experiments.report import write_sweep
 from edufast.experiments.run import Run, RunConfig
@@ -169,7 +169,7 @@ class StudentTask:
     def name(self) -> str:
         return f"{self.variant}, seed {self.seed}"
 
-    def result(self) -> Event | None:
+    def result(self) -> ResultEvent | None:
         """Its ``result`` event, once there is one."""
         return _result(self.product)
 
@@ -180,7 +180,7 @@ class StudentTask:
             methods=(self.method,),
             seeds=(self.seed,),
             equal=self.equal,
-            seconds=None if reference is None else reference["training_seconds"],
+            seconds=None if reference is None else reference.training_seconds,
             device=self.device,
             export=False,
             recipe=self.recipe,
@@ -198,14 +198,13 @@ class StudentTask:
                 temporary.write_text(f"{error}\n")
             return f"diverged: {error}"
         result = results[self.method][self.seed]
-        return f"{result['accuracy']:.1%}, {result['seconds']:.0f} s"
+        return f"{result.accuracy:.1%}, {result.seconds:.0f} s"
 
 
-def _result(folder: Path) -> Event | None:
+def _result(folder: Path) -> ResultEvent | None:
     if not (folder / "metrics.jsonl").exists():
         return None
-    methods = read_run(folder).methods.values()
-    return next((result for method in methods for result in method.results), None)
+    return next(iter(read_run(folder).results.values()), None)
 
 
 class Sweep:

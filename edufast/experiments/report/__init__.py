@@ -8,21 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edufast.experiments.events import RunLog, read_run
+from edufast.experiments.events import read_run
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
-__all__ = ["RunLog", "read_run", "write_report", "write_sweep"]
 
-
-def write_report(run_dir: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write ``report.html`` and ``plots/*.png`` of a run from what it logged so far.
 
     Works on one run or a comparison, finished or not: what metrics.jsonl does not hold is left
     out, and the page says which parts are unfinished.
 
     Args:
-        run_dir: holds metrics.jsonl and, optionally, config.yaml.
+        folder: holds metrics.jsonl and, optionally, config.yaml.
 
     Returns:
         The path of ``report.html``.
@@ -30,8 +28,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: there is no metrics.jsonl, a line of it is malformed, or matplotlib is missing.
     """
-    run_dir = Path(run_dir)
-    log = read_run(run_dir)
+    log = read_run(folder)
     with _matplotlib():
         from edufast.experiments.report.page import render
         from edufast.experiments.report.plots import plots
@@ -40,12 +37,15 @@ def write_report(run_dir: Path) -> Path:
     pictures = []
     for plot in plots(log):
         light, dark = png(plot.draw(LIGHT)), png(plot.draw(DARK))
-        with atomic_write(run_dir / "plots" / f"{plot.name}.png") as temporary:
+        with atomic_write(folder / "plots" / f"{plot.name}.png") as temporary:
             temporary.write_bytes(light)
         pictures.append((plot, light, dark))
-    page = run_dir / "report.html"
+    config = folder / "config.yaml"
+    recipe = config.read_text("utf-8") if config.is_file() else None
+    name = folder.absolute().name if log.run is None else log.run.name
+    page = folder / "report.html"
     with atomic_write(page) as temporary:
-        temporary.write_text(render(log, pictures), "utf-8")
+        temporary.write_text(render(name, log, recipe, pictures), "utf-8")
     return page
 
 
@@ -73,12 +73,14 @@ def write_sweep(
     """
     with _matplotlib():
         from edufast.experiments.report import sweep
-        from edufast.experiments.report.plots import flops
+        from edufast.experiments.report.curves import flops
         from edufast.experiments.report.style import LIGHT, png, svg
 
     with atomic_write(folder / "metrics.jsonl") as temporary:
         events = sweep.merged_events(config, runs, teachers)
-        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+        temporary.write_text(
+            "".join(json.dumps(event.to_dict()) + "\n" for event in events), "utf-8"
+        )
     log = read_run(folder)
     summary = sweep.summarise(config, runs, log)
     for name, text in (

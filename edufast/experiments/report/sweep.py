@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import DIVERGED, EQUAL, SPLITS, Event, RunLog, read_events
-from edufast.experiments.report.format import deviation, mean, si, spread
+from edufast.experiments.events import (
+    DIVERGED,
+    MethodEvent,
+    ResultEvent,
+    RunEvent,
+    RunLog,
+    TeacherEvent,
+    read_events,
+)
+from edufast.experiments.report.format import EQUAL, SPLITS, deviation, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.style import Theme, figure, grid, label, legend, title
+from edufast.utils.event_log import Event
+
+T = TypeVar("T")
 
 # Of a result, averaged over seeds.
 _COSTS = (
@@ -37,39 +50,42 @@ HEADS = (
 def merged_events(
     config: Mapping[str, Any], runs: Mapping[str, Mapping[int, Path]], teachers: Sequence[Path]
 ) -> list[Event]:
-    """What all runs of a sweep journalled, as if they were one comparison of the variants.
+    """The event logs of all runs of a sweep as one, in which the variants are the methods.
 
     Args:
         config: of the sweep.
         runs: folders by variant and seed; those that did not begin are skipped.
-        teachers: event logs of the teachers.
+        teachers: event logs of the teachers; likewise.
     """
-    logs = {
-        variant: [read_events(path) for folder in folders.values() if (path := _metrics(folder))]
+    logs = [
+        (variant, read_events(path))
         for variant, folders in runs.items()
-    }
-    starts = [e for log in logs.values() for events in log for e in events if e["event"] == "run"]
-    about: Event = {"event": "run", **(starts[0] if starts else {})}
-    about |= {"name": f"{config['recipe']['name']}: sweep", "equal": config["equal"]}
-    for key in ("grades", "slices"):
-        if any(start[key] != about[key] for start in starts):
-            del about[key]  # each variant has its own
-    merged = [about]
+        for folder in folders.values()
+        if (path := folder / "metrics.jsonl").exists()
+    ]
+    merged: list[Event] = []
+    begun = [event for _, events in logs for event in events if isinstance(event, RunEvent)]
+    if begun:
+        merged.append(
+            replace(
+                begun[0],
+                name=f"{config['recipe']['name']}: sweep",
+                equal=config["equal"],
+                # None where variants have their own.
+                slices=_common([run.slices for run in begun]),
+                grades=_common([run.grades for run in begun]),
+            )
+        )
     for number, path in enumerate(path for path in teachers if path.exists()):
-        merged += [event | {"teacher": number} for event in read_events(path)[-1:]]
-    for variant, log in logs.items():
-        for events in log:
-            merged += [
-                event | {"method": variant}
-                for event in events
-                if event["event"] not in ("run", "step", "teacher")
-            ]
+        taught = [event for event in read_events(path) if isinstance(event, TeacherEvent)]
+        merged += [replace(event, teacher=number) for event in taught[-1:]]
+    for variant, events in logs:
+        merged += [replace(e, method=variant) for e in events if isinstance(e, MethodEvent)]
     return merged
 
 
-def _metrics(folder: Path) -> Path | None:
-    path = folder / "metrics.jsonl"
-    return path if path.exists() else None
+def _common(values: Sequence[T]) -> T | None:
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def summarise(
@@ -87,19 +103,13 @@ def summarise(
             "name": name,
             "method": changes.get("method", "education"),
             "changes": {key: value for key, value in changes.items() if key != "method"},
-            "seeds": [result["seed"] for result in results],
+            "seeds": [result.seed for result in results],
             "diverged": [s for s, run in runs[name].items() if (run / DIVERGED).exists()],
         }
         ended = {*entry["seeds"], *entry["diverged"]}
         entry["unfinished"] = sorted(set(runs[name]) - ended)
         if results:
-            for key in ("accuracy", "best_accuracy"):
-                values = [result[key] for result in results]
-                entry[key] = {"mean": mean(values), "deviation": deviation(values)}
-                entry[key]["values"] = values
-            for key in ("slice_accuracy", "slice_accuracy_masked"):
-                entry[key] = [mean(s) for s in zip(*(r[key] for r in results), strict=True)]
-            entry |= {key: mean([result[key] for result in results]) for key in _COSTS}
+            entry |= _means(results)
         variants.append(entry)
     finished = [entry for entry in variants if entry["seeds"]]
     single = [e for e in finished if e["method"] not in ("grades", "education")]
@@ -108,10 +118,22 @@ def summarise(
         entry["relative_student_flops"] = entry["student_flops"] / whole
     return {
         "name": config["recipe"]["name"],
-        "split": log.run.get("split", "validation"),
+        "split": "validation" if log.run is None else log.run.split,
         **{key: config[key] for key in ("equal", "seeds", "teacher_seeds", "data_seeds")},
         "variants": variants,
     }
+
+
+def _means(results: Sequence[ResultEvent]) -> dict[str, Any]:
+    """Over seeds; of accuracies with their standard deviation and their values."""
+    means: dict[str, Any] = {}
+    for key in ("accuracy", "best_accuracy"):
+        values = [getattr(result, key) for result in results]
+        means[key] = {"mean": fmean(values), "deviation": deviation(values), "values": values}
+    for key in ("slice_accuracy", "slice_accuracy_masked"):
+        slices = zip(*(getattr(result, key) for result in results), strict=True)
+        means[key] = [fmean(values) for values in slices]
+    return means | {key: fmean(getattr(result, key) for result in results) for key in _COSTS}
 
 
 def rows(summary: Mapping[str, Any]) -> list[list[str]]:
