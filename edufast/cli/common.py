@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 
 from edufast.utils.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 console = Console(stderr=True)  # people read here; programs read standard output
 
@@ -36,7 +39,7 @@ def device_name(name: str) -> str:
     return name
 
 
-def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
     """Call ``function``; what the user got wrong ends the command in one line and code 2."""
     try:
         return function(*arguments, **keywords)
@@ -44,7 +47,7 @@ def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         fail(str(error), 2)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """End the command in one line."""
     console.print(f"[red]edufast:[/] {message}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)

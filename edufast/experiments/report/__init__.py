@@ -6,11 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edufast.experiments.events import read_run
+from edufast.experiments.run_log import read_run
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from edufast.experiments.report.summary import SweepSummary
+    from edufast.experiments.sweep_config import SweepConfig
 
 
 def write_report(folder: Path) -> Path:
@@ -51,22 +55,19 @@ def write_report(folder: Path) -> Path:
 
 def write_sweep(
     folder: Path,
-    config: Mapping[str, Any],
+    config: SweepConfig,
     runs: Mapping[str, Mapping[int, Path]],
     teachers: Sequence[Path],
-) -> dict[str, Any]:
+) -> SweepSummary:
     """Write the summary of a sweep, finished or not, and its report.
 
     Args:
         folder: gets sweep.json, sweep.md, sweep.png and .svg (accuracy by variant),
             sweep-flops.png and .svg (accuracy against student FLOPs), metrics.jsonl of all runs
             together, report.html and plots/.
-        config: of the sweep, with its variants.
+        config: of the sweep.
         runs: run folders by variant and seed.
         teachers: event logs of the teachers.
-
-    Returns:
-        What sweep.json holds.
 
     Raises:
         UserError: an event log is malformed, or matplotlib is missing.
@@ -75,21 +76,18 @@ def write_sweep(
         from edufast.experiments.report import sweep
         from edufast.experiments.report.curves import flops
         from edufast.experiments.report.style import LIGHT, png, svg
+        from edufast.experiments.report.summary import merged_events, summarise
 
     with atomic_write(folder / "metrics.jsonl") as temporary:
-        events = sweep.merged_events(config, runs, teachers)
-        temporary.write_text(
-            "".join(json.dumps(event.to_dict()) + "\n" for event in events), "utf-8"
-        )
+        events = merged_events(config, runs, teachers)
+        temporary.write_text("".join(json.dumps(e.to_dict()) + "\n" for e in events), "utf-8")
     log = read_run(folder)
-    summary = sweep.summarise(config, runs, log)
-    for name, text in (
-        ("sweep.json", sweep.to_json(summary)),
-        ("sweep.md", sweep.markdown(summary)),
-    ):
+    summary = summarise(config, runs, log)
+    texts = {"sweep.json": sweep.to_json(summary), "sweep.md": sweep.markdown(summary)}
+    for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
-    if any(entry["seeds"] for entry in summary["variants"]):
+    if summary.finished:
         figures = {"sweep": sweep.draw(summary, LIGHT), "sweep-flops": flops(log, LIGHT)}
         for name, drawn in figures.items():
             for suffix, write in ((".png", png), (".svg", svg)):

@@ -7,7 +7,6 @@ from statistics import fmean
 import numpy as np
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import MethodLog, RunLog
 from edufast.experiments.report.format import deviation
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.style import (
@@ -21,6 +20,7 @@ from edufast.experiments.report.style import (
     readable,
     title,
 )
+from edufast.experiments.run_log import MethodLog, RunLog
 
 PHASES = ("data", "teachers", "student", "optimizer", "validation", "growth", "export")
 _ANNOTATED_BARS = 16  # more leave no room for a number above each

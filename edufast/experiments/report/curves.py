@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import EpochEvent, MethodLog, RunLog, Trial
 from edufast.experiments.report.format import deviation, si
 from edufast.experiments.report.style import (
     Theme,
@@ -23,6 +22,8 @@ from edufast.experiments.report.style import (
     percent_axis,
     title,
 )
+from edufast.experiments.run_log import MethodLog, RunLog, Trial
+from edufast.training.events import EpochEvent
 
 _NAMED = 0.025  # share of the axis that a grade must span for its number to fit
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import MethodLog
 from edufast.experiments.report.style import Theme, figure, label, readable, title
+from edufast.experiments.run_log import MethodLog
 
 _ANNOTATED_SLICES = 12  # more columns leave no room for a number in each cell
 

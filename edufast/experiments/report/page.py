@@ -9,10 +9,11 @@ from importlib.resources import files
 from statistics import fmean
 from string import Template
 
-from edufast.experiments.events import MethodLog, ResultEvent, RunEvent, RunLog
+from edufast.experiments.events import ResultEvent, RunEvent
 from edufast.experiments.report.format import EQUAL, SPLITS, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.plots import Plot
+from edufast.experiments.run_log import MethodLog, RunLog
 
 Quantity = Callable[[ResultEvent], float]
 

@@ -8,7 +8,6 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import RunLog
 from edufast.experiments.report.bars import graded, grades, time
 from edufast.experiments.report.curves import (
     accuracy,
@@ -20,6 +19,7 @@ from edufast.experiments.report.curves import (
 )
 from edufast.experiments.report.forgetting import caption, forgetting
 from edufast.experiments.report.style import Theme
+from edufast.experiments.run_log import RunLog
 
 
 @dataclass(frozen=True)

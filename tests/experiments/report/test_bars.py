@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.events import read_run
 from edufast.experiments.report.bars import graded, grades, time
 from edufast.experiments.report.style import LIGHT
+from edufast.experiments.run_log import read_run
 
 
 def test_bars_are_the_mean_accuracy_after_each_grade(finished: Path) -> None:

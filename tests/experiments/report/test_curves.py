@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.events import read_run
 from edufast.experiments.report.curves import accuracy, flops
 from edufast.experiments.report.style import LIGHT
+from edufast.experiments.run_log import read_run
 
 
 def test_accuracy_plot(finished: Path) -> None:

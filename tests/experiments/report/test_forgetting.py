@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.events import read_run
 from edufast.experiments.report.forgetting import accuracy_matrix, caption
+from edufast.experiments.run_log import read_run
 
 
 def test_forgetting_matrix(finished: Path) -> None:

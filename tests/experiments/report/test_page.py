@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.events import read_run
 from edufast.experiments.report import write_report
 from edufast.experiments.report.plots import plots
 from edufast.experiments.report.style import LIGHT
+from edufast.experiments.run_log import read_run
 from tests.experiments.logs import LEARNING, RUN, TEACHER, Event, complete, result, trial, write
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.events import read_run
 from edufast.experiments.report.plots import plots
 from edufast.experiments.report.style import DARK, LIGHT
+from edufast.experiments.run_log import read_run
 from tests.experiments.logs import trial, write
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from edufast.experiments.events import read_events, read_run
+from edufast.experiments.run_log import read_events, read_run
 from edufast.utils.errors import UserError
 from tests.experiments.logs import (
     EXPORT,
