@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, get_args
 import typer
 from rich.table import Table
 
-from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
+from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, say, user
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -281,8 +281,8 @@ def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool
     for row in rows(summary):
         table.add_row(*row)
     console.print(table)
-    console.print(note(summary))
-    console.print(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
+    say(note(summary))
+    say(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
 
 
 def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -156,7 +156,7 @@ def test_recipes_that_do_not_fit_their_data_say_why(changes, message):
 
 
 def test_files_that_are_no_recipe(tmp_path):
-    with pytest.raises(UserError, match=r"no such file; shipped recipes are .*quickstart"):
+    with pytest.raises(UserError, match=r"recipe is 'nowhere.yaml'; expected one of .*quickstart"):
         load_recipe("nowhere.yaml")
     path = tmp_path / "r.yaml"
     path.write_text("a: [")
