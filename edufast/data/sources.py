@@ -130,7 +130,7 @@ def _check(what: str, found: Splits | DataSet) -> None:
         raise UserError(f"{what}: classes is {classes!r}; expected the names of at least 2")
     for split, samples in (("train", found.train), ("val", found.val)):
         if not isinstance(samples, Samples):
-            raise UserError(f"{what}: {split} is of {type(samples).__name__}; expected Samples")
+            raise UserError(f"{what}: {split} has type {type(samples).__name__}; expected Samples")
         outside = samples.labels[(samples.labels < 0) | (samples.labels >= len(classes))]
         if len(outside):
             raise UserError(

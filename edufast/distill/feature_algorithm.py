@@ -37,7 +37,8 @@ class FeatureAlgorithm(Algorithm):
     def __init__(self, logits: Algorithm | None = None) -> None:
         logits = KD() if logits is None else logits
         if not isinstance(logits, Algorithm) or logits.reads_features:
-            raise UserError(f"logits is {logits!r}; expected an algorithm that reads logits only")
+            found = type(logits).__name__ if isinstance(logits, nn.Module) else repr(logits)
+            raise UserError(f"logits is {found}; expected an algorithm that reads logits only")
         super().__init__(logits.temperature)
         self.logits = logits
         self.adapters = nn.ModuleDict()

@@ -35,7 +35,7 @@ _SHARE = r"[1-9]\d*/[1-9]\d*"
 # Of a curriculum as a whole.
 _OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
 
-Method = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
+MethodName = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
 
 
 def _class_ids(value: object) -> object:
@@ -164,7 +164,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
-    baselines: list[Method] = Field(default_factory=list)
+    baselines: list[MethodName] = Field(default_factory=list)
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -180,8 +180,9 @@ class Recipe(Section):
             UserError: the first thing wrong with it.
         """
         method = changes.get("method", "education")
-        if method not in get_args(Method):
-            raise unknown(f"{source}: method", method, get_args(Method))
+        known = get_args(MethodName)
+        if method not in known:
+            raise unknown(f"{source}: method", method, known)
         content = self.model_dump(mode="json", exclude={"variants"})
         for key, value in changes.items():
             if key != "method":
@@ -196,6 +197,19 @@ class Recipe(Section):
             for teacher in self.teachers
         ]
         return self.model_copy(update={"data": data, "teachers": teachers})
+
+    def with_full_teacher(self, data: DataSet) -> Recipe:
+        """The recipe with a teacher of all classes, added last where there is none.
+
+        Raises:
+            UserError: there is no teacher to tell its model.
+        """
+        if any(len(classes) == len(data.classes) for classes in self.teacher_classes(data)):
+            return self
+        if not self.teachers:
+            raise UserError("teachers: none; expected one of all classes, or any to tell its model")
+        extra = TeacherSection(model=self.teachers[-1].model)
+        return self.model_copy(update={"teachers": [*self.teachers, extra]})
 
     def create_training(self) -> Training:
         """How the student is optimised."""

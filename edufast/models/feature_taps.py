@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # exactly these: subclasses move axes
 
@@ -109,7 +109,7 @@ class FeatureTaps:
             model.eval()(images)
         except Exception as error:
             raise UserError(
-                f"{type(model).__name__} fails on images of {tuple(input_size)}: {error}"
+                f"{type(model).__name__} fails on images of {tuple(input_size)}: {one_line(error)}"
             ) from error
         finally:
             for module, mode in training.items():

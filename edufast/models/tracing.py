@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -78,7 +78,8 @@ def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
             model(_images(model, 1, input_size))
     except Exception as error:
         raise UserError(
-            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: {error}"
+            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: "
+            f"{one_line(error)}"
         ) from error
 
 
@@ -99,8 +100,8 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
             sizes = tracer.sizes()
     except Exception as error:
         raise UserError(
-            f"cannot trace {name}.forward to cut it: {error}; move what cannot be traced into a "
-            "submodule, which then stays in one piece"
+            f"cannot trace {name}.forward to cut it: {one_line(error)}; move what cannot be traced "
+            "into a submodule, which then stays in one piece"
         ) from error
     return Trace(nodes, _crossings(nodes, sizes), sizes)
 

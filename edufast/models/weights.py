@@ -16,7 +16,7 @@ from torch import nn
 from edufast.data import DataSet
 from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.files import atomic_write
 from edufast.utils.registry import is_import_path
 
@@ -121,7 +121,7 @@ def load_model(
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit {info.model}: {error}") from error
+        raise UserError(f"{path} does not fit {info.model}: {one_line(error)}") from error
     return network.eval(), info
 
 
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+        raise UserError(f"{path} is not a readable safetensors file: {one_line(error)}") from error
     if _KEY not in metadata:
         raise UserError(f"{path} was not written by edufast: it does not say which model it holds")
     fields = json.loads(metadata[_KEY])

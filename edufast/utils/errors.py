@@ -20,6 +20,11 @@ class Interrupted(Exception):
     """The user asked to stop (Ctrl-C); what was done so far is saved."""
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error, whatever its lines."""
+    return " ".join(str(error).split())
+
+
 def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:
     """The error for a name that is none of ``known``: it says which are close and which exist.
 
@@ -35,4 +40,4 @@ def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") ->
     hint = f"did you mean {' or '.join(map(repr, close))}? Expected" if close else "expected"
     listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
     choices = [f"one of {listed}"] * bool(names) + [also] * bool(also)
-    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices)}")
+    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices) or 'none'}")

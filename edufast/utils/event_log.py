@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import Field, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +19,11 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """What the line holds: every field but those that default to None and are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if not self._unset(f)}
-        return {"event": self.kind, **values}
-
-    def _unset(self, field: Field[Any]) -> bool:
-        return field.default is None and getattr(self, field.name) is None
+        optional = {field.name for field in fields(self) if field.default is None}
+        values = asdict(self).items()
+        return {"event": self.kind} | {
+            k: v for k, v in values if v is not None or k not in optional
+        }
 
 
 class EventLog:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from edufast.utils.errors import UserError, unknown
+from edufast.utils.errors import UserError, one_line, unknown
 
 F = TypeVar("F")  # the entries of one registry: functions or classes that are called alike
 Entry = TypeVar("Entry", bound=Callable[..., Any])
@@ -161,7 +161,7 @@ def call_user(what: str, function: Callable[..., Any], *arguments: Any, **option
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what}: {_one_line(error)}") from error
+        raise UserError(f"{what}: {_told(error)}") from error
 
 
 def _import(what: str, path: str) -> Any:
@@ -202,8 +202,8 @@ def _check_arguments(
         raise UserError(f"{what}: {error}; it takes {signature}") from error
 
 
-def _one_line(error: BaseException) -> str:
-    message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+def _told(error: BaseException) -> str:
+    message = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
     # Behind our own frame and those of the import system: the user's file, at its deepest.
     frames = [
         frame

@@ -9,7 +9,7 @@ from edufast.cli import doctor
 from edufast.experiments.cost import expected_cost
 from edufast.experiments.recipe import load_recipe, shipped_recipes
 from edufast.experiments.report.format import si
-from tests.cli.commands import edufast, words
+from tests.commands import edufast, words
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from edufast.data import DataSet
 from edufast.experiments.events import TeacherEvent
@@ -34,7 +35,7 @@ def train_teacher(
 ) -> TeacherEvent:
     """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
 
-    Returns what is written to the event_log.
+    Returns what is written to the event log.
     """
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
@@ -98,6 +99,11 @@ def load_teacher(
             f"have {_rounded(data.mean)} and {_rounded(data.std)}"
         )
     return Teacher(network, classes, f"{info.model} ({k})")
+
+
+def absent_teacher(classes: Sequence[int]) -> Teacher:
+    """Takes the place of a teacher in the faculty that is never asked."""
+    return Teacher(nn.Identity(), classes)
 
 
 def _brief(classes: Sequence[int]) -> str:

@@ -1,0 +1,126 @@
+"""The folder of a run: what it is for, and where everything in it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import PositiveFloat
+
+from edufast.experiments.events import Equal
+from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
+from edufast.experiments.run_log import RunLog, read_run
+from edufast.experiments.schema import Section, read_section
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+
+class RunConfig(Section):
+    """What a run folder is for; its config.yaml.
+
+    Attributes:
+        methods: student trainings, in order, each with every seed.
+        seeds: of the student's weights and of the order and views of the samples. Teachers use the
+            recipe's seed.
+        equal: what the other methods are given as much of as education distillation takes.
+        seconds: with equal "time": of education distillation; None: it is one of the methods.
+        device: "cpu" or a CUDA device.
+        export: write and verify student.onnx of the first education graduate.
+        teachers: folder of a run whose teachers serve this one, too; None: its own.
+        cache: folder of the teachers' logits, read and added to by students, and filled where there
+            is no method; None: the teachers answer.
+        recipe: resolved, with every default filled in.
+    """
+
+    methods: tuple[MethodName, ...]
+    seeds: tuple[int, ...]
+    equal: Equal = "samples"
+    seconds: PositiveFloat | None = None
+    device: str = "cpu"
+    export: bool = True
+    teachers: Path | None = None
+    cache: Path | None = None
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it makes. Besides what is listed here: student.onnx and, of a student
+    with exits, student-exit1.onnx and so on; report.html and plots/."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def event_log(self) -> Path:
+        """A line for everything that happened."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def student(self) -> Path:
+        """Weights of the first education graduate."""
+        return self.path / "student.safetensors"
+
+    @property
+    def diverged(self) -> Path:
+        """Of a run of a sweep whose loss was not finite: at which step."""
+        return self.path / "diverged.txt"
+
+    def teacher(self, k: int) -> Path:
+        """Weights of the teacher at position ``k``."""
+        return self.path / "teachers" / f"teacher{k}.safetensors"
+
+    def checkpoint(self, training: str) -> Path:
+        """What keeps a training resumable."""
+        return self.path / "checkpoints" / f"{training}.pt"
+
+    def log(self) -> RunLog:
+        """What happened so far.
+
+        Raises:
+            UserError: a line of the event log is malformed.
+        """
+        return read_run(self.path) if self.event_log.exists() else RunLog()
+
+    def read_config(self) -> RunConfig:
+        """The config of an existing run.
+
+        Raises:
+            UserError: the folder holds no run, or its config.yaml was damaged.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} holds no run: {self.config} does not exist")
+        config = read_section(RunConfig, self.config)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{self.config}: recipe")
+        return config
+
+    def holds(self, config: RunConfig) -> bool:
+        """Whether there is a run of ``config`` already.
+
+        Raises:
+            UserError: there is another one, or its config.yaml was damaged.
+        """
+        if not self.config.exists():
+            return False
+        if read_section(RunConfig, self.config) != config:
+            raise UserError(
+                f"{self.path} holds a run of another recipe or with other options; choose another "
+                f"--out, or go on with it: edufast resume {self.path}"
+            )
+        return True
+
+    def claim(self, config: RunConfig) -> None:
+        """Make the folder one for ``config``, unless it is already.
+
+        Raises:
+            UserError: as :meth:`holds`.
+        """
+        if not self.holds(config):
+            content = config.model_dump(mode="json")
+            with atomic_write(self.config) as temporary:
+                temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
