@@ -39,9 +39,10 @@ def single_grade(
 
 
 def without_teachers(
-    education: Curriculum, seen: Sequence[int], samples: int, batch_size: int
+    education: Curriculum, samples: int, batch_size: int, data: DataSet
 ) -> Curriculum:
-    """The grades of ``education``, which see ``seen`` samples each, without their teachers."""
+    """The grades of ``education`` without their teachers, all longer or shorter by one factor."""
+    seen = samples_of_grades(education, data, batch_size)
     factor = samples / sum(seen)
 
     def scaled(grade: Grade, count: int) -> int | None:

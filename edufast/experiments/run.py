@@ -100,7 +100,7 @@ def _open_cache(setup: Setup, faculty: Faculty) -> LogitCache | None:
 
 def _fill_cache(setup: Setup, cache: LogitCache, faculty: Faculty) -> None:
     setup.console.print(
-        f"storing what the teachers say about {cache.views} views of each of "
+        f"storing the teachers' logits for {cache.views} views of each of "
         f"{len(setup.data.train):,} samples"
     )
     curriculum = setup.methods["education"].curriculum
