@@ -29,13 +29,9 @@ def single_grade(
     """One grade over all classes of ``education``."""
     steps = max(1, round(samples / batch_size))
     epochs = _even_epochs(steps, sum(grade.epochs for grade in education.grades))
-    return Curriculum.single(
-        education.class_order,
-        epochs,
-        teachers=teachers,
-        target=target,
-        samples=round(steps / epochs) * batch_size,
-    )
+    length = round(steps / epochs) * batch_size
+    grade = Grade(epochs, education.class_order, teachers, target=target, samples=length)
+    return Curriculum([grade])
 
 
 def without_teachers(
