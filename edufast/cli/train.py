@@ -48,7 +48,7 @@ CacheOption = Annotated[
 EqualOption = Annotated[
     str,
     typer.Option(
-        help="What the other methods get as much of as education distillation takes: samples, "
+        help="In what every method's budget equals that of education distillation: samples, "
         "flops (of the student) or time (education goes first)."
     ),
 ]

@@ -28,7 +28,7 @@ class Cost:
         samples: the student trains on.
         student_flops: of training the student.
         teacher_training_flops: of training the recipe's teachers, all that have no weights yet.
-        teacher_flops: of the teachers' answers while the student trains, none of them remembered.
+        teacher_flops: of the teachers' answers while the student trains, none of them cached.
     """
 
     samples: int
@@ -60,7 +60,7 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     size = (3, data.image_size, data.image_size)
     education = plan_methods(recipe, data, ["education"])["education"]
     slices = recipe.teacher_classes(data)
-    # Shapes are all that counts, and models without weights are made at once.
+    # Only shapes matter here, and models without weights are created instantly.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         student_flops = education.training_flops()
         teachers = [

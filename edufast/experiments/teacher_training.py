@@ -1,4 +1,4 @@
-"""The teachers of a recipe: trained once each, kept as files."""
+"""The teachers of a recipe: each trained once and kept as a file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def load_teacher(
 
     Raises:
         UserError: it knows other classes or another data set, or learned from other images of it
-            (``data.seed`` or ``data.holdout`` differ): it may have seen those validated on.
+            (``data.seed`` or ``data.holdout`` differ): it may know those that validate the student.
     """
     network, info = load_model(path, model=model)
     if info.class_ids != tuple(classes) or info.data != data.name:
