@@ -74,7 +74,7 @@ class Algorithm(nn.Module):
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         """The loss, cross-entropy included, of logits (B, C) with labels (B,) in [0, C)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no logit_loss")
 
     def feature_loss(
         self, features: list[Tensor], outputs: TeacherOutputs, labels: Tensor

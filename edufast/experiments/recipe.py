@@ -402,7 +402,10 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
                 f"{source}: teachers.{k}.weights: {str(teacher.weights)!r} does not exist; "
                 "expected a .safetensors file written by edufast teach"
             )
-    recipe.create_algorithm()
+    try:
+        recipe.create_algorithm()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     for name, changes in recipe.variants.items():
         recipe.variant(changes, f"{source}: variants.{name}")
     return recipe

@@ -14,8 +14,9 @@ from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
-from edufast.utils.errors import TrainingError
+from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
+from edufast.utils.registry import call_user
 
 BACKEND = "inductor"
 
@@ -84,6 +85,7 @@ class TrainStep:
 
         Raises:
             TrainingError: ``compile`` is True, and that is impossible.
+            UserError: an algorithm of the user's fails, or returns something else than a loss.
         """
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
@@ -153,7 +155,7 @@ def _loss(
         loss = loss + exit_weight * extra
     if outputs is not None and algorithm.reads_features:
         features = [feature.float() for feature in features]
-        loss = loss + algorithm.feature_loss(features, outputs, targets)
+        loss = loss + _part(algorithm, "feature_loss", features, outputs, targets)
     return loss
 
 
@@ -162,7 +164,17 @@ def _logit_loss(
 ) -> Tensor:
     if outputs is None:
         return F.cross_entropy(logits, targets)
-    return algorithm.logit_loss(logits, outputs, targets)
+    return _part(algorithm, "logit_loss", logits, outputs, targets)
+
+
+def _part(algorithm: Algorithm, method: str, *arguments: Any) -> Tensor:
+    """A part of the loss, by an algorithm that may be a user's."""
+    what = f"{type(algorithm).__name__}.{method}"
+    loss = call_user(what, getattr(algorithm, method), *arguments)
+    if not isinstance(loss, Tensor) or loss.dim():
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"{what} returned {found}; expected a Tensor without dimensions")
+    return loss
 
 
 # What compiling saves and costs, measured on 2 threads of an AMD EPYC (4 cores, AVX-512) with
