@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -47,9 +46,10 @@ class Answer(NamedTuple):
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    What runs is a copy with batch norm folded into the layers before it, channels last; a model
-    that torch.fx cannot trace runs itself, and wants no gradients from here on. They run one after
-    another, so that memory holds the activations of one.
+    What runs is a private copy, channels last, with batch norm folded into the layers before it
+    where torch.fx can trace the model: nothing that happens to the model afterwards reaches it, and
+    it changes nothing about the model. They run one after another, so that memory holds the
+    activations of one.
 
     Args:
         teachers: any number of them, also none.
@@ -82,7 +82,7 @@ class Faculty(Sequence[Teacher]):
         self.device = torch.device(device)
         self.dtype = dtype
         self._models = [
-            _own_copy(teacher.model, dtype)
+            folded_if_traceable(teacher.model)
             .requires_grad_(False)
             .to(self.device, dtype)
             .to(memory_format=torch.channels_last)
@@ -125,12 +125,6 @@ class Faculty(Sequence[Teacher]):
         """What ``teacher`` says about some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
-
-
-def _own_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    folded = folded_if_traceable(model)
-    # Who asks for bfloat16 teachers does not ask for the model in hand to become one.
-    return copy.deepcopy(model) if folded is model and dtype is not None else folded
 
 
 def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:

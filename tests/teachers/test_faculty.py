@@ -50,16 +50,35 @@ def test_bfloat16_teachers_answer_in_float32_and_nearly_the_same():
     assert faculty.flops(0, (3, 16, 16)) > 0
 
 
-def test_a_model_that_cannot_be_folded_keeps_its_own_dtype():
-    class Moody(Constant):
-        def forward(self, images):
-            return super().forward(images) if images.sum() > -1e9 else images
+def traceable():
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 2))
 
-    model = Moody(2)
-    assert Faculty([Teacher(model, [0, 1])]).model(0) is model
-    faculty = Faculty([Teacher(model, [0, 1])], dtype=torch.bfloat16)
+
+def untraceable():
+    return Constant(2)  # it counts the images
+
+
+@pytest.mark.parametrize("build", [traceable, untraceable])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_happens_to_a_model_afterwards_does_not_reach_the_teacher(build, dtype):
+    model = build()
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=dtype)
+    before = faculty.logits(0, IMAGES)
+    model.train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert torch.equal(faculty.logits(0, IMAGES), before)
+
+
+@pytest.mark.parametrize("build", [traceable, untraceable])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_faculty_leaves_the_model_as_it_was(build, dtype):
+    model = build()
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=dtype)
     assert faculty.logits(0, IMAGES).shape == (6, 2)
-    assert model.linear.weight.dtype == torch.float32
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
