@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edufast.data import Augment, Batch, DataSet
 from edufast.models.bn_folding import folded_if_traceable
+from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
 
 
@@ -19,7 +20,8 @@ class Teacher:
     """A classifier and what its logits stand for.
 
     Attributes:
-        model: maps images (B, 3, H, W) to logits (B, len(classes)).
+        model: maps images (B, 3, H, W) to logits (B, len(classes)), or to an object with such an
+            attribute ``logits``, as Hugging Face models do.
         classes: class id of each logit.
         name: for reports.
     """
@@ -34,6 +36,11 @@ class Teacher:
             raise ValueError(
                 f"classes of {self.name} are {self.classes}; expected at least one, each once"
             )
+
+    @property
+    def has_weights(self) -> bool:
+        """Without any it only takes the place of a teacher that is never asked."""
+        return bool(self.model.state_dict())
 
 
 class Answer(NamedTuple):
@@ -88,6 +95,7 @@ class Faculty(Sequence[Teacher]):
             .to(memory_format=torch.channels_last)
             for teacher in self._teachers
         ]
+        self._data: DataSet | None = None  # that it was prepared for
         self._regular = [_compiled(m) for m in self._models] if compile else self._models
 
     def __len__(self) -> int:
@@ -113,26 +121,67 @@ class Faculty(Sequence[Teacher]):
 
         Args:
             eager: do not run compiled code: for an odd number of images, or where hooks listen.
+
+        Raises:
+            UserError: the model gives no logits, or more or fewer than the teacher has classes.
         """
         model = self._models[teacher] if eager else self._regular[teacher]
-        logits: Tensor = model(images if self.dtype is None else images.to(self.dtype))
-        return logits.float()
+        output = model(images if self.dtype is None else images.to(self.dtype))
+        return self._logits_of(output, teacher, len(images)).float()
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
-        """Called by a School before it asks anything: what will be learned, in which views."""
+        """Called by a School before it asks anything: what will be learned, in which views.
+
+        Every teacher that has weights is tried out on one image.
+
+        Raises:
+            UserError: that fails, or as :meth:`logits`; the message names the teacher.
+        """
+        if data is self._data:
+            return
+        for k, teacher in enumerate(self._teachers):
+            if teacher.has_weights:
+                self._try_out(k, (3, data.image_size, data.image_size))
+        self._data = data
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
         """What ``teacher`` says about some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
 
+    def _try_out(self, k: int, input_size: Sequence[int]) -> None:
+        try:
+            self.logits(k, torch.zeros(1, *input_size, device=self.device), eager=True)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"teacher {k} ({self._teachers[k].name}) fails on images of {tuple(input_size)}: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
-def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
+    def _logits_of(self, output: object, k: int, count: int) -> Tensor:
+        teacher = self._teachers[k]
+        logits = getattr(output, "logits", output)
+        expected = (count, len(teacher.classes))
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"teacher {k} ({teacher.name}) gives a {type(logits).__name__}; expected logits, a "
+                f"tensor {expected}, or an object with an attribute 'logits' of that kind"
+            )
+        if logits.shape != expected:
+            raise UserError(
+                f"teacher {k} ({teacher.name}) gives logits {tuple(logits.shape)}; expected "
+                f"{expected}, one for each of its {expected[1]} classes"
+            )
         return logits
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], object]:
+    def run(images: Tensor) -> object:
+        return model(images)
 
     # Dynamo counts recompilations by code object, up to eight: let each teacher begin at zero.
     run.__code__ = run.__code__.replace()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(run, dynamic=False)
+    compiled: Callable[[Tensor], object] = torch.compile(run, dynamic=False)
     return compiled

@@ -145,7 +145,7 @@ def countable_views(augment: Augment) -> int:
 
 def _header_of(teacher: Teacher) -> dict[str, Any] | None:
     """None: it has no weights, and only takes the place of one that is not asked."""
-    if not teacher.model.state_dict():
+    if not teacher.has_weights:
         return None
     return {
         "name": teacher.name,
