@@ -56,7 +56,6 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     data = _imageless(recipe.data)
     if data is None:
         return None
-    size = (3, data.image_size, data.image_size)
     methods = Methods(recipe, data, ["education"])
     # Shapes are all that counts, and models without weights are made at once.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -71,7 +70,8 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     teacher_training_flops = teacher_flops = 0
     visits = _visits(methods, seen)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
-        flops = forward_flops(teacher, size)
+        size = section.image_size or data.image_size
+        flops = forward_flops(teacher, (3, size, size))
         teacher_flops += visits[k] * flops
         if section.weights is None:
             epochs = section.epochs or recipe.teacher_epochs

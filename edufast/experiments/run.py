@@ -201,8 +201,8 @@ class Run:
                     event_log=self.event_log,
                     console=self.console,
                 )
-            model = self.recipe.teachers[k].model
-            teachers.append(load_teacher(path, k, classes, self.data, model=model))
+            section = self.recipe.teachers[k]
+            teachers.append(load_teacher(path, k, classes, self.data, section))
         low = self.recipe.training.precision == "bf16"
         dtype = torch.bfloat16 if low else None
         if self.config.cache is not None:
