@@ -57,7 +57,6 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     data = _imageless(recipe.data)
     if data is None:
         return None
-    size = (3, data.image_size, data.image_size)
     education = plan_methods(recipe, data, ["education"])["education"]
     slices = recipe.teacher_classes(data)
     # Only shapes matter here, and models without weights are created instantly.
@@ -71,7 +70,8 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     teacher_training_flops = teacher_flops = 0
     visits = _visits(education, slices)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
-        flops = forward_flops(teacher, size)
+        size = section.image_size or data.image_size
+        flops = forward_flops(teacher, (3, size, size))
         teacher_flops += visits[k] * flops
         if section.weights is None:
             epochs = section.epochs or recipe.teacher_epochs

@@ -39,11 +39,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def folded_if_traceable(model: nn.Module) -> nn.Module:
-    """:func:`fold_batch_norm`, or the model itself, in eval mode, where that cannot be done."""
+    """:func:`fold_batch_norm`; of a model that cannot be traced a copy in eval mode as it is."""
     try:
         return fold_batch_norm(model)
     except UserError:
-        return model.eval()
+        return copy.deepcopy(model).eval()
 
 
 @torch.no_grad()
