@@ -62,13 +62,24 @@ def _log_add(x, y):
 
 
 @triton.jit
-def _log_mixture(log_a, log_b, a_share, b_share):
-    return _log_add(log_a + tl.log(a_share), log_b + tl.log(b_share))
+def _log_ratio(log_p, log_q, p):
+    return tl.where((p == 0) | (log_q == -_INF), 0.0, log_p - log_q)
 
 
 @triton.jit
-def _log_ratio(log_p, log_q, p):
-    return tl.where((p == 0) | (log_q == -_INF), 0.0, log_p - log_q)
+def _log_to_mixture(p, q, q_share, p_share):
+    """log(p / m), m = p_share * p + q_share * q; 0 where p is.
+
+    m / p - 1 is formed from q - p: with a share of 1e-7, m itself would be p or q after rounding.
+    """
+    y = q_share * ((q - p) / p)
+    x = 1.0 + y
+    # The logarithm of 1 + y that has the digits of y, though x has lost them (Kahan).
+    near = tl.where(x == 1.0, y, tl.log(x) * (y / (x - 1.0)))
+    most = 1e37  # instead of an overflow, where p is about to underflow
+    far = p_share + q_share * (q / p)
+    far = tl.log(tl.where(far > most, most, far))
+    return tl.where(p == 0, 0.0, -tl.where(tl.abs(y) < 0.5, near, far))
 
 
 # --- sums ---------------------------------------------------------------------------------------
@@ -118,11 +129,10 @@ def accumulate_mixture(sums, whole, z, t, temperature, beta, one_minus_beta):
     ``whole`` is what ``accumulate`` summed over all tiles.
     """
     z_max, z_sum, t_max, t_sum, p_to_m, q_to_m = sums
-    log_p, p = softmax(z, whole[0], whole[1], temperature)
-    log_q, q = softmax(t, whole[2], whole[3], temperature)
-    log_m = _log_mixture(log_p, log_q, one_minus_beta, beta)
-    p_to_m += tl.sum(p * _log_ratio(log_p, log_m, p), 1)
-    q_to_m += tl.sum(q * _log_ratio(log_q, log_m, q), 1)
+    _, p = softmax(z, whole[0], whole[1], temperature)
+    _, q = softmax(t, whole[2], whole[3], temperature)
+    p_to_m += tl.sum(p * _log_to_mixture(p, q, beta, one_minus_beta), 1)
+    q_to_m += tl.sum(q * _log_to_mixture(q, p, one_minus_beta, beta), 1)
     return z_max, z_sum, t_max, t_sum, p_to_m, q_to_m
 
 
@@ -227,8 +237,8 @@ def gradient(
     own, other, ratio, mean, label = coefficients
     value = own[:, None] * p
     if DIVERGENCE == JS:
-        log_m = _log_mixture(log_p, log_q, p_share, q_share)
-        value += ratio[:, None] * (p * (_log_ratio(log_p, log_m, p) - mean[:, None]))
+        log_ratio = _log_to_mixture(p, q, q_share, p_share)
+        value += ratio[:, None] * (p * (log_ratio - mean[:, None]))
     elif (DIVERGENCE == REVERSE_KL) == TEACHER:
         value += other[:, None] * q
     else:

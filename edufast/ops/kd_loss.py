@@ -173,10 +173,10 @@ def kd_loss_and_grad(
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     name = select_backend(backend, student)
     if name == "reference":
-        with torch.enable_grad():
-            leaf = student.detach().to(gradient_dtype(student)).requires_grad_()
-            loss = reference(p._replace(student=leaf))
-            return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+        # torch.func, unlike torch.autograd, is traced by torch.compile.
+        both = torch.func.grad_and_value(lambda logits: reference(p._replace(student=logits)))
+        grad, loss = both(student.detach().to(gradient_dtype(student)))
+        return loss, grad
     return loss_and_gradient(_fused(name), p)
 
 
