@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from edufast.ops import MergePlan, merge_
-from edufast.ops.merge import Merge, reference
+from edufast.ops.reference.merge import Merge, reference
 from tests.ops.merge_cases import (
     FLOATS,
     LAYOUTS,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edufast import _native
-from edufast.ops.merge import Merge, reference
+from edufast.ops.reference.merge import Merge, reference
 from tests.ops.merge_cases import after, assert_same_bits, merges, poolings
 
 ROOT = Path(__file__).parents[2]

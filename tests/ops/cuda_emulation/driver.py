@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from edufast.ops.kd_loss import _problem, kd_loss
-from edufast.ops.kd_loss_reference import REDUCTIONS, Problem
+from edufast.ops.kd_loss import kd_loss_arguments
+from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
 from tests.ops.cases import Inputs, Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -146,13 +146,12 @@ def library() -> ctypes.CDLL:
 _tokens = itertools.count(1)
 
 
-def problem_of(x: Inputs) -> Problem:
-    defaults = (kd_loss.__kwdefaults__ or {}) | x.arguments | {"backend": "reference"}
-    return _problem(x.student, x.teachers, x.labels, **defaults)[0]
+def problem_of(x: Inputs) -> KDLoss:
+    return kd_loss_arguments(x.student, x.teachers, x.labels, **x.arguments)
 
 
 def run(
-    p: Problem,
+    p: KDLoss,
     device: Device | None = None,
     order: int = 0,
     workspace: Tensor | None = None,
