@@ -109,7 +109,7 @@ class Table {
     item.fill = a_.fill[i];
     item.type = t.type;
     const int64_t begin = s.rows() * t.row_size();
-    item.data = const_cast<char*>(t.data) + begin * element_bytes(item.type);
+    item.data = const_cast<char*>(t.data) + begin * bytes_of(item.type);
     item.size = t.size - begin;
     push(i, item);
   }

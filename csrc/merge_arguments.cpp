@@ -34,13 +34,13 @@ bool same(View::Sizes a, View::Sizes b) {
 namespace {
 
 // False: the type is none that can be merged.
-bool find_element(int32_t dtype, Element& element) {
-  static const std::pair<int32_t, Element> known[] = {
-      {aoti_torch_dtype_float32(), Element::F32}, {aoti_torch_dtype_bfloat16(), Element::BF16},
-      {aoti_torch_dtype_float16(), Element::F16}, {aoti_torch_dtype_float64(), Element::F64},
-      {aoti_torch_dtype_int64(), Element::I64},   {aoti_torch_dtype_int32(), Element::I32},
-      {aoti_torch_dtype_int16(), Element::I16},   {aoti_torch_dtype_int8(), Element::I8},
-      {aoti_torch_dtype_uint8(), Element::U8},    {aoti_torch_dtype_bool(), Element::U8}};
+bool find_dtype(int32_t dtype, DType& element) {
+  static const std::pair<int32_t, DType> known[] = {
+      {aoti_torch_dtype_float32(), DType::F32}, {aoti_torch_dtype_bfloat16(), DType::BF16},
+      {aoti_torch_dtype_float16(), DType::F16}, {aoti_torch_dtype_float64(), DType::F64},
+      {aoti_torch_dtype_int64(), DType::I64},   {aoti_torch_dtype_int32(), DType::I32},
+      {aoti_torch_dtype_int16(), DType::I16},   {aoti_torch_dtype_int8(), DType::I8},
+      {aoti_torch_dtype_uint8(), DType::U8},    {aoti_torch_dtype_bool(), DType::U8}};
   const auto* found = std::find_if(std::begin(known), std::end(known),
                                    [&](const auto& k) { return k.first == dtype; });
   if (found == std::end(known)) return false;
@@ -76,7 +76,7 @@ View::View(AtenTensorHandle tensor) : data(data_of(tensor)) {
   strides = {form.strides, static_cast<size_t>(form.dim)};
   for (const int64_t n : sizes) size *= n;
   dtype = form.dtype;
-  supported = find_element(dtype, type);
+  supported = find_dtype(dtype, type);
   static const int32_t cpu = aoti_torch_device_type_cpu();
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device_type));
@@ -170,7 +170,7 @@ struct Range {
 Range range_of(const View& v, int64_t index) {
   int64_t last = 0;
   for (size_t d = 0; d < v.sizes.size(); ++d) last += (v.sizes[d] - 1) * v.strides[d];
-  return {v.data, v.data + (last + 1) * element_bytes(v.type), index};
+  return {v.data, v.data + (last + 1) * bytes_of(v.type), index};
 }
 
 // A target may be its own source: each element is read before it is written. Any other shared
@@ -210,8 +210,8 @@ void check_aliasing(const MergeArguments& a) {
 bool holds(const View& v, double value) {
   if (is_float(v.type)) return true;
   if (v.dtype == aoti_torch_dtype_bool()) return value == 0 || value == 1;
-  const double range = std::ldexp(1.0, 8 * static_cast<int>(element_bytes(v.type)));
-  const bool is_unsigned = v.type == Element::U8;
+  const double range = std::ldexp(1.0, 8 * static_cast<int>(bytes_of(v.type)));
+  const bool is_unsigned = v.type == DType::U8;
   return value == std::trunc(value) && value >= (is_unsigned ? 0 : -range / 2) &&
          value < (is_unsigned ? range : range / 2);
 }

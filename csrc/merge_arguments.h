@@ -33,7 +33,7 @@ struct View {
   int64_t size = 1;
   int32_t dtype;   // as the stable ABI numbers them
   int32_t device;  // index of the CUDA device, or kCpu
-  Element type = Element::F32;
+  DType type = DType::F32;
   bool supported;  // else there is no `type`
 
   explicit View(AtenTensorHandle t);

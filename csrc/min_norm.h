@@ -2,7 +2,7 @@
 // `reference_gram` and `reference_weights` are the specification.
 #pragma once
 
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast {
 

@@ -165,7 +165,7 @@ template <class F> EDUFAST_INLINE void with_dtype(DType dtype, F f) {
     case DType::F32: return f(static_cast<float*>(nullptr));
     case DType::BF16: return f(static_cast<BFloat16*>(nullptr));
     case DType::F16: return f(static_cast<Half*>(nullptr));
-    case DType::F64: return f(static_cast<double*>(nullptr));
+    default: return f(static_cast<double*>(nullptr));
   }
 }
 

@@ -109,7 +109,7 @@ class RowLoss {
   }
 
   static __device__ void* row_of(const Logits& x, int64_t row) {
-    return static_cast<char*>(const_cast<void*>(x.data)) + row * x.row_stride * size_of(x.dtype);
+    return static_cast<char*>(const_cast<void*>(x.data)) + row * x.row_stride * bytes_of(x.dtype);
   }
 
   __device__ const int* positions(int k) const {

@@ -30,7 +30,7 @@ class CLogits(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("row_stride", ctypes.c_int64),
         ("col_stride", ctypes.c_int64),
-        ("dtype", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8),
     ]
 
     @classmethod
@@ -72,7 +72,7 @@ class CProblem(ctypes.Structure):
         ("reduction", ctypes.c_int64),
         ("loss", ctypes.c_void_p),
         ("grad", ctypes.c_void_p),
-        ("grad_dtype", ctypes.c_int32),
+        ("grad_dtype", ctypes.c_uint8),
     ]
 
 
