@@ -1,7 +1,7 @@
 // The checks of dist_loss; its schema is in ops.cpp.
 #include "dist_loss.h"
 
-#include "arguments.h"
+#include "checks.h"
 
 #include <tuple>
 

@@ -1,7 +1,7 @@
 // What merge_ is asked to do, and its checks: once, whatever the backend.
 #pragma once
 
-#include "common.h"
+#include "stable_abi.h"
 #include "merge.h"
 
 #include <memory>

@@ -1,7 +1,7 @@
 // The checks of gradient_gram and min_norm_weights; their schemas are in ops.cpp.
 #include "min_norm.h"
 
-#include "arguments.h"
+#include "checks.h"
 
 namespace edufast {
 
@@ -28,6 +28,7 @@ Tensor gradient_gram(Tensor student, std::vector<Tensor> teachers, std::vector<T
   Tensor gram = new_empty(student, {k, k}, ScalarType::Double);
   p.gram = static_cast<double*>(gram.mutable_data_ptr());
   STD_TORCH_CHECK(student.is_cpu(), "this build of EduFast has no kernel for student's device");
+  check_columns(p.teachers, p.num_teachers, p.classes);
   cpu::gradient_gram(p);
   return gram;
 }

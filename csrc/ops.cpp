@@ -1,6 +1,6 @@
 // Every operator's schema and its checks. A check runs once, here; the backends trust what they get.
-#include "arguments.h"
-#include "common.h"
+#include "checks.h"
+#include "stable_abi.h"
 #include "kd_loss.h"
 
 #include <tuple>
@@ -10,6 +10,14 @@ namespace edufast {
 namespace {
 
 using torch::stable::new_empty;
+
+void check_labels(const KDLoss& p) {
+  for (int64_t row = 0; row < p.rows; ++row) {
+    const int64_t y = p.labels[row * p.label_stride];
+    STD_TORCH_CHECK(y == p.ignore_index || (y >= 0 && y < p.classes), "labels[", row, "] is ", y,
+                    "; expected 0 to ", p.classes - 1, " or ignore_index ", p.ignore_index);
+  }
+}
 
 using KDLossResult = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
@@ -87,6 +95,8 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
   p.loss = loss.mutable_data_ptr();
 
   if (student.is_cpu()) {
+    check_labels(p);
+    check_columns(p.teachers, p.num_teachers, p.classes);
     cpu::kd_loss(p);
 #ifdef EDUFAST_HAS_CUDA
   } else if (student.is_cuda()) {

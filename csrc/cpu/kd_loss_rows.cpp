@@ -5,10 +5,10 @@
 // exponentials, whatever the divergence. A row that fits into the cache is one block, whose
 // exponentials are kept between the sweeps. A longer row is many blocks, and their exponentials are
 // computed again: with SIMD that costs no more than bringing them back from memory.
-#include "kd_loss_rows.h"
+#include "cpu/kd_loss_rows.h"
 
-#include "kd_loss_loops.h"
-#include "kd_loss_weights.h"
+#include "cpu/kd_loss_loops.h"
+#include "cpu/kd_loss_weights.h"
 
 EDUFAST_DECLARE_ROWS(EDUFAST_ISA)
 

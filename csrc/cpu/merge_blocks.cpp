@@ -1,8 +1,8 @@
 // The loops of merge_, compiled once per instruction set (cmake/cpu_isa.cmake), without fused
 // multiply-adds: every backend and every instruction set gives the same bits.
-#include "merge_blocks.h"
+#include "cpu/merge_blocks.h"
 
-#include "elements.h"
+#include "cpu/half.h"
 
 EDUFAST_DECLARE_MERGE_RANGE(EDUFAST_ISA)
 

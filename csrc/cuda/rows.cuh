@@ -5,7 +5,7 @@
 #include <cuda_fp16.h>
 
 #include "cuda/primitives.cuh"
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast::cuda {
 

@@ -6,7 +6,7 @@ inline __half __float2half_rn(float x) {
   return {std::bit_cast<uint16_t>(static_cast<_Float16>(x))};
 }
 
-#include "common.h"
+#include "stable_abi.h"
 #include "cuda/merge_table.h"
 
 namespace edufast {

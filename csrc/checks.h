@@ -1,8 +1,8 @@
-// Tensors as the kernels see them, checked: what the operators on logits have in common.
+// Checks of tensors, and what they become for the kernels: what the operators on logits share.
 #pragma once
 
-#include "common.h"
-#include "kd_loss.h"
+#include "stable_abi.h"
+#include "logits.h"
 
 #include <string>
 #include <vector>
@@ -65,6 +65,16 @@ inline Teacher teacher_of(const Tensor& t, const Tensor& student,
   }
   STD_TORCH_CHECK(t.size(1) > 0, name, " has no classes");
   return teacher;
+}
+
+// What is in a list of classes can be looked at on the CPU only; a CUDA kernel makes the loss NaN.
+inline void check_columns(const Teacher* teachers, int32_t count, int32_t classes) {
+  for (int32_t k = 0; k < count; ++k) {
+    const Teacher& t = teachers[k];
+    for (int64_t j = 0; t.columns && j < t.classes; ++j)
+      STD_TORCH_CHECK(t.columns[j] >= 0 && t.columns[j] < classes, "columns[", k, "] names class ",
+                      t.columns[j], "; expected 0 to ", classes - 1);
+  }
 }
 
 }  // namespace edufast
