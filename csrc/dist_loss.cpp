@@ -1,4 +1,4 @@
-// The checks of dist_loss; its schema is in ops.cpp.
+// The operator dist_loss: its schema, its checks and its dispatch.
 #include "dist_loss.h"
 
 #include "checks.h"
@@ -6,6 +6,7 @@
 #include <tuple>
 
 namespace edufast {
+namespace {
 
 using torch::stable::new_empty;
 
@@ -39,4 +40,12 @@ std::tuple<Tensor, Tensor> dist_loss(Tensor student, Tensor teacher, double temp
   return {loss, grad};
 }
 
+}  // namespace
 }  // namespace edufast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(edufast, m) {
+  m.def(
+      "dist_loss(Tensor student, Tensor teacher, float temperature, float beta, float gamma) "
+      "-> (Tensor loss, Tensor grad)");
+}
+STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) { m.impl("dist_loss", TORCH_BOX(&edufast::dist_loss)); }

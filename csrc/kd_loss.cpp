@@ -1,7 +1,9 @@
-// Every operator's schema and its checks. A check runs once, here; the backends trust what they get.
+// The operator kd_loss: its schema, its checks (once, here; the backends trust what they get) and its
+// dispatch.
+#include "kd_loss.h"
+
 #include "checks.h"
 #include "stable_abi.h"
-#include "kd_loss.h"
 
 #include <tuple>
 #include <vector>
@@ -111,70 +113,16 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
 }
 
 }  // namespace
-
-// Defined in merge.cpp, which owns the tensors behind the handles.
-using Handles = std::vector<AtenTensorHandle>;
-void merge_check(Handles, Handles, std::vector<double>, double,
-                 std::vector<double>, std::vector<int64_t>, std::vector<double>);
-void merge_(Handles, Handles, std::vector<double>, double,
-            std::vector<double>, std::vector<int64_t>, std::vector<double>);
-int64_t merge_plan(Handles, Handles, int64_t, std::vector<double>,
-                   std::vector<int64_t>);
-void merge_plan_run(int64_t, std::vector<double>, double, std::vector<double>);
-void merge_plan_free(int64_t);
-
-// Defined in dist_loss.cpp and min_norm.cpp.
-std::tuple<Tensor, Tensor> dist_loss(Tensor, Tensor, double, double, double);
-Tensor gradient_gram(Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<int64_t>,
-                     std::vector<double>);
-Tensor min_norm_weights(Tensor, double);
-
 }  // namespace edufast
 
-STABLE_TORCH_LIBRARY(edufast, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(edufast, m) {
   m.def(
       "kd_loss(Tensor student, Tensor[] teachers, Tensor labels, Tensor? weights, "
       "Tensor[] columns, int[] starts, float[] temperatures, float alpha, int weighting, "
       "int divergence, float[] divergence_params, float label_smoothing, int ignore_index, "
       "int reduction, bool teacher_grad) -> (Tensor loss, Tensor grad, Tensor[] teacher_grads)");
-  // `sources` is list after list, one list for each of the weights.
-  m.def(
-      "merge_(Tensor(a!)[] targets, Tensor[] sources, float[] weights, float keep, float[] fill, "
-      "int[] moments, float[] moment_weights) -> ()");
-  m.def(
-      "merge_check(Tensor[] targets, Tensor[] sources, float[] weights, float keep, float[] fill, "
-      "int[] moments, float[] moment_weights) -> ()");
-  m.def(
-      "merge_plan(Tensor[] targets, Tensor[] sources, int num_sources, float[] fill, "
-      "int[] moments) -> int");
-  m.def(
-      "merge_plan_run(int plan, float[] weights, float keep, float[] moment_weights) -> ()");
-  m.def("merge_plan_free(int plan) -> ()");
-  m.def(
-      "dist_loss(Tensor student, Tensor teacher, float temperature, float beta, float gamma) "
-      "-> (Tensor loss, Tensor grad)");
-  m.def(
-      "gradient_gram(Tensor student, Tensor[] teachers, Tensor[] columns, int[] starts, "
-      "float[] temperatures) -> Tensor");
-  m.def("min_norm_weights(Tensor gram, float cap) -> Tensor");
 }
-
-STABLE_TORCH_LIBRARY_IMPL(edufast, CompositeExplicitAutograd, m) {
-  m.impl("merge_check", TORCH_BOX(&edufast::merge_check));
-  m.impl("merge_plan", TORCH_BOX(&edufast::merge_plan));
-  m.impl("merge_plan_run", TORCH_BOX(&edufast::merge_plan_run));
-  m.impl("merge_plan_free", TORCH_BOX(&edufast::merge_plan_free));
-}
-STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) {
-  m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss));
-  m.impl("dist_loss", TORCH_BOX(&edufast::dist_loss));
-  m.impl("gradient_gram", TORCH_BOX(&edufast::gradient_gram));
-  m.impl("min_norm_weights", TORCH_BOX(&edufast::min_norm_weights));
-  m.impl("merge_", TORCH_BOX(&edufast::merge_));
-}
+STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) { m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss)); }
 #ifdef EDUFAST_HAS_CUDA
-STABLE_TORCH_LIBRARY_IMPL(edufast, CUDA, m) {
-  m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss));
-  m.impl("merge_", TORCH_BOX(&edufast::merge_));
-}
+STABLE_TORCH_LIBRARY_IMPL(edufast, CUDA, m) { m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss)); }
 #endif

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <utility>
 
 namespace edufast {
@@ -28,114 +27,6 @@ bool same(View::Sizes a, View::Sizes b) {
 }
 
 }  // namespace
-
-// --- what is known of a tensor ------------------------------------------------------------------
-
-namespace {
-
-// False: the type is none that can be merged.
-bool find_dtype(int32_t dtype, DType& element) {
-  static const std::pair<int32_t, DType> known[] = {
-      {aoti_torch_dtype_float32(), DType::F32}, {aoti_torch_dtype_bfloat16(), DType::BF16},
-      {aoti_torch_dtype_float16(), DType::F16}, {aoti_torch_dtype_float64(), DType::F64},
-      {aoti_torch_dtype_int64(), DType::I64},   {aoti_torch_dtype_int32(), DType::I32},
-      {aoti_torch_dtype_int16(), DType::I16},   {aoti_torch_dtype_int8(), DType::I8},
-      {aoti_torch_dtype_uint8(), DType::U8},    {aoti_torch_dtype_bool(), DType::U8}};
-  const auto* found = std::find_if(std::begin(known), std::end(known),
-                                   [&](const auto& k) { return k.first == dtype; });
-  if (found == std::end(known)) return false;
-  element = found->second;
-  return true;
-}
-
-const char* data_of(AtenTensorHandle tensor) {
-  const void* data;
-  TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(tensor, &data));
-  return static_cast<const char*>(data);
-}
-
-// Sizes, strides and dtype, which a tensor may change like its memory.
-struct Form {
-  int64_t dim;
-  int64_t *sizes, *strides;  // borrowed from the tensor
-  int32_t dtype;
-
-  explicit Form(AtenTensorHandle tensor) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor, &dim));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor, &sizes));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor, &strides));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor, &dtype));
-  }
-};
-
-}  // namespace
-
-View::View(AtenTensorHandle tensor) : data(data_of(tensor)) {
-  const Form form(tensor);
-  sizes = {form.sizes, static_cast<size_t>(form.dim)};
-  strides = {form.strides, static_cast<size_t>(form.dim)};
-  for (const int64_t n : sizes) size *= n;
-  dtype = form.dtype;
-  supported = find_dtype(dtype, type);
-  static const int32_t cpu = aoti_torch_device_type_cpu();
-  int32_t device_type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device_type));
-  device = kCpu;
-  if (device_type != cpu) TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &device));
-}
-
-bool View::contiguous() const {
-  int64_t expected = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    if (sizes[d] > 1 && strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
-}
-
-namespace {
-
-// Dimensions longer than one, from the smallest stride to the largest.
-std::vector<size_t> by_stride(const View& v) {
-  std::vector<size_t> order;
-  for (size_t d = 0; d < v.sizes.size(); ++d)
-    if (v.sizes[d] > 1) order.push_back(d);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return v.strides[a] < v.strides[b]; });
-  return order;
-}
-
-bool overlaps_itself(const View& v) {
-  if (v.contiguous()) return false;
-  int64_t extent = 1;
-  for (const size_t d : by_stride(v)) {
-    if (v.strides[d] < extent) return true;
-    extent += (v.sizes[d] - 1) * v.strides[d];
-  }
-  return false;
-}
-
-}  // namespace
-
-bool View::dense() const {
-  if (contiguous()) return true;
-  int64_t expected = 1;
-  for (const size_t d : by_stride(*this)) {
-    if (strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
-}
-
-bool View::dense_rows() const {
-  return contiguous() || (dense() && (rows() <= 1 || by_stride(*this).back() == 0));
-}
-
-bool same_strides(const View& a, const View& b) {
-  for (size_t d = 0; d < b.sizes.size(); ++d)
-    if (b.sizes[d] > 1 && a.strides[d] != b.strides[d]) return false;
-  return true;
-}
 
 // --- checks -------------------------------------------------------------------------------------
 
@@ -180,7 +71,7 @@ void check_aliasing(const MergeArguments& a) {
   written.reserve(a.pairs());
   for (int64_t i = 0; i < a.pairs(); ++i) {
     if (a.target_views[i].size == 0) continue;
-    MERGE_CHECK(!overlaps_itself(a.target_views[i]), target_name(i),
+    MERGE_CHECK(!a.target_views[i].overlaps_itself(), target_name(i),
                 " has several elements in one place of memory (is it expanded?)");
     written.push_back(range_of(a.target_views[i], i));
   }
@@ -289,31 +180,6 @@ void MergeWeights::check(const MergeArguments& a) const {
   for (const double w : of_moments()) sum += w;
   MERGE_CHECK(std::abs(sum - 1) < 1e-6, "keep and the weights of moments sum to ", sum,
               "; expected 1: moments are those of a mixture");
-}
-
-// --- what a plan remembers ----------------------------------------------------------------------
-
-Snapshot::Snapshot(const MergeArguments& a) {
-  entries_.reserve(a.targets.size() + a.sources.size());
-  for (const auto* tensors : {&a.targets, &a.sources}) {
-    for (const OwnedTensor& t : *tensors) {
-      const Form form(t.get());
-      entries_.push_back({t.get(), data_of(t.get()), layouts_.size(), form.dim, form.dtype});
-      layouts_.insert(layouts_.end(), form.sizes, form.sizes + form.dim);
-      layouts_.insert(layouts_.end(), form.strides, form.strides + form.dim);
-    }
-  }
-}
-
-bool Snapshot::outdated() const {
-  return !std::all_of(entries_.begin(), entries_.end(), [&](const Entry& old) {
-    if (data_of(old.tensor) != old.data) return false;
-    const Form now(old.tensor);
-    const int64_t* layout = layouts_.data() + old.layout;
-    return now.dim == old.dim && now.dtype == old.dtype &&
-           std::equal(now.sizes, now.sizes + now.dim, layout) &&
-           std::equal(now.strides, now.strides + now.dim, layout + now.dim);
-  });
 }
 
 }  // namespace edufast

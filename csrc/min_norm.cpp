@@ -1,9 +1,10 @@
-// The checks of gradient_gram and min_norm_weights; their schemas are in ops.cpp.
+// The operators gradient_gram and min_norm_weights: their schemas, their checks and their dispatch.
 #include "min_norm.h"
 
 #include "checks.h"
 
 namespace edufast {
+namespace {
 
 using torch::stable::new_empty;
 
@@ -48,4 +49,16 @@ Tensor min_norm_weights(Tensor gram, double cap) {
   return weights;
 }
 
+}  // namespace
 }  // namespace edufast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(edufast, m) {
+  m.def(
+      "gradient_gram(Tensor student, Tensor[] teachers, Tensor[] columns, int[] starts, "
+      "float[] temperatures) -> Tensor");
+  m.def("min_norm_weights(Tensor gram, float cap) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) {
+  m.impl("gradient_gram", TORCH_BOX(&edufast::gradient_gram));
+  m.impl("min_norm_weights", TORCH_BOX(&edufast::min_norm_weights));
+}
