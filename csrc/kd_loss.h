@@ -11,13 +11,7 @@ enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, C
 enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
 enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
 
-struct KDLoss {
-  Logits student;  // (B, C)
-  int64_t rows = 0;
-  int32_t classes = 0;
-  int32_t num_teachers = 0;
-  Teacher teachers[kMaxTeachers];
-
+struct KDLoss : StudentAndTeachers {
   const int64_t* labels = nullptr;  // (B), stride label_stride
   int64_t label_stride = 1;
   int64_t ignore_index = -100;

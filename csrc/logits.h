@@ -7,6 +7,11 @@ namespace edufast {
 
 // Teachers travel to a CUDA kernel by value, inside its 4 KB of parameters.
 constexpr int kMaxTeachers = 32;
+// Columns are counted in 32 bits, which must also hold a row rounded up to whole spans of threads.
+constexpr int64_t kMaxClasses = int64_t{1} << 30;
+// Of temperatures and weights of terms: their squares, and the inverse of a temperature's square,
+// are normal float32 numbers up to here.
+constexpr double kMaxNumber = 1e18;
 
 struct Logits {
   const void* data = nullptr;
@@ -22,6 +27,15 @@ struct Teacher {
   const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]
   float temperature = 1;
   void* grad = nullptr;  // (B, classes) contiguous, the teacher's dtype (fp16: fp32); null: unasked
+};
+
+// What losses with several teachers have in common.
+struct StudentAndTeachers {
+  Logits student;  // (B, C)
+  int64_t rows = 0;
+  int32_t classes = 0;
+  int32_t num_teachers = 0;
+  Teacher teachers[kMaxTeachers];
 };
 
 }  // namespace edufast

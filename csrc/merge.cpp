@@ -10,14 +10,21 @@
 namespace edufast {
 namespace {
 
-void check_device(const MergeArguments& a) {
-#ifndef EDUFAST_HAS_CUDA
-  for (int64_t i = 0; i < a.pairs(); ++i)
-    MERGE_CHECK(a.target_views[i].device == kCpu, target_name(i),
-                " is on an accelerator; this build of EduFast has CPU kernels only");
+// Whether there is a kernel for every target, before any is written.
+void check_kernels(const MergeArguments& a) {
+  for (int64_t i = 0; i < a.pairs(); ++i) {
+    const int32_t type = a.target_views[i].device.type;
+#ifdef EDUFAST_HAS_CUDA
+    const bool cuda = type == aoti_torch_device_type_cuda();
+    MERGE_CHECK(!cuda || a.num_sources <= kMaxCudaSources, "there are ", a.num_sources,
+                " lists of sources; expected at most ", kMaxCudaSources, " on CUDA");
+    MERGE_CHECK(cuda || type == aoti_torch_device_type_cpu(), target_name(i), " is on ",
+                device_name(shared(a.targets[i])), "; expected cpu or cuda");
 #else
-  (void)a;
+    MERGE_CHECK(type == aoti_torch_device_type_cpu(), target_name(i), " is on ",
+                device_name(shared(a.targets[i])), "; expected cpu, for which this build has kernels");
 #endif
+  }
 }
 
 class Plan {
@@ -36,7 +43,7 @@ class Plan {
 
  private:
   void prepare() {
-    check_device(arguments_);
+    check_kernels(arguments_);
     snapshot_ = std::make_unique<Snapshot>(arguments_.targets, arguments_.sources);
     items_ = std::make_unique<MergeItems>(arguments_);
   }
@@ -73,7 +80,7 @@ void merge_(TensorHandles targets, TensorHandles sources, std::vector<double> we
             std::vector<double> moment_weights) {
   const int64_t n = static_cast<int64_t>(weights.size());
   const MergeArguments arguments(targets, sources, n, std::move(fill), std::move(moments));
-  check_device(arguments);
+  check_kernels(arguments);
   const MergeWeights numbers{std::move(weights), keep, std::move(moment_weights)};
   numbers.check(arguments);
   MergeItems(arguments).run(numbers);
@@ -94,7 +101,8 @@ void merge_plan_run(int64_t number, std::vector<double> weights, double keep,
   {
     const std::lock_guard lock(plans().mutex);
     const auto found = plans().by_number.find(number);
-    MERGE_CHECK(found != plans().by_number.end(), "there is no plan ", number);
+    MERGE_CHECK(found != plans().by_number.end(), "there is no plan ", number,
+                "; expected a number that merge_plan returned");
     plan = found->second;
   }
   plan->run({std::move(weights), keep, std::move(moment_weights)});
@@ -102,7 +110,8 @@ void merge_plan_run(int64_t number, std::vector<double> weights, double keep,
 
 void merge_plan_free(int64_t number) {
   const std::lock_guard lock(plans().mutex);
-  plans().by_number.erase(number);
+  MERGE_CHECK(plans().by_number.erase(number) == 1, "there is no plan ", number,
+              "; expected a number that merge_plan returned, once");
 }
 
 }  // namespace

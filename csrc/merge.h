@@ -13,6 +13,9 @@ enum class Rule : uint8_t {
   Fill,     // no source: every element becomes `fill`
 };
 
+// A CUDA kernel has room for this many lists of sources in its parameters.
+constexpr int kMaxCudaSources = 32;
+
 struct MergeSource {
   const void* data = nullptr;
   DType type = DType::F32;

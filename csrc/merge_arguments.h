@@ -1,15 +1,15 @@
 // What merge_ is asked to do, and its checks: once, whatever the backend.
 #pragma once
 
+#include "checks.h"
 #include "merge.h"
 #include "merge_view.h"
 
-#include <string>
 #include <vector>
 
 namespace edufast {
 
-#define MERGE_CHECK(condition, ...) STD_TORCH_CHECK(condition, "merge_: ", __VA_ARGS__)
+#define MERGE_CHECK(condition, ...) EDUFAST_CHECK(condition, "merge_: ", __VA_ARGS__)
 
 // The tensors of a merge. Sources are list after list; sources[n][i] goes to targets[i].
 struct MergeArguments {
@@ -38,7 +38,7 @@ struct MergeWeights {
   }
 };
 
-std::string target_name(int64_t i);
-std::string source_name(int64_t n, int64_t i);
+inline Argument target_name(int64_t i) { return {"targets", i}; }
+inline Argument source_name(int64_t n, int64_t i) { return {"sources", n, i}; }
 
 }  // namespace edufast

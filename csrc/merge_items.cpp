@@ -3,15 +3,6 @@
 #include <cmath>
 
 namespace edufast {
-namespace {
-
-Tensor shared(const OwnedTensor& tensor) {
-  AtenTensorHandle another;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &another));
-  return Tensor(another);
-}
-
-}  // namespace
 
 MergeItems::MergeItems(const MergeArguments& arguments) : a_(arguments) {
   sources_.reserve(a_.sources.size());
@@ -33,17 +24,17 @@ MergeItems::MergeItems(const MergeArguments& arguments) : a_(arguments) {
 }
 
 void MergeItems::run(const MergeWeights& weights) {
-  for (auto& [device, items] : items_) {
+  for (auto& [cuda_device, items] : items_) {
     const Merge problem{items.data(), static_cast<int64_t>(items.size()),
                         static_cast<int32_t>(a_.num_sources), weights.weights.data(),
                         weights.keep, weights.of_moments().data()};
-    if (device == kCpu) {
+    if (cuda_device == kCpu) {
       cpu::merge(problem);
       continue;
     }
 #ifdef EDUFAST_HAS_CUDA
-    torch::stable::accelerator::DeviceGuard guard(device);
-    cuda::merge(problem, current_cuda_stream(device));
+    torch::stable::accelerator::DeviceGuard guard(cuda_device);
+    cuda::merge(problem, current_cuda_stream(cuda_device));
 #endif
   }
   for (auto& [region, line] : written_back_) torch::stable::copy_(region, line);
@@ -107,7 +98,9 @@ Tensor MergeItems::rows(int64_t i, int64_t begin, int64_t end) {
 }
 
 void MergeItems::push(int64_t i, const MergeItem& item) {
-  if (item.size) items_[a_.target_views[i].device].push_back(item);
+  if (item.size == 0) return;
+  const Device& device = a_.target_views[i].device;
+  items_[device.type == aoti_torch_device_type_cpu() ? kCpu : device.index].push_back(item);
 }
 
 }  // namespace edufast

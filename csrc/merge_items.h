@@ -24,7 +24,8 @@ class MergeItems {
   void push(int64_t i, const MergeItem& item);
 
   const MergeArguments& a_;
-  std::map<int32_t, std::vector<MergeItem>> items_;  // by device
+  static constexpr int32_t kCpu = -1;
+  std::map<int32_t, std::vector<MergeItem>> items_;  // by index of the CUDA device, or kCpu
   std::vector<MergeSource> sources_;                 // reserved in full: items point into it
   std::vector<Tensor> staged_;
   std::vector<std::pair<Tensor, Tensor>> written_back_;

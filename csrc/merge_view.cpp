@@ -1,7 +1,9 @@
 #include "merge_view.h"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
+#include <numeric>
 #include <utility>
 
 namespace edufast {
@@ -48,17 +50,23 @@ View::View(AtenTensorHandle tensor) : data(data_of(tensor)) {
   const Form form(tensor);
   sizes = {form.sizes, static_cast<size_t>(form.dim)};
   strides = {form.strides, static_cast<size_t>(form.dim)};
-  for (const int64_t n : sizes) size *= n;
+  // No product of sizes beside a 0: it may be larger than any number.
+  const bool empty = std::find(sizes.begin(), sizes.end(), 0) != sizes.end();
+  size = empty ? 0 : std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
   dtype = form.dtype;
   supported = find_dtype(dtype, type);
-  static const int32_t cpu = aoti_torch_device_type_cpu();
-  int32_t device_type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device_type));
-  device = kCpu;
-  if (device_type != cpu) TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device.type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &device.index));
+}
+
+Tensor shared(const OwnedTensor& tensor) {
+  AtenTensorHandle another;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &another));
+  return Tensor(another);
 }
 
 bool View::contiguous() const {
+  if (size == 0) return true;
   int64_t expected = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
     if (sizes[d] > 1 && strides[d] != expected) return false;

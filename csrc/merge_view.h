@@ -9,8 +9,6 @@
 
 namespace edufast {
 
-constexpr int32_t kCpu = -1;
-
 // Owns a tensor, as torch::stable::Tensor does, but without counting who else does: that is half of
 // the time of a list of small tensors.
 struct DeleteTensor {
@@ -21,15 +19,21 @@ using OwnedTensor = std::unique_ptr<AtenTensorOpaque, DeleteTensor>;
 // What the operators are given: tensors that are theirs.
 using TensorHandles = std::vector<AtenTensorHandle>;
 
+// As the stable ABI numbers them.
+struct Device {
+  int32_t type, index;
+  bool operator==(const Device&) const = default;
+};
+
 // What is known of a tensor.
 struct View {
   using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
   const char* data;
   Sizes sizes, strides;  // borrowed from the tensor
-  int64_t size = 1;
-  int32_t dtype;   // as the stable ABI numbers them
-  int32_t device;  // index of the CUDA device, or kCpu
+  int64_t size;
+  int32_t dtype;  // as the stable ABI numbers them
+  Device device;
   DType type = DType::F32;
   bool supported;  // else there is no `type`
 
@@ -41,6 +45,9 @@ struct View {
   bool dense_rows() const;  // so do its first n rows and the rest, for every n
   bool overlaps_itself() const;
 };
+
+// Another owner of the same tensor.
+Tensor shared(const OwnedTensor& tensor);
 
 // Whether equal positions in memory are equal positions in the tensors, given equal sizes.
 bool same_strides(const View& a, const View& b);

@@ -13,7 +13,6 @@
 
 namespace edufast::cuda {
 
-constexpr int kMaxMergeSources = 32;
 constexpr int kMergeThreads = 256;
 constexpr int kMergeVector = 8;  // elements of a thread: 16 bytes of a half type
 constexpr int64_t kMergeTile = 4 * kMergeThreads * kMergeVector;
@@ -39,7 +38,7 @@ union MergeSlot {
 struct MergeHeader {
   int32_t num_entries, num_tiles, num_sources;
   double keep;
-  double weights[kMaxMergeSources], moment_weights[kMaxMergeSources];
+  double weights[kMaxCudaSources], moment_weights[kMaxCudaSources];
 };
 
 // Kernel parameters hold 32764 bytes (CUDA 12.1, Volta); a short list does not pay for the copy.

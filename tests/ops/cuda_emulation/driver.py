@@ -159,7 +159,8 @@ def load_merge() -> None:
             "-isystem",
             torch_dir / "include",
             HERE / "merge.cpp",
-            *sorted((ROOT / "csrc").glob("merge*.cpp")),
+            ROOT / "csrc/checks.cpp",
+            *(ROOT / "csrc").glob("merge*.cpp"),
             torch_dir / "lib/libtorch_cpu.so",
         )
         torch.ops.load_library(str(target))
