@@ -2,7 +2,7 @@
 // edufast/ops/dist_loss.py, whose `reference` is the specification.
 #pragma once
 
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast {
 

@@ -2,7 +2,7 @@
 // Semantics: edufast/ops/kd_loss.py, whose `reference` is the specification.
 #pragma once
 
-#include <cstdint>
+#include "logits.h"
 
 namespace edufast {
 
@@ -10,34 +10,8 @@ namespace edufast {
 enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, Confidence = 4 };
 enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
 enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
-enum class DType : int32_t { F32 = 0, BF16 = 1, F16 = 2, F64 = 3 };
 
-// Teachers travel to a CUDA kernel by value, inside its 4 KB of parameters.
-constexpr int kMaxTeachers = 32;
-
-struct Logits {
-  const void* data = nullptr;
-  int64_t row_stride = 0;  // in elements
-  int64_t col_stride = 0;
-  DType dtype = DType::F32;
-};
-
-struct Teacher {
-  Logits logits;                     // (B, classes)
-  int32_t classes = 0;
-  int32_t start = 0;                 // column j stands for class start + j ...
-  const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]
-  float temperature = 1;
-  void* grad = nullptr;  // (B, classes) contiguous, the teacher's dtype (fp16: fp32); null: unasked
-};
-
-struct KDLoss {
-  Logits student;  // (B, C)
-  int64_t rows = 0;
-  int32_t classes = 0;
-  int32_t num_teachers = 0;
-  Teacher teachers[kMaxTeachers];
-
+struct KDLoss : StudentAndTeachers {
   const int64_t* labels = nullptr;  // (B), stride label_stride
   int64_t label_stride = 1;
   int64_t ignore_index = -100;

@@ -2,17 +2,11 @@
 // `reference_gram` and `reference_weights` are the specification.
 #pragma once
 
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast {
 
-struct GradientGram {
-  Logits student;  // (B, C)
-  int64_t rows = 0;
-  int32_t classes = 0;
-  int32_t num_teachers = 0;
-  Teacher teachers[kMaxTeachers];  // their `grad` is not used
-
+struct GradientGram : StudentAndTeachers {  // the teachers' `grad` is not used
   double* gram = nullptr;  // (K, K): sums of g_i g_j over rows and classes, g_k = T_k (p_k - q_k)
 };
 

@@ -31,3 +31,21 @@ def test_hooks_run_the_versions_of_make_lint(repo):
     pins = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==([\d.]+)", requirements, re.MULTILINE))
     for hook in repo["hooks"]:
         assert repo["rev"] == "v" + pins[COMMAND[hook["id"]].split()[0]]
+
+
+def test_the_pages_that_contributing_links_to_exist():
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(links) > 8
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_commands_that_contributing_names_exist():
+    targets = re.findall(r"`?make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(targets) <= set(rules) and {"dev", "build", "test-fast", "lint"} <= set(targets)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.sh")), ids=lambda p: p.name)
+def test_the_tests_that_a_tool_runs_exist(script):
+    paths = re.findall(r"tests/[\w/.]+", script.read_text())
+    assert paths and all((ROOT / path).exists() for path in paths)

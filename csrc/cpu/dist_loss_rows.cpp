@@ -4,9 +4,9 @@
 // each column over these rows, centred on the spot so that fp32 suffices. Moments of columns over
 // the batch are merged from these in fp64. Pass 2 computes the softmaxes again, which with SIMD costs
 // less than bringing them back from memory, and writes the gradient.
-#include "dist_loss_rows.h"
+#include "cpu/dist_loss_rows.h"
 
-#include "kd_loss_loops.h"
+#include "cpu/rows.h"
 
 EDUFAST_DECLARE_DIST(EDUFAST_ISA)
 

@@ -2,7 +2,7 @@
 // once per instruction set.
 #pragma once
 
-#include "../dist_loss.h"
+#include "dist_loss.h"
 
 namespace edufast::cpu {
 

@@ -2,7 +2,8 @@
 // gradients. Adding one means one function here and its line in `divergence`.
 #pragma once
 
-#include "kd_loss_simd.h"
+#include "cpu/simd.h"
+#include "kd_loss.h"
 
 namespace edufast::EDUFAST_ISA {
 namespace {

@@ -2,7 +2,7 @@
 // per instruction set.
 #pragma once
 
-#include "../merge.h"
+#include "merge.h"
 
 namespace edufast::cpu {
 // Threads take parts of items that begin at multiples of this many elements; accumulators of this

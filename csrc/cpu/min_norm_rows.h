@@ -2,7 +2,7 @@
 // exist once per instruction set.
 #pragma once
 
-#include "../min_norm.h"
+#include "min_norm.h"
 
 #define EDUFAST_DECLARE_GRAM(isa)                                                              \
   namespace edufast::isa {                                                                     \

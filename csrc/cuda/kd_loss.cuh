@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2) kd_los
     const int count = count_all_labels(p, launch);
     scale = Real(1) / (count > 0 ? count : 1);
   }
-  RowLoss<Real, D, WarpPerRow, Vectors> row_loss(p, launch, scale, dynamic_shared());
+  Group<Real, D, WarpPerRow, Vectors> group(p, launch, dynamic_shared());
   // Neighbouring rows go to different multiprocessors, so that few rows use all of them.
   int64_t row = blockIdx.x, rows = gridDim.x;
   if (WarpPerRow) {
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2) kd_los
   }
   double sum = 0;
   for (; row < p.rows; row += rows) {
-    const Real loss = row_loss.run(row);
-    if (!row_loss.leads()) continue;
+    const Real loss = run_row(group, row, scale);
+    if (!group.leads()) continue;
     if (p.reduction == Reduction::None)
       store_loss(p, row, loss);
     else

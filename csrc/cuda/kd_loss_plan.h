@@ -77,7 +77,7 @@ inline Workspace carve_workspace(void* memory) {
 // Whether 16-byte accesses reach the classes c, c + 1, ... c + 7 of every row for c a multiple of
 // 8, and each such eight is inside or outside the slice [first, last).
 inline bool allows_vectors(const Logits& x, int64_t first, int64_t last) {
-  const int64_t size = size_of(x.dtype);
+  const int64_t size = bytes_of(x.dtype);
   return x.dtype != DType::F64 && x.col_stride == 1 && first % kVector == 0 &&
          last % kVector == 0 && reinterpret_cast<int64_t>(x.data) % 16 == 0 &&
          x.row_stride * size % 16 == 0;

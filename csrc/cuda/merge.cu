@@ -34,10 +34,6 @@ int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t strea
 }  // namespace
 
 void merge(const Merge& p, void* stream) {
-  if (p.num_sources > kMaxMergeSources)
-    throw std::runtime_error("merge_: there are " + std::to_string(p.num_sources) +
-                             " lists of sources; expected at most " +
-                             std::to_string(kMaxMergeSources) + " on CUDA");
   int device = 0, processors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));

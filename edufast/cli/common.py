@@ -52,6 +52,11 @@ def table(*heads: str, wraps: str | None = None) -> Table:
     return empty
 
 
+def say(text: str) -> None:
+    """A line for people, not broken where the terminal ends: paths stay whole."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def show(what: Table) -> None:
     """Print ``what`` to standard output."""
     Console(markup=False).print(what)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, get_args
 import typer
 from rich.table import Table
 
-from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
+from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, say, user
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -48,7 +48,7 @@ CacheOption = Annotated[
 EqualOption = Annotated[
     str,
     typer.Option(
-        help="What the other methods get as much of as education distillation takes: samples, "
+        help="In what every method's budget equals that of education distillation: samples, "
         "flops (of the student) or time (education goes first)."
     ),
 ]
@@ -281,8 +281,8 @@ def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool
     for row in rows(summary):
         table.add_row(*row)
     console.print(table)
-    console.print(note(summary))
-    console.print(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
+    say(note(summary))
+    say(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
 
 
 def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -13,7 +13,7 @@ from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.distill.weighting import Weighting, find_weighting, operator_weighting
 from edufast.ops import kd_loss
-from edufast.ops.kd_loss_reference import DIVERGENCES
+from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 from edufast.utils.errors import unknown
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.ops import ClassSlices, min_norm_weights
-from edufast.ops.kd_loss_reference import WEIGHTINGS as OPERATOR_WEIGHTINGS
-from edufast.ops.kd_loss_reference import row_weights
+from edufast.ops.reference.kd_loss_weights import WEIGHTINGS as OPERATOR_WEIGHTINGS
+from edufast.ops.reference.kd_loss_weights import row_weights
 from edufast.utils.errors import UserError
 from edufast.utils.registry import Registry, call_user
 

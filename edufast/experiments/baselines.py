@@ -29,19 +29,16 @@ def single_grade(
     """One grade over all classes of ``education``."""
     steps = max(1, round(samples / batch_size))
     epochs = _even_epochs(steps, sum(grade.epochs for grade in education.grades))
-    return Curriculum.single(
-        education.class_map.ids,
-        epochs,
-        teachers=teachers,
-        target=target,
-        samples=round(steps / epochs) * batch_size,
-    )
+    length = round(steps / epochs) * batch_size
+    grade = Grade(epochs, education.class_map.ids, teachers, target=target, samples=length)
+    return Curriculum([grade])
 
 
 def without_teachers(
-    education: Curriculum, seen: Sequence[int], samples: int, batch_size: int
+    education: Curriculum, samples: int, batch_size: int, data: DataSet
 ) -> Curriculum:
-    """The grades of ``education``, which see ``seen`` samples each, without their teachers."""
+    """The grades of ``education`` without their teachers, all longer or shorter by one factor."""
+    seen = samples_of_grades(education, data, batch_size)
     factor = samples / sum(seen)
 
     def scaled(grade: Grade, count: int) -> int | None:

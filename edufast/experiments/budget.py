@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from edufast.experiments.events import BudgetEvent
 from edufast.experiments.method import Method
-from edufast.experiments.run_log import read_run
+from edufast.experiments.run_log import RunLog, read_run
 from edufast.experiments.run_setup import Setup
 from edufast.teachers.faculty import Faculty
 from edufast.training.step import worth_compiling
@@ -19,9 +19,9 @@ PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to 
 
 
 def within_budget(setup: Setup, method: Method, faculty: Faculty) -> Method:
-    """``method`` with as many training samples as it is given: worked out once, then read from the
-    event log. Education is what the others are compared with, and stays as it is."""
-    if method.name == "education":
+    """``method`` with the training samples of its budget, which is worked out once and then read
+    from the event log. Education, to which all budgets are equal, stays as it is."""
+    if method is setup.methods["education"]:
         return method
     log = setup.folder.log()
     budget = log.methods[method.name].budget if method.name in log.methods else None
@@ -37,9 +37,13 @@ def _budget(setup: Setup, method: Method, faculty: Faculty) -> BudgetEvent:
         return equal_samples(method, education)
     if config.equal == "flops":
         return equal_flops(method, education)
-    results = setup.folder.log().methods["education"].results if config.seconds is None else []
-    seconds = config.seconds or fmean(result.training_seconds for result in results)
+    seconds = config.seconds or _seconds_of_education(setup.folder.log())
     return equal_time(method, seconds, faculty, device=config.device, seed=config.seeds[0])
+
+
+def _seconds_of_education(log: RunLog) -> float:
+    """Mean training time over its seeds, which were trained first."""
+    return fmean(result.training_seconds for result in log.methods["education"].results)
 
 
 def equal_samples(method: Method, education: Method) -> BudgetEvent:
@@ -79,9 +83,9 @@ def measure_pace(method: Method, faculty: Faculty, *, device: str, seed: int) ->
     """Images a second that ``method`` trains on, all its grades together."""
     short = _shortened(_compiled_as_planned(method, device))
     with TemporaryDirectory() as folder:
-        log = EventLog(Path(folder) / "metrics.jsonl")
-        short.create_school(seed, faculty, device=device, event_log=log).fit()
-        epochs = read_run(Path(folder)).methods[method.name].trials[seed].epochs
+        path = Path(folder) / "metrics.jsonl"
+        short.create_school(seed, faculty, device=device, event_log=EventLog(path)).fit()
+        epochs = read_run(path).methods[method.name].trials[seed].epochs
     speeds = [epoch.images_per_second for epoch in epochs if epoch.epoch == 1]
     seconds = sum(n / speed for n, speed in zip(method.samples, speeds, strict=True))
     return sum(method.samples) / seconds

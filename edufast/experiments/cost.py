@@ -28,7 +28,7 @@ class Cost:
         samples: the student trains on.
         student_flops: of training the student.
         teacher_training_flops: of training the recipe's teachers, all that have no weights yet.
-        teacher_flops: of the teachers' answers while the student trains, none of them remembered.
+        teacher_flops: of the teachers' answers while the student trains, none of them cached.
     """
 
     samples: int
@@ -57,10 +57,9 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     data = _imageless(recipe.data)
     if data is None:
         return None
-    size = (3, data.image_size, data.image_size)
     education = plan_methods(recipe, data, ["education"])["education"]
     slices = recipe.teacher_classes(data)
-    # Shapes are all that counts, and models without weights are made at once.
+    # Only shapes matter here, and models without weights are created instantly.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         student_flops = education.training_flops()
         teachers = [
@@ -71,7 +70,8 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     teacher_training_flops = teacher_flops = 0
     visits = _visits(education, slices)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
-        flops = forward_flops(teacher, size)
+        size = section.image_size or data.image_size
+        flops = forward_flops(teacher, (3, size, size))
         teacher_flops += visits[k] * flops
         if section.weights is None:
             epochs = section.epochs or recipe.teacher_epochs

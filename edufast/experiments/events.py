@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from edufast.utils.event_log import Event
 
-# What a baseline is given as much of as education distillation takes: training samples, FLOPs of
-# the student (its teachers' come on top), or seconds of training (validation aside).
+# In what methods have equal budgets: training samples, FLOPs of the student (its teachers' come on
+# top), or seconds of training (without validation).
 Equal = Literal["samples", "flops", "time"]
 # Where accuracy is measured: on the data set's validation split, or held out of the training split.
 Split = Literal["validation", "holdout"]

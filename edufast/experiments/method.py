@@ -143,7 +143,7 @@ def plan_methods(
     full = [k for k, classes in enumerate(slices) if len(classes) == len(data.classes)]
     owners = [k for k in range(len(slices)) if k not in full]
     batch_size = recipe.training.batch_size
-    samples = samples_of_grades(education, data, batch_size)
+    samples = sum(samples_of_grades(education, data, batch_size))
 
     def single(teachers: Sequence[int], target: Target) -> Planner:
         return lambda total: single_grade(education, total, batch_size, teachers, target)
@@ -155,14 +155,14 @@ def plan_methods(
         "kd": (plain, single(full[-1:], "full")),
         "routed": (uncut, single(owners, "routed")),
         "alone": (uncut, single(full, "full")),
-        "grades": (recipe, lambda total: without_teachers(education, samples, total, batch_size)),
+        "grades": (recipe, lambda total: without_teachers(education, total, batch_size, data)),
         "education": (recipe, lambda total: education),
     }
     methods = {}
     for name in dict.fromkeys([*names, "education"]):
         own, plan = planned[name]
         try:
-            methods[name] = Method(name, own, data, plan(sum(samples)), plan)
+            methods[name] = Method(name, own, data, plan(samples), plan)
         except ValueError as error:
             raise UserError(f"{recipe.name}: {error}") from error
     return methods
@@ -182,7 +182,7 @@ def dry_run(
         methods: of the recipe.
         names: those that will be trained.
         device: where.
-        cached: their teachers' logits will be kept.
+        cached: whether the teachers' logits will be stored.
 
     Raises:
         UserError: the first thing that does not fit.

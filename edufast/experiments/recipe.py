@@ -84,11 +84,15 @@ class StudentSection(Section):
 
 
 class TeacherSection(Section):
-    """One teacher: what it knows, and its weights or else how long it is taught."""
+    """One teacher: what it knows, and its weights or else how long it is taught. Weights that
+    learned from images of another mean, std or size than the data's need these named."""
 
     model: str
     classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{_SHARE}$")] = "all"
     weights: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    image_size: PositiveInt | None = None
     epochs: PositiveInt | None = None
 
 
@@ -402,6 +406,12 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
                 f"{source}: teachers.{k}.weights: {str(teacher.weights)!r} does not exist; "
                 "expected a .safetensors file written by edufast teach"
             )
+        for key in ("mean", "std", "image_size"):
+            if teacher.weights is None and getattr(teacher, key) is not None:
+                raise UserError(
+                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights; a "
+                    "teacher that is trained here learns from the images of data"
+                )
     try:
         recipe.create_algorithm()
     except UserError as error:

@@ -65,8 +65,7 @@ def teach(setup: Setup) -> Faculty:
                 event_log=setup.event_log,
                 console=setup.console,
             )
-        model = setup.recipe.teachers[k].model
-        teachers.append(load_teacher(path, k, classes, setup.data, model=model))
+        teachers.append(load_teacher(path, k, classes, setup.data, setup.recipe.teachers[k]))
     dtype = torch.bfloat16 if setup.recipe.training.precision == "bf16" else None
     if config.cache is None:
         return Faculty(teachers, config.device, dtype=dtype)

@@ -23,13 +23,14 @@ class RunConfig(Section):
         methods: student trainings, in order, each with every seed.
         seeds: of the student's weights and of the order and views of the samples. Teachers use the
             recipe's seed.
-        equal: what the other methods are given as much of as education distillation takes.
-        seconds: with equal "time": of education distillation; None: it is one of the methods.
+        equal: in what the budget of every method equals that of education distillation.
+        seconds: of training that equal "time" means; None: what education distillation takes, which
+            is one of the methods.
         device: "cpu" or a CUDA device.
         export: write and verify student.onnx of the first education graduate.
-        teachers: folder of a run whose teachers serve this one, too; None: its own.
-        cache: folder of the teachers' logits, read and added to by students, and filled where there
-            is no method; None: the teachers answer.
+        teachers: folder of the run whose teachers are used; None: this one's.
+        cache: folder of stored teachers' logits, which students read and add to, and which a run
+            without methods fills; None: the teachers answer every time.
         recipe: resolved, with every default filled in.
     """
 
@@ -52,13 +53,13 @@ class RunFolder:
     path: Path
 
     @property
-    def config(self) -> Path:
-        """The resolved configuration."""
+    def config_file(self) -> Path:
+        """The resolved :class:`RunConfig`."""
         return self.path / "config.yaml"
 
     @property
-    def event_log(self) -> Path:
-        """A line for everything that happened."""
+    def metrics(self) -> Path:
+        """The event log."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -85,7 +86,7 @@ class RunFolder:
         Raises:
             UserError: a line of the event log is malformed.
         """
-        return read_run(self.path) if self.event_log.exists() else RunLog()
+        return read_run(self.metrics) if self.metrics.exists() else RunLog()
 
     def read_config(self) -> RunConfig:
         """The config of an existing run.
@@ -93,10 +94,10 @@ class RunFolder:
         Raises:
             UserError: the folder holds no run, or its config.yaml was damaged.
         """
-        if not self.config.is_file():
-            raise UserError(f"{self.path} holds no run: {self.config} does not exist")
-        config = read_section(RunConfig, self.config)
-        parse_recipe(config.recipe.model_dump(mode="json"), f"{self.config}: recipe")
+        if not self.config_file.is_file():
+            raise UserError(f"{self.path} holds no run: {self.config_file} does not exist")
+        config = read_section(RunConfig, self.config_file)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{self.config_file}: recipe")
         return config
 
     def holds(self, config: RunConfig) -> bool:
@@ -105,9 +106,9 @@ class RunFolder:
         Raises:
             UserError: there is another one, or its config.yaml was damaged.
         """
-        if not self.config.exists():
+        if not self.config_file.exists():
             return False
-        if read_section(RunConfig, self.config) != config:
+        if read_section(RunConfig, self.config_file) != config:
             raise UserError(
                 f"{self.path} holds a run of another recipe or with other options; choose another "
                 f"--out, or go on with it: edufast resume {self.path}"
@@ -122,5 +123,5 @@ class RunFolder:
         """
         if not self.holds(config):
             content = config.model_dump(mode="json")
-            with atomic_write(self.config) as temporary:
+            with atomic_write(self.config_file) as temporary:
                 temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

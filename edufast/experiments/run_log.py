@@ -24,7 +24,7 @@ from edufast.utils.event_log import Event
 
 MethodEvent = BudgetEvent | CompileEvent | EpochEvent | GradeEvent | PhaseEvent | ResultEvent
 
-# Steps are for people who follow a training: nobody reads them back.
+# Step events are for following a training as it runs, and are not read back.
 _READERS: dict[str, TypeAdapter[Any]] = {
     event.kind: TypeAdapter(event)
     for event in (
@@ -126,15 +126,12 @@ class RunLog:
         return phrases
 
 
-def read_run(folder: Path) -> RunLog:
-    """What the event log of a run says so far.
+def read_run(path: Path) -> RunLog:
+    """What the event log at ``path`` says so far.
 
     Raises:
-        UserError: there is none, or as :func:`read_events`.
+        UserError: as :func:`read_events`.
     """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise UserError(f"{folder} is no run directory: it has no metrics.jsonl")
     return _collect(read_events(path))
 
 
@@ -209,7 +206,7 @@ def _collect(events: Iterable[Event]) -> RunLog:
 
 
 def _parse(content: Any) -> Event | None:
-    """The event that a line holds; None: of a kind that nobody reads.
+    """The event that a line holds; None: of a kind that is not read back.
 
     Raises:
         ValueError: it is no event, or lacks a field.

@@ -55,12 +55,12 @@ class Setup:
         if cached:
             countable_views(self.recipe.create_training().augment)
         self.folder.claim(config)
-        self.event_log = EventLog(self.folder.event_log)
+        self.event_log = EventLog(self.folder.metrics)
         if self.folder.log().run is None:
             self.event_log.write(self._description())
 
     def teacher_file(self, k: int) -> Path:
-        """Weights of the teacher at position ``k``, be they there or not yet."""
+        """Weights of the teacher at position ``k``, which may not exist yet."""
         folder = RunFolder(self.config.teachers) if self.config.teachers else self.folder
         return self.recipe.teachers[k].weights or folder.teacher(k)
 

@@ -44,6 +44,6 @@ def run_sweep(
     try:
         run_tasks(tasks.in_order(), jobs, path / "logs", console)
     finally:
-        event_logs = [task.event_log for task in tasks.teachers.values()]
+        event_logs = [task.metrics for task in tasks.teachers.values()]
         summary = write_sweep(path, config, tasks.runs(), event_logs)
     return summary

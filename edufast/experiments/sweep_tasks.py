@@ -71,7 +71,8 @@ class TeacherTask:
         return self.folder / f"teacher{self.k}-{digest[:12]}.safetensors"
 
     @property
-    def event_log(self) -> Path:
+    def metrics(self) -> Path:
+        """Its event log."""
         return self.product.with_suffix(".jsonl")
 
     def done(self) -> bool:
@@ -85,7 +86,7 @@ class TeacherTask:
             self.product,
             device=self.device,
             checkpoint=self.product.with_suffix(".pt"),
-            event_log=EventLog(self.event_log),
+            event_log=EventLog(self.metrics),
             console=console,
         )
         return f"{event.accuracy:.1%}, {event.seconds:.0f} s"
@@ -96,8 +97,8 @@ class StudentTask:
     """One variant with one seed: a run in a folder of its own.
 
     Attributes:
-        recipe: of the variant, with the weights of its teachers, be they there or not yet.
-        teachers: those of them that the sweep trains.
+        recipe: of the variant, with the files of its teachers' weights.
+        teachers: those files that other tasks make.
         reference: folder of the run whose training time this one gets, if any.
     """
 
@@ -163,7 +164,7 @@ class SweepTasks:
     students: list[StudentTask]
 
     def in_order(self) -> list[Task]:
-        """Seed by seed, each student behind the teachers and the run that it needs."""
+        """Seed by seed, each student after the teachers and the run that it needs."""
         ordered: dict[Path, Task] = {}
         students = sorted(self.students, key=lambda task: (task.seed, task.reference is not None))
         for student in students:

@@ -1,4 +1,4 @@
-"""The teachers of a recipe: trained once each, kept as files."""
+"""The teachers of a recipe: each trained once and kept as a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from edufast.data import DataSet
 from edufast.experiments.events import TeacherEvent
-from edufast.experiments.recipe import Recipe
+from edufast.experiments.recipe import Recipe, TeacherSection
 from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
@@ -71,34 +71,46 @@ def train_teacher(
 
 
 def load_teacher(
-    path: Path, k: int, classes: Sequence[int], data: DataSet, *, model: str
+    path: Path, k: int, classes: Sequence[int], data: DataSet, section: TeacherSection
 ) -> Teacher:
-    """A teacher from its file.
+    """A teacher from its file, who looks at images as the file says it learned to.
 
     Args:
         path: the file, of the run or of anybody.
         k: its position among the teachers.
         classes: class ids it should know.
         data: what it should have learned.
-        model: as the recipe has it, see :func:`edufast.models.weights.load_model`.
+        section: of the recipe; the model and, where it names them, mean, std and image_size are
+            those of the file.
 
     Raises:
-        UserError: it knows other classes or another data set, or learned from other images of it
-            (``data.seed`` or ``data.holdout`` differ): it may have seen those validated on.
+        UserError: it knows other classes or another data set; its images were not as ``section``
+            says; or, where that says nothing, it learned from other images of the data set
+            (``data.seed`` or ``data.holdout`` differ): it may know those that validate the student.
     """
-    network, info = load_model(path, model=model)
+    network, info = load_model(path, model=section.model)
     if info.class_ids != tuple(classes) or info.data != data.name:
         raise UserError(
             f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
             f"{_brief(classes)} of {data.name}"
         )
-    if (info.mean, info.std) != (data.mean, data.std):
+    if (info.mean, info.std) != (section.mean or data.mean, section.std or data.std):
+        source = (
+            f"those of {data.name} as this recipe draws and holds them out have"
+            if section.mean is section.std is None
+            else f"teachers.{k} says"
+        )
         raise UserError(
             f"{path} was trained on images of mean {_rounded(info.mean)} and deviation "
-            f"{_rounded(info.std)}; those of {data.name} as this recipe draws and holds them out "
-            f"have {_rounded(data.mean)} and {_rounded(data.std)}"
+            f"{_rounded(info.std)}; {source} {_rounded(section.mean or data.mean)} and "
+            f"{_rounded(section.std or data.std)}"
         )
-    return Teacher(network, classes, f"{info.model} ({k})")
+    if section.image_size not in (None, info.image_size):
+        raise UserError(
+            f"{path} was trained on images of {info.image_size} pixels; teachers.{k} says "
+            f"{section.image_size}"
+        )
+    return Teacher(network, classes, f"{info.model} ({k})", info.mean, info.std, info.image_size)
 
 
 def absent_teacher(classes: Sequence[int]) -> Teacher:

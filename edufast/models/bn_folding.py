@@ -39,11 +39,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def folded_if_traceable(model: nn.Module) -> nn.Module:
-    """:func:`fold_batch_norm`, or the model itself in eval mode if it cannot be traced."""
+    """:func:`fold_batch_norm`, or a plain copy in eval mode if the model cannot be traced."""
     try:
         return fold_batch_norm(model)
     except UserError:
-        return model.eval()
+        return copy.deepcopy(model).eval()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.modes import eval_mode
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # exactly these: subclasses move axes
 
@@ -104,16 +105,14 @@ class FeatureTaps:
 
         leaves = [(name, module) for name, module in self._modules.items() if _is_layer(module)]
         handles = [_register(m, into, note(n, into)) for n, m in leaves for into in (True, False)]
-        training = {module: module.training for module in self._modules.values()}
         try:
-            model.eval()(images)
+            with eval_mode(model):
+                model(images)
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} fails on images of {tuple(input_size)}: {one_line(error)}"
             ) from error
         finally:
-            for module, mode in training.items():
-                module.training = mode
             for handle in handles:
                 handle.remove()
         readers = [tap for tap in seen if tap.into and _classifies(self._modules[tap.module])]

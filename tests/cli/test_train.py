@@ -181,8 +181,8 @@ def test_answers_stored_ahead_teach_every_later_student(run, folder):
     taught = folder / "cached"
     teach = "teach", folder / "recipe.yaml", "--out", taught, "--cache", *quick
     answers = 3 * 6 * 24 * 9  # gated: in the end each teacher is asked about all six classes
-    assert f"{answers:,} answers stored" in one_line(edufast(*teach))
-    assert "cache: 0 answers stored" in one_line(edufast(*teach))
+    assert f"logits of {answers:,} views stored" in one_line(edufast(*teach))
+    assert "cache: logits of 0 views stored" in one_line(edufast(*teach))
     for method in ("education", "routed"):
         out = folder / f"cached-{method}"
         edufast(
@@ -273,7 +273,7 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
         (("train", "quickstart", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
         (
             ("compare", "quickstart", "--methods", "kd,magic"),
-            "--methods is 'magic'; expected one of scratch",
+            "--methods is 'magic'; expected one of scratch, kd",
         ),
         (("resume", "nowhere"), "nowhere holds no run"),
         # Nothing is trained, and no folder made, before these are noticed.
@@ -283,7 +283,7 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
         ),
         (
             ("train", "quickstart", "--set", "teachers.3.model=resnet9"),
-            "teachers.3: model is 'resnet9'; did",
+            "teachers.3: model is 'resnet9'; did you mean",
         ),
         (("train", "quickstart", "--set", "student.cuts=[x, y]"), "cannot cut after 'x'"),
         (

@@ -73,7 +73,7 @@ def test_as_a_school_counts(recipe: Recipe, tmp_path: Path) -> None:
             recipe, k, data, path, device="cpu", checkpoint=tmp_path / f"{k}.pt",
             event_log=event_log, console=Console(quiet=True),
         )  # fmt: skip
-        teachers.append(load_teacher(path, k, classes, data))
+        teachers.append(load_teacher(path, k, classes, data, recipe.teachers[k]))
         taught += read_info(path).training_flops
     school = education.create_school(0, Faculty(teachers), device="cpu")
     school.fit()

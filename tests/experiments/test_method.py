@@ -1,30 +1,10 @@
-"""What the methods train, and that their budgets are as equal as whole batches allow."""
+"""What the methods of a recipe train, and who teaches."""
 
 import pytest
 
 from edufast.distill import KD
-from edufast.experiments.budget import equal_flops, equal_samples
-from edufast.experiments.method import METHODS, plan_methods
-from edufast.experiments.recipe import parse_recipe
 from edufast.utils.errors import UserError
-from edufast.utils.flops import TRAINING_FACTOR
-from tests.tiny import tiny_data
-
-DATA = tiny_data()
-
-
-def methods(names=tuple(METHODS), full=True, **changes):
-    slices = ["0-1", "2-3", "4-5", *(["all"] if full else [])]
-    content = {
-        "name": "r",
-        "data": {"source": "digits"},
-        "student": {"model": "resnet8"},
-        "teachers": [{"model": "resnet8", "classes": classes} for classes in slices],
-        "curriculum": {"preset": "default", "epochs": 10, "samples": 100},
-        "algorithm": {"name": "kd", "temperature": 2.0, "alpha": 0.6},
-        "training": {"batch_size": 16},
-    }
-    return plan_methods(parse_recipe(content | changes), DATA, names)
+from tests.experiments.plans import DATA, methods
 
 
 # (method, targets of its grades, its teachers in the last grade)
@@ -94,31 +74,3 @@ def test_a_recipe_without_the_teachers_a_method_needs_is_told(names, message):
     alone = {"grades": [{"epochs": 2, "classes": "0-5"}]}
     with pytest.raises(UserError, match=message):
         methods(names, teachers=[], curriculum=alone)
-
-
-# Samples an epoch that batches divide and that they do not; epochs that divide the steps and not.
-@pytest.mark.parametrize(("samples", "epochs"), [(96, 9), (100, 10), (None, 7), (80, 13)])
-@pytest.mark.parametrize("method", ["scratch", "kd", "grades"])
-def test_budgets_are_equal_to_within_two_batches_or_a_hundredth(method, samples, epochs):
-    curriculum = {"preset": "default", "epochs": epochs, "samples": samples}
-    of = methods(curriculum=curriculum, training={"batch_size": 16})
-    planned, education = of[method], of["education"]
-    total = sum(education.samples)
-    tolerance = max(32, 0.01 * total)
-    equal = planned.with_samples(equal_samples(planned, education).samples)
-    assert abs(sum(equal.samples) - total) <= tolerance
-
-    equal = planned.with_samples(equal_flops(planned, education).samples)
-    assert (sum(equal.samples) < total) == (method != "grades")
-    whole = TRAINING_FACTOR * of["scratch"].create_student(0).flops(1)
-    assert abs(equal.training_flops() - education.training_flops()) <= tolerance * whole
-
-
-def test_any_number_of_samples_is_kept_in_shape():
-    of = methods()
-    for samples in (1, 500, 5000):
-        found = sum(of["scratch"].with_samples(samples).samples)
-        assert abs(found - samples) <= max(32, 0.01 * samples)
-    tripled = of["grades"].with_samples(3 * sum(of["education"].samples))
-    assert [grade.samples for grade in tripled.curriculum.grades] == [288] * 3  # of 96 an epoch
-    assert of["education"].with_samples(7) == of["education"]

@@ -106,6 +106,15 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             r"teachers.0.weights: 'no.safetensors' does not exist; expected",
         ),
         (
+            {"teachers": [{"model": "m", "mean": [0.5, 0.5, 0.5]}]},
+            r"teachers.0.mean: \(0.5, 0.5, 0.5\) without weights; a teacher that is taught here",
+        ),
+        (
+            {"teachers": [{"model": "m", "image_size": 24}]},
+            r"teachers.0.image_size: 24 without weights",
+        ),
+        ({"teachers": [{"model": "m", "std": [0.5, 0, 0.5]}]}, r"teachers.0.std.1: found 0"),
+        (
             {"curriculum": {"grades": [{"epoch": 1}]}},
             r"grades.0.epoch: unknown key; did you mean '",
         ),

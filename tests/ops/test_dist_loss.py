@@ -209,12 +209,12 @@ def test_compile_without_breaks_or_recompilation():
             r"teacher has shape \(4, 6\); expected \(4, 5",
         ),
         ({"teacher": torch.zeros(4, 5).long()}, TypeError, "teacher has dtype torch.int64"),
-        ({"temperature": 0.0}, ValueError, "temperature is 0.0; expected a finite number above 0"),
+        ({"temperature": 0.0}, ValueError, "temperature is 0.0; expected a number from 1e-18 to"),
         ({"temperature": math.nan}, ValueError, "temperature is nan"),
-        ({"beta": -1.0}, ValueError, "beta is -1.0; expected a finite number of at least 0"),
+        ({"beta": -1.0}, ValueError, "beta is -1.0; expected a number from 0 to 1e18"),
         ({"gamma": math.inf}, ValueError, "gamma is inf"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'reference', 'cpp' or 'tr"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected one of 'reference', 'cpp'"),
     ],
 )
 def test_errors(change, error, message):

@@ -7,14 +7,14 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from edufast.ops import kd_loss
-from edufast.ops.kd_loss import _DEFAULTS, _problem
+from edufast.ops.kd_loss import kd_loss_arguments
 from tests.ops.cases import Case, Inputs, evaluate, inputs
 
 
 def operator_arguments(x: Inputs, requires_grad: bool = True) -> tuple:
     student = x.student.detach().requires_grad_(requires_grad)
     teachers = [t.detach().requires_grad_(requires_grad) for t in x.teachers]
-    return tuple(_problem(student, teachers, x.labels, **{**_DEFAULTS, **x.arguments})[0])
+    return tuple(kd_loss_arguments(student, teachers, x.labels, **x.arguments))
 
 
 @pytest.mark.parametrize("teacher_grad", [False, True])

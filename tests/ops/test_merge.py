@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from edufast.ops import MergePlan, merge_
-from edufast.ops.merge import Merge, reference
+from edufast.ops.reference.merge import Merge, reference
 from tests.ops.merge_cases import (
     FLOATS,
     LAYOUTS,
@@ -240,7 +240,7 @@ REFUSED = {
     "count": (lambda: merge_([BASE], [BASE.clone(), BASE.clone()]), r"sources\[0\] has 2 tensors"),
     "no sources": (lambda: merge_([BASE], []), r"sources\[0\] has 0 tensors"),
     "weights": (lambda: merge_([BASE], [BASE.clone()], [0.5, 0.5]), r"weights has 2 numbers"),
-    "infinite weight": (lambda: merge_([BASE], [BASE.clone()], [math.inf]), r"a weight is inf"),
+    "infinite weight": (lambda: merge_([BASE], [BASE.clone()], [math.inf]), r"weights\[0\] is inf"),
     "keep": (lambda: merge_([BASE], [BASE.clone()], [0.5], keep=math.nan), r"keep is nan"),
     "fill NaN": (lambda: merge_([BASE], [BASE[:1].clone()], fill=math.nan), r"fill is NaN"),
     "fill count": (lambda: merge_([BASE], [BASE[:1].clone()], fill=[1.0, 2.0]), r"fill has 2"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edufast.experiments.run_log import read_run
+from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -32,7 +32,10 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: there is no metrics.jsonl, a line of it is malformed, or matplotlib is missing.
     """
-    log = read_run(folder)
+    run = RunFolder(folder)
+    if not run.metrics.is_file():
+        raise UserError(f"{folder} is no run directory: it has no {run.metrics.name}")
+    log = run.log()
     with _matplotlib():
         from edufast.experiments.report.page import render
         from edufast.experiments.report.plots import plots
@@ -44,12 +47,11 @@ def write_report(folder: Path) -> Path:
         with atomic_write(folder / "plots" / f"{plot.name}.png") as temporary:
             temporary.write_bytes(light)
         pictures.append((plot, light, dark))
-    config = folder / "config.yaml"
-    recipe = config.read_text("utf-8") if config.is_file() else None
+    config = run.config_file.read_text("utf-8") if run.config_file.is_file() else None
     name = folder.absolute().name if log.run is None else log.run.name
     page = folder / "report.html"
     with atomic_write(page) as temporary:
-        temporary.write_text(render(name, log, recipe, pictures), "utf-8")
+        temporary.write_text(render(name, log, config, pictures), "utf-8")
     return page
 
 
@@ -78,10 +80,11 @@ def write_sweep(
         from edufast.experiments.report.style import LIGHT, png, svg
         from edufast.experiments.report.summary import merged_events, summarise
 
-    with atomic_write(folder / "metrics.jsonl") as temporary:
+    merged = RunFolder(folder)
+    with atomic_write(merged.metrics) as temporary:
         events = merged_events(config, runs, teachers)
         temporary.write_text("".join(json.dumps(e.to_dict()) + "\n" for e in events), "utf-8")
-    log = read_run(folder)
+    log = merged.log()
     summary = summarise(config, runs, log)
     texts = {"sweep.json": sweep.to_json(summary), "sweep.md": sweep.markdown(summary)}
     for name, text in texts.items():

@@ -115,7 +115,7 @@ def merged_events(config: SweepConfig, runs: Runs, teachers: Sequence[Path]) -> 
         (variant, read_events(path))
         for variant, folders in runs.items()
         for folder in folders.values()
-        if (path := RunFolder(folder).event_log).exists()
+        if (path := RunFolder(folder).metrics).exists()
     ]
     merged: list[Event] = []
     begun = [event for _, events in logs for event in events if isinstance(event, RunEvent)]

@@ -13,7 +13,7 @@ from edufast.experiments.run_log import read_run
 
 
 def test_accuracy_plot(finished: Path) -> None:
-    figure = accuracy(read_run(finished), LIGHT)
+    figure = accuracy(read_run(finished / "metrics.jsonl"), LIGHT)
     (axis,) = figure.axes
     lines = {line.get_label(): line for line in axis.lines}
     x, y = lines["education"].get_data()
@@ -25,7 +25,7 @@ def test_accuracy_plot(finished: Path) -> None:
 
 
 def test_accuracy_against_flops_shows_epochs_that_know_all_classes(finished: Path) -> None:
-    figure = flops(read_run(finished), LIGHT)
+    figure = flops(read_run(finished / "metrics.jsonl"), LIGHT)
     (axis,) = figure.axes
     lines = {container.get_label(): container.lines[0] for container in axis.containers}
     x, y = lines["education"].get_data()

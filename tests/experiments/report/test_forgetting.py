@@ -12,7 +12,7 @@ from edufast.experiments.run_log import read_run
 
 
 def test_forgetting_matrix(finished: Path) -> None:
-    education = read_run(finished).methods["education"]
+    education = read_run(finished / "metrics.jsonl").methods["education"]
     matrix = accuracy_matrix(education)
     assert matrix is not None and matrix.shape == (3, 3)
     assert matrix[2].tolist() == pytest.approx([0.74, 0.84, 0.94])

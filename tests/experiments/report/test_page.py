@@ -92,7 +92,7 @@ def test_one_method_with_one_seed(tmp_path: Path) -> None:
     assert {path.stem for path in (run / "plots").iterdir()} == {
         "accuracy", "grades", "forgetting-education", "throughput",
     }  # fmt: skip
-    figure = plots(read_run(run))[0].draw(LIGHT)
+    figure = plots(read_run(run / "metrics.jsonl"))[0].draw(LIGHT)
     assert not figure.axes[0].collections and not figure.legends
     assert "standard deviation over seeds" not in page.text
 

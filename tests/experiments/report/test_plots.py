@@ -17,6 +17,6 @@ def test_many_slices_and_methods(tmp_path: Path) -> None:
     """Enough of both that labels and colours run out."""
     events = [e for i in range(12) for e in trial(f"method {i}", 0, [[0.5]] * 30)]
     run = write(tmp_path / "run", events)
-    for plot in plots(read_run(run))[:4]:
+    for plot in plots(read_run(run / "metrics.jsonl"))[:4]:
         for theme in (LIGHT, DARK):
             plot.draw(theme).canvas.draw()

@@ -1,10 +1,10 @@
 // Vectors as wide as the instruction set, loads and stores with tails, exp and log.
-// Included by kd_loss_rows.cpp only; everything is in its per-instruction-set namespace, and no
-// standard header is included (see cmake/cpu_isa.cmake); what immintrin.h defines is always inlined.
+// Everything is in its per-instruction-set namespace, and no standard header is included (see
+// cmake/cpu_isa.cmake); what immintrin.h defines is always inlined.
 #pragma once
 
-#include "../kd_loss.h"
-#include "elements.h"
+#include "cpu/half.h"
+#include "dtype.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -165,7 +165,7 @@ template <class F> EDUFAST_INLINE void with_dtype(DType dtype, F f) {
     case DType::F32: return f(static_cast<float*>(nullptr));
     case DType::BF16: return f(static_cast<BFloat16*>(nullptr));
     case DType::F16: return f(static_cast<Half*>(nullptr));
-    case DType::F64: return f(static_cast<double*>(nullptr));
+    default: return f(static_cast<double*>(nullptr));
   }
 }
 

@@ -1,0 +1,103 @@
+// Writing the gradients of a row: one pass that knows the losses by their coefficients only.
+#pragma once
+
+#include "cuda/kd_loss_group.cuh"
+
+namespace edufast::cuda {
+
+// By column, not by class: a broken list does not name every column.
+template <class Group>
+__device__ void fill_teacher(const Group& g, int k, int64_t row, typename Group::Real value) {
+  Row out = g.teacher_grad(k, row);
+  out.low = 0;
+  out.high = g.p.teachers[k].classes;
+  out.positions = nullptr;
+  typename Group::Real x[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) x[i] = value;
+  for (int v = 0; v < g.layout.end(out.high); ++v) store(out, g.layout, v, x);
+}
+
+// Rows that contribute nothing, or whose label does not exist.
+template <class Group>
+__device__ typename Group::Real fill(const Group& g, int64_t row, typename Group::Real value) {
+  typename Group::Real x[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) x[i] = value;
+  for (int v = 0; v < g.layout.end(g.p.classes); ++v) store(g.student_grad(row), g.layout, v, x);
+  for (int k = 0; k < g.p.num_teachers; ++k)
+    if (g.p.teachers[k].grad) fill_teacher(g, k, row, value);
+  return value;
+}
+
+// What the divergence compares a side with: the mixture, or the other side.
+template <class Group, class Real = typename Group::Real>
+__device__ Real partner(const Group& g, Real lp, Real lq, Real other) {
+  return Group::kDivergence == Divergence::JS ? g.log2_mixture(lp, lq) : other;
+}
+
+// Adds teacher k's share for the student's logits x to `grad`, and writes the teacher's own gradient.
+template <class Group, class Real = typename Group::Real>
+__device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label,
+                            const Real (&x)[kVector], Real (&grad)[kVector]) {
+  constexpr Divergence D = Group::kDivergence;
+  const Row t = g.teacher_row(k, row);
+  if (v < g.layout.begin(t.low) || v >= g.layout.end(t.high)) return;
+  if (Group::kVectors && (g.layout.column(v) < t.low || g.layout.column(v) >= t.high)) return;
+  const TeacherRow<Real>& r = g.tables.teachers[k];
+  Real zs[kVector], ts[kVector];
+  g.cache.fetch(t, r.cache, v, ts);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) zs[i] = x[i];
+  g.select(t, v, label, zs, ts);
+  constexpr bool kLeads = D == Divergence::ReverseKL || D == Divergence::JS;  // a1 is not 0
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    const Real lp = (zs[i] - r.zmax) * r.scale - r.zlog;
+    const Real lq = (ts[i] - r.tmax) * r.scale - r.tlog;
+    Real factor = r.a0;
+    if constexpr (kLeads) factor += r.a1 * (lp - partner(g, lp, lq, lq));
+    const Real own = weighted(fast_exp2(lp), factor) + r.a2 * fast_exp2(lq);
+    // A NaN in the teacher stays inside its slice.
+    grad[i] += !Group::kVectors && is_masked(zs[i]) && is_masked(ts[i]) ? Real(0) : own;
+  }
+  if (!g.p.teachers[k].grad) return;
+
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    const Real lp = (zs[i] - r.zmax) * r.scale - r.zlog;
+    const Real lq = (ts[i] - r.tmax) * r.scale - r.tlog;
+    const Real factor = r.b0 + weighted(r.b1, lq - partner(g, lp, lq, lp));
+    ts[i] = weighted(fast_exp2(lq), factor) + r.b2 * fast_exp2(lp);
+  }
+  if constexpr (Group::kWithoutLabel)
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      if (g.layout.column(v) + i * g.layout.step() == label) ts[i] = r.label;
+  store(g.teacher_grad(k, row), g.layout, v, ts);
+}
+
+template <class Group>
+__device__ void write_gradients(const Group& g, int64_t row, int label) {
+  using Real = typename Group::Real;
+  const Header<Real> h = *g.tables.header;
+  const Row z = g.student_row(row), out = g.student_grad(row);
+  for (int k = 0; k < g.p.num_teachers; ++k)
+    if (g.p.teachers[k].grad && !(h.used >> k & 1)) fill_teacher(g, k, row, Real(0));
+  for (int v = 0; v < g.layout.end(z.high); ++v) {
+    Real x[kVector], grad[kVector];
+    g.cache.fetch(z, g.student_slot(), v, x);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      grad[i] = weighted(h.scale, fast_exp2((x[i] - h.zmax) * Constants<Real>::log2e - h.zlog)) -
+                h.uniform;
+    for (unsigned rest = h.used; rest; rest &= rest - 1)
+      add_teacher(g, __ffs(rest) - 1, v, row, label, x, grad);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      if (g.layout.column(v) + i * g.layout.step() == label) grad[i] += h.label;
+    store(out, g.layout, v, grad);
+  }
+}
+
+}  // namespace edufast::cuda

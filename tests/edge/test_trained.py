@@ -1,0 +1,97 @@
+"""Exporting a trained model file: preprocessing, classes and images follow from its description."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from edufast.data import Samples
+from edufast.edge.trained import export_trained, latency, validation_images
+from edufast.models.weights import ModelInfo
+from tests.tiny import tiny_data, tiny_model
+
+DATA = tiny_data()
+
+
+def info(class_ids=range(6)) -> ModelInfo:
+    return ModelInfo.describe("tiny", DATA, class_ids, 0.5, 0, 0.0)
+
+
+def test_images_are_spread_over_the_classes_and_labelled_by_position() -> None:
+    images, positions = validation_images(DATA, info([4, 0, 2]), count=9)
+    assert images.shape == (9, 16, 16, 3) and images.dtype == np.uint8
+    assert sorted(positions) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    known = {
+        image.tobytes(): int(label)
+        for image, label in zip(DATA.val.images, DATA.val.labels, strict=True)
+    }
+    found = [known[image.tobytes()] for image in images]  # untouched by mean and std
+    assert [[4, 0, 2][position] for position in positions] == found
+    assert len({image.tobytes() for image in images}) == 9
+
+
+def test_there_are_no_more_images_than_the_classes_have() -> None:
+    images, positions = validation_images(DATA, info([5, 1]), count=100)
+    assert len(images) == 16 and (np.bincount(positions) == 8).all()
+
+
+def test_image_files_are_read_at_the_size_of_the_model(tmp_path) -> None:
+    paths = []
+    for number, image in enumerate(DATA.val.images):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).resize((40, 40), Image.Resampling.NEAREST).save(paths[-1])
+    on_disk = replace(DATA, val=Samples(tuple(paths), DATA.val.labels))
+    images, positions = validation_images(on_disk, info(), count=12)
+    assert images.shape == (12, 16, 16, 3) and (np.bincount(positions) == 2).all()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model of four classes in an order of their own, and its verified export."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = tiny_model(4).eval()
+    path = tmp_path_factory.mktemp("trained") / "student.onnx"
+    return model, export_trained(model, info([3, 5, 0, 1]), DATA, path)
+
+
+def test_the_file_takes_bytes_and_names_the_classes(trained) -> None:
+    import onnx
+    import onnxruntime
+
+    model, report = trained
+    assert report.parity.samples == 32 and not report.noise
+    entries = {e.key: json.loads(e.value) for e in onnx.load(report.path).metadata_props}
+    assert entries["classes"] == ["c3", "c5", "c0", "c1"]
+    assert entries["preprocessing"]["mean"] == list(DATA.mean)
+    images, positions = validation_images(DATA, info([3, 5, 0, 1]))
+    session = onnxruntime.InferenceSession(report.path.read_bytes())
+    (logits,) = session.run(None, {"image": images})
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        expected = model((pixels - DATA.mean[0]) / DATA.std[0]).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert report.parity.accuracy_torch == (logits.argmax(1) == positions).mean()
+
+
+def test_without_data_noise_stands_in_and_the_report_says_so(tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 6))
+    report = export_trained(model, info(), None, tmp_path / "student.onnx")
+    assert report.noise and report.parity.accuracy_torch is None
+
+
+def test_latency_is_the_median_over_the_runs_in_milliseconds(trained, monkeypatch) -> None:
+    seconds = iter([0.0, 0.005, 1.0, 1.001, 2.0, 2.002])
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
+    monkeypatch.setattr("edufast.edge.trained.time", clock)
+    assert latency(trained[1].path, 16, runs=3) == pytest.approx(2.0)
