@@ -1,4 +1,4 @@
-// The multi-teacher loss of a row and its gradient. Specification: edufast/ops/kd_loss_reference.py.
+// The multi-teacher loss of a row and its gradient. Specification: edufast/ops/reference/kd_loss.py.
 //
 //   sweeps     every row is read once: maxima, and sums of exponentials, online; the logits stay in
 //              shared memory as far as it reaches, the others come back from L2
