@@ -6,7 +6,7 @@
 
 namespace edufast {
 
-// The numbers are part of the operator's schema; edufast/ops/reference/kd_loss.py holds the same lists.
+// The numbers are part of the operator's schema; edufast/ops/reference holds the same lists.
 enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, Confidence = 4 };
 enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
 enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
