@@ -1,4 +1,4 @@
-"""Averaging models: over time (exponential moving average) and over files."""
+"""Averaging models over time (exponential moving average) and over files."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from edufast.utils.files import atomic_write
 
 
 class ExponentialMovingAverage:
-    """A moving average of a model: ``decay * average + (1 - decay) * now`` after every step.
+    """A moving average of a model: ``decay * average + (1 - decay) * model`` after every step.
 
-    Running statistics of batch normalisation are averaged like parameters, not pooled: they follow
-    one model, and its drift between steps is no spread of the data. Integer buffers are copied.
-    The average starts as the model; each tensor keeps its dtype, device and layout.
+    Running statistics of batch normalisation are averaged like parameters, not pooled: they belong
+    to one model, whose change between steps is not variance of the data. Integer buffers are
+    copied. The average starts as the model; each tensor keeps its dtype, device and layout.
 
     Args:
-        model: must keep its parameters and buffers (their memory may change).
+        model: must keep the names and shapes of its parameters and buffers, not their memory.
         decay: in [0, 1).
 
     Attributes:
-        averages: name -> tensor, parameters and buffers, tied ones once.
+        averages: name -> tensor, of parameters and buffers; tied ones appear once.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
@@ -45,19 +45,19 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, decay: float | None = None) -> None:
-        """Take in the model as it is now; ``decay`` for this step only, say to warm up."""
+        """Update the average; ``decay`` is for this step only, for instance to warm up."""
         self._step(keep=self.decay if decay is None else _check_decay(decay))
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same names and shapes."""
+        """Write the average into a model with the same names and shapes."""
         tensors = dict(_tensors(model))
         _check_names(tensors, self.averages, "model")
         merge_([tensors[name] for name in self.averages], list(self.averages.values()))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the model is the average; afterwards it is what it was."""
+        """The model holds the average within the block; afterwards it is restored."""
         tensors = [t for _, t in _tensors(self._model)]
         before = [t.detach().clone() for t in tensors]
         self.copy_to(self._model)
@@ -68,15 +68,15 @@ class ExponentialMovingAverage:
                 merge_(tensors, before)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint; tensors are not copied."""
+        """For a checkpoint; the tensors are not copied."""
         return {"decay": self.decay, "averages": dict(self.averages)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
+        """Restore :meth:`state_dict`.
 
         Raises:
-            ValueError: names or shapes are not those of the model.
+            ValueError: names or shapes differ from those of the model.
         """
         averages = state["averages"]
         _check_names(averages, self.averages, "state")
@@ -131,23 +131,23 @@ def average_files(
 ) -> None:
     """Average models of one architecture, trained in parallel, into one safetensors file.
 
-    Streams: of each file one tensor is held at a time, two for running statistics. These
+    One tensor of each file is in memory at a time, two for running statistics. These
     (``running_mean``, ``running_var``) become the moments of the pooled data, see
-    :func:`edufast.ops.merge_`; integers become the largest. Weights that were trained apart from
-    different initial values have no meaningful average: start them from a common model.
+    :func:`edufast.ops.merge_`; of integers the largest is kept. Models trained from different
+    initial values have no meaningful average: start them from a common one.
+
+    Metadata is kept if all files agree on it. For models written by edufast the training cost is
+    summed, and the accuracy becomes NaN, since it has to be measured.
 
     Args:
         paths: at least one file; names, shapes and dtypes must agree.
-        out: written at once or not at all; may be one of ``paths``.
+        out: written completely or not at all; may be one of ``paths``.
         weights: one for each file, at least 0, for instance numbers of samples; scaled to sum to 1.
             None: equal.
         on_tensor: called with the name and the size in bytes of each tensor written.
 
-    What the files say about themselves is kept where they agree. Of models written by edufast the
-    training cost is summed, and the accuracy becomes NaN: it has to be measured.
-
     Raises:
-        UserError: a file is missing, damaged, or does not fit the first; the message names the
+        UserError: a file is missing, damaged, or does not match the first; the message names the
             file and the tensor. Or ``out`` is a folder.
     """
     files = [Path(path) for path in paths]
@@ -203,7 +203,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _entries(files: Sequence[Path], opened: Sequence[Any]) -> list[_Entry]:
-    """The first file's tensors, those of the widest type first: so every one is aligned."""
+    """The first file's tensors, the widest dtype first, so that each is aligned."""
     found = []
     for file in opened:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -214,15 +214,16 @@ def _entries(files: Sequence[Path], opened: Sequence[Any]) -> list[_Entry]:
             if name not in other or name not in first:
                 has, lacks = (path, files[0]) if name in other else (files[0], path)
                 raise UserError(f"{has} has a tensor {name!r}, but {lacks} does not")
-            mine, yours = first[name], other[name]
-            if mine != yours:
+            entry, others = first[name], other[name]
+            if others != entry:
                 raise UserError(
-                    f"{name!r} is {mine.dtype} {mine.shape} in {files[0]}, but {yours.dtype} "
-                    f"{yours.shape} in {path}"
+                    f"{name!r} is {entry.dtype} {entry.shape} in {files[0]}, but {others.dtype} "
+                    f"{others.shape} in {path}"
                 )
-            if mine.dtype not in _DTYPES:
+            if entry.dtype not in _DTYPES:
                 raise UserError(
-                    f"{name!r} of {files[0]} has dtype {mine.dtype}, which no merge has"
+                    f"{name!r} of {files[0]} has dtype {entry.dtype}; expected one of "
+                    f"{', '.join(_DTYPES)}"
                 )
     return sorted(first.values(), key=lambda entry: (-_DTYPES[entry.dtype].itemsize, entry.name))
 

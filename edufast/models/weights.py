@@ -1,4 +1,4 @@
-"""Trained models on disk: safetensors with everything needed to use them again."""
+"""Trained models on disk: safetensors files with everything needed to use them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _KEY = "edufast"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a file of weights is.
+    """Description of a trained model.
 
     Attributes:
         model: name for :func:`edufast.models.zoo.create_model`.
         classes: names of the classes, in the order of the logits.
-        class_ids: their positions in the data set.
-        data: name of the data set.
+        class_ids: ids of these classes in the data set.
+        data: source of the data set.
         image_size: height and width of the images in pixels.
         mean, std: per channel, of pixel / 255.
         accuracy: on the validation split, over these classes.
-        training_flops: spent on training it.
-        training_seconds: likewise, on the machine that did.
+        training_flops: FLOPs of its training.
+        training_seconds: duration of its training.
     """
 
     model: str
@@ -65,7 +65,7 @@ class ModelInfo:
         training_flops: int,
         training_seconds: float,
     ) -> ModelInfo:
-        """Of a model that was trained on ``data`` to know ``class_ids``."""
+        """Of a model trained on ``class_ids`` of ``data``."""
         return cls(
             model=model,
             classes=tuple(data.classes[c] for c in class_ids),
@@ -88,7 +88,7 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) 
 
 
 def read_info(path: str | os.PathLike[str]) -> ModelInfo:
-    """What the file holds, without its weights.
+    """The description in a file, without its weights.
 
     Raises:
         UserError: the file is missing or was not written by :func:`save_model`.
@@ -99,12 +99,12 @@ def read_info(path: str | os.PathLike[str]) -> ModelInfo:
 def load_model(
     path: str | os.PathLike[str], *, model: str | None = None
 ) -> tuple[nn.Module, ModelInfo]:
-    """The model of a file, in eval mode on the CPU, and what it is.
+    """The model in a file, in eval mode on the CPU, and its description.
 
     Args:
         path: a file of :func:`save_model`.
-        model: the model's import path, if it has one. Files may come from anybody, and building a
-            model by its import path runs code: a file's word is not enough for that.
+        model: the model's import path, if it has one. Building such a model runs code, and a file
+            may come from anybody: it is not trusted to name that code.
 
     Raises:
         UserError: the file is missing, damaged, or not written by :func:`save_model`; or its model
