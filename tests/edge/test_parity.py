@@ -49,7 +49,7 @@ def test_a_file_must_do_at_batch_1_what_it_does_in_batches() -> None:
         batches.append(len(images))
         return expected[images] if len(images) > 1 else -expected[images]
 
-    with pytest.raises(ExportError, match="at batch size 1, expected 0.999 or more"):
+    with pytest.raises(ExportError, match=r"at batch size 1, expected 0\.999 or more"):
         parity.compare(expected, wrong_alone, np.arange(64), None)
     assert set(batches) == {1}
 
