@@ -5,29 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LISTED = 20  # names in a message, at most
+_LISTED = 20  # most names that a message lists
 
 
 class UserError(ValueError):
-    """Something a user typed (a path, a recipe value, an argument) cannot be used as it is."""
+    """Something a user typed (a path, a recipe value, an argument) cannot be used."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, for instance because the loss is not finite."""
+    """Training cannot continue, for instance because the loss is not finite."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop (Ctrl-C); what was done so far is saved."""
+    """The user asked to stop (Ctrl-C); the work done so far has been saved."""
 
 
 def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:
-    """The error for a name that is none of ``known``: it says which are close and which exist.
+    """The error for a name that is not in ``known``: it suggests close ones and lists all.
 
     Args:
         what: the argument, or the recipe's key.
-        name: its value.
-        known: the values it may have.
-        also: what else it may be.
+        name: the value found.
+        known: the values accepted.
+        also: what else is accepted, in words.
     """
     names = list(dict.fromkeys(known))
     by_lower = {other.lower(): other for other in names}

@@ -1,4 +1,4 @@
-"""The event log of a run: one JSON object a line, appended as things happen."""
+"""The event log of a run: one JSON object per line, appended as events happen."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edufast.utils.files import atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened, as one line of the log: its kind, then its fields in order."""
+    """Something that happened; one line of the log: its kind, then its fields in order."""
 
     kind: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """What the line holds: every field but those that default to None and are None."""
+        """The content of the line, without the optional fields that are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if not self._unset(f)}
         return {"event": self.kind, **values}
 
@@ -27,10 +27,10 @@ class Event:
 
 
 class EventLog:
-    """Appends events to ``path``; without one it keeps nothing.
+    """Appends events to the file ``path``; without a path, events are discarded.
 
-    Every line is flushed as it is written, so that neither a reader nor an interruption misses
-    one. A last line cut short by a crash is dropped when the run goes on.
+    Every line is flushed when it is written, so no event is lost when the run is interrupted. A
+    partial last line, left by a crash, is removed when the log is opened again.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

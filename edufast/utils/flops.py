@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# A backward pass computes two products for every one of the forward pass: for the inputs and for
-# the weights. Counting it this way avoids torch's counter there, which ignores convolution groups.
+# For each product of the forward pass, the backward pass computes two: the gradients of the inputs
+# and of the weights. They are not counted by torch's counter, which ignores convolution groups in
+# the backward pass.
 TRAINING_FACTOR = 3
 
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> int:
-    """FLOPs (2 x multiply-adds) of a forward pass in eval mode for one image of ``input_size``."""
+    """FLOPs (2 x multiply-adds) of a forward pass in eval mode, for one image of ``input_size``."""
     like = next(model.parameters())
     modes = {module: module.training for module in model.modules()}
     try:

@@ -1,12 +1,12 @@
-"""Registries: what the names in a recipe stand for, open to users.
+"""Registries: the functions and classes behind the names in a recipe, extensible by users.
 
-A name is either registered (with the package, or by a decorator), or an import path such as
+A name is either registered (by the package, or by a user with a decorator), an import path such as
 ``mypackage.losses:Mine``, or an entry point of an installed package.
 
-Looking up an import path runs the code of that module, by design: it is the user's, who wrote the
-path as an argument, on the command line, in a recipe, or in the recipe that a run folder's
-config.yaml repeats. Names found in files of weights may come from anybody; they are not looked up
-before the user has named the same path, see :func:`edufast.models.weights.load_model`.
+Looking up an import path runs the code of that module, by design: the path comes from the user, as
+an argument, on the command line, in a recipe, or in the config.yaml that a run folder keeps of one.
+Names in weight files may come from anybody; they are only looked up if the user has given the same
+path, see :func:`edufast.models.weights.load_model`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from edufast.utils.errors import UserError, unknown
 
-F = TypeVar("F")  # the entries of one registry: functions or classes that are called alike
+F = TypeVar("F")  # the entries of one registry: functions or classes with one signature
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[\w.-]+")
@@ -29,14 +29,14 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Registry(Generic[F]):
-    """Functions and classes that make one kind of object, by name. Iterates the registered names.
+    """Named functions and classes that make one kind of object; iterates over their names.
 
     Args:
-        kind: what an entry is, for messages: "algorithm".
-        group: of the entry points that packages may declare: "edufast.algorithms".
-        makes: type of what an entry returns when called, or several.
-        entries: those of the package.
-        also: what else may stand in place of a name, for messages.
+        kind: what an entry is called in messages, such as "algorithm".
+        group: entry point group for other packages, such as "edufast.algorithms".
+        makes: type, or types, of the objects that entries return.
+        entries: the package's own entries.
+        also: what else is accepted in place of a name, for messages.
     """
 
     def __init__(
@@ -64,12 +64,13 @@ class Registry(Generic[F]):
         return name in self._entries or bool(_NAME.fullmatch(name) and self._declared(name))
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that registers a function or class. It holds for this process.
+        """A decorator that registers a function or class for the current process.
+
+        Registering the same one again replaces it, for instance when a notebook cell runs twice.
 
         Raises:
-            UserError: ``name`` has other characters than letters, digits and ``_ - .``, or is
-                taken by another function. Registering the same one again replaces it, for
-                instance when a notebook runs a cell twice.
+            UserError: ``name`` has characters other than letters, digits and ``_ - .``, or another
+                function is registered under it.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(
@@ -81,7 +82,7 @@ class Registry(Generic[F]):
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise UserError(
-                    f"{self.kind} {name!r} is registered already, as {_origin(taken)}; expected "
+                    f"{self.kind} {name!r} is already registered as {_origin(taken)}; expected "
                     f"another name for {_origin(entry)}"
                 )
             self._entries[name] = entry  # type: ignore[assignment]
@@ -90,10 +91,10 @@ class Registry(Generic[F]):
         return decorate
 
     def find(self, name: str) -> F:
-        """The entry that ``name`` stands for.
+        """The entry called ``name``.
 
         Raises:
-            UserError: there is none, it cannot be imported, or is of the wrong kind.
+            UserError: there is none, it cannot be imported, or it is of the wrong kind.
         """
         if not isinstance(name, str):
             raise UserError(f"{self.kind} is {name!r}; expected a name or an import path")
@@ -113,11 +114,11 @@ class Registry(Generic[F]):
         return entry
 
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """What the entry ``name`` returns.
+        """Call the entry ``name`` and return its result.
 
         Raises:
-            UserError: likewise; or it does not take these arguments, raises an exception, or
-                returns an object of another type.
+            UserError: as :meth:`find`; or the entry does not accept these arguments, raises an
+                exception, or returns an object of another type.
         """
         what, entry = f"{self.kind} {name!r}", self.find(name)
         assert callable(entry)
@@ -150,11 +151,11 @@ def is_import_path(name: str) -> bool:
 
 
 def call_user(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """``function(*arguments, **options)``, for code that is not ours.
+    """``function(*arguments, **options)``, for a user's code.
 
     Raises:
-        UserError: whatever it raised, in one line: ``what``, the exception, and where in the
-            user's file it was.
+        UserError: for any exception, in one line: ``what``, the exception, and its place in the
+            user's file.
     """
     try:
         return function(*arguments, **options)
@@ -185,7 +186,7 @@ def _import(what: str, path: str) -> Any:
 def _check_arguments(
     what: str, entry: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    """Tell what ``entry`` does not take before it runs, in the user's words."""
+    """Reject arguments that ``entry`` does not accept, before it runs."""
     try:
         signature = inspect.signature(entry)
     except ValueError:  # some functions written in C have none
@@ -204,7 +205,7 @@ def _check_arguments(
 
 def _one_line(error: BaseException) -> str:
     message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    # Behind our own frame and those of the import system: the user's file, at its deepest.
+    # Without this module's frame and those of the import system, the first file is the user's.
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)[1:]
