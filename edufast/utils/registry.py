@@ -205,7 +205,8 @@ def _check_arguments(
 
 def _one_line(error: BaseException) -> str:
     message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    # Without this module's frame and those of the import system, the first file is the user's.
+    # Skip this module and the import system: the first file left is the user's. Name its deepest
+    # line, not that of a library it called.
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)[1:]
