@@ -197,14 +197,14 @@ def test_streams_one_tensor_of_each_file(tmp_path: Path, monkeypatch: pytest.Mon
         def get_tensor(self, name: str) -> Tensor:
             return track(self._file.get_tensor(name).clone())
 
-    real_open, real_empty = edufast.models.averaging._open, torch.empty_like
+    real_open, real_empty = edufast.models.averaging.open_tensors, torch.empty_like
 
     @contextmanager
     def tracked_open(path: Path) -> Iterator[Tracked]:
         with real_open(path) as file:
             yield Tracked(file)
 
-    monkeypatch.setattr(edufast.models.averaging, "_open", tracked_open)
+    monkeypatch.setattr(edufast.models.averaging, "open_tensors", tracked_open)
     monkeypatch.setattr(torch, "empty_like", lambda t: track(real_empty(t)))
     average_files(paths, tmp_path / "out.safetensors")
     assert size * 4 * 3 <= peak <= size * 4 * 3.5
