@@ -150,7 +150,7 @@ class _Source(NamedTuple):
 
 
 # What two trainings of one model need not agree on.
-_OF_ONE_TRAINING = {"accuracy", "training_flops"}
+_OF_ONE_TRAINING = {"accuracy", "training_flops", "training_seconds"}
 
 
 def average_files(
@@ -319,4 +319,5 @@ def _merged_info(sources: Sequence[_Source]) -> ModelInfo | None:
         infos[0],
         accuracy=math.nan,
         training_flops=sum(info.training_flops for info in infos),
+        training_seconds=sum(info.training_seconds for info in infos),
     )
