@@ -83,7 +83,7 @@ class Registry(Generic[F]):
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise UserError(
-                    f"{self.kind} {name!r} is registered already, as {_origin(taken)}; expected "
+                    f"{self.kind} {name!r} is already registered as {_origin(taken)}; expected "
                     f"another name for {_origin(entry)}"
                 )
             self._entries[name] = entry  # type: ignore[assignment]

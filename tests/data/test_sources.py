@@ -71,7 +71,7 @@ def test_a_reader_is_registered_by_a_decorator(tmp_path):
         return data._replace(classes=tuple(f"{path.name}{c}" for c in data.classes))
 
     assert load_dataset(f"mine:{tmp_path}").classes[3] == f"{tmp_path.name}3"
-    with pytest.raises(UserError, match="data source 'cifar10' is registered already"):
+    with pytest.raises(UserError, match="data source 'cifar10' is already registered"):
         register_data_set("cifar10")(mine)
 
 

@@ -175,7 +175,7 @@ def test_a_model_is_registered_by_a_decorator() -> None:
         return nn.Linear(3, num_classes)
 
     assert create_model("mine", 7).out_features == 7 and list_models()[-1] == "mine"
-    with pytest.raises(UserError, match="model 'resnet20' is registered already"):
+    with pytest.raises(UserError, match="model 'resnet20' is already registered"):
         register_model("resnet20")(mine)
 
 
