@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
+from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.registry import call_user
@@ -90,11 +90,9 @@ class TrainStep:
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
             return self._backward(images, targets, outputs)
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
             return self._backward(images, targets, outputs)
-        except TorchDynamoException as error:
+        except compiler_error() as error:
             self._fall_back(error)
             return self._backward(images, targets, outputs)
 
@@ -110,19 +108,15 @@ class TrainStep:
         return loss.detach()
 
     def _compile(self) -> Callable[..., Tensor]:
-        from torch._dynamo import lookup_backend  # takes a second to import
-
-        inductor = lookup_backend(BACKEND)
+        inductor = compiler_backend(BACKEND)
 
         def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
             self.compiles += 1
             return inductor(graph, inputs)
 
-        # Dynamo counts recompilations per code object and gives up at the eighth: a code object of
-        # its own lets every grade of every training in this process begin at zero.
-        own = FunctionType(_loss.__code__.replace(), _loss.__globals__)
+        # Every grade of every training in this process is compiled on its own.
         compiled: Callable[..., Tensor] = torch.compile(
-            own, backend=counting, fullgraph=True, dynamic=False
+            with_own_code(_loss), backend=counting, fullgraph=True, dynamic=False
         )
         return compiled
 
