@@ -1,5 +1,5 @@
-// DIST as the backends see it: raw pointers and numbers, no torch type. Semantics:
-// edufast/ops/dist_loss.py, whose `reference` is the specification.
+// DIST as the backends see it: raw pointers and numbers, no torch type.
+// Specification: edufast/ops/reference/dist_loss.py.
 #pragma once
 
 #include "logits.h"

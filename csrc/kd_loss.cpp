@@ -4,6 +4,8 @@
 
 #include "checks.h"
 
+#include <algorithm>
+#include <initializer_list>
 #include <tuple>
 #include <vector>
 
@@ -58,17 +60,21 @@ void set_weights(KDLoss& p, const Tensor& student, int64_t weighting,
 void set_divergence(KDLoss& p, int64_t divergence, const std::vector<double>& params) {
   check_choice({"divergence"}, divergence, 4);
   p.divergence = static_cast<Divergence>(divergence);
-  const size_t count = p.divergence == Divergence::JS ? 1 : p.divergence == Divergence::DKD ? 2 : 0;
+  const size_t count = traits_of(p.divergence).params;
   EDUFAST_CHECK(params.size() == count, "divergence_params has ", params.size(),
                 " numbers; expected ", count, " for divergence ", divergence);
+  const auto set = [&p](std::initializer_list<double> numbers) {
+    std::copy(numbers.begin(), numbers.end(), p.divergence_params);
+  };
   if (p.divergence == Divergence::JS) {
-    EDUFAST_CHECK(params[0] >= 1 / kMaxNumber && params[0] < 1, "divergence_params[0] is ",
-                  Number{params[0]}, "; expected ", Number{1 / kMaxNumber}, " <= beta < 1");
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const Argument name{"divergence_params", static_cast<int64_t>(i)};
-    if (p.divergence == Divergence::DKD) check_range(name, params[i], 0, kMaxNumber);
-    p.divergence_params[i] = static_cast<float>(params[i]);
+    const double beta = params[0];
+    EDUFAST_CHECK(beta >= 1 / kMaxNumber && beta < 1, "divergence_params[0] is ", Number{beta},
+                  "; expected ", Number{1 / kMaxNumber}, " <= beta < 1");
+    set({beta, 1 - beta});  // in float32 the difference would lose its digits for a beta near 1
+  } else if (p.divergence == Divergence::DKD) {
+    check_range({"divergence_params", 0}, params[0], 0, kMaxNumber);
+    check_range({"divergence_params", 1}, params[1], 0, kMaxNumber);
+    set({params[0], params[1]});
   }
 }
 

@@ -1,18 +1,37 @@
 // The fused multi-teacher loss as the backends see it: raw pointers and numbers, no torch type.
-// Semantics: edufast/ops/kd_loss.py, whose `reference` is the specification.
+// Specification: edufast/ops/reference/kd_loss.py.
 #pragma once
 
 #include "logits.h"
 
 namespace edufast {
 
-// The numbers are part of the operator's schema; edufast/ops/kd_loss.py holds the same lists.
+// The numbers are part of the operator's schema; edufast/ops/reference holds the same lists.
 enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, Confidence = 4 };
 enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
 enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
 
+// What a divergence of student p and teacher q asks of a row.
+struct DivergenceTraits {
+  int params = 0;              // how many divergence_params the operator takes
+  bool student_first = false;  // p is its first argument, as in KL(p || q)
+  bool mixture = false;        // it compares both with m = beta q + (1 - beta) p
+  bool without_label = false;  // p and q are over the other classes; the label is treated apart
+};
+
+EDUFAST_HOST_DEVICE constexpr DivergenceTraits traits_of(Divergence divergence) {
+  switch (divergence) {
+    case Divergence::ReverseKL: return {.student_first = true};
+    case Divergence::JS: return {.params = 1, .mixture = true};
+    case Divergence::DKD: return {.params = 2, .without_label = true};
+    default: return {};
+  }
+}
+
 struct KDLoss : StudentAndTeachers {
-  const int64_t* labels = nullptr;  // (B), stride label_stride
+  // (B). Other than ignore_index or 0 to classes - 1: an error before a CPU kernel runs; on CUDA,
+  // where nobody may wait to look, a row of NaN.
+  const int64_t* labels = nullptr;
   int64_t label_stride = 1;
   int64_t ignore_index = -100;
   const float* weights = nullptr;  // Weighting::Given only: w[row * row_stride + k * col_stride]
@@ -21,7 +40,7 @@ struct KDLoss : StudentAndTeachers {
 
   Weighting weighting = Weighting::Mean;
   Divergence divergence = Divergence::ForwardKL;
-  float divergence_params[2] = {0, 0};  // JS: beta; DKD: target weight, non-target weight
+  float divergence_params[2] = {0, 0};  // JS: beta, 1 - beta; DKD: target_weight, rest_weight
   float alpha = 0;                      // alpha * CE + (1 - alpha) * sum_k w_k T_k^2 D_k
   float label_smoothing = 0;
   Reduction reduction = Reduction::Mean;

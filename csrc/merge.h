@@ -1,5 +1,5 @@
 // merge_ as the backends see it: a table of raw pointers and numbers, no torch type.
-// Semantics: edufast/ops/merge.py, whose `reference` is the specification.
+// Specification: edufast/ops/reference/merge.py.
 #pragma once
 
 #include "dtype.h"

@@ -1,5 +1,5 @@
-// AEKD's weights as the backends see them. Semantics: edufast/ops/min_norm.py, whose
-// `reference_gram` and `reference_weights` are the specification.
+// AEKD's weights as the backends see them: raw pointers and numbers, no torch type.
+// Specification: edufast/ops/reference/min_norm.py.
 #pragma once
 
 #include "logits.h"

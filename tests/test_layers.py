@@ -1,4 +1,4 @@
-"""Where code lives: folders import downward only, and no two modules need each other."""
+"""The layout of the package: imports go downward, without cycles, and every module has tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import edufast
 PACKAGE = Path(edufast.__file__).parent
 KERNELS = PACKAGE.parent / "kernels"  # installed as edufast.kernels
 
-# From the lowest to the highest. The operators load their Triton kernels when these are asked for;
-# both are one layer.
+# From the lowest to the highest. Operators and kernels are one layer: an operator loads its Triton
+# kernels when they are first used.
 LAYERS = [
     {"utils"},
     {"ops", "kernels"},
@@ -27,11 +27,15 @@ LAYERS = [
     {"bench"},
     {"cli"},
 ]
-HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+HEIGHT = {folder: height for height, layer in enumerate(LAYERS) for folder in layer}
+
+TESTS = Path(__file__).parent
+# Folders that are being split into files for each module; to be emptied when that is done.
+WITHOUT_NAMESAKES = {"data", "distill", "experiments", "models", "ops"}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package by name; those of the top are free to import anything."""
+    """Every module of the package by name, without the top-level ones: they may import anything."""
     found = {}
     for name, folder in (("edufast", PACKAGE), ("edufast.kernels", KERNELS)):
         for path in folder.rglob("*.py"):
@@ -41,7 +45,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: set[str], *, lazy: bool) -> Iterator[str]:
-    """Modules of the package that ``name`` imports; ``lazy``: also within functions."""
+    """Modules of the package that ``name`` imports; with ``lazy`` also inside functions."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if lazy else iter(tree.body)
     for node in nodes:
@@ -56,9 +60,9 @@ def imports(name: str, path: Path, known: set[str], *, lazy: bool) -> Iterator[s
         yield from (w for w in wanted if w in known and w != name)
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {name.split(".")[1] for name in modules()} - {"__main__"}
-    assert rooms == set(HEIGHT)
+def test_every_folder_is_in_a_layer() -> None:
+    folders = {name.split(".")[1] for name in modules()} - {"__main__"}
+    assert folders == set(HEIGHT)
 
 
 def test_no_module_imports_upward() -> None:
@@ -66,24 +70,36 @@ def test_no_module_imports_upward() -> None:
     upward = [
         f"{name} imports {other}"
         for name, path in found.items()
-        if (room := name.split(".")[1]) in HEIGHT
+        if (folder := name.split(".")[1]) in HEIGHT
         for other in imports(name, path, set(found), lazy=True)
-        if HEIGHT[other.split(".")[1]] > HEIGHT[room]
+        if HEIGHT[other.split(".")[1]] > HEIGHT[folder]
     ]
     assert not upward
 
 
-def test_no_two_modules_need_each_other() -> None:
+def test_there_are_no_import_cycles() -> None:
     found = modules()
     needs = {name: set(imports(name, path, set(found), lazy=False)) for name, path in found.items()}
     done: set[str] = set()
 
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
         if name not in done:
             for other in sorted(needs[name]):
-                visit(other, (*way, name))
+                visit(other, (*path, name))
             done.add(name)
 
     for name in found:
         visit(name, ())
+
+
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    missing = []
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE)
+        if module.stem.startswith("__") or module.parts[0] in WITHOUT_NAMESAKES:
+            continue
+        namesake = TESTS / module.parent / f"test_{module.stem.lstrip('_')}.py"
+        if not namesake.exists():
+            missing.append(f"{module}: no {namesake.relative_to(TESTS.parent)}")
+    assert not missing

@@ -49,19 +49,18 @@ void Rows<A>::slice_gradient(int64_t k, int64_t j, int64_t n, A* g) {
     return;
   }
   const Coefficients<A>&s = student_[k], &t = teacher_[k];
-  const bool js = p_.divergence == Divergence::JS;
-  const bool needs_e = s.own != 0 || s.log != 0 || own_grad;
+  const bool needs_e = s.own != 0 || s.ratio != 0 || own_grad;
   const A *e = needs_e ? student_block(k, j, n) : nullptr, *f = teacher_block(k, j, n);
-  if (js && needs_e) mixture_log_ratios(k, e, f, n);
-  else if (s.log != 0) student_log_ratio(k, j, n);
-  accumulate(s, e, f, l_, n, g);
+  if (traits_.mixture && needs_e) mixture_log_ratios(k, e, f, n);
+  else if (s.ratio != 0) student_log_ratios(k, j, n);
+  add_gradient(s, e, f, p_log_ratio_, n, g);
   const int64_t label = local_[k] - j;
   const bool has_label = label >= 0 && label < n;
   if (has_label) g[label] += s.label;
   if (!own_grad) return;
-  if (!js && t.log != 0) teacher_log_ratio(k, j, n);
+  if (!traits_.mixture && t.ratio != 0) teacher_log_ratios(k, j, n);
   clear(g_, n);
-  accumulate(t, f, e, m_, n, g_);
+  add_gradient(t, f, e, q_log_ratio_, n, g_);
   if (has_label) g_[label] += t.label;
   write_teacher_gradient(k, j, n);
 }

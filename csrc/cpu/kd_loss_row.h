@@ -19,7 +19,10 @@ constexpr int64_t kCachedBytes = 256 << 10;  // of exponentials kept between the
 template <class A> class Rows {
  public:
   Rows(const KDLoss& problem, void* scratch)
-      : p_(problem), k_(problem.num_teachers), next_(static_cast<char*>(scratch)) {
+      : p_(problem),
+        traits_(traits_of(problem.divergence)),
+        k_(problem.num_teachers),
+        next_(static_cast<char*>(scratch)) {
     for (int64_t k = 0; k < k_; ++k) {
       const Teacher& t = p_.teachers[k];
       slice_[k] = {t.start, t.classes, t.columns, A(t.temperature), 1 / A(t.temperature)};
@@ -41,8 +44,8 @@ template <class A> class Rows {
       f_[k] = cached_ || k == 0 ? take(cached_ ? slice_[k].classes : longest) : f_[0];
     }
     z_buffer_ = take(p_.classes);
-    l_ = take(longest);
-    m_ = take(longest);
+    p_log_ratio_ = take(longest);
+    q_log_ratio_ = take(longest);
     g_ = take(longest);
     gathered_ = scatters_ ? take(longest) : nullptr;
     sum_ = p_.grad_dtype == kDType<A> ? nullptr : scatters_ ? take_whole(p_.classes) : take(longest);
@@ -118,10 +121,10 @@ template <class A> class Rows {
   const A* teacher(int64_t k, int64_t j, int64_t n, A* buffer) const {
     return read<A>(p_.teachers[k].logits, r_, 0, nullptr, j, n, buffer);
   }
-  // DKD compares the distributions over the other classes: the label is masked.
+  // With `without_label`, p and q are over the other classes: the label is masked.
   const A* without_label(const A* x, int64_t k, int64_t j, int64_t n, A* buffer) const {
     const int64_t i = local_[k] - j;
-    if (p_.divergence != Divergence::DKD || i < 0 || i >= n) return x;
+    if (!traits_.without_label || i < 0 || i >= n) return x;
     if (x != buffer) __builtin_memcpy(buffer, x, n * sizeof(A));
     buffer[i] = -kInf<A>;
     return buffer;
@@ -151,47 +154,48 @@ template <class A> class Rows {
 
   void find_labels();
   void first_sweep(int64_t k);
-  static bool raise(A maximum, A inverse_t, A* shift, Sums<A>* sums);
+  static bool raise(A largest, A inverse_t, A* max, Sums<A>* sums);
   void student_softmax(int64_t k);
   int student_unit(int64_t k) const;
   void teacher_softmax(int64_t k);
   void unit_statistics(int64_t k, Sums<A> sums);
-  void reverse_cross_sum(int64_t k);
-  void mixture_divergences(int64_t k);
+  void accumulate_student_first(int64_t k);
+  void accumulate_mixture(int64_t k);
 
   // --- blocks of exponentials and log ratios ---
 
-  // Exponentials of a block, once the shifts are final: kept, or computed again.
+  // Exponentials of a block, once the maxima are final: kept, or computed again.
   const A* student_block(int64_t k, int64_t j, int64_t n) {
     const int64_t group = group_[k];
     if (held_[group] == j) return e_[group];
     held_[group] = j;
     if (p_of_[group].empty()) return clear(e_[group], n), e_[group];
     Sums<A> ignored;
-    exponentials(student_rest(group, j, n, e_[group]), n, p_of_[group].shift,
-                         slice_[group].inverse_t, student_unit(group), e_[group], e_[k_], &ignored, {});
+    exponentials(student_rest(group, j, n, e_[group]), n, p_of_[group].max,
+                 slice_[group].inverse_t, student_unit(group), e_[group], e_[k_], &ignored, {});
     return e_[group];
   }
   const A* teacher_block(int64_t k, int64_t j, int64_t n) {
     if (cached_) return f_[k];
     if (pair_[k].q.empty()) return clear(f_[k], n), f_[k];
     Sums<A> ignored;
-    exponentials(teacher_rest(k, j, n, f_[k]), n, pair_[k].q.shift, slice_[k].inverse_t, kNoUnit,
+    exponentials(teacher_rest(k, j, n, f_[k]), n, pair_[k].q.max, slice_[k].inverse_t, kNoUnit,
                  f_[k], f_[k], &ignored, {});
     return f_[k];
   }
 
-  void student_log_ratio(int64_t k, int64_t j, int64_t n) {
-    log_ratio(student(k, j, n, l_), pair_[k].p.shift, teacher(k, j, n, m_), pair_[k].q.shift,
-              slice_[k].inverse_t, n, l_);
+  void student_log_ratios(int64_t k, int64_t j, int64_t n) {
+    log_ratios(student(k, j, n, p_log_ratio_), pair_[k].p.max, teacher(k, j, n, q_log_ratio_),
+               pair_[k].q.max, slice_[k].inverse_t, n, p_log_ratio_);
   }
-  void teacher_log_ratio(int64_t k, int64_t j, int64_t n) {
-    log_ratio(teacher_rest(k, j, n, m_), pair_[k].q.shift, student(k, j, n, l_), pair_[k].p.shift,
-              slice_[k].inverse_t, n, m_);
+  void teacher_log_ratios(int64_t k, int64_t j, int64_t n) {
+    log_ratios(teacher_rest(k, j, n, q_log_ratio_), pair_[k].q.max, student(k, j, n, p_log_ratio_),
+               pair_[k].p.max, slice_[k].inverse_t, n, q_log_ratio_);
   }
   void mixture_log_ratios(int64_t k, const A* e, const A* f, int64_t n) {
-    log_mixture(e, pair_[k].p.inverse(), f, pair_[k].q.inverse(), A(p_.divergence_params[0]), n,
-                l_, m_);
+    log_ratios_to_mixture(e, pair_[k].p.inverse(), f, pair_[k].q.inverse(),
+                          A(p_.divergence_params[0]), A(p_.divergence_params[1]), n, p_log_ratio_,
+                          q_log_ratio_);
   }
 
   // --- loss and coefficients ---
@@ -201,12 +205,12 @@ template <class A> class Rows {
     const Softmax<A>& p = p_of_[k_];
     if (p.empty()) return kInf<double>;
     A z;
-    const double label = *student(k_, y_, 1, &z) - p.shift, smoothing = p_.label_smoothing;
+    const double label = *student(k_, y_, 1, &z) - p.max, smoothing = p_.label_smoothing;
     double loss = (1 - smoothing) * (p.log_sum - label);
     if (smoothing != 0) {
       double total = 0;
       for_blocks(p_.classes, [&](int64_t c, int64_t n) {
-        total += sum_centred(student(k_, c, n, z_buffer_), p.shift, n);
+        total += sum_centred(student(k_, c, n, z_buffer_), p.max, n);
       });
       loss += smoothing * (p.log_sum - total / double(p_.classes));
     }
@@ -214,15 +218,17 @@ template <class A> class Rows {
   }
 
   double divergence_of(int64_t k, A scale) {
-    const Divergences<A> d = divergence(p_, pair_[k]);
-    const double weight = (1.0 - p_.alpha) * weight_[k] * slice_[k].temperature;
-    student_[k] = d.student.times(A(weight) * scale);
-    teacher_[k] = d.teacher.times(A(weight) * scale);
+    const DivergenceResult<A> d = divergence(p_, pair_[k]);
+    const double share = (1.0 - p_.alpha) * weight_[k], temperature = slice_[k].temperature;
+    // d (T^2 D) / d logit = T dD / d (logit / T)
+    const A factor = A(share * temperature) * scale;
+    student_[k] = d.student.times(factor);
+    teacher_[k] = d.teacher.times(factor);
     if (group_[k] == unit_) {  // one multiple of the shared exponentials for all these teachers
       shared_own_ += student_[k].own;
       student_[k].own = 0;
     }
-    return weight * slice_[k].temperature * d.value;
+    return share * temperature * temperature * d.value;
   }
 
   // --- second sweep: kd_loss_gradient.h ---
@@ -234,6 +240,7 @@ template <class A> class Rows {
   void scatter_gradient(int64_t k, A* g);
 
   const KDLoss& p_;
+  const DivergenceTraits traits_;
   int64_t k_;
   Slice slice_[kMaxTeachers + 1];      // the last is all classes at T = 1, for the cross-entropy
   int64_t group_[kMaxTeachers + 1];    // the first teacher with the same slice and T
@@ -244,7 +251,8 @@ template <class A> class Rows {
   char* next_;                         // scratch
   A *e_[kMaxTeachers + 1], *f_[kMaxTeachers + 1];  // exponentials of student and teachers
   A* z_buffer_;                        // the student's logits, widened
-  A *l_, *m_, *g_, *gathered_;         // log ratios and gradients of a block
+  A *p_log_ratio_, *q_log_ratio_;      // of a block, to the divergence's partner
+  A *g_, *gathered_;                   // gradients of a block
   A* sum_;                             // the gradient before it is rounded
 
   int64_t r_, y_;                      // the row and its label

@@ -27,29 +27,28 @@ void Rows<A>::first_sweep(int64_t k) {
   student_softmax(group_[k]);
   pair.p = p_of_[group_[k]];
   teacher_softmax(k);
-  if (p_.divergence == Divergence::DKD && local_[k] >= 0) {
+  if (traits_.without_label && local_[k] >= 0) {
     A z, x;
     pair.has_label = true;
     pair.u_label = pair.p.position(*student(k, local_[k], 1, &z), slice_[k].inverse_t);
     pair.v_label = pair.q.position(*teacher(k, local_[k], 1, &x), slice_[k].inverse_t);
   }
   if (pair.p.empty() || pair.q.empty()) return;
-  if (p_.divergence == Divergence::ReverseKL) reverse_cross_sum(k);
-  if (p_.divergence == Divergence::JS) mixture_divergences(k);
+  if (traits_.student_first) accumulate_student_first(k);
+  if (traits_.mixture) accumulate_mixture(k);
   // 0 * inf, not a NaN logit: mass, though underflown, where the other side is masked.
   if (pair.p.sum != pair.p.sum || pair.q.sum != pair.q.sum) return;
-  if (pair.forward != pair.forward) pair.forward = kInf<A>;
-  if (pair.reverse != pair.reverse) pair.reverse = kInf<A>;
+  if (pair.cross != pair.cross) pair.cross = kInf<A>;
 }
 
 // Raises the running maximum; false as long as every logit so far is -inf.
 template <class A>
-bool Rows<A>::raise(A maximum, A inverse_t, A* shift, Sums<A>* sums) {
-  if (maximum > *shift || maximum != maximum) {
-    if (*shift != -kInf<A>) sums->rescale(double(maximum) - *shift, inverse_t);
-    *shift = maximum;
+bool Rows<A>::raise(A largest, A inverse_t, A* max, Sums<A>* sums) {
+  if (largest > *max || largest != largest) {
+    if (*max != -kInf<A>) sums->rescale(double(largest) - *max, inverse_t);
+    *max = largest;
   }
-  return *shift != -kInf<A>;
+  return *max != -kInf<A>;
 }
 
 // Softmax of the student over slice k, and the cross-entropy's in the same pass where slice k is
@@ -59,19 +58,19 @@ void Rows<A>::student_softmax(int64_t k) {
   if (known_[k]) return;
   known_[k] = true;
   const Slice& s = slice_[k];
-  if (unit_ == k_ && covers_all(s) && p_.divergence != Divergence::DKD) unit_ = k;
+  if (unit_ == k_ && covers_all(s) && !traits_.without_label) unit_ = k;
   Softmax<A>& p = p_of_[k];
   Sums<A> sums;
   held_[k] = cached_ ? 0 : -1;
   for_blocks(s.classes, [&](int64_t j, int64_t n) {
     const A* z = student_rest(k, j, n, e_[k]);
-    if (!raise(maximum(z, n), s.inverse_t, &p.shift, &sums)) return clear(e_[k], n);
-    exponentials(z, n, p.shift, s.inverse_t, student_unit(k), e_[k], e_[k_], &sums,
+    if (!raise(maximum(z, n), s.inverse_t, &p.max, &sums)) return clear(e_[k], n);
+    exponentials(z, n, p.max, s.inverse_t, student_unit(k), e_[k], e_[k_], &sums,
                  ahead(p_.student, s.columns ? 0 : s.start + j));
   });
-  p.set_sum(A(sums.soft));
+  p.set_sum(A(sums.sum));
   if (k == unit_ && k != k_) {
-    p_of_[k_].shift = p.shift;
+    p_of_[k_].max = p.max;
     p_of_[k_].set_sum(A(sums.unit));
   }
 }
@@ -90,51 +89,51 @@ void Rows<A>::teacher_softmax(int64_t k) {
   Sums<A> sums;
   for_blocks(s.classes, [&](int64_t j, int64_t n) {
     const A* t = teacher_rest(k, j, n, f_[k]);
-    if (!raise(maximum(t, n), s.inverse_t, &pair.q.shift, &sums)) return clear(f_[k], n);
-    exponentials_against(t, n, pair.q.shift, s.inverse_t, unit, f_[k], student(k, j, n, l_),
-                         pair.p.shift, &sums, ahead(p_.teachers[k].logits, j));
+    if (!raise(maximum(t, n), s.inverse_t, &pair.q.max, &sums)) return clear(f_[k], n);
+    exponentials_against(t, n, pair.q.max, s.inverse_t, unit, f_[k], student(k, j, n, p_log_ratio_),
+                         pair.p.max, &sums, ahead(p_.teachers[k].logits, j));
   });
-  pair.q.set_sum(A(sums.soft));
-  pair.forward = A(sums.cross);
+  pair.q.set_sum(A(sums.sum));
+  pair.cross = A(sums.cross);
   if (weighs) unit_statistics(k, sums);
 }
 
 // Entropy of the teacher and its cross-entropy with the label, at T = 1.
 template <class A>
 void Rows<A>::unit_statistics(int64_t k, Sums<A> sums) {
-  A shift = pair_[k].q.shift, label = -kInf<A>;
+  A max = pair_[k].q.max, label = -kInf<A>;
   if (local_[k] >= 0) label = *teacher(k, local_[k], 1, &label);
-  if (p_.divergence == Divergence::DKD && label != -kInf<A>) {  // which the sums leave out
-    raise(label, 1, &shift, &sums);
-    const A e = scalar_exp(label - shift);
+  if (traits_.without_label && label != -kInf<A>) {  // the sums leave it out
+    raise(label, 1, &max, &sums);
+    const A e = scalar_exp(label - max);
     sums.unit += e;
-    sums.unit_weighted += e * (label - shift);
+    sums.unit_weighted += e * (label - max);
   }
   const double log_sum = __builtin_log(sums.unit);
-  const bool empty = shift == -kInf<A>;
+  const bool empty = max == -kInf<A>;
   entropy_[k] = empty ? 0 : log_sum - sums.unit_weighted / sums.unit;
-  label_cost_[k] = empty ? kInf<double> : log_sum - (double(label) - shift);
+  label_cost_[k] = empty ? kInf<double> : log_sum - (double(label) - max);
 }
 
 template <class A>
-void Rows<A>::reverse_cross_sum(int64_t k) {
+void Rows<A>::accumulate_student_first(int64_t k) {
   double sum = 0;
   for_blocks(slice_[k].classes, [&](int64_t j, int64_t n) {
     const A* e = student_block(k, j, n);
-    student_log_ratio(k, j, n);
-    sum += dot(e, l_, n);
+    student_log_ratios(k, j, n);
+    sum += dot(e, p_log_ratio_, n);
   });
-  pair_[k].reverse = A(sum);
+  pair_[k].cross = A(sum);
 }
 
 template <class A>
-void Rows<A>::mixture_divergences(int64_t k) {
+void Rows<A>::accumulate_mixture(int64_t k) {
   double p_to_m = 0, q_to_m = 0;
   for_blocks(slice_[k].classes, [&](int64_t j, int64_t n) {
     const A *e = student_block(k, j, n), *f = teacher_block(k, j, n);
     mixture_log_ratios(k, e, f, n);
-    p_to_m += dot(e, l_, n);
-    q_to_m += dot(f, m_, n);
+    p_to_m += dot(e, p_log_ratio_, n);
+    q_to_m += dot(f, q_log_ratio_, n);
   });
   pair_[k].p_to_m = A(p_to_m) * pair_[k].p.inverse();
   pair_[k].q_to_m = A(q_to_m) * pair_[k].q.inverse();

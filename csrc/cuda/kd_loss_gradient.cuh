@@ -30,12 +30,6 @@ __device__ typename Group::Real fill(const Group& g, int64_t row, typename Group
   return value;
 }
 
-// What the divergence compares a side with: the mixture, or the other side.
-template <class Group, class Real = typename Group::Real>
-__device__ Real partner(const Group& g, Real lp, Real lq, Real other) {
-  return Group::kDivergence == Divergence::JS ? g.log2_mixture(lp, lq) : other;
-}
-
 // Adds teacher k's share for the student's logits x to `grad`, and writes the teacher's own gradient.
 template <class Group, class Real = typename Group::Real>
 __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label,
@@ -50,14 +44,11 @@ __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label
 #pragma unroll
   for (int i = 0; i < kVector; ++i) zs[i] = x[i];
   g.select(t, v, label, zs, ts);
-  constexpr bool kLeads = D == Divergence::ReverseKL || D == Divergence::JS;  // a1 is not 0
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
-    const Real lp = (zs[i] - r.zmax) * r.scale - r.zlog;
-    const Real lq = (ts[i] - r.tmax) * r.scale - r.tlog;
-    Real factor = r.a0;
-    if constexpr (kLeads) factor += r.a1 * (lp - partner(g, lp, lq, lq));
-    const Real own = weighted(fast_exp2(lp), factor) + r.a2 * fast_exp2(lq);
+    const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
+    const Real own = gradient<kStudentRatio<D>>(r.student, log_p, log_q,
+                                                g.log_partner(log_p, log_q, log_q));
     // A NaN in the teacher stays inside its slice.
     grad[i] += !Group::kVectors && is_masked(zs[i]) && is_masked(ts[i]) ? Real(0) : own;
   }
@@ -65,15 +56,14 @@ __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label
 
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
-    const Real lp = (zs[i] - r.zmax) * r.scale - r.zlog;
-    const Real lq = (ts[i] - r.tmax) * r.scale - r.tlog;
-    const Real factor = r.b0 + weighted(r.b1, lq - partner(g, lp, lq, lp));
-    ts[i] = weighted(fast_exp2(lq), factor) + r.b2 * fast_exp2(lp);
+    const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
+    ts[i] = gradient<kTeacherRatio<D>>(r.teacher, log_q, log_p,
+                                       g.log_partner(log_p, log_q, log_p));
   }
   if constexpr (Group::kWithoutLabel)
 #pragma unroll
     for (int i = 0; i < kVector; ++i)
-      if (g.layout.column(v) + i * g.layout.step() == label) ts[i] = r.label;
+      if (g.layout.column(v) + i * g.layout.step() == label) ts[i] = r.teacher.label;
   store(g.teacher_grad(k, row), g.layout, v, ts);
 }
 
@@ -89,8 +79,9 @@ __device__ void write_gradients(const Group& g, int64_t row, int label) {
     g.cache.fetch(z, g.student_slot(), v, x);
 #pragma unroll
     for (int i = 0; i < kVector; ++i)
-      grad[i] = weighted(h.scale, fast_exp2((x[i] - h.zmax) * Constants<Real>::log2e - h.zlog)) -
-                h.uniform;
+      grad[i] =
+          weighted(h.own, fast_exp2((x[i] - h.z_max) * Constants<Real>::log2e - h.z_log_sum)) -
+          h.uniform;
     for (unsigned rest = h.used; rest; rest &= rest - 1)
       add_teacher(g, __ffs(rest) - 1, v, row, label, x, grad);
 #pragma unroll

@@ -12,8 +12,9 @@ struct Group {
   static constexpr Divergence kDivergence = D;
   static constexpr bool kWarpPerRow = WarpPerRow_, kVectors = Vectors;
   static constexpr int kAhead = Vectors ? 2 : 1;  // vectors in flight
-  // DKD normalises without the label and treats it apart: sweeps and gradients pass over it.
-  static constexpr bool kWithoutLabel = D == Divergence::DKD;
+  // Where both sides are normalised without the label, sweeps and gradients pass over it.
+  static constexpr bool kWithoutLabel = traits_of(D).without_label;
+  static constexpr bool kMixture = traits_of(D).mixture;
 
   const KDLoss& p;
   const Launch& launch;
@@ -21,8 +22,8 @@ struct Group {
   Layout<Vectors> layout;
   RowCache<Real, Vectors> cache;
   int lane, warp, warps;
-  int parity = 0;                     // which half of tables.block is next
-  Real log2_beta = 0, log2_rest = 0;  // Jensen-Shannon: of beta and 1 - beta
+  int parity = 0;                               // which half of tables.block is next
+  Real log2_beta = 0, log2_one_minus_beta = 0;  // of the mixture's weights
 
   __device__ Group(const KDLoss& problem, const Launch& launch, char* memory)
       : p(problem), launch(launch) {
@@ -36,9 +37,9 @@ struct Group {
       memory += warp * (Tables<Real>::bytes(p.num_teachers, true, 1) + launch.cache_bytes);
     tables = Tables<Real>::carve(memory, p.num_teachers, kWarpPerRow, warps);
     cache = {tables.cache, threads, kWarpPerRow ? lane : int(threadIdx.x), layout};
-    if constexpr (D == Divergence::JS) {
+    if constexpr (kMixture) {
       log2_beta = log2_of(Real(p.divergence_params[0]));
-      log2_rest = log2_of(1 - Real(p.divergence_params[0]));
+      log2_one_minus_beta = log2_of(Real(p.divergence_params[1]));
     }
   }
 
@@ -124,9 +125,14 @@ struct Group {
     return source == 0 ? C::log2e : C::log2e / Real(p.teachers[source - 1].temperature);
   }
 
-  __device__ Real log2_mixture(Real lp, Real lq) const {
-    const Real a = lq + log2_beta, b = lp + log2_rest;
+  __device__ Real log_mixture(Real log_p, Real log_q) const {
+    const Real a = log_q + log2_beta, b = log_p + log2_one_minus_beta;
     return larger(a, b) + fast_log2(1 + fast_exp2(a > b ? b - a : a - b));
+  }
+
+  // The logarithm of what the divergence compares a side with: the mixture, or the other side.
+  __device__ Real log_partner(Real log_p, Real log_q, Real log_other) const {
+    return kMixture ? log_mixture(log_p, log_q) : log_other;
   }
 };
 

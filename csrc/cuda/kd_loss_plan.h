@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/kd_loss_terms.cuh"
+#include "cuda/kd_loss_tables.cuh"
 #include "cuda/rows.cuh"
 
 namespace edufast::cuda {

@@ -1,4 +1,4 @@
-// The multi-teacher loss of a row and its gradient. Specification: edufast/ops/kd_loss_reference.py.
+// The multi-teacher loss of a row and its gradient. Specification: edufast/ops/reference/kd_loss.py.
 //
 //   sweeps     every row is read once: maxima, and sums of exponentials, online; the logits stay in
 //              shared memory as far as it reaches, the others come back from L2
@@ -25,25 +25,40 @@ __device__ bool lists_broken(const Group& g, unsigned read) {
 template <class Group>
 __device__ void settle(Group& g, int64_t row, int label, unsigned read, int slot) {
   using Real = typename Group::Real;
-  Stats<Real> s;
+  Sums<Real> s;
   if (read >> g.lane & 1) s = g.tables.total[g.lane + 1];
   const Real w = weight(g, row, label, read, with_label(g, s, row, label));
-  // A side without any class contributes nothing; with DKD its label may, so that decides later.
-  const bool empty = !Group::kWithoutLabel && (s.zsum == 0 || s.tsum == 0);
+  // A side without any class contributes nothing; a label kept apart may, so that decides later.
+  const bool empty = !Group::kWithoutLabel && (s.z_sum == 0 || s.t_sum == 0);
   const bool use = read >> g.lane & 1 && w != 0 && !empty;
   if (use) {
     TeacherRow<Real>& r = g.tables.teachers[g.lane];
     r.weight = w;
     r.scale = g.log2_scale(g.lane + 1);
-    r.zmax = s.zmax;
-    r.tmax = s.tmax;
-    r.zlog = s.zsum == 0 ? Real(0) : log2_of(s.zsum);
-    r.tlog = s.tsum == 0 ? Real(0) : log2_of(s.tsum);
+    r.z_max = s.z_max;
+    r.t_max = s.t_max;
+    r.z_log_sum = s.z_sum == 0 ? Real(0) : log2_of(s.z_sum);
+    r.t_log_sum = s.t_sum == 0 ? Real(0) : log2_of(s.t_sum);
     r.cache = slot;
   }
   const unsigned used = __ballot_sync(kFullMask, use);
   if (g.lane == 0) g.tables.header->used = used;
   __syncwarp();
+}
+
+// The cross-entropy; its gradient, times `factor`, goes into h.
+template <class Real>
+__device__ __forceinline__ Real cross_entropy(Header<Real>& h, const Sums<Real>& s, Real logit,
+                                              int classes, Real smoothing, Real factor) {
+  if (s.z_sum == 0) return Constants<Real>::infinity();  // all masked; no gradient exists
+  h.z_max = s.z_max;
+  h.z_log_sum = log2_of(s.z_sum);
+  h.own = factor;
+  h.uniform = factor * smoothing / classes;
+  h.label -= factor * (1 - smoothing);
+  Real loss = (1 - smoothing) * (s.z_max - logit) + log_of(s.z_sum);
+  if (smoothing != 0) loss -= smoothing * s.extra / classes;
+  return loss;
 }
 
 // The row's loss, and the coefficients of its gradients times `gradient_scale`.
@@ -55,31 +70,34 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
   Real loss = 0, at_label = 0;
   if (use) {
     TeacherRow<Real>& r = g.tables.teachers[g.lane];
+    Pair<Real> pair = {g.tables.total[g.lane + 1], r.scale, r.z_log_sum, r.t_log_sum, false, 0, 0};
+    if constexpr (Group::kWithoutLabel) {
+      const Row t = g.teacher_row(g.lane, row);
+      pair.has_label = t.holds(label);
+      if (pair.has_label) {
+        pair.z_label = logit_at<Real>(g.student_row(row), label);
+        pair.t_label = logit_at<Real>(t, label);
+      }
+    }
+    const auto d = divergence<Group::kDivergence>(pair, p.divergence_params);
     const Real temperature = p.teachers[g.lane].temperature;
     const Real share = (1 - Real(p.alpha)) * r.weight;
     // d (T^2 D) / d logit = T dD / d (logit / T)
     const Real factor = share * temperature * gradient_scale;
-    Label<Real> known = {};
-    if constexpr (Group::kWithoutLabel) {
-      const Row t = g.teacher_row(g.lane, row);
-      known.known = t.holds(label);
-      if (known.known)
-        known = {true, logit_at<Real>(g.student_row(row), label), logit_at<Real>(t, label)};
-    }
-    const Real divergence = conclude_divergence<Real, Group::kDivergence>(
-        r, g.tables.total[g.lane + 1], known, p.divergence_params, factor, &at_label);
-    loss = share * temperature * temperature * divergence;
-    use = divergence != Constants<Real>::infinity();  // or no gradient exists
+    r.student = d.student.times(factor);
+    r.teacher = d.teacher.times(factor);
+    loss = share * temperature * temperature * d.value;
+    use = d.value != Constants<Real>::infinity();  // or no gradient exists
+    if (use) at_label = r.student.label;
   }
   const unsigned used = __ballot_sync(kFullMask, use);
-  if (!use) at_label = 0;
   Header<Real> h = {};
   h.used = used;
   h.loss = warp_sum(loss);
   h.label = warp_sum(at_label);
   if (p.alpha != 0)
-    h.loss += Real(p.alpha) * conclude_cross_entropy<Real>(
-                                  h, g.tables.total[0], logit_at<Real>(g.student_row(row), label),
+    h.loss += Real(p.alpha) *
+              cross_entropy<Real>(h, g.tables.total[0], logit_at<Real>(g.student_row(row), label),
                                   p.classes, p.label_smoothing, p.alpha * gradient_scale);
   __syncwarp();
   if (g.lane == 0) *g.tables.header = h;
@@ -107,7 +125,7 @@ __device__ typename Group::Real run_row(Group& g, int64_t row,
   }
   combine(g, read, true);
   if (one_warp_of_group) settle(g, row, label, read, slot);
-  if constexpr (Group::kDivergence == Divergence::JS) {
+  if constexpr (Group::kMixture) {
     g.sync();
     const unsigned used = g.tables.header->used;
     for (unsigned rest = used; rest; rest &= rest - 1) sweep_mixture(g, __ffs(rest) - 1, row, label);

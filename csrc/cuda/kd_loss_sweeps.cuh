@@ -6,7 +6,7 @@
 namespace edufast::cuda {
 
 template <class Group>
-__device__ void gather(Group& g, int source, const Stats<typename Group::Real>& own) {
+__device__ void gather(Group& g, int source, const Sums<typename Group::Real>& own) {
   const auto s = warp_reduce<typename Group::Real, Group::kDivergence>(own, g.log2_scale(source));
   if (g.lane == 0)
     (Group::kWarpPerRow ? g.tables.total[source] : g.tables.partial[source * g.warps + g.warp]) = s;
@@ -18,16 +18,16 @@ __device__ void combine(Group& g, unsigned teachers, bool student) {
   using Real = typename Group::Real;
   if constexpr (!Group::kWarpPerRow) {
     const int n = g.p.num_teachers + 1, blocks = Cluster::size();
-    const auto reduce = [&](int parts, auto part, Stats<Real>* to) {
+    const auto reduce = [&](int parts, auto part, Sums<Real>* to) {
       for (int s = g.warp; s < n; s += g.warps) {
         if (!(s ? teachers >> (s - 1) & 1 : student)) continue;
-        const Stats<Real> sum = warp_reduce<Real, Group::kDivergence>(
-            g.lane < parts ? part(s) : Stats<Real>(), g.log2_scale(s));
+        const Sums<Real> sum = warp_reduce<Real, Group::kDivergence>(
+            g.lane < parts ? part(s) : Sums<Real>(), g.log2_scale(s));
         if (g.lane == 0) to[s] = sum;
       }
     };
     __syncthreads();
-    Stats<Real>* block = blocks == 1 ? g.tables.total : g.tables.block + g.parity * n;
+    Sums<Real>* block = blocks == 1 ? g.tables.total : g.tables.block + g.parity * n;
     reduce(g.warps, [&](int s) { return g.tables.partial[s * g.warps + g.lane]; }, block);
     if (blocks > 1) {
       Cluster::sync();
@@ -44,18 +44,18 @@ __device__ void sweep_student(Group& g, int64_t row) {
   constexpr int kAhead = Group::kAhead;
   const Row z = g.student_row(row);
   const int slot = g.student_slot(), end = g.layout.end(z.high);
-  Stats<Real> s;
+  Sums<Real> s;
   for (int v = 0; v < end; v += kAhead) {
     Real x[kAhead][kVector];
     load(z, g.layout, v, x);
-    Real zmax = s.zmax;
+    Real z_max = s.z_max;
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       if (v + u < end) g.cache.keep(z, slot, v + u, x[u]);
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) zmax = larger(zmax, x[u][i]);
+      for (int i = 0; i < kVector; ++i) z_max = larger(z_max, x[u][i]);
     }
-    rescale<Real, Group::kDivergence>(s, zmax, s.tmax, Constants<Real>::log2e);
+    rescale<Real, Group::kDivergence>(s, z_max, s.t_max, Constants<Real>::log2e);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u)
 #pragma unroll
@@ -69,17 +69,17 @@ __device__ void sweep_student(Group& g, int64_t row) {
 
 template <class Group>
 __device__ void sweep_teacher(Group& g, int k, int64_t row, int label, int slot,
-                              bool at_temperature_one) {
+                              bool unit) {
   using Real = typename Group::Real;
   constexpr int kAhead = Group::kAhead;
   const Row z = g.student_row(row), t = g.teacher_row(k, row);
   const Real scale = g.log2_scale(k + 1);
   const int end = g.layout.end(t.high);
-  Stats<Real> s;
+  Sums<Real> s;
   for (int v = g.layout.begin(t.low); v < end; v += kAhead) {
     Real zs[kAhead][kVector], ts[kAhead][kVector];
     load(t, g.layout, v, ts);
-    Real zmax = s.zmax, tmax = s.tmax;
+    Real z_max = s.z_max, t_max = s.t_max;
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       if (v + u < end) g.cache.keep(t, slot, v + u, ts[u]);
@@ -87,33 +87,33 @@ __device__ void sweep_teacher(Group& g, int k, int64_t row, int label, int slot,
       g.select(t, v + u, label, zs[u], ts[u]);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
-        zmax = larger(zmax, zs[u][i]);
-        tmax = larger(tmax, ts[u][i]);
+        z_max = larger(z_max, zs[u][i]);
+        t_max = larger(t_max, ts[u][i]);
       }
     }
-    rescale<Real, Group::kDivergence>(s, zmax, tmax, scale);
+    rescale<Real, Group::kDivergence>(s, z_max, t_max, scale);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u)
 #pragma unroll
       for (int i = 0; i < kVector; ++i)
         accumulate<Real, Group::kDivergence>(s, zs[u][i], ts[u][i], scale);
-    if (at_temperature_one)
+    if (unit)
 #pragma unroll
       for (int u = 0; u < kAhead; ++u)
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) accumulate_at_one(s, ts[u][i]);
+        for (int i = 0; i < kVector; ++i) accumulate_unit(s, ts[u][i]);
   }
   gather(g, k + 1, s);
 }
 
-// Jensen-Shannon needs the normalisers first: sums of p log2(p / m) and q log2(q / m).
+// A mixture needs the normalisers first.
 template <class Group>
 __device__ void sweep_mixture(Group& g, int k, int64_t row, int label) {
   using Real = typename Group::Real;
   const Row z = g.student_row(row), t = g.teacher_row(k, row);
   const TeacherRow<Real> r = g.tables.teachers[k];
-  Stats<Real> s;
-  s.zmax = s.tmax = 0;
+  Sums<Real> s;
+  s.z_max = s.t_max = 0;
   for (int v = g.layout.begin(t.low); v < g.layout.end(t.high); ++v) {
     Real zs[kVector], ts[kVector];
     g.cache.fetch(z, g.student_slot(), v, zs);
@@ -121,11 +121,8 @@ __device__ void sweep_mixture(Group& g, int k, int64_t row, int label) {
     g.select(t, v, label, zs, ts);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      const Real lp = (zs[i] - r.zmax) * r.scale - r.zlog;
-      const Real lq = (ts[i] - r.tmax) * r.scale - r.tlog;
-      const Real lm = g.log2_mixture(lp, lq);
-      s.zsum += weighted(fast_exp2(lp), lp - lm);
-      s.tsum += weighted(fast_exp2(lq), lq - lm);
+      const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
+      accumulate_mixture(s, log_p, log_q, g.log_mixture(log_p, log_q));
     }
   }
   gather(g, k + 1, s);

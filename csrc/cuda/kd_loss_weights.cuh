@@ -27,9 +27,9 @@ __device__ unsigned teachers_read(const Group& g, int64_t row, int label) {
   return __ballot_sync(kFullMask, reads);
 }
 
-// The weights look at all classes, also at the label that DKD's sweeps passed over.
+// The weights look at all classes, also at a label that the sweeps passed over.
 template <class Group>
-__device__ Stats<typename Group::Real> with_label(const Group& g, Stats<typename Group::Real> s,
+__device__ Sums<typename Group::Real> with_label(const Group& g, Sums<typename Group::Real> s,
                                                   int64_t row, int label) {
   using Real = typename Group::Real;
   if constexpr (Group::kWithoutLabel) {
@@ -37,9 +37,9 @@ __device__ Stats<typename Group::Real> with_label(const Group& g, Stats<typename
     const Row t = g.teacher_row(g.lane, row);
     if (t.holds(label)) {
       const Real logit = logit_at<Real>(t, label);
-      rescale<Real, Group::kDivergence>(s, s.zmax, larger(s.tmax, logit),
+      rescale<Real, Group::kDivergence>(s, s.z_max, larger(s.t_max, logit),
                                         g.log2_scale(g.lane + 1));
-      accumulate_at_one(s, logit);
+      accumulate_unit(s, logit);
     }
   }
   return s;
@@ -47,7 +47,7 @@ __device__ Stats<typename Group::Real> with_label(const Group& g, Stats<typename
 
 template <class Group>
 __device__ typename Group::Real weight(const Group& g, int64_t row, int label, unsigned read,
-                                       const Stats<typename Group::Real>& s) {
+                                       const Sums<typename Group::Real>& s) {
   using Real = typename Group::Real;
   const bool reads = read >> g.lane & 1;
   const int n = __popc(read);

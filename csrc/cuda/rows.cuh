@@ -44,7 +44,7 @@ struct Row {
   __device__ bool holds(int c) const { return column(c) >= 0; }
 };
 
-// float16 gradients wait in float32 for the upstream gradient; see csrc/ops.cpp.
+// float16 gradients wait in float32 for the upstream gradient; see csrc/checks.h.
 __host__ __device__ inline DType stored_grad(DType dtype) {
   return dtype == DType::F16 ? DType::F32 : dtype;
 }

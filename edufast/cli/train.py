@@ -270,10 +270,12 @@ def _print_table(results: Results) -> None:
 
 
 def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool) -> None:
-    from edufast.experiments.report.sweep import HEADS, note, rows, to_json
     from edufast.experiments.sweep import run_sweep
 
     summary = _attempt(folder, run_sweep, config, folder, jobs, console)
+    # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
+    from edufast.experiments.report.sweep import HEADS, note, rows, to_json
+
     if as_json:
         print(to_json(summary), end="")
         return

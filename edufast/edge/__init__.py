@@ -1,1 +1,1 @@
-"""Artefacts for edge devices, and their verification."""
+"""Files for edge devices, and their verification."""

@@ -1,9 +1,10 @@
-"""Exporting a graduate to one file for the edge, verified before it appears on disk.
+"""Exporting a graduate to one file for edge devices, verified before it appears on disk.
 
     report = export(graduate, "student.onnx", input_size=(3, 32, 32), classes=data.classes,
                     mean=data.mean, std=data.std, samples=images, labels=labels)
 
-One module per format (`onnx`), chosen by the file's suffix; `preprocess` and `parity` are shared.
+Each format has a module (so far `onnx`), chosen by the file's suffix; `preprocess` and `parity` are
+shared by all formats.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class ExportReport:
 
     Attributes:
         path: the file.
-        opset: ONNX operator set of the file.
+        opset: version of the ONNX operator set in the file.
         bytes: size of the file.
         parity: the comparison with the PyTorch model.
-        noise: True when no real samples were given and random images stood in for them.
+        noise: whether the comparison used random images because no samples were given.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class ExportReport:
     noise: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """The report for programs: the file's name, and what is known about it."""
+        """The report as JSON types, with the file's name in place of its path."""
         parity = dataclasses.asdict(self.parity)
         parity["accuracy_onnx"] = parity.pop("accuracy_exported")
         return {
@@ -78,30 +79,33 @@ def export(
 ) -> ExportReport:
     """Write ``model`` to ``path`` as one float32 file, and verify it before it appears there.
 
-    With ``mean`` and ``std`` the file takes image bytes, uint8 (N, H, W, C), and scales and
-    normalises them itself; without, it takes float32 (N, C, H, W), already normalised. Its input
-    is named ``image``, its output ``logits``, and N may be anything. ``model`` is left as it is,
-    whatever its mode, device and dtype; the file is of its eval mode.
+    With ``mean`` and ``std`` the input is image bytes, uint8 (N, H, W, C), which the file scales
+    and normalises itself; without them it is float32 (N, C, H, W), already normalised. The input is
+    called ``image``, the output ``logits``, and the file accepts any batch size N. The exported
+    model is in eval mode; ``model`` itself is not changed and may be in any mode, on any device and
+    of any dtype.
 
     Args:
-        model: takes float32 (N, C, H, W), gives logits (N, classes).
+        model: maps float32 images (N, C, H, W) to logits (N, classes).
         path: the file to write; ``.onnx`` is the only format so far.
         input_size: (C, H, W).
-        classes: class names in the order of the logits, kept in the file's metadata.
-        mean, std: per-channel constants of pixel / 255.
-        samples: N >= 2 images for verification, in the layout the file takes. Random images when
-            None: they show that the arithmetic agrees, not that real images are classified alike.
-        labels: (N,) integers; with them the accuracies are compared too.
-        opset: ONNX operator set; PyTorch writes 18 and converts from there, refused where that
-            fails.
-        metadata: more entries for the file's metadata; what is no string is stored as JSON.
+        classes: class names in the order of the logits, stored in the file's metadata.
+        mean, std: per channel, of pixel / 255.
+        samples: N >= 2 images for verification, in the layout of the file's input. None: random
+            images, which show that the arithmetic agrees, not that real images are classified the
+            same.
+        labels: (N,) integers; if given, the accuracies are compared too.
+        opset: version of the ONNX operator set. PyTorch writes 18 and converts it to others; it is
+            an error if it cannot.
+        metadata: more entries for the file's metadata; values other than strings are stored as
+            JSON.
 
     Raises:
         UserError: the suffix names no known format, or a package of the ``export`` extra is
             missing.
-        ValueError: arguments that do not fit together.
+        ValueError: the arguments do not fit together.
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
-            keeps what it held before.
+            keeps its old content.
     """
     path = Path(path)
     form = _format(path)
@@ -114,7 +118,9 @@ def export(
     model = _frozen(model)
     expected = _expected(model, samples, constants)
     if classes is not None and len(classes) != expected.shape[1]:
-        raise ValueError(f"classes: {len(classes)} names for a model of {expected.shape[1]} logits")
+        raise ValueError(
+            f"classes: {len(classes)} names for a model with {expected.shape[1]} logits"
+        )
 
     entries = _entries(classes, input_size, constants, form.versions(), metadata or {})
     with atomic_write(path) as temporary:
@@ -142,11 +148,11 @@ def verify(
 ) -> Parity:
     """Compare the exported file at ``path`` with ``model`` on N >= 2 images.
 
-    Args as for `export`; ``mean`` and ``std`` are those it was exported with.
+    The arguments are those of `export`; ``mean`` and ``std`` as they were when it was exported.
 
     Raises:
-        UserError: no such file, or a suffix that names no known format.
-        ValueError: samples or labels that do not fit.
+        UserError: there is no such file, or its suffix names no known format.
+        ValueError: samples or labels do not fit the model.
         ExportError: agreement is below 0.999 or the accuracies differ.
     """
     path = Path(path)
@@ -182,9 +188,9 @@ def _expected(
     images = samples if constants is None else normalise(samples, *constants)
     logits = torch_logits(model, images)
     if logits.ndim != 2:
-        raise ValueError(f"model must give logits (N, classes), got shape {logits.shape}")
+        raise ValueError(f"model must return logits (N, classes), got shape {logits.shape}")
     if not np.isfinite(logits).all():
-        raise ExportError("the model's own logits are not finite: nothing to export")
+        raise ExportError("the model's own logits are not finite: it cannot be exported")
     return logits
 
 
@@ -217,7 +223,7 @@ def _check_samples(
     labels = np.asarray(labels)
     if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"labels must be {len(samples)} integers, one a sample, got {labels.dtype} "
+            f"labels must be {len(samples)} integers, one for each sample, got {labels.dtype} "
             f"{labels.shape}"
         )
     return samples, labels
@@ -230,10 +236,10 @@ def _entries(
     versions: dict[str, str],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a device needs to know beyond the graph, as metadata of the file."""
+    """The file's metadata: what a device needs to know besides the graph."""
     for key in metadata:
         if key in _OWN_METADATA:
-            raise ValueError(f"metadata: {key!r} is written by export itself")
+            raise ValueError(f"metadata: {key!r} is set by export itself")
     entries: dict[str, Any] = {"input_size": list(input_size), "versions": versions}
     if classes is not None:
         entries["classes"] = list(classes)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "image", "logits"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# Fields of an ONNX file that no runtime reads. value_info (shapes of intermediate values) is
-# inferred again on loading.
+# Fields of an ONNX file that no runtime needs: value_info (shapes of intermediate values) is
+# inferred when the file is loaded.
 _DESCRIPTIVE = ("doc_string", "metadata_props", "value_info")
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
@@ -41,16 +41,17 @@ def write(
 ) -> None:
     """Export ``model`` (on the CPU, float32, in eval mode) to ``path``.
 
-    With ``constants`` (mean, std) the graph takes uint8 (N, H, W, C), else float32 (N, C, H, W).
-    The batch size is dynamic, the weights lie inside the file, and equal models give equal bytes.
+    With ``constants`` (mean, std) the input is uint8 (N, H, W, C), else float32 (N, C, H, W). The
+    batch size is dynamic, the weights are stored inside the file, and the same model always gives
+    the same bytes.
 
     Raises:
         UserError: a package of the ``export`` extra is missing.
-        ExportError: the model cannot be traced, or the exporter wrote another opset.
+        ExportError: the model cannot be traced, or the exporter wrote a different opset.
     """
     require()
     channels, height, width = input_size
-    # torch.export treats a batch of 0 or 1 as a constant: trace with 2.
+    # torch.export treats a batch size of 0 or 1 as a constant: trace with 2.
     if constants is None:
         example = torch.zeros(2, channels, height, width)
     else:
@@ -59,7 +60,7 @@ def write(
     proto = _trace(model, example, opset)
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:
-        raise ExportError(f"opset {opset} was asked for, but PyTorch could only write {written}")
+        raise ExportError(f"opset {opset} was requested, but PyTorch could only write {written}")
     _strip(proto)
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -68,10 +69,10 @@ def write(
 
 
 def runner(path: Path) -> Run:
-    """The file as a function from images to logits, run by onnxruntime on the CPU.
+    """A function that maps images to logits by running the file in onnxruntime on the CPU.
 
     Raises:
-        ExportError: onnxruntime cannot load the file or, later, cannot run it on a batch.
+        ExportError: onnxruntime cannot load the file or, when called, cannot run it on a batch.
     """
     require()
     import onnxruntime
@@ -109,7 +110,7 @@ def require() -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of everything that shapes the file, for its metadata."""
+    """Versions of the packages that determine the file's content, for its metadata."""
     return {name: distributions.version(name) for name in ("torch", "onnx", "onnxscript")}
 
 
@@ -128,23 +129,23 @@ def _trace(model: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelPro
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # nor do the exporter's
+    except Exception as error:  # neither do the exporter's
         raise ExportError(f"PyTorch cannot export this model: {_cause(error)}") from error
     assert program is not None  # None is for the older exporter only
     return program.model_proto
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first: the exporter wraps it in pages of advice."""
+    """First line of the original error, which the exporter wraps in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _strip(message: Any) -> None:
-    """Remove what describes the machine that exported: source lines, paths, trace details.
+    """Remove what describes the exporting machine: source lines, paths, trace details.
 
-    ``message`` is any protobuf message of an ONNX file; what it holds is treated alike.
+    ``message`` is a protobuf message of an ONNX file; the messages inside it are stripped too.
     """
     for field, value in message.ListFields():
         if field.name in _DESCRIPTIVE:
@@ -156,7 +157,7 @@ def _strip(message: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice off the screen; what matters of it is checked after export."""
+    """Suppress the exporter's advice; what matters is checked after export."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

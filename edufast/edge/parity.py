@@ -1,4 +1,4 @@
-"""Is the exported file the same classifier as the PyTorch model? Measured, not assumed."""
+"""Measuring whether the exported file is the same classifier as the PyTorch model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Logits (N, classes) float32 of a batch of images, in whatever layout the runner takes."""
+"""Maps a batch of images, in the layout of the file's input, to logits (N, classes) float32."""
 
 MIN_AGREEMENT = 0.999
 BATCH = 32
-SINGLES = 32  # images also run one by one: enough to see that batch 1 works
-# Two implementations of one float32 network differ by rounding. Classes whose logits lie closer
-# than this share of the largest logit are a tie: either is the right answer.
+SINGLES = 32  # images that are also run one by one, to check batch size 1
+# Two implementations of a float32 network differ by rounding. Classes whose logits differ by less
+# than this share of the largest logit are tied: either counts as the top-1 class.
 TIE = 1e-4
 
 
 class ExportError(RuntimeError):
-    """The model cannot be exported, or the exported file does not do what the model does."""
+    """The model cannot be exported, or the exported file does not match the model."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Parity:
 
     Attributes:
         samples: images compared.
-        agreement: share of images with the same top-1 class in both, ties within rounding aside.
+        agreement: share of images with the same top-1 class in both; a tie within rounding counts
+            as the same.
         accuracy_torch: top-1 accuracy of the model, None without labels.
         accuracy_exported: top-1 accuracy of the exported file, None without labels.
-        max_abs_difference: largest absolute difference of two logits. For information: the gate
-            is on agreement and accuracy.
+        max_abs_difference: largest absolute difference between two logits. For information only:
+            agreement and accuracy decide.
     """
 
     samples: int
@@ -49,13 +50,13 @@ def compare(
 ) -> Parity:
     """Run the exported file and compare it with the model.
 
-    Runs all ``images`` in batches of `BATCH` and the first `SINGLES` again one by one: the file
-    must take any batch size.
+    Runs the first `SINGLES` images one by one and then all of them in batches of `BATCH`, because
+    the file must work at any batch size.
 
     Args:
         expected: (N, classes) float32, the model's logits.
-        run: the exported file.
-        images: N images in the layout ``run`` takes, N at least 2.
+        run: runs the exported file.
+        images: N >= 2 images in the layout of the file's input.
         labels: (N,) integers, or None.
 
     Raises:
@@ -87,7 +88,7 @@ def _check(
     if parity.agreement < MIN_AGREEMENT:
         raise ExportError(
             f"the exported file agrees with the model on {parity.agreement:.4f} of "
-            f"{parity.samples} images at batch size {batch}, expected {MIN_AGREEMENT} or more"
+            f"{parity.samples} images at batch size {batch}, expected at least {MIN_AGREEMENT}"
         )
     if parity.accuracy_exported != parity.accuracy_torch:
         raise ExportError(
@@ -100,9 +101,11 @@ def _check(
 
 def _measure(expected: np.ndarray, logits: np.ndarray, labels: np.ndarray | None) -> Parity:
     if logits.shape != expected.shape:
-        raise ExportError(f"the exported file gives {logits.shape}, the model {expected.shape}")
+        raise ExportError(
+            f"the exported file returns shape {logits.shape}, the model {expected.shape}"
+        )
     if not np.isfinite(logits).all():
-        raise ExportError("the exported file gives logits that are not finite")
+        raise ExportError("the exported file returns logits that are not finite")
     rows = np.arange(len(expected))
     top, chosen = expected.argmax(1), logits.argmax(1)
     tied = expected[rows, top] - expected[rows, chosen] <= TIE * np.abs(expected).max(1)

@@ -1,7 +1,7 @@
-"""The way from image bytes to the model's input, written once for the graph and once for checks.
+"""From image bytes to the model's input: one implementation for the graph, one to check it.
 
-A deployed student that is fed images prepared differently from its training images fails without
-an error message, so the preprocessing travels inside the exported file.
+A deployed model whose images are preprocessed differently from its training images gives wrong
+results without any error, so the preprocessing is part of the exported file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 
 class Preprocessed(nn.Module):
-    """``model`` behind its preprocessing: image bytes in, logits out.
+    """Preprocessing followed by ``model``: image bytes in, logits out.
 
     Args:
-        model: takes (N, C, H, W) float32 images normalised per channel.
-        mean: C per-channel means of pixel / 255.
-        std: C per-channel standard deviations of pixel / 255.
+        model: maps (N, C, H, W) float32 images, normalised per channel, to logits.
+        mean: C means of pixel / 255.
+        std: C standard deviations of pixel / 255.
     """
 
     mean: Tensor
@@ -28,7 +28,7 @@ class Preprocessed(nn.Module):
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        # In units of pixel values: scaling by 1 / 255 costs no operation of its own.
+        # In units of pixel values, so that the graph needs no operation for the factor 1 / 255.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32) * 255)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32) * 255)
 
@@ -39,9 +39,9 @@ class Preprocessed(nn.Module):
 
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(N, H, W, C) uint8 image bytes as (N, C, H, W) float32, as the training pipeline makes them.
+    """(N, H, W, C) uint8 image bytes to (N, C, H, W) float32, as in the training pipeline.
 
-    Written apart from `Preprocessed` on purpose: verification compares the two.
+    Deliberately independent of `Preprocessed`: verification compares the two.
     """
     scaled = images.astype(np.float32) / np.float32(255)
     normalised = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
@@ -51,16 +51,20 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
 def check_constants(
     mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
 ) -> tuple[list[float], list[float]] | None:
-    """The constants as two lists of ``channels`` floats, or None when neither is given."""
+    """Mean and std as lists of ``channels`` floats, or None if neither is given.
+
+    Raises:
+        ValueError: only one is given, or they cannot normalise ``channels`` channels.
+    """
     if mean is None and std is None:
         return None
     if mean is None or std is None:
         missing = "mean" if mean is None else "std"
-        raise ValueError(f"mean and std go together: {missing} is missing")
+        raise ValueError(f"mean and std must be given together: {missing} is missing")
     means, deviations = [float(m) for m in mean], [float(s) for s in std]
     for name, values in (("mean", means), ("std", deviations)):
         if len(values) != channels or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be {channels} finite numbers, one a channel: {values}")
+            raise ValueError(f"{name} must be {channels} finite numbers, one per channel: {values}")
     if min(deviations) <= 0:
         raise ValueError(f"std must be positive: {deviations}")
     return means, deviations

@@ -1,4 +1,4 @@
-"""Exporting a model file of EduFast's own: what the device needs to know is already in it."""
+"""Exporting a model that EduFast trained: its description has all that the device needs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from edufast.data import ClassSampler, DataSet, Loader, Samples
 from edufast.edge.export import ExportReport, export
 from edufast.models.weights import ModelInfo
 
-VERIFY_SAMPLES = 256  # real images on which an export is compared with PyTorch
+VERIFY_SAMPLES = 256  # validation images on which an export is compared with PyTorch
 
 
 def export_trained(
     model: nn.Module, info: ModelInfo, data: DataSet | None, path: Path
 ) -> ExportReport:
-    """Export ``model`` with its preprocessing inside, verified on images of ``data`` if given.
+    """Export ``model`` including its preprocessing, verified on images of ``data`` if given.
 
-    Raises: as :func:`edufast.edge.export.export`.
+    Raises:
+        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`.
     """
     images, labels = validation_images(data, info) if data is not None else (None, None)
     return export(
@@ -40,9 +41,11 @@ def export_trained(
 def validation_images(
     data: DataSet, info: ModelInfo, count: int = VERIFY_SAMPLES
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Validation images as bytes (N, H, W, 3), cut to size like in validation, N <= ``count``.
+    """At most ``count`` validation images, spread over the classes that the model knows.
 
-    They are spread over the classes the model knows; labels (N,) are in the order of its logits.
+    Returns:
+        The images (N, H, W, 3) uint8, cropped and resized as in validation; and (N,) int64, the
+        position of each image's class among the model's logits.
     """
     known = ClassSampler(data.val.labels, info.class_ids)(0)
     index = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
@@ -61,7 +64,7 @@ def validation_images(
 
 
 def latency(path: Path, image_size: int, runs: int = 50) -> float:
-    """Median milliseconds that onnxruntime needs for one image of bytes, on one thread."""
+    """Median time in milliseconds that onnxruntime takes for one uint8 image on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

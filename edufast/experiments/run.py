@@ -25,19 +25,21 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     """Teach, distil, export, report; go on where an earlier attempt in the same folder stopped.
 
     Raises:
-        UserError: the folder holds a run of another config, or the recipe does not fit its data.
+        UserError: the folder holds a run of another config or is in use by another process, or the
+            recipe does not fit its data.
         Interrupted: after Ctrl-C; call again to go on.
         TrainingError, ExportError: a step failed; the message says why.
     """
     setup = Setup(config, path, console)
-    try:
-        faculty = teach(setup)
-        results = train(setup, faculty)
-        if config.export and "education" in config.methods:
-            loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
-            export_student(setup, *loaded, "student.onnx")
-    finally:
-        setup.console.print(f"report: {write_report(path)}")
+    with setup.opened():
+        try:
+            faculty = teach(setup)
+            results = train(setup, faculty)
+            if config.export and "education" in config.methods:
+                loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
+                export_student(setup, *loaded, "student.onnx")
+        finally:
+            setup.console.print(f"report: {write_report(path)}")
     return results
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
+from edufast.utils.lock import folder_lock
 
 
 class Setup:
-    """What a run works with. Whatever can be checked before a training is checked here; then the
-    folder becomes one of this config.
+    """What a run works with. Whatever can be checked before a training is checked here; the folder
+    is written to within :meth:`opened` only.
 
     Args:
         config: what to do.
@@ -31,6 +33,7 @@ class Setup:
     Attributes:
         methods: those of the config by name, and education.
         recipe: the config's, with a teacher of all classes where a method needs one.
+        event_log: of the folder.
 
     Raises:
         UserError: the folder holds a run of another config, or the recipe does not fit its data.
@@ -54,10 +57,22 @@ class Setup:
         dry_run(self.methods, config.methods, config.device, cached=cached)
         if cached:
             countable_views(self.recipe.create_training().augment)
-        self.folder.claim(config)
-        self.event_log = EventLog(self.folder.metrics)
-        if self.folder.log().run is None:
-            self.event_log.write(self._description())
+        self.folder.holds(config)
+        self.event_log = EventLog()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within the block the folder is one of this config, and no other process is in it.
+
+        Raises:
+            UserError: another process is, or the folder holds a run of another config by now.
+        """
+        with folder_lock(self.folder.path):
+            self.folder.claim(self.config)
+            self.event_log = EventLog(self.folder.metrics)
+            if self.folder.log().run is None:
+                self.event_log.write(self._description())
+            yield
 
     def teacher_file(self, k: int) -> Path:
         """Weights of the teacher at position ``k``, which may not exist yet."""

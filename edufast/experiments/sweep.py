@@ -12,6 +12,7 @@ from edufast.experiments.run_folder import RunFolder
 from edufast.experiments.sweep_config import SweepConfig
 from edufast.experiments.sweep_tasks import plan_tasks
 from edufast.experiments.workers import run_tasks
+from edufast.utils.lock import folder_lock
 
 
 def run_sweep(
@@ -32,7 +33,8 @@ def run_sweep(
 
     Raises:
         Interrupted: after Ctrl-C; call again to go on.
-        UserError: a variant does not fit its data, or the folder holds other runs of this name.
+        UserError: a variant does not fit its data, the folder holds other runs of this name, or
+            another process is in it.
         UserError, TrainingError: a teacher's training failed; the message names it. That of a
             student which diverges ends there and is counted in the summary.
     """
@@ -40,10 +42,11 @@ def run_sweep(
     tasks = plan_tasks(config, path)
     for task in tasks.students:
         RunFolder(task.product).holds(task.config())
-    config.write(path)
-    try:
-        run_tasks(tasks.in_order(), jobs, path / "logs", console)
-    finally:
-        event_logs = [task.metrics for task in tasks.teachers.values()]
-        summary = write_sweep(path, config, tasks.runs(), event_logs)
+    with folder_lock(path):
+        config.write(path)
+        try:
+            run_tasks(tasks.in_order(), jobs, path / "logs", console)
+        finally:
+            event_logs = [task.metrics for task in tasks.teachers.values()]
+            summary = write_sweep(path, config, tasks.runs(), event_logs)
     return summary

@@ -139,7 +139,8 @@ class StudentTask:
     def run(self, console: Console) -> str:
         setup = Setup(self.config(), self.product, console, _load)
         try:
-            result = train(setup, teach(setup))[self.method][self.seed]
+            with setup.opened():
+                result = train(setup, teach(setup))[self.method][self.seed]
         except TrainingError as error:  # an outcome of the variant, no failure of the sweep
             with atomic_write(setup.folder.diverged) as temporary:
                 temporary.write_text(f"{error}\n")

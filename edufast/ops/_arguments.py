@@ -82,9 +82,11 @@ def class_slices(
 
 
 def check_student(student: Tensor) -> None:
-    """Logits (B, C) of a float type, with at least one class."""
-    if student.dim() != 2 or student.shape[1] < 1:
-        raise ValueError(f"student has shape {tuple(student.shape)}; expected (B, C) with C >= 1")
+    """Logits (B, C) of a float type; more classes the kernels would not count in 32 bits."""
+    if student.dim() != 2 or not 1 <= student.shape[1] <= 2**30:
+        raise ValueError(
+            f"student has shape {tuple(student.shape)}; expected (B, C) with 1 <= C <= 2^30"
+        )
     check_float("student", student)
 
 

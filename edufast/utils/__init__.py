@@ -1,1 +1,1 @@
-"""What every room needs: errors, files, signals, progress, the event log, FLOPs."""
+"""Shared by all folders: errors, files, signals, progress, event log, FLOPs, registries."""

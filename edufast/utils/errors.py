@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LISTED = 20  # names in a message, at most
+_LISTED = 20  # largest number of names in a message
 
 
 class UserError(ValueError):
@@ -21,18 +21,18 @@ class Interrupted(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, whatever its lines."""
+    """The message of an error, with line breaks replaced by spaces."""
     return " ".join(str(error).split())
 
 
 def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:
-    """The error for a name that is none of ``known``: it says which are close and which exist.
+    """The error for a name that is not in ``known``, with similar names and the known ones.
 
     Args:
-        what: the argument, or the recipe's key.
+        what: the argument or key that has this value.
         name: its value.
-        known: the values it may have.
-        also: what else it may be.
+        known: the names it may have.
+        also: alternatives to a name, in words.
     """
     names = list(dict.fromkeys(known))
     by_lower = {other.lower(): other for other in names}

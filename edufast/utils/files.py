@@ -13,10 +13,11 @@ from pathlib import Path
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success fsync it and rename it to ``path``.
 
-    The folder is created when missing. If the block raises, the temporary file is removed and
-    ``path`` keeps what it held before.
+    The folder is created when missing. A symbolic link stays one: as with ``open``, the file it
+    points to is written. If the block raises, the temporary file is removed and ``path`` keeps what
+    it held before.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)

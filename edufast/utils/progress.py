@@ -1,4 +1,4 @@
-"""What a person sees while a student trains."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingBar:
-    """A bar for the running epoch, and a line for every one that ended.
+    """A bar for the current epoch, and a line for each finished one.
 
-    Only the lines are written where standard error is no terminal.
+    If standard error is not a terminal, only the lines are written.
     """
 
     def __init__(self, method: str, grades: int) -> None:
@@ -45,31 +45,31 @@ class TrainingBar:
         self._progress.__exit__(kind, value, traceback)
 
     def start_epoch(self, grade: int, epoch: int, epochs: int, steps: int) -> None:
-        """Begin a new bar; grade and epoch count from 0."""
+        """Start the bar of a new epoch; ``grade`` and ``epoch`` count from 0."""
         where = f"grade {grade + 1}/{self._grades}, " if self._grades > 1 else ""
         self._label = f"{self._method}: {where}epoch {epoch + 1}/{epochs}"
         self._progress.reset(self._task, total=steps, description=self._label, numbers="")
 
     def update(self, step: int, loss: float, images_per_second: float) -> None:
-        """Show how far the epoch is."""
+        """Show the number of steps done and the latest measurements."""
         numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s"
         self._progress.update(self._task, completed=step, numbers=numbers)
 
     def end_epoch(self, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Leave a line about the epoch."""
+        """Print a line with the results of the epoch."""
         self.say(
             f"{self._label}: loss {loss:.3f}, accuracy {accuracy:.1%}, "
             f"{images_per_second:,.0f} images/s"
         )
 
     def say(self, text: str) -> None:
-        """Leave a line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(text, highlight=False)
 
 
 @contextmanager
 def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that counts to ``total``; yields a function that says how many more are done."""
+    """A bar that counts to ``total``; yields a function that advances it by a number of items."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn(label),

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment."""
+"""Deferring Ctrl-C until it is safe to stop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from types import FrameType
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block, Ctrl-C (or SIGTERM) sets what the yielded function tells.
+    """Within the block, the first Ctrl-C (or SIGTERM) is only recorded.
 
-    A second one interrupts at once. Outside the main thread, where Python handles no signals,
-    the function always answers False.
+    The yielded function returns whether there was one. A second one raises KeyboardInterrupt at
+    once. Outside the main thread, where Python cannot handle signals, the function always returns
+    False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -27,7 +28,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield lambda: asked
     finally:

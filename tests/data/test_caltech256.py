@@ -49,7 +49,7 @@ DAMAGE = [
     ),
     (
         lambda root: (root / "077.thing-77" / "077_0002.jpg").unlink(),
-        r"077.thing-77: has 2 images; expected more than the 2 that train",
+        r"077.thing-77: has 2 images; expected more than the 2 for training",
     ),
 ]
 

@@ -140,6 +140,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, protocol):
         (root / "train").write_bytes(pickle.dumps(content, protocol=protocol))
         refuses(
             f"cifar100:{root}",
-            rf"train: not read: it asks for [\w.]+\.{function.__name__}, where only arr",
+            rf"train: not read: it names [\w.]+\.{function.__name__}, but only arr",
         )
     assert not witness.exists()

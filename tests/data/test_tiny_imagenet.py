@@ -42,7 +42,7 @@ DAMAGE = [
     (lambda root: (root / "words.txt").write_text("n1 thing"), r"words.txt: line 1 is 'n1 thing'"),
     (
         lambda root: (root / "val" / "val_annotations.txt").write_text("val_1.JPEG\tn5\t0"),
-        r"val_annotations.txt: val_1.JPEG is of class 'n5', which wnids.txt has not",
+        r"val_annotations.txt: val_1.JPEG is of class 'n5', which is not in wnids.txt",
     ),
     (
         lambda root: cut(root / "val" / "val_annotations.txt", 200),

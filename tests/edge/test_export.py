@@ -107,12 +107,12 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"mean": None}, ValueError, "mean is missing"),
         ({"mean": [0.5]}, ValueError, "mean must be 3 finite numbers"),
         ({"std": [0.2, 0.0, 0.2]}, ValueError, "std must be positive"),
-        ({"classes": ["a", "b"]}, ValueError, "classes: 2 names for a model of 6 logits"),
+        ({"classes": ["a", "b"]}, ValueError, "classes: 2 names for a model with 6 logits"),
         ({"samples": np.zeros((4, 3, 12, 16), np.uint8)}, ValueError, "samples must be uint8"),
         ({"samples": np.zeros((4, 12, 16, 3), np.float32)}, ValueError, "got float32"),
         ({"samples": np.zeros((1, 12, 16, 3), np.uint8)}, ValueError, "N >= 2"),
         ({"labels": np.zeros(3, int)}, ValueError, "labels must be 70 integers"),
-        ({"metadata": {"classes": 1}}, ValueError, "'classes' is written by export itself"),
+        ({"metadata": {"classes": 1}}, ValueError, "'classes' is set by export itself"),
     ],
 )
 def test_bad_arguments(model, samples, tmp_path, change, error, message) -> None:

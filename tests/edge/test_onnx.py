@@ -73,9 +73,9 @@ def test_exporting_again_gives_the_same_bytes(exported, model, samples, tmp_path
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_another_opset_than_asked_for_is_refused(model, tmp_path) -> None:
+def test_an_opset_that_pytorch_cannot_write_is_refused(model, tmp_path) -> None:
     with pytest.raises(
-        ExportError, match="opset 13 was asked for, but PyTorch could only write 18"
+        ExportError, match="opset 13 was requested, but PyTorch could only write 18"
     ):
         export(model, tmp_path / "old.onnx", input_size=SIZE, opset=13)
     assert list(tmp_path.iterdir()) == []

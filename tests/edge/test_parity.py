@@ -49,7 +49,7 @@ def test_a_file_must_do_at_batch_1_what_it_does_in_batches() -> None:
         batches.append(len(images))
         return expected[images] if len(images) > 1 else -expected[images]
 
-    with pytest.raises(ExportError, match=r"at batch size 1, expected 0\.999 or more"):
+    with pytest.raises(ExportError, match=r"at batch size 1, expected at least 0\.999"):
         parity.compare(expected, wrong_alone, np.arange(64), None)
     assert set(batches) == {1}
 
@@ -62,7 +62,7 @@ def test_a_file_must_do_at_batch_1_what_it_does_in_batches() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: logits[:, :2], r"gives \(32, 2\), the model \(32, 3\)"),
+        (lambda logits: logits[:, :2], r"returns shape \(32, 2\), the model \(32, 3\)"),
         (lambda logits: np.where(logits > 0, np.nan, logits), "logits that are not finite"),
     ],
 )

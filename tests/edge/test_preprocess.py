@@ -43,8 +43,8 @@ def test_constants_come_back_as_floats_or_not_at_all() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        (MEAN, None, "mean and std go together: std is missing"),
-        (None, STD, "mean and std go together: mean is missing"),
+        (MEAN, None, "mean and std must be given together: std is missing"),
+        (None, STD, "mean and std must be given together: mean is missing"),
         (MEAN, STD[:2], "std must be 3 finite numbers"),
         ([0.5, float("nan"), 0.5], STD, "mean must be 3 finite numbers"),
         (MEAN, [0.2, float("inf"), 0.2], "std must be 3 finite numbers"),

@@ -9,6 +9,7 @@ from edufast.experiments.run import run, teach, train
 from edufast.experiments.run_log import read_events
 from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import UserError
+from edufast.utils.lock import folder_lock
 from tests.experiments.small import QUIET, small_config, small_setup
 
 DIGITS = {
@@ -50,7 +51,8 @@ def test_another_run_in_the_folder_is_refused_and_changes_nothing(finished):
 
 def test_equal_time_trains_education_first_and_answers_in_the_order_asked(tmp_path):
     setup = small_setup(tmp_path, "scratch", "education", equal="time", export=False)
-    results = train(setup, teach(setup))
+    with setup.opened():
+        results = train(setup, teach(setup))
     events = read_events(tmp_path / "metrics.jsonl")
     trained = [event.method for event in events if isinstance(event, ResultEvent)]
     assert trained == ["education", "scratch"] and list(results) == ["scratch", "education"]
@@ -58,7 +60,8 @@ def test_equal_time_trains_education_first_and_answers_in_the_order_asked(tmp_pa
 
 def test_only_the_teachers_that_are_asked_are_trained(tmp_path):
     setup = small_setup(tmp_path, "scratch", "kd")
-    faculty = teach(setup)
+    with setup.opened():
+        faculty = teach(setup)
     assert [teacher.teacher for teacher in setup.folder.log().teachers] == [2]
     assert [len(teacher.model.state_dict()) > 0 for teacher in faculty] == [False, False, True]
     assert isinstance(faculty, Faculty) and not setup.teacher_file(0).exists()
@@ -66,11 +69,20 @@ def test_only_the_teachers_that_are_asked_are_trained(tmp_path):
 
 def test_without_methods_all_teachers_are_trained_and_asked_ahead(tmp_path):
     setup = small_setup(tmp_path / "run", cache=tmp_path / "cache")
-    teach(setup)
-    assert [teacher.teacher for teacher in setup.folder.log().teachers] == [0, 1]
-    assert train(setup, teach(setup)) == {}
+    with setup.opened():
+        teach(setup)
+        assert [teacher.teacher for teacher in setup.folder.log().teachers] == [0, 1]
+        assert train(setup, teach(setup)) == {}
     cached = small_setup(
         tmp_path / "cached", "education", teachers=tmp_path / "run", cache=tmp_path / "cache"
     )
-    result = train(cached, teach(cached))["education"][0]
+    with cached.opened():
+        result = train(cached, teach(cached))["education"][0]
     assert result.teacher_flops == 0 < result.teacher_training_flops
+
+
+def test_a_folder_in_use_is_refused_and_nothing_is_written(tmp_path):
+    refused = pytest.raises(UserError, match=r"is in use by process \d+ on .*; wait until it ends")
+    with folder_lock(tmp_path), refused:
+        run(small_config("education", recipe=DIGITS), tmp_path, QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

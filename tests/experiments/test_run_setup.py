@@ -10,7 +10,7 @@ from tests.experiments.small import small_setup
     ("methods", "changes", "message"),
     [
         (("scratch",), {"equal": "time"}, "equal time: expected education among the methods"),
-        (("kd",), {"recipe": {"student": {"model": "resnet9"}}}, "'resnet9' is unknown"),
+        (("kd",), {"recipe": {"student": {"model": "resnet9"}}}, "model is 'resnet9'; did you"),
         (
             ("education",),
             {"recipe": {"student": {"model": "resnet8", "cuts": ["x"]}}},
@@ -20,7 +20,7 @@ from tests.experiments.small import small_setup
             (),
             {"recipe": {"teachers": [{"model": "resnet9"}], "curriculum": {
                 "grades": [{"epochs": 1, "classes": "0-5"}]}}},
-            "'resnet9' is unknown",
+            "model is 'resnet9'; did you mean",
         ),
     ],
 )  # fmt: skip
@@ -48,12 +48,15 @@ def test_what_cannot_be_cached_leaves_no_folder(tmp_path, recipe, message):
 
 def test_a_student_without_cuts_needs_none_that_fit(tmp_path):
     cut = {"student": {"model": "resnet8", "cuts": ["x"]}}
-    assert small_setup(tmp_path / "run", "scratch", recipe=cut).folder.config_file.exists()
+    small_setup(tmp_path / "run", "scratch", recipe=cut)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_log_begins_once_with_what_the_run_is_about(tmp_path):
     for _ in range(2):
         setup = small_setup(tmp_path / "run", "scratch", equal="flops")
+        with setup.opened():
+            pass
     assert len(setup.folder.metrics.read_text().splitlines()) == 1
     about = setup.folder.log().run
     assert about is not None and (about.name, about.equal) == ("small", "flops")

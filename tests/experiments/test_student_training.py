@@ -14,11 +14,12 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     """Education with two seeds and scratch with one, trained."""
     folder = tmp_path_factory.mktemp("run")
     setup = small_setup(folder, "education", "scratch", seeds=(4, 2), export=False)
-    faculty = teach(setup)
-    for name, seed in (("scratch", 4), ("education", 2)):
-        train_student(setup, setup.methods[name], seed, faculty)
-        assert not setup.folder.student.exists()
-    train_student(setup, setup.methods["education"], 4, faculty)
+    with setup.opened():
+        faculty = teach(setup)
+        for name, seed in (("scratch", 4), ("education", 2)):
+            train_student(setup, setup.methods[name], seed, faculty)
+            assert not setup.folder.student.exists()
+        train_student(setup, setup.methods["education"], 4, faculty)
     return setup
 
 

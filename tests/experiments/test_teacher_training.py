@@ -32,7 +32,7 @@ def test_what_was_trained_is_logged_and_kept(folder):
     info = read_info(folder / "t.safetensors")
     assert (event.teacher, event.classes, event.samples) == (1, [3, 4, 5], 64)
     assert (event.accuracy, event.flops) == (info.accuracy, info.training_flops)
-    teacher = load_teacher(folder / "t.safetensors", 1, (3, 4, 5), DATA)
+    teacher = load_teacher(folder / "t.safetensors", 1, (3, 4, 5), DATA, small_recipe().teachers[1])
     assert teacher.model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
@@ -47,7 +47,7 @@ def test_what_was_trained_is_logged_and_kept(folder):
 )
 def test_a_teacher_that_does_not_fit_is_refused(folder, classes, data, message):
     with pytest.raises(UserError, match=message):
-        load_teacher(folder / "t.safetensors", 1, classes, data)
+        load_teacher(folder / "t.safetensors", 1, classes, data, small_recipe().teachers[1])
 
 
 def test_an_absent_teacher_has_nothing_to_store():

@@ -413,6 +413,34 @@ def test_the_extreme_temperatures_give_finite_results(divergence, temperature):
     assert all(t.isfinite().all() for t in (loss, grad, *teacher_grads))
 
 
+@pytest.mark.parametrize("temperature", [1e-18, 1e18])
+def test_the_extreme_temperatures_give_finite_results_of_the_other_losses(temperature):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(ROWS, CLASSES, generator=generator) for _ in range(2))
+    loss, grad = call("dist_loss", student=student, teacher=teacher, temperature=temperature)
+    gram = call(
+        "gradient_gram", student=student, teachers=[teacher], columns=[], starts=[0],
+        temperatures=[temperature],
+    )  # fmt: skip
+    assert all(t.isfinite().all() for t in (loss, grad, gram))
+
+
+def test_a_beta_next_to_one_keeps_the_digits_of_the_gradient():
+    """It is a multiple of 1 - beta, which float32 would make of 1e-7 the number 1.19e-7."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(ROWS, CLASSES, generator=generator) for _ in range(2))
+    beta = 1 - 1e-7
+    _, grad, _ = call(
+        "kd_loss", student=student, teachers=[teacher], columns=[], starts=[0], temperatures=[1.0],
+        labels=indices(0, 0, 0, 0), alpha=0.0, divergence=JS, divergence_params=[beta], reduction=2,
+    )  # fmt: skip
+    log_p, log_q = (x.double().log_softmax(1) for x in (student, teacher))
+    log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log1p(-beta))
+    p, ratio = log_p.exp(), log_p - log_m
+    expected = (1 - beta) * p * (ratio - (p * ratio).sum(1, keepdim=True))
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-4, atol=1e-13)
+
+
 def test_a_refused_merge_has_written_nothing():
     targets = merge_()["targets"]
     before = [t.clone() for t in targets]

@@ -67,22 +67,6 @@ def test_gram_of_any_case(case):
     assert_accurate_gram(case)
 
 
-def test_gram_is_that_of_kd_losses_gradients():
-    z, teachers, arguments = inputs(Case(dtype=torch.float64, slices="overlapping"))
-    grads = []
-    for k in range(3):
-        weights = torch.eye(3)[k]
-        leaf = z.clone().requires_grad_()
-        loss = kd_loss(
-            leaf, teachers, torch.zeros(6, dtype=torch.long), alpha=0.0, weighting=weights,
-            reduction="sum", **arguments,
-        )  # fmt: skip
-        grads.append(torch.autograd.grad(loss, leaf)[0].flatten())
-    expected = torch.stack(grads) @ torch.stack(grads).T
-    for gram in (reference_gram, lambda p: torch.ops.edufast.gradient_gram(*p)):
-        torch.testing.assert_close(gram(problem(z, teachers, **arguments)), expected)
-
-
 def test_gram_is_the_same_for_any_number_of_threads():
     z, teachers, arguments = inputs(Case(rows=257, classes=1000, teachers=4))
     before = torch.get_num_threads()

@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions, Training
-from edufast.training.step import TrainStep
+from edufast.training.step import TrainStep, worth_compiling
 from edufast.utils.errors import Interrupted, TrainingError, UserError
 from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
@@ -141,15 +142,46 @@ def test_auto_leaves_short_grades_alone_and_says_so(tmp_path, steps, capsys):
     assert f"not compiled: {told[2][2]}" in capsys.readouterr().err
 
 
-def test_auto_compiles_where_that_pays(traced_only, monkeypatch, steps, tmp_path):
-    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
-    school(Curriculum.single(range(6), 1), event_log=EventLog(tmp_path / "j")).fit()
+@pytest.fixture
+def pays(monkeypatch):
+    """Compiling pays for any number of steps: (student, batch size, steps) of each question."""
+    questions = []
+
+    def worth_compiling(student, batch_size, steps):
+        questions.append((student, batch_size, steps))
+        return True, "it pays"
+
+    monkeypatch.setattr(step_module, "worth_compiling", worth_compiling)
+    return questions
+
+
+def test_auto_compiles_where_that_pays(traced_only, pays, steps, tmp_path):
+    trained = school(Curriculum.single(range(6), 2), event_log=EventLog(tmp_path / "j"))
+    trained.fit()
     assert [step.compiles for step in steps] == [1]
-    assert decisions(tmp_path / "j")[0][1]
+    assert decisions(tmp_path / "j") == [(1, True, "it pays")]
+    assert pays == [(trained.student, 16, 2 * 9)]
 
 
-def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, monkeypatch, tmp_path):
-    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+def test_compiling_pays_from_some_number_of_steps_on():
+    student = Student(tiny_model(), 1, input_size=(3, 16, 16))
+    student.grow(fragments=1, classes=6)
+    few, many = (worth_compiling(student, 16, steps) for steps in (10, 10**9))
+    assert [few[0], many[0]] == [False, True]
+    for steps, (pays, why) in (("10", few), ("1,000,000,000", many)):
+        found = re.fullmatch(rf"{steps} steps save about (\d+) s, compiling takes (\d+) s", why)
+        saved, cost = map(int, found.groups())
+        assert (saved > cost) is pays
+
+
+def test_nothing_is_compiled_for_a_device_nothing_is_known_about():
+    student = Student(tiny_model(), 1, input_size=(3, 16, 16))
+    student.grow(fragments=1, classes=6)
+    found = worth_compiling(student.to("meta"), 16, 10**9)
+    assert found == (False, "nothing is known about compiling for meta")
+
+
+def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, pays, tmp_path):
     taught = Curriculum.single(range(6), 1, teachers=[0], target="full")
     kd, choosy = (
         school(taught, algorithm=algorithm(), compile=compile, event_log=EventLog(tmp_path / "j"))
@@ -166,8 +198,7 @@ def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
         school(taught, algorithm=Choosy(), compile=True).fit()
 
 
-def test_slice_after_slice_is_not_compiled(traced_only, monkeypatch, tmp_path):
-    monkeypatch.setattr(step_module, "_FLOPS_PER_SECOND", {"cpu": 1e3})
+def test_slice_after_slice_is_not_compiled(traced_only, pays, tmp_path):
     slices = Curriculum.paper(SLICES, 3)
     school(slices, event_log=EventLog(tmp_path / "j")).fit()
     assert {told[1:] for told in decisions(tmp_path / "j")} == {
@@ -190,13 +221,19 @@ def test_fused_updates_equal_single_ones_through_growth(monkeypatch):
     fused = school().fit().state_dict()
     create = Training.create_optimizer
 
+    def forget_zero_momentum(optimizer, *_):
+        """PyTorch's own start: no buffer before the first gradient."""
+        for parameter, state in list(optimizer.state.items()):
+            if not state["momentum_buffer"].any():
+                del optimizer.state[parameter]
+
     def single(training, parameters):
         optimizer = create(training, parameters)
         optimizer.param_groups[0]["fused"] = False
+        optimizer.register_step_pre_hook(forget_zero_momentum)
         return optimizer
 
     monkeypatch.setattr(Training, "create_optimizer", single)
-    monkeypatch.setattr("edufast.training.growth._complete_momentum", lambda optimizer: None)
     for name, weight in school().fit().state_dict().items():
         torch.testing.assert_close(fused[name], weight, rtol=1e-3, atol=1e-4)
 
@@ -245,15 +282,3 @@ def test_a_loss_that_is_no_number_is_told():
     message = r"Unreduced.logit_loss returned \(16,\); expected a Tensor without dimensions"
     with pytest.raises(UserError, match=message):
         school(algorithm=Unreduced(), compile=False).fit()
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
-        ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
-    ],
-)
-def test_settings_that_do_not_exist_are_refused(setting, message):
-    with pytest.raises(ValueError, match=message):
-        Training(**setting)

@@ -1,4 +1,4 @@
-"""Unknown names are told with those that are close, and those that exist."""
+"""The error for an unknown name suggests close names and lists those that exist."""
 
 from edufast.utils.errors import UserError, one_line, unknown
 
@@ -11,7 +11,7 @@ def test_close_names_come_first_whatever_their_case():
     )
 
 
-def test_without_a_close_name_all_are_told_and_what_else_there_is():
+def test_without_a_close_name_all_are_listed_and_what_else_is_accepted():
     error = unknown("data", 7, ["a", "b", "a"], also="a folder")
     assert str(error) == "data is 7; expected one of a, b; or a folder"
     assert str(unknown("data", "x", [], also="a folder")) == "data is 'x'; expected a folder"

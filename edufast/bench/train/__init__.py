@@ -84,7 +84,7 @@ def run(
                 continue
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
             tell(f"{name}, batch {batch_size}")
-            torch._dynamo.reset()
+            torch.compiler.reset()
             scores = compete(
                 contestants(setting, compiling=not quick),
                 batch_size,

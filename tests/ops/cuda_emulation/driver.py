@@ -210,7 +210,10 @@ def run(
         c.weight_row_stride = p.weights.stride(0) if p.weights.dim() == 2 else 0
         c.weight_col_stride = p.weights.stride(-1)
     c.weighting, c.divergence, c.reduction = p.weighting, p.divergence, p.reduction
-    c.divergence_params[: len(p.divergence_params)] = p.divergence_params
+    params = list(p.divergence_params)
+    if len(params) == 1:  # js takes beta; the kernels get 1 - beta, too
+        params.append(1 - params[0])
+    c.divergence_params[: len(params)] = params
     c.alpha, c.label_smoothing = p.alpha, p.label_smoothing
     none = p.reduction == REDUCTIONS["none"]
     loss = torch.full(

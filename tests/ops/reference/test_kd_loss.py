@@ -1,16 +1,14 @@
-"""kd_loss against the formulas of the papers, written out anew without the reference."""
+"""The reference, and cpp with it, against the papers' formulas, written out anew."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edufast.ops import kd_loss
-from tests.ops.cases import DIVERGENCES, SLICES, WEIGHTINGS, Case, evaluate, inputs
+from edufast.ops import ClassSlices, kd_loss
+from tests.ops.cases import DIVERGENCES, SLICES, Case, evaluate, inputs
 
 BACKENDS = ("cpp", "reference")
 
@@ -104,25 +102,37 @@ def test_against_torch(backend):
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if not w.startswith("given")])
-def test_weights_sum_to_one(weighting, backend):
-    """Equal teachers: only the sum of their weights shows."""
-    x = inputs(Case(weighting=weighting, alpha=0.0, reduction="none"))
-    x.teachers = [x.teachers[0]] * 3
-    several = evaluate(x, backend).loss
-    x.teachers, x.arguments["weighting"] = x.teachers[:1], "mean"
-    torch.testing.assert_close(several, evaluate(x, backend).loss)
+# --- labels -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_confidence_of_teachers_that_rule_the_label_out(backend):
-    """Both know the label and give it probability 0: equally wrong, so they share the weight."""
-    logits = torch.zeros(1, 3, dtype=torch.float64)
-    wrong = torch.tensor([[-math.inf, 1.0, 0.0]], dtype=torch.float64)
-    label = torch.tensor([0])
-    confident, mean = (
-        kd_loss(logits, [wrong, wrong], label, weighting=weighting, backend=backend)
-        for weighting in ("confidence", "mean")
-    )
-    torch.testing.assert_close(confident, mean)
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("label", [-1, 23, 2**40])
+def test_a_label_out_of_range_is_refused_whatever_alpha_is(alpha, label):
+    x = inputs(Case(alpha=alpha))
+    x.labels[3] = label
+    for backend in BACKENDS:
+        with pytest.raises(ValueError, match=rf"^labels\[3\] is {label}; expected 0 to 22 or ig"):
+            evaluate(x, backend)
+
+
+def test_a_label_out_of_range_gives_nan_where_it_cannot_be_looked_at():
+    x = inputs(Case(alpha=0.0, reduction="none"))
+    x.labels[3] = 23
+
+    def loss(labels):
+        return kd_loss(x.student, x.teachers, labels, backend="reference", **x.arguments)
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)(x.labels)
+    mapped = torch.func.vmap(loss)(x.labels[None])[0]
+    for losses in (compiled, mapped):
+        assert torch.isnan(losses).tolist() == [row == 3 for row in range(6)]
+
+
+def test_a_class_out_of_range_in_a_list_is_refused():
+    x = inputs(Case(slices="lists"))
+    slices = ClassSlices.of(x.arguments["slices"], 23)
+    slices.columns[1][0] = 23
+    x.arguments["slices"] = slices
+    for backend in BACKENDS:
+        with pytest.raises(ValueError, match=r"^columns\[1\] names class 23; expected 0 to 22"):
+            evaluate(x, backend)

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from edufast.experiments.teachers import load_teacher
+from rich.console import Console
 
-from edufast.experiments.recipe import TeacherSection
-from edufast.models.weights import ModelInfo, save_model
+from edufast.experiments.recipe import TeacherSection, parse_recipe
+from edufast.experiments.teacher_training import load_teacher, train_teacher
+from edufast.models.averaging import average_files
+from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.models.zoo import create_model
 from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import UserError
+from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data
 
 DATA = tiny_data()
@@ -56,3 +59,32 @@ def test_a_teacher_is_fed_what_its_file_says(path):
 def test_other_images_than_expected_are_named_by_the_recipe(path, named, message):
     with pytest.raises(UserError, match=message):
         load_teacher(path, 0, range(6), DATA, SECTION.model_copy(update=named))
+
+
+def test_models_of_two_runs_can_be_merged(tmp_path):
+    """With files as runs write them: no two trainings take the same time."""
+    section = {"model": "resnet8", "classes": "0-9"}
+    content = {
+        "name": "r",
+        "data": {"source": "digits", "image_size": 8, "holdout": 0.6},
+        "student": {"model": "resnet8"},
+        "teachers": [section],
+        "teacher_epochs": 1,
+        "curriculum": {"epochs": 1},
+        "training": {"batch_size": 32, "augment": {"pad": 1, "flip": False}},
+    }
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        recipe = parse_recipe(content | {"seed": seed})
+        train_teacher(
+            recipe, 0, recipe.data.load(), path, device="cpu", checkpoint=tmp_path / f"{seed}.pt",
+            event_log=EventLog(), console=Console(quiet=True),
+        )  # fmt: skip
+    average_files(paths, tmp_path / "merged.safetensors")
+    models, infos = zip(*map(load_model, [*paths, tmp_path / "merged.safetensors"]), strict=True)
+    first, second, merged = infos
+    assert first.training_seconds != second.training_seconds
+    assert merged.training_seconds == first.training_seconds + second.training_seconds
+    assert merged.training_flops == first.training_flops + second.training_flops
+    expected = (models[0].fc.weight + models[1].fc.weight) / 2
+    torch.testing.assert_close(models[2].fc.weight, expected)

@@ -1,0 +1,65 @@
+"""Settings of a training: what they make, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import nn
+
+from edufast.training.settings import SchoolOptions, Training, autocast
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
+        ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**setting)
+
+
+def test_settings_do_not_change_once_made():
+    with pytest.raises(FrozenInstanceError):
+        Training().lr = 1.0
+    with pytest.raises(FrozenInstanceError):
+        SchoolOptions().seed = 1
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_has_nesterov_momentum_where_there_is_momentum(momentum):
+    training = Training(lr=0.3, momentum=momentum, weight_decay=0.01)
+    optimizer = training.create_optimizer([nn.Parameter(torch.ones(3))])
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, momentum, 0.01)
+    assert group["nesterov"] is (momentum > 0) and group["fused"]
+
+
+def test_adamw_decays_the_weights_apart_from_the_gradient():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = Training(optimizer="adamw", lr=0.1, weight_decay=0.5).create_optimizer([weight])
+    assert type(optimizer) is torch.optim.AdamW and optimizer.param_groups[0]["fused"]
+    weight.grad = torch.zeros(3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_networks_compute_in_the_precision_asked_for(precision, dtype):
+    layer, images = nn.Linear(4, 2), torch.ones(3, 4)
+    with autocast(torch.device("cpu"), precision):
+        assert layer(images).dtype == dtype
+    assert layer(images).dtype == torch.float32
+
+
+def test_a_school_is_on_the_cpu_and_keeps_nothing_unless_told_otherwise():
+    options = SchoolOptions()
+    assert (options.device, options.seed, options.name) == ("cpu", 0, "education")
+    assert options.event_log is None and options.checkpoint is None

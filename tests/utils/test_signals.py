@@ -1,0 +1,70 @@
+"""A first Ctrl-C is remembered, a second one interrupts, and afterwards all is as before."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from edufast.utils.signals import deferred_interrupt
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Handlers that a failing test must not leave behind, and that must come back."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield before
+    found = [signal.getsignal(number) for number in SIGNALS]
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    assert found == before
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_the_first_signal_waits_to_be_asked_for(number):
+    with deferred_interrupt() as interrupted:
+        assert interrupted() is False
+        signal.raise_signal(number)
+        assert interrupted() is True
+        assert interrupted() is True  # asking does not forget it
+
+
+@pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
+def test_the_second_signal_interrupts_at_once(first, second):
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        signal.raise_signal(first)
+        signal.raise_signal(second)
+        pytest.fail("went on after the second signal")
+
+
+def test_an_error_inside_gives_the_handlers_back(handlers):
+    with pytest.raises(RuntimeError), deferred_interrupt():
+        assert [signal.getsignal(number) for number in SIGNALS] != handlers
+        raise RuntimeError
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_blocks_may_follow_each_other():
+    for _ in range(2):
+        with deferred_interrupt() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted()
+
+
+def test_outside_the_main_thread_nothing_is_deferred(handlers):
+    found = []
+
+    def work() -> None:
+        with deferred_interrupt() as interrupted:
+            found.append(interrupted())
+            found.append([signal.getsignal(number) for number in SIGNALS])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False, handlers]
