@@ -19,7 +19,8 @@ from edufast.experiments.recipe import load_recipe
 from edufast.models.weights import read_info
 from edufast.models.zoo import MODELS, create_model
 from edufast.utils.errors import UserError
-from tests.cli.commands import edufast as edufast_command
+from tests.commands import edufast as edufast_command
+from tests.commands import one_line
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"```\w+\n# ([\w/.]+)\n(.*?)```", PAGE, re.DOTALL))
@@ -52,8 +53,7 @@ def run(project):
 
 def refused(*arguments) -> str:
     """What a command says that ends with code 2."""
-    stderr = edufast_command(*arguments, code=2).stderr
-    return " ".join(stderr.split())
+    return one_line(edufast_command(*arguments, code=2))
 
 
 @pytest.fixture

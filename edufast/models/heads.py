@@ -9,6 +9,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edufast.utils.errors import unknown
+
 Kind = Literal["grid", "pool_first", "paper", "linear"]
 
 _GRID = 16  # largest number of cells of a grid head: 4 x 4 for a map, 16 for tokens
@@ -88,7 +90,7 @@ class ReferenceHead(nn.Module):
 
 def check_kind(kind: str) -> None:
     if kind not in get_args(Kind):
-        raise ValueError(f"head={kind!r}: expected one of {', '.join(get_args(Kind))}")
+        raise unknown("head", kind, get_args(Kind))
 
 
 def head_width(in_channels: int, size: Sequence[int], width: int, kind: Kind) -> int:
