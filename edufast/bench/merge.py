@@ -110,7 +110,7 @@ def loop(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> None:
 
 
 def timm_ema(sources: list[Tensor]) -> Any:
-    """A module with these parameters, behind timm's ModelEmaV3 of it."""
+    """timm's ModelEmaV3 of a module with these parameters, and the module."""
     from timm.utils import ModelEmaV3
 
     module = nn.ParameterList(nn.Parameter(s, requires_grad=False) for s in sources)
@@ -255,9 +255,7 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     results = run(quick, device, threads)
     console = Console()
     console.print(table(results))
-    console.print(
-        "of copy: bandwidth as a share of a copy's of as many bytes, measured in this run."
-    )
+    console.print("of copy: bandwidth relative to a copy of as many bytes, measured in this run.")
     if out is None:
         return
     with atomic_write(out / "merge.json") as path:
