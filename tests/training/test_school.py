@@ -175,8 +175,8 @@ def test_classes_in_any_order_graduate_under_their_own_ids():
     graduate = trained.fit()
     images, labels, *_ = zip(*validation(trained), strict=True)
     with torch.no_grad():
-        answers = graduate(torch.cat(images)).argmax(1)
-    accuracy = (answers == torch.cat(labels)).double().mean().item()
+        predictions = graduate(torch.cat(images)).argmax(1)
+    accuracy = (predictions == torch.cat(labels)).double().mean().item()
     assert accuracy == trained.progress.accuracy > 0.5
 
 
@@ -205,7 +205,7 @@ def test_kept_exits_learn_on_with_the_rest():
     assert taught[0] < left_alone[0] and taught[1] < left_alone[1]
 
 
-def test_frozen_fragments_stop_learning_in_the_epoch_that_was_told():
+def test_frozen_fragments_stop_learning_in_the_epoch_that_the_grade_names():
     curriculum = Curriculum([Grade(1, range(6)), Grade(3, freeze=(0.3,))])
     student = Student(tiny_model(), 2, input_size=(3, 16, 16))
     trained = School(student, Faculty([]), curriculum, DATA, training=TRAINING)
