@@ -118,8 +118,7 @@ Teacher teacher_of(const Tensor& t, const Tensor& student, const std::vector<Ten
     const Tensor& index = columns[k];
     const Argument list{"columns", k};
     EDUFAST_CHECK(index.scalar_type() == ScalarType::Long && index.dim() == 1 &&
-                      index.is_contiguous() &&
-                      (index.size(0) == 0 || index.size(0) == t.size(1)),
+                      index.is_contiguous() && (index.size(0) == 0 || index.size(0) == t.size(1)),
                   list, " has shape ", shape(index), " and dtype ", dtype_name(index),
                   "; expected contiguous int64 of shape (", t.size(1), ") like ", name,
                   ", or (0) for a range");

@@ -1,6 +1,6 @@
-// Checks that operators share, and what the tensors become for the kernels. Every operator is public
-// (torch.ops.edufast.*): what comes in is checked in C++, before a kernel sees it. Messages say
-// `<argument> is <found>; expected <expected>`.
+// Checks that operators share, and what the tensors become for the kernels. Every operator is
+// public (torch.ops.edufast.*): what comes in is checked in C++, before a kernel sees it. Messages
+// say `<argument> is <found>; expected <expected>`.
 #pragma once
 
 #include "logits.h"
@@ -38,8 +38,8 @@ template <class... Parts>
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }
-#define EDUFAST_CHECK(condition, ...)            \
-  do {                                           \
+#define EDUFAST_CHECK(condition, ...)             \
+  do {                                            \
     if (!(condition)) edufast::fail(__VA_ARGS__); \
   } while (false)
 
@@ -66,8 +66,8 @@ StudentAndTeachers student_and_teachers(const Tensor& student, const std::vector
                                         const std::vector<int64_t>& starts,
                                         const std::vector<double>& temperatures);
 
-// The classes in the lists. Only memory of the CPU can be looked at; a CUDA kernel looks itself, and
-// makes the loss NaN.
+// The classes in the lists. Only memory of the CPU can be looked at; a CUDA kernel looks itself,
+// and makes the loss NaN.
 void check_columns(const StudentAndTeachers& p);
 
 }  // namespace edufast

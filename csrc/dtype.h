@@ -17,9 +17,13 @@ constexpr bool is_float(DType type) { return type <= DType::F64; }
 
 EDUFAST_HOST_DEVICE constexpr int64_t bytes_of(DType type) {
   switch (type) {
-    case DType::F64: case DType::I64: return 8;
-    case DType::F32: case DType::I32: return 4;
-    case DType::BF16: case DType::F16: case DType::I16: return 2;
+    case DType::F64:
+    case DType::I64: return 8;
+    case DType::F32:
+    case DType::I32: return 4;
+    case DType::BF16:
+    case DType::F16:
+    case DType::I16: return 2;
     default: return 1;
   }
 }

@@ -1,5 +1,5 @@
-// The operator kd_loss: its schema, its checks (once, here; the backends trust what they get) and its
-// dispatch.
+// The operator kd_loss: its schema, its checks (once, here; the backends trust what they get) and
+// its dispatch.
 #include "kd_loss.h"
 
 #include "checks.h"
@@ -127,7 +127,8 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
     cuda::kd_loss(p, workspace.mutable_data_ptr(), current_cuda_stream(student.get_device_index()));
 #endif
   } else {
-    fail("student is on ", device_name(student), "; expected a device that this build has a kernel for");
+    fail("student is on ", device_name(student),
+         "; expected a device that this build has a kernel for");
   }
   return {loss, grad, teacher_grads};
 }

@@ -60,7 +60,7 @@ namespace cuda {
 // `workspace` is kd_loss_workspace(problem) bytes of device memory; see csrc/cuda/kd_loss.cu.
 int64_t kd_loss_workspace(const KDLoss& problem);
 void kd_loss(const KDLoss& problem, void* workspace, void* stream);
-}
+}  // namespace cuda
 #endif
 
 }  // namespace edufast

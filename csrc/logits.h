@@ -21,7 +21,7 @@ struct Logits {
 };
 
 struct Teacher {
-  Logits logits;                     // (B, classes)
+  Logits logits;  // (B, classes)
   int32_t classes = 0;
   int32_t start = 0;                 // column j stands for class start + j ...
   const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]

@@ -22,7 +22,8 @@ void check_kernels(const MergeArguments& a) {
                 device_name(shared(a.targets[i])), "; expected cpu or cuda");
 #else
     MERGE_CHECK(type == aoti_torch_device_type_cpu(), target_name(i), " is on ",
-                device_name(shared(a.targets[i])), "; expected cpu, for which this build has kernels");
+                device_name(shared(a.targets[i])),
+                "; expected cpu, for which this build has kernels");
 #endif
   }
 }
@@ -88,8 +89,8 @@ void merge_(TensorHandles targets, TensorHandles sources, std::vector<double> we
 
 int64_t merge_plan(TensorHandles targets, TensorHandles sources, int64_t num_sources,
                    std::vector<double> fill, std::vector<int64_t> moments) {
-  auto plan = std::make_shared<Plan>(
-      MergeArguments(targets, sources, num_sources, std::move(fill), std::move(moments)));
+  auto plan = std::make_shared<Plan>(MergeArguments(targets, sources, num_sources, std::move(fill),
+                                                    std::move(moments)));
   const std::lock_guard lock(plans().mutex);
   plans().by_number[++plans().last] = std::move(plan);
   return plans().last;

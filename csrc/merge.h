@@ -36,7 +36,7 @@ struct MergeItem {
 struct Merge {
   const MergeItem* items = nullptr;
   int64_t num_items = 0;
-  int32_t num_sources = 0;         // N
+  int32_t num_sources = 0;          // N
   const double* weights = nullptr;  // N
   double keep = 0;
   const double* moment_weights = nullptr;  // N, the weights of Moments

@@ -59,8 +59,9 @@ void check_aliasing(const MergeArguments& a) {
   written.reserve(a.pairs());
   for (int64_t i = 0; i < a.pairs(); ++i) {
     if (a.target_views[i].size == 0) continue;
-    MERGE_CHECK(!a.target_views[i].overlaps_itself(), target_name(i),
-                " has several elements in one place of memory; expected one each (is it expanded?)");
+    MERGE_CHECK(
+        !a.target_views[i].overlaps_itself(), target_name(i),
+        " has several elements in one place of memory; expected one each (is it expanded?)");
     written.push_back(range_of(a.target_views[i], i));
   }
   std::sort(written.begin(), written.end(),
@@ -144,15 +145,18 @@ std::vector<OwnedTensor> owned(const TensorHandles& handles) {
 MergeArguments::MergeArguments(const TensorHandles& targets_, const TensorHandles& sources_,
                                int64_t num_sources_, std::vector<double> fill_,
                                std::vector<int64_t> moments_)
-    : targets(owned(targets_)), sources(owned(sources_)), num_sources(num_sources_),
-      fill(std::move(fill_)), moments(std::move(moments_)) {
+    : targets(owned(targets_)),
+      sources(owned(sources_)),
+      num_sources(num_sources_),
+      fill(std::move(fill_)),
+      moments(std::move(moments_)) {
   MERGE_CHECK(num_sources >= 1 && num_sources <= INT32_MAX, "there are ", num_sources,
               " lists of sources; expected 1 to ", INT32_MAX, ", with a weight for each");
   // Written with a division: the product of two numbers from outside may wrap around.
-  const bool fits = targets.empty() ? sources.empty()
-                                    : sources.size() % targets.size() == 0 &&
-                                          static_cast<int64_t>(sources.size() / targets.size()) ==
-                                              num_sources;
+  const bool fits = targets.empty()
+                        ? sources.empty()
+                        : sources.size() % targets.size() == 0 &&
+                              static_cast<int64_t>(sources.size() / targets.size()) == num_sources;
   MERGE_CHECK(fits, "sources has ", sources.size(), " tensors; expected ", num_sources,
               " lists of ", pairs(), " like targets");
   look();

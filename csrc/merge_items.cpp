@@ -25,9 +25,12 @@ MergeItems::MergeItems(const MergeArguments& arguments) : a_(arguments) {
 
 void MergeItems::run(const MergeWeights& weights) {
   for (auto& [cuda_device, items] : items_) {
-    const Merge problem{items.data(), static_cast<int64_t>(items.size()),
-                        static_cast<int32_t>(a_.num_sources), weights.weights.data(),
-                        weights.keep, weights.of_moments().data()};
+    const Merge problem{items.data(),
+                        static_cast<int64_t>(items.size()),
+                        static_cast<int32_t>(a_.num_sources),
+                        weights.weights.data(),
+                        weights.keep,
+                        weights.of_moments().data()};
     if (cuda_device == kCpu) {
       cpu::merge(problem);
       continue;

@@ -9,7 +9,7 @@
 
 namespace edufast {
 
-// A tensor that is no line of memory goes through a contiguous copy, which the next run makes again.
+// A tensor that is no line of memory goes through a contiguous copy, made anew in every run.
 class MergeItems {
  public:
   explicit MergeItems(const MergeArguments& arguments);  // which must outlive the items

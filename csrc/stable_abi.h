@@ -10,7 +10,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #ifdef EDUFAST_HAS_CUDA
-// The headers declare this only for code that defines USE_CUDA, and with it much that is not stable.
+// The headers declare this only where USE_CUDA is defined, and with it much that is not stable.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 #endif
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-# Patterns of path::name below tests/. Everything else takes less than a second on one core.
+# Patterns of path::name below tests/. Everything else takes two seconds at most on one core.
 SLOW = (
     # Starting processes: Python with torch, compilers.
     "test_examples.py::*",
@@ -14,18 +14,31 @@ SLOW = (
     "test_readme.py::test_the_example_trains_and_exports",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::*",
+    "ops/test_import.py::*",
     "ops/test_kd_loss_ddp.py::*",
     "ops/test_triton_offline.py::*",
-    "*::*_ctrl_c_*",
+    "*::test_*_ctrl_c_*",
     "*::test_every_instruction_set",
-    # Compiling.
-    "*::*_compile*",
-    # Training, exporting, drawing.
+    "*::test_processes_*",
+    "*::test_without_dali_*",
+    # Compiling, and Triton's interpreter.
+    "*::test_*_compile*",
+    "*::test_compile*",
+    "ops/test_dist_loss_triton.py::*",
+    "ops/test_min_norm_triton.py::*",
+    # Training and exporting.
     "bench/*",
     "cli/test_files.py::test_a_*",
     "cli/test_train.py::*",
+    "edge/test_export.py::*",
     "experiments/test_sweep.py::*",
     "experiments/test_shipped_recipes.py::test_runs_on_a_miniature",
+    # Many files, images, networks or numbers.
+    "data/test_caltech256.py::*",
+    "data/test_food101.py::*",
+    "data/test_glyphs.py::test_classes_are_balanced_*",
+    "experiments/test_cost.py::test_every_shipped_recipe_*",
+    "ops/test_merge.py::test_offsets_beyond_32_bits",
 )
 
 

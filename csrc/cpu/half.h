@@ -7,8 +7,12 @@
 namespace edufast::EDUFAST_ISA {
 namespace {
 
-struct BFloat16 { uint16_t bits; };
-struct Half { uint16_t bits; };
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
 
 #define EDUFAST_INLINE inline __attribute__((always_inline))
 

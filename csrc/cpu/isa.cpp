@@ -22,8 +22,9 @@ Isa choose() {
   const char* wanted = std::getenv("EDUFAST_CPU_ISA");
   for (const auto& one : all)
     if (one.supported && (!wanted || std::string(wanted) == one.name)) return one.isa;
-  throw std::runtime_error("EDUFAST_CPU_ISA is '" + std::string(wanted) +
-                           "'; expected baseline, x86-64-v3 or x86-64-v4, and a processor that has it");
+  throw std::runtime_error(
+      "EDUFAST_CPU_ISA is '" + std::string(wanted) +
+      "'; expected baseline, x86-64-v3 or x86-64-v4, and a processor that has it");
 }
 
 }  // namespace

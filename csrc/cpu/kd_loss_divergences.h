@@ -1,6 +1,6 @@
-// The divergences: what each makes of a row's sums, as a value and the coefficients of its gradients.
-// Derived in docs/kernels.md, whose symbols are the names here. Adding one means one function here,
-// its line in `divergence`, and its line in `traits_of` of kd_loss.h.
+// The divergences: what each makes of a row's sums, as a value and the coefficients of its
+// gradients. Derived in docs/kernels.md, whose symbols are the names here. Adding one means one
+// function here, its line in `divergence`, and its line in `traits_of` of kd_loss.h.
 #pragma once
 
 #include "cpu/simd.h"
@@ -28,9 +28,9 @@ template <class A> struct Softmax {
 // With the exponentials e_c = exp(u_c) of the student and f_c = exp(v_c) of the teacher:
 //   dD/du_c = e_c (own + ratio (L_c - mean)) + f_c other,   plus `label` at the label's class,
 //   dD/dv_c = f_c (own + ratio (L_c - mean)) + e_c other,   likewise;
-// the normalisers are in own, other and ratio. L_c is the log ratio of the differentiated side to its
-// partner: u - v, v - u; with a mixture log(p / m), log(q / m). Where logits are large, so are L and
-// its mean, and their difference must be formed before anything is rounded.
+// the normalisers are in own, other and ratio. L_c is the log ratio of the differentiated side to
+// its partner: u - v, v - u; with a mixture log(p / m), log(q / m). Where logits are large, so are
+// L and its mean, and their difference must be formed before anything is rounded.
 template <class A> struct Coefficients {
   A own = 0, other = 0, ratio = 0, mean = 0, label = 0;
   Coefficients times(A x) const { return {own * x, other * x, ratio * x, mean, label * x}; }
@@ -43,11 +43,11 @@ template <class A> struct DivergenceResult {
 
 // What the sweeps over one slice found about student p and teacher q.
 template <class A> struct Pair {
-  Softmax<A> p, q;                   // with `without_label`: over the other classes
-  A cross = 0;                       // sum of f (v - u); with `student_first`: of e (u - v)
-  A p_to_m = 0, q_to_m = 0;          // with `mixture`: KL(p || m), KL(q || m)
-  bool has_label = false;            // with `without_label`: the slice holds the label, and ...
-  A u_label = 0, v_label = 0;        // ... these are its u and v
+  Softmax<A> p, q;             // with `without_label`: over the other classes
+  A cross = 0;                 // sum of f (v - u); with `student_first`: of e (u - v)
+  A p_to_m = 0, q_to_m = 0;    // with `mixture`: KL(p || m), KL(q || m)
+  bool has_label = false;      // with `without_label`: the slice holds the label, and ...
+  A u_label = 0, v_label = 0;  // ... these are its u and v
 };
 
 template <class A> DivergenceResult<A> forward_kl(const Pair<A>& s) {
@@ -105,8 +105,8 @@ template <class A> DivergenceResult<A> dkd(const Pair<A>& s, A target_weight, A 
   if (!s.has_label || p_masked || q_masked) return d;
   const A odds_p = log_odds(s.p, s.u_label), odds_q = log_odds(s.q, s.v_label);
   const Binary<A> p(odds_p), q(odds_q);
-  d.value += target_weight * (kl_term(q.label, q.log_label, p.log_label) +
-                              kl_term(q.rest, q.log_rest, p.log_rest));
+  d.value += target_weight *
+             (kl_term(q.label, q.log_label, p.log_label) + kl_term(q.rest, q.log_rest, p.log_rest));
   // q - p of the label, from the smaller of the two probabilities: there it keeps its digits.
   const A excess = target_weight * (q.label > A(0.5) ? p.rest - q.rest : q.label - p.label);
   d.student.own += excess * s.p.inverse();

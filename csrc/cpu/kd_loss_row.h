@@ -48,7 +48,9 @@ template <class A> class Rows {
     q_log_ratio_ = take(longest);
     g_ = take(longest);
     gathered_ = scatters_ ? take(longest) : nullptr;
-    sum_ = p_.grad_dtype == kDType<A> ? nullptr : scatters_ ? take_whole(p_.classes) : take(longest);
+    sum_ = p_.grad_dtype == kDType<A> ? nullptr
+           : scatters_                ? take_whole(p_.classes)
+                                      : take(longest);
   }
 
   int64_t bytes() const { return next_ - static_cast<char*>(nullptr); }
@@ -171,8 +173,8 @@ template <class A> class Rows {
     held_[group] = j;
     if (p_of_[group].empty()) return clear(e_[group], n), e_[group];
     Sums<A> ignored;
-    exponentials(student_rest(group, j, n, e_[group]), n, p_of_[group].max,
-                 slice_[group].inverse_t, student_unit(group), e_[group], e_[k_], &ignored, {});
+    exponentials(student_rest(group, j, n, e_[group]), n, p_of_[group].max, slice_[group].inverse_t,
+                 student_unit(group), e_[group], e_[k_], &ignored, {});
     return e_[group];
   }
   const A* teacher_block(int64_t k, int64_t j, int64_t n) {
@@ -242,18 +244,18 @@ template <class A> class Rows {
   const KDLoss& p_;
   const DivergenceTraits traits_;
   int64_t k_;
-  Slice slice_[kMaxTeachers + 1];      // the last is all classes at T = 1, for the cross-entropy
-  int64_t group_[kMaxTeachers + 1];    // the first teacher with the same slice and T
-  bool cached_ = false;                // a row is one block
-  bool scatters_ = false;              // some slice is an index list
+  Slice slice_[kMaxTeachers + 1];    // the last is all classes at T = 1, for the cross-entropy
+  int64_t group_[kMaxTeachers + 1];  // the first teacher with the same slice and T
+  bool cached_ = false;              // a row is one block
+  bool scatters_ = false;            // some slice is an index list
   int64_t block_ = 0;
 
-  char* next_;                         // scratch
+  char* next_;                                     // scratch
   A *e_[kMaxTeachers + 1], *f_[kMaxTeachers + 1];  // exponentials of student and teachers
-  A* z_buffer_;                        // the student's logits, widened
-  A *p_log_ratio_, *q_log_ratio_;      // of a block, to the divergence's partner
-  A *g_, *gathered_;                   // gradients of a block
-  A* sum_;                             // the gradient before it is rounded
+  A* z_buffer_;                                    // the student's logits, widened
+  A *p_log_ratio_, *q_log_ratio_;                  // of a block, to the divergence's partner
+  A *g_, *gathered_;                               // gradients of a block
+  A* sum_;                                         // the gradient before it is rounded
 
   int64_t r_, y_;                      // the row and its label
   const A* z_;                         // its student logits, if cached_

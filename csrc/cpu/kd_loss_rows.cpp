@@ -23,8 +23,8 @@ int64_t kd_loss_scratch(const KDLoss& problem) {
                                              : Rows<float>(problem, nullptr).bytes();
 }
 
-void kd_loss_rows(const KDLoss& problem, int64_t begin, int64_t end, double scale,
-                  double* row_loss, void* scratch) {
+void kd_loss_rows(const KDLoss& problem, int64_t begin, int64_t end, double scale, double* row_loss,
+                  void* scratch) {
   (problem.student.dtype == DType::F64 ? run<double> : run<float>)(problem, begin, end, scale,
                                                                    row_loss, scratch);
 }

@@ -106,10 +106,8 @@ void average_mixed(const Merge& p, const MergeItem& item, int64_t begin, int64_t
   for (int32_t n = 0; n < p.num_sources; ++n) {
     const MergeSource& source = item.sources[n];
     const A weight = static_cast<A>(p.weights[n]);
-    if (n == 0 && p.keep == 0)
-      accumulate<true>(at(source, begin), source.type, weight, acc, size);
-    else
-      accumulate<false>(at(source, begin), source.type, weight, acc, size);
+    if (n == 0 && p.keep == 0) accumulate<true>(at(source, begin), source.type, weight, acc, size);
+    else accumulate<false>(at(source, begin), source.type, weight, acc, size);
   }
   store(acc, target, item.type, size);
 }
@@ -183,8 +181,7 @@ void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size,
     one_type &= item.sources[n].type == item.type;
     any_double |= item.sources[n].type == DType::F64;
   }
-  if (one_type && item.type == DType::F32 &&
-      average_one_type<float>(p, item, begin, size, stream))
+  if (one_type && item.type == DType::F32 && average_one_type<float>(p, item, begin, size, stream))
     return;
   if (one_type && item.type == DType::BF16 &&
       average_one_type<BFloat16>(p, item, begin, size, stream))

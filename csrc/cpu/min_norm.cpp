@@ -39,15 +39,15 @@ void gradient_gram(const GradientGram& p) {
     }
 }
 
-// --- the quadratic program: step for step as `reference_weights` ----------------------------------
+// --- the quadratic program: step for step as `reference_weights` --------------------------------
 
 namespace {
 
 constexpr int kIterations = 24;
 constexpr double kSigma = 0.1, kFloor = 1e-13, kToBoundary = 0.99, kNegligible = 1e-6;
 
-// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by its
-// Cholesky factor.
+// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by
+// its Cholesky factor.
 void solve(int n, double (*m)[kMaxTeachers], double* x, double* y) {
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j <= i; ++j) {

@@ -1,5 +1,5 @@
-// Rows of logits and of gradients, read and written a block at a time, and loops over one block that
-// all losses need.
+// Rows of logits and of gradients, read and written a block at a time, and loops over one block
+// that all losses need.
 #pragma once
 
 #include "cpu/simd.h"
@@ -65,9 +65,7 @@ template <class A> A maximum(const A* x, int64_t n) {
 
 template <class A> A dot(const A* x, const A* y, int64_t n) {
   Vec<A> sum{};
-  for_vectors<A>(n, [&](int64_t i, auto lanes) {
-    sum += load(x + i, lanes) * load(y + i, lanes);
-  });
+  for_vectors<A>(n, [&](int64_t i, auto lanes) { sum += load(x + i, lanes) * load(y + i, lanes); });
   return sum_lanes<A>(sum);
 }
 

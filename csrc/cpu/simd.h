@@ -28,8 +28,12 @@ using Doubles = double __attribute__((vector_size(kVectorBytes)));
 using Longs = int64_t __attribute__((vector_size(kVectorBytes)));
 
 template <class A> struct VectorOf;
-template <> struct VectorOf<float> { using type = Floats; };
-template <> struct VectorOf<double> { using type = Doubles; };
+template <> struct VectorOf<float> {
+  using type = Floats;
+};
+template <> struct VectorOf<double> {
+  using type = Doubles;
+};
 template <class A> using Vec = typename VectorOf<A>::type;
 template <class A> constexpr int kLanes = kVectorBytes / sizeof(A);
 

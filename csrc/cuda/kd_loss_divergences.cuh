@@ -51,14 +51,12 @@ __device__ __forceinline__ void accumulate(Sums<Real>& s, Real z, Real t, Real s
   const Real e = fast_exp2(dz * scale), f = fast_exp2(dt * scale);
   s.z_sum += e;
   s.t_sum += f;
-  if constexpr (traits_of(D).student_first)
-    s.cross += is_masked(z) ? Real(0) : e * (dz - dt);
-  else if constexpr (!traits_of(D).mixture)
-    s.cross += is_masked(t) ? Real(0) : f * (dt - dz);
+  if constexpr (traits_of(D).student_first) s.cross += is_masked(z) ? Real(0) : e * (dz - dt);
+  else if constexpr (!traits_of(D).mixture) s.cross += is_masked(t) ? Real(0) : f * (dt - dz);
 }
 
-// One class of the second sweep that a mixture needs, which leaves KL(p || m) in z_sum and KL(q || m)
-// in t_sum, in units of log 2.
+// One class of the second sweep that a mixture needs. It leaves KL(p || m) in z_sum and
+// KL(q || m) in t_sum, in units of log 2.
 template <class Real>
 __device__ __forceinline__ void accumulate_mixture(Sums<Real>& s, Real log_p, Real log_q,
                                                    Real log_m) {

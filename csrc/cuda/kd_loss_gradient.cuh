@@ -30,7 +30,7 @@ __device__ typename Group::Real fill(const Group& g, int64_t row, typename Group
   return value;
 }
 
-// Adds teacher k's share for the student's logits x to `grad`, and writes the teacher's own gradient.
+// Adds teacher k's share for the student's logits x to `grad`; writes the teacher's own gradient.
 template <class Group, class Real = typename Group::Real>
 __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label,
                             const Real (&x)[kVector], Real (&grad)[kVector]) {
@@ -57,8 +57,7 @@ __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
-    ts[i] = gradient<kTeacherRatio<D>>(r.teacher, log_q, log_p,
-                                       g.log_partner(log_p, log_q, log_p));
+    ts[i] = gradient<kTeacherRatio<D>>(r.teacher, log_q, log_p, g.log_partner(log_p, log_q, log_p));
   }
   if constexpr (Group::kWithoutLabel)
 #pragma unroll
@@ -79,9 +78,9 @@ __device__ void write_gradients(const Group& g, int64_t row, int label) {
     g.cache.fetch(z, g.student_slot(), v, x);
 #pragma unroll
     for (int i = 0; i < kVector; ++i)
-      grad[i] =
-          weighted(h.own, fast_exp2((x[i] - h.z_max) * Constants<Real>::log2e - h.z_log_sum)) -
-          h.uniform;
+      grad[i] = weighted(h.own,
+                         fast_exp2((x[i] - h.z_max) * Constants<Real>::log2e - h.z_log_sum)) -
+                h.uniform;
     for (unsigned rest = h.used; rest; rest &= rest - 1)
       add_teacher(g, __ffs(rest) - 1, v, row, label, x, grad);
 #pragma unroll

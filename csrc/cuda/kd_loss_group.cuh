@@ -46,10 +46,8 @@ struct Group {
   __device__ bool leads() const { return layout.rank == 0; }
 
   __device__ void sync() const {
-    if (kWarpPerRow)
-      __syncwarp();
-    else
-      __syncthreads();
+    if (kWarpPerRow) __syncwarp();
+    else __syncthreads();
   }
 
   // --- rows --------------------------------------------------------------------------------------
@@ -59,8 +57,8 @@ struct Group {
   }
 
   __device__ Row student_grad(int64_t row) const {
-    return {row_of({p.grad, p.classes, 1, p.grad_dtype}, row), 1, p.grad_dtype, 0, p.classes,
-            nullptr};
+    return {
+        row_of({p.grad, p.classes, 1, p.grad_dtype}, row), 1, p.grad_dtype, 0, p.classes, nullptr};
   }
 
   __device__ Row teacher_row(int k, int64_t row) const {
@@ -102,7 +100,7 @@ struct Group {
     }
   }
 
-  // --- rows kept in shared memory ------------------------------------------------------------------
+  // --- rows kept in shared memory ----------------------------------------------------------------
 
   __device__ int student_slot() const {
     return cache.bytes_for(0, p.classes) <= launch.cache_bytes ? 0 : -1;
@@ -119,7 +117,7 @@ struct Group {
     return begin + bytes <= launch.cache_bytes ? begin : -1;
   }
 
-  // --- arithmetic ----------------------------------------------------------------------------------
+  // --- arithmetic --------------------------------------------------------------------------------
 
   __device__ Real log2_scale(int source) const {  // source 0: the student, k + 1: teacher k
     return source == 0 ? C::log2e : C::log2e / Real(p.teachers[source - 1].temperature);

@@ -91,8 +91,8 @@ inline bool allows_vectors(const KDLoss& p) {
     const int64_t last = int64_t(t.start) + t.classes;
     all = all && !t.columns && allows_vectors(t.logits, t.start, last);
     if (t.grad)
-      all = all && allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start,
-                                  last);
+      all = all &&
+            allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start, last);
   }
   return all;
 }
@@ -168,8 +168,8 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
   const int64_t per_processor = std::clamp<int64_t>(
       device.shared_per_processor / (plan.shared_bytes + 1024), 1, kResidentThreads / plan.threads);
   const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
-  plan.blocks =
-      static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) * plan.cluster;
+  plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
+                plan.cluster;
   return plan;
 }
 

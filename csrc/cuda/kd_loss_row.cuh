@@ -1,4 +1,5 @@
-// The multi-teacher loss of a row and its gradient. Specification: edufast/ops/reference/kd_loss.py.
+// The multi-teacher loss of a row and its gradient.
+// Specification: edufast/ops/reference/kd_loss.py.
 //
 //   sweeps     every row is read once: maxima, and sums of exponentials, online; the logits stay in
 //              shared memory as far as it reaches, the others come back from L2
@@ -128,7 +129,8 @@ __device__ typename Group::Real run_row(Group& g, int64_t row,
   if constexpr (Group::kMixture) {
     g.sync();
     const unsigned used = g.tables.header->used;
-    for (unsigned rest = used; rest; rest &= rest - 1) sweep_mixture(g, __ffs(rest) - 1, row, label);
+    for (unsigned rest = used; rest; rest &= rest - 1)
+      sweep_mixture(g, __ffs(rest) - 1, row, label);
     combine(g, used, false);
   }
   if (one_warp_of_group) conclude(g, row, label, gradient_scale);

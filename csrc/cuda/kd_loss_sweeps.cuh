@@ -68,8 +68,7 @@ __device__ void sweep_student(Group& g, int64_t row) {
 }
 
 template <class Group>
-__device__ void sweep_teacher(Group& g, int k, int64_t row, int label, int slot,
-                              bool unit) {
+__device__ void sweep_teacher(Group& g, int k, int64_t row, int label, int slot, bool unit) {
   using Real = typename Group::Real;
   constexpr int kAhead = Group::kAhead;
   const Row z = g.student_row(row), t = g.teacher_row(k, row);

@@ -39,8 +39,8 @@ struct Tables {
 
   static __host__ __device__ int bytes(int k, bool warp_per_row, int warps) {
     const int sums = warp_per_row ? k + 1 : (k + 1) * (warps + 3);
-    const int size =
-        sums * sizeof(Sums<Real>) + k * sizeof(TeacherRow<Real>) + sizeof(Header<Real>);
+    const int size = sums * sizeof(Sums<Real>) + k * sizeof(TeacherRow<Real>) +
+                     sizeof(Header<Real>);
     return (size + 15) / 16 * 16;
   }
   static __device__ Tables carve(char* memory, int k, bool warp_per_row, int warps) {

@@ -30,7 +30,7 @@ __device__ unsigned teachers_read(const Group& g, int64_t row, int label) {
 // The weights look at all classes, also at a label that the sweeps passed over.
 template <class Group>
 __device__ Sums<typename Group::Real> with_label(const Group& g, Sums<typename Group::Real> s,
-                                                  int64_t row, int label) {
+                                                 int64_t row, int label) {
   using Real = typename Group::Real;
   if constexpr (Group::kWithoutLabel) {
     if (g.lane >= g.p.num_teachers || !weighs_logits(g.p)) return s;
@@ -63,8 +63,7 @@ __device__ typename Group::Real weight(const Group& g, int64_t row, int label, u
     }
     case Weighting::Confidence: {
       Real own = Constants<Real>::lowest;
-      if (reads)
-        own = bounded_cross_entropy(s, logit_at<Real>(g.teacher_row(g.lane, row), label));
+      if (reads) own = bounded_cross_entropy(s, logit_at<Real>(g.teacher_row(g.lane, row), label));
       const Real high = warp_max(own), e = reads ? exp_of(own - high) : Real(0);
       share = e / warp_sum(e);
       break;

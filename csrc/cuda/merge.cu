@@ -23,8 +23,8 @@ int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t strea
   Table table;
   const int64_t last = pack_merge(p, first, table);
   int resident = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, merge_kernel<Table>,
-                                                      kMergeThreads, 0));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, merge_kernel<Table>, kMergeThreads,
+                                                      0));
   const int blocks = std::min(table.header.num_tiles, resident * processors);
   merge_kernel<<<blocks, kMergeThreads, 0, stream>>>(table);
   check(cudaGetLastError());
@@ -44,8 +44,7 @@ void merge(const Merge& p, void* stream) {
     launch<SmallMergeTable>(p, 0, processors, cuda_stream);
     return;
   }
-  for (int64_t i = 0; i < p.num_items;)
-    i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
+  for (int64_t i = 0; i < p.num_items;) i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
 }
 
 }  // namespace edufast::cuda

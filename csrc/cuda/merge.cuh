@@ -126,8 +126,8 @@ __device__ __forceinline__ void load_vector(const char* data, DType type, int64_
     x[k] = load_element<float>(reinterpret_cast<const char*>(bits), type, k);
 }
 
-__device__ __forceinline__ void store_vector(const float (&x)[kMergeVector], char* data,
-                                             DType type, int64_t i) {
+__device__ __forceinline__ void store_vector(const float (&x)[kMergeVector], char* data, DType type,
+                                             int64_t i) {
   if (type == DType::F32) return store_raw(x, data, i);
   uint16_t bits[kMergeVector];
 #pragma unroll
@@ -165,9 +165,8 @@ __device__ void average_elements(const MergeRows& rows, int e, int64_t begin, in
 #pragma unroll 1
   for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads) {
     A acc[1];
-    average(rows, e, acc, [i](const char* data, DType type, A(&x)[1]) {
-      x[0] = load_element<A>(data, type, i);
-    });
+    average(rows, e, acc,
+            [i](const char* data, DType type, A(&x)[1]) { x[0] = load_element<A>(data, type, i); });
     store_element(acc[0], entry.data, entry.type, i);
   }
 }
@@ -184,7 +183,7 @@ __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin,
     for (int64_t i = begin + threadIdx.x * kMergeVector; i < whole;
          i += kMergeThreads * kMergeVector) {
       float acc[kMergeVector];
-      average(rows, e, acc, [i](const char* data, DType type, float(&x)[kMergeVector]) {
+      average(rows, e, acc, [i](const char* data, DType type, float (&x)[kMergeVector]) {
         load_vector(data, type, i, x);
       });
       store_vector(acc, entry.data, entry.type, i);

@@ -34,10 +34,14 @@ int64_t pack_merge(const Merge& p, int64_t first, Table& table) {
   auto* entries = reinterpret_cast<MergeEntry*>(table.bytes);
   auto* slots = reinterpret_cast<MergeSlot*>(entries + h.num_entries);
   auto* types = reinterpret_cast<DType*>(slots + int64_t{h.num_entries} * p.num_sources);
-  const auto put = [&](const MergeItem& item, void* data, DType type,
-                       const MergeSource* sources) {
-    MergeEntry entry{static_cast<char*>(data), item.size, h.num_tiles, item.rule, type,
-                     is_copy(p, item), reinterpret_cast<uintptr_t>(data) % 16 == 0};
+  const auto put = [&](const MergeItem& item, void* data, DType type, const MergeSource* sources) {
+    MergeEntry entry{static_cast<char*>(data),
+                     item.size,
+                     h.num_tiles,
+                     item.rule,
+                     type,
+                     is_copy(p, item),
+                     reinterpret_cast<uintptr_t>(data) % 16 == 0};
     for (int n = 0; n < p.num_sources; ++n, ++slots, ++types) {
       if (item.rule == Rule::Fill) {
         slots->fill = item.fill;

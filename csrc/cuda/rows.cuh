@@ -130,10 +130,8 @@ __device__ __forceinline__ Real logit_at(const Row& row, int c) {
 
 template <class Stored, class Real>
 __device__ __forceinline__ Stored rounded(Real x) {
-  if constexpr (std::is_same_v<Stored, __nv_bfloat16>)
-    return __float2bfloat16_rn(x);
-  else
-    return static_cast<Stored>(x);
+  if constexpr (std::is_same_v<Stored, __nv_bfloat16>) return __float2bfloat16_rn(x);
+  else return static_cast<Stored>(x);
 }
 
 template <class Stored, bool Vectors, class Real>

@@ -1,1 +1,1 @@
-"""Benchmarks: every number beside its rivals and its floor, measured in one run."""
+"""Benchmarks: each measured in one run with its alternatives and a lower bound, the floor."""

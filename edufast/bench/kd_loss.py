@@ -1,4 +1,4 @@
-"""kd_loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors of the machine."""
+"""kd_loss compared with eager PyTorch, torch.compile, Liger-Kernel and the machine's limits."""
 
 from __future__ import annotations
 
@@ -22,13 +22,28 @@ from edufast.ops.backends import available_backends
 from edufast.utils.files import atomic_write
 
 TEMPERATURE, ALPHA = 4.0, 0.3
-ROWS = {10: 1024, 100: 1024, 1000: 1024, 21841: 64, 131072: 16}  # bounds the memory
+ROWS = {
+    10: 1024,
+    100: 1024,
+    1000: 1024,
+    21841: 64,
+    131072: 16,
+}  # by number of classes; limits the memory
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """``routed``: the classes are split among the teachers, the label's owner teaches a row."""
+    """One case of the benchmark.
+
+    Attributes:
+        rows: B, of a batch.
+        classes: C, of the student.
+        teachers: K.
+        dtype: of all logits, a key of ``DTYPES``.
+        weighting: "mean": every teacher knows all classes; "routed": the classes are split among
+            the teachers, and the owner of its label teaches each row.
+    """
 
     rows: int
     classes: int
@@ -38,34 +53,44 @@ class Shape:
 
     @property
     def columns(self) -> int:
-        """Logits of one row of one teacher."""
+        """Logits of one teacher per row."""
         return self.classes // self.teachers if self.weighting == "routed" else self.classes
 
     @property
     def read_columns(self) -> int:
-        """Logits of all teachers that a row needs."""
+        """Teacher logits per row that the loss has to read."""
         return self.columns * (1 if self.weighting == "routed" else self.teachers)
 
     @property
     def bytes(self) -> int:
-        """To read and write at least: the student's logits and gradient, the teachers' logits."""
+        """Bytes to move at least: the student's logits and gradient, and the teachers' logits."""
         return self.rows * (2 * self.classes + self.read_columns) * DTYPES[self.dtype].itemsize
 
     @property
     def exponentials(self) -> int:
-        """At least: one for each logit read. Those at T = 1 are powers of those at T = 4."""
+        """At least one for each logit read: those at T = 1 are powers of those at T = 4."""
         return self.rows * (self.classes + self.read_columns)
 
 
 @dataclass
 class Batch:
+    """Inputs of one call.
+
+    Attributes:
+        student: (B, C) logits that require gradients.
+        teachers: K tensors of logits, (B, C) or, routed, (B, C // K).
+        labels: (B,) int64.
+        owner: (B,) int64, the teacher whose slice of the classes contains the label.
+    """
+
     student: Tensor
     teachers: list[Tensor]
     labels: Tensor
-    owner: Tensor  # (B,) the teacher whose classes hold the label
+    owner: Tensor
 
 
 def grid(quick: bool) -> list[Shape]:
+    """The shapes to measure."""
     if quick:
         return [
             Shape(128, 100, 3, "fp32", "mean"),
@@ -83,8 +108,9 @@ def grid(quick: bool) -> list[Shape]:
 
 
 def batch(shape: Shape, device: str) -> Batch:
+    """Random inputs of a shape."""
     dtype = DTYPES[shape.dtype]
-    # A label beyond the last slice, where the division leaves a rest, would have no owner.
+    # If K does not divide C, labels beyond the last slice would have no owner.
     labels = torch.randint(shape.columns * shape.teachers, (shape.rows,)) % shape.classes
     logits = [
         (torch.randn(shape.rows, n) * 3).to(device, dtype)
@@ -98,10 +124,11 @@ def batch(shape: Shape, device: str) -> Batch:
     )
 
 
-# --- the rivals, as one writes them in PyTorch --------------------------------------------------
+# --- alternatives, as one would write them in PyTorch -------------------------------------------
 
 
 def mean_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
+    """alpha CE + (1 - alpha) T² times the mean KL divergence from the teachers."""
     z = student.float()
     log_p = F.log_softmax(z / TEMPERATURE, 1)
     loss = ALPHA * F.cross_entropy(z, labels)
@@ -113,7 +140,7 @@ def mean_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Te
 
 
 def routed_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
-    """Each teacher sees only its own rows: the best that eager PyTorch can do."""
+    """Each teacher's term over its own rows only: the least work for eager PyTorch."""
     loss = ALPHA * F.cross_entropy(student.float(), labels)
     columns = teachers[0].shape[1]
     for k, t in enumerate(teachers):
@@ -127,7 +154,7 @@ def routed_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: 
 
 
 def masked_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
-    """Without shapes that depend on data, which a compiler cannot plan: a mask instead."""
+    """All rows with a mask: a compiler cannot plan for shapes that depend on the data."""
     z = student.float()
     loss = ALPHA * F.cross_entropy(z, labels)
     columns = teachers[0].shape[1]
@@ -140,7 +167,7 @@ def masked_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: 
 
 
 def liger_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: Tensor) -> Tensor:
-    """Liger-Kernel's KL divergence for one teacher; it takes probabilities, not logits."""
+    """For one teacher, Liger-Kernel's KL divergence, which takes probabilities, not logits."""
     from liger_kernel.transformers import LigerKLDIVLoss  # type: ignore[import-not-found]
 
     z = student.float()
@@ -154,7 +181,7 @@ def liger_loss(student: Tensor, teachers: list[Tensor], labels: Tensor, owner: T
 
 
 def candidates(shape: Shape, batches: list[Batch], device: str) -> dict[str, Candidate]:
-    """Loss and gradient of buffer set i, by everybody."""
+    """Functions that compute loss and gradient of batch i, by implementation."""
     on_gpu = torch.device(device).type == "cuda"
     eager = mean_loss if shape.weighting == "mean" else routed_loss
     static = mean_loss if shape.weighting == "mean" else masked_loss
@@ -206,25 +233,25 @@ def _ours(
 
 
 def floors(shape: Shape, sets: int, device: str) -> dict[str, Candidate]:
-    """Copying the same bytes, half of them read and half written."""
+    """Copying the same number of bytes, half of them read and half written."""
     half = shape.bytes // 2
     buffers = [torch.empty(2, half, dtype=torch.uint8, device=device) for _ in range(sets)]
     return {"copy": lambda i: buffers[i][0].copy_(buffers[i][1])}
 
 
 def exponential_seconds(device: str, seconds: float) -> float:
-    """One exponential on all threads, inputs in cache: the faster of torch.exp and our own.
+    """Seconds per exponential on all threads, inputs in cache: the faster of torch.exp and ours.
 
-    Ours is what the cross-entropy alone costs per logit: an exponential, a maximum and a multiply.
+    Ours is the time per logit of cross-entropy alone: an exponential, a maximum and a product.
     """
     logits = torch.randn(512, 1000, device=device)
     labels = torch.zeros(512, dtype=torch.int64, device=device)
     out = torch.empty_like(logits)
-    rivals: dict[str, Candidate] = {
+    candidates: dict[str, Candidate] = {
         "torch.exp": lambda _: torch.exp(logits, out=out),
         "ours": lambda _: kd_loss_and_grad(logits, [logits], labels, alpha=1.0),
     }
-    timings = measure(rivals, device=device, sets=1, seconds=seconds)
+    timings = measure(candidates, device=device, sets=1, seconds=seconds)
     return min(t.median for t in timings.values()) / logits.numel()
 
 
@@ -232,10 +259,10 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
     """Measure the grid; one dict per shape, times in seconds.
 
     Args:
-        quick: four telling shapes, under a minute; else the whole grid, compilation included about
-            a quarter of an hour.
+        quick: four representative shapes, under a minute; else the whole grid, about a quarter of
+            an hour with compilation.
         device: "cpu" or a CUDA device.
-        threads: threads of PyTorch on the CPU; None: as they are.
+        threads: number of CPU threads for PyTorch; None: unchanged.
     """
     before = torch.get_num_threads()
     try:
@@ -256,14 +283,14 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
 def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float) -> dict[str, Any]:
     sets = buffer_sets(shape.bytes, device)
     batches = [batch(shape, device) for _ in range(sets)]
-    rivals = candidates(shape, batches, device)
+    implementations = candidates(shape, batches, device)
     timings = measure(
-        rivals | floors(shape, sets, device), device=device, sets=sets, seconds=seconds
+        implementations | floors(shape, sets, device), device=device, sets=sets, seconds=seconds
     )
     copy = timings.pop("copy").median
     memory = {}
-    for name, candidate in rivals.items():
-        batches[0].student.grad = None  # held memory would hide the next gradient's
+    for name, candidate in implementations.items():
+        batches[0].student.grad = None  # a gradient still held would hide the next one's memory
         memory[name] = peak_extra_bytes(candidate, device)
     floor = max(copy, shape.exponentials * exponential)
     fastest = min(timings[name].median for name in ("eager", "compile"))
@@ -291,8 +318,9 @@ def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float
 
 
 def table(results: list[dict[str, Any]]) -> Table:
+    """A line for every shape and implementation."""
     t = Table(title="kd_loss: loss and gradient (median, quartiles)")
-    for column in ("B x C, K", "logits", "weights", "who"):
+    for column in ("B x C, K", "logits", "weights", "implementation"):
         t.add_column(column)
     for column in ("µs", "spread", "x eager", "x compile", "x floor", "extra MB"):
         t.add_column(column, justify="right")
@@ -315,7 +343,7 @@ def table(results: list[dict[str, Any]]) -> Table:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Time over the floor for every shape, one marker per candidate."""
+    """Time relative to the floor for every shape, one marker per implementation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 1.5 + 0.22 * len(results)), layout="constrained")
@@ -346,8 +374,8 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     console = Console()
     console.print(table(results))
     console.print(
-        "floor: the larger of copying the same bytes and of one exponential per logit, both "
-        "measured in this run; extra MB: the most memory held during a call beyond that before it."
+        "floor: the larger of the times for copying the same bytes and for one exponential per "
+        "logit, both measured in this run; extra MB: peak memory of a call beyond that before it."
     )
     if out is None:
         return

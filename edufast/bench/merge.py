@@ -1,4 +1,4 @@
-"""merge_ beside torch._foreach_*, a Python loop, timm's moving average, and copying the bytes."""
+"""merge_ compared with torch._foreach_*, a Python loop, timm's moving average and a plain copy."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ MODELS = {
     "convnext_large": "timm/convnext_large",
 }
 MANY_SMALL = "1000 x 64"
-FLOOR_BYTES = 512 << 20  # of a copy that stands for longer ones
+FLOOR_BYTES = 512 << 20  # the longest copy measured; longer ones are extrapolated from it
 
 
 @dataclass(frozen=True)
 class Case:
-    """``lists``: how many are averaged; ``keep``: 0, or the decay of a moving average of one.
+    """One case of the benchmark.
 
-    ``warm``: all of it is in the cache, as when nothing happens between two calls; else nothing is.
-    A training loop is in between.
+    Attributes:
+        name: of a model, or ``MANY_SMALL``.
+        lists: number of source lists that are averaged.
+        keep: 0, or the decay of a moving average of one source list.
+        warm: True: all tensors are in the cache, as if nothing happened between two calls; False:
+            none are. A training loop is somewhere in between.
     """
 
     name: str
@@ -45,13 +49,14 @@ class Case:
 
     @property
     def operation(self) -> str:
+        """The operation's name in tables."""
         if self.keep:
             return "ema"
         return "copy" if self.lists == 1 else f"average of {self.lists}"
 
 
 def shapes(name: str) -> list[torch.Size]:
-    """Of the parameters of a model, which is built without memory."""
+    """Shapes of a model's parameters; the model is built without allocating them."""
     if name == MANY_SMALL:
         return [torch.Size([64])] * 1000
     with torch.device("meta"):
@@ -59,6 +64,7 @@ def shapes(name: str) -> list[torch.Size]:
 
 
 def grid(quick: bool) -> list[Case]:
+    """The cases to measure."""
     small = (MANY_SMALL, "resnet20")  # the lists that fit into a cache
     large = ("resnet50",) if quick else ("resnet50", "vit_base", "convnext_large")
     operations = ((1, 0.0), (1, DECAY), (2, 0.0), (4, 0.0))
@@ -71,14 +77,15 @@ def grid(quick: bool) -> list[Case]:
 
 
 def traffic(case: Case, elements: int) -> int:
-    """Bytes to read and write at least, fp32."""
+    """Bytes to read and write at least, in fp32."""
     return 4 * elements * (case.lists + 1 + (case.keep != 0))
 
 
-# --- the rivals, as one writes them in PyTorch --------------------------------------------------
+# --- alternatives, as one would write them in PyTorch -------------------------------------------
 
 
 def foreach(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> None:
+    """With PyTorch's multi-tensor operators, which its optimisers use."""
     if case.keep:
         torch._foreach_lerp_(targets, lists[0], 1 - case.keep)
         return
@@ -90,6 +97,7 @@ def foreach(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> Non
 
 
 def loop(case: Case, targets: list[Tensor], lists: list[list[Tensor]]) -> None:
+    """Tensor by tensor."""
     for target, *sources in zip(targets, *lists, strict=True):
         if case.keep:
             target.lerp_(sources[0], 1 - case.keep)
@@ -113,7 +121,7 @@ def timm_ema(sources: list[Tensor]) -> Any:
 
 
 def candidates(case: Case, sets: int, device: str) -> dict[str, Candidate]:
-    """The merge of buffer set i, by everybody."""
+    """Functions that merge buffer set i, by implementation."""
     sizes = shapes(case.name)
     targets = [[torch.rand(s, device=device) for s in sizes] for _ in range(sets)]
     lists = [
@@ -134,7 +142,7 @@ def candidates(case: Case, sets: int, device: str) -> dict[str, Candidate]:
 
 
 def copy_floor(bytes_: int, sets: int, device: str) -> tuple[Candidate, float]:
-    """Copying as many bytes, half of them read and half written; and by what to multiply."""
+    """A copy of as many bytes, half read and half written, and the factor to scale its time by."""
     half = min(bytes_, FLOOR_BYTES) // 2
     buffers = [torch.ones(2, half, dtype=torch.uint8, device=device) for _ in range(sets)]
     return (lambda i: buffers[i][0].copy_(buffers[i][1])), bytes_ / (2 * half)
@@ -145,9 +153,9 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
     """Measure the grid; one dict per case, times in seconds.
 
     Args:
-        quick: small models, under a minute; else all of them, some minutes and 6 GB of memory.
+        quick: small models, under a minute; else all models, a few minutes and 6 GB of memory.
         device: "cpu" or a CUDA device.
-        threads: threads of PyTorch on the CPU; None: as they are.
+        threads: number of CPU threads for PyTorch; None: unchanged.
     """
     before = torch.get_num_threads()
     try:
@@ -166,12 +174,12 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
     sizes = shapes(case.name)
     elements = sum(s.numel() for s in sizes)
     bytes_ = traffic(case, elements)
-    # Lists far beyond the cache push themselves out of it.
+    # Lists much larger than the cache evict themselves from it.
     alone = case.warm or bytes_ > 4 * last_level_cache(device)
     sets = 1 if alone else buffer_sets(bytes_, device)
     floor, scale = copy_floor(bytes_, sets, device)
-    rivals = candidates(case, sets, device) | {"copy": floor}
-    timings = measure(rivals, device=device, sets=sets, seconds=seconds)
+    implementations = candidates(case, sets, device) | {"copy": floor}
+    timings = measure(implementations, device=device, sets=sets, seconds=seconds)
     copy = timings.pop("copy").median * scale
     return {
         **asdict(case),
@@ -196,8 +204,9 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> Table:
+    """A line for every case and implementation."""
     t = Table(title="merge_, fp32 (median, quartiles)")
-    for column in ("parameters", "operation", "who"):
+    for column in ("parameters", "operation", "implementation"):
         t.add_column(column)
     for column in ("µs", "spread", "x foreach", "x loop", "of copy"):
         t.add_column(column, justify="right")
@@ -219,7 +228,7 @@ def table(results: list[dict[str, Any]]) -> Table:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Share of the copy bandwidth for every case, one marker per candidate."""
+    """Share of the copy bandwidth for every case, one marker per implementation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(results)), layout="constrained")
@@ -246,7 +255,7 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     results = run(quick, device, threads)
     console = Console()
     console.print(table(results))
-    console.print("of copy: bandwidth beside that of copying as many bytes, measured in this run.")
+    console.print("of copy: bandwidth relative to a copy of as many bytes, measured in this run.")
     if out is None:
         return
     with atomic_write(out / "merge.json") as path:

@@ -1,4 +1,4 @@
-"""Timing that a busy machine cannot easily fool: interleaved rounds, medians, cold buffers."""
+"""Timing that is robust on a busy machine: interleaved rounds, medians, cold buffers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ Candidate = Callable[[int], object]  # called with the number of the buffer set 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call."""
+    """Seconds per call.
+
+    Attributes:
+        median: of all calls.
+        low, high: first and third quartile.
+    """
 
     median: float
-    low: float  # first and third quartile: the spread
+    low: float
     high: float
 
 
 def last_level_cache(device: str) -> int:
-    """Bytes of the largest cache of a device."""
+    """Size in bytes of the largest cache of a device."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
     sizes = [
@@ -39,7 +44,7 @@ def last_level_cache(device: str) -> int:
 
 
 def buffer_sets(bytes_each: int, device: str) -> int:
-    """How many sets of inputs to rotate, so that none is in the cache when its turn comes."""
+    """How many sets of inputs to rotate through, so that none is in the cache when it is used."""
     return max(2, min(64, -(-2 * last_level_cache(device) // max(bytes_each, 1))))
 
 
@@ -48,9 +53,9 @@ def measure(
 ) -> dict[str, Timing]:
     """Time the candidates against each other, for about ``seconds`` each.
 
-    Rounds are interleaved, so that a slow moment of the machine falls on all of them. Every call
-    takes the buffer set that has rested for longest. Calls shorter than half a millisecond are
-    timed in groups. On CUDA the time is the device's, between events.
+    Rounds are interleaved, so that a slow phase of the machine affects all candidates. Every call
+    uses the least recently used buffer set. Calls shorter than half a millisecond are timed in
+    groups. On CUDA, time is measured on the device, between events.
     """
     clock = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     repeats, rounds = {}, 5
@@ -94,9 +99,10 @@ def _cuda_seconds(candidate: Candidate, start: int, repeats: int, sets: int) -> 
 
 
 def peak_extra_bytes(candidate: Candidate, device: str) -> int | None:
-    """Most bytes held during one call, which is not the first, beyond those held before it.
+    """Peak memory in bytes during a call, beyond what was held before it; not for a first call.
 
-    On CUDA by PyTorch's allocator; on the CPU by the process (Linux; None elsewhere).
+    On CUDA it is measured by PyTorch's allocator, on the CPU for the process (on Linux; elsewhere
+    it is None).
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -106,8 +112,8 @@ def peak_extra_bytes(candidate: Candidate, device: str) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that malloc keeps would hide the next use
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        ctypes.CDLL(None).malloc_trim(0)  # memory that malloc has kept could be reused unseen
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         before = _resident("VmRSS")
         candidate(0)
         return max(0, _resident("VmHWM") - before)
@@ -123,7 +129,7 @@ def _resident(field: str) -> int:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a reader must know about where numbers come from."""
+    """What a reader needs to know about the machine that was measured."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -150,22 +150,28 @@ class Loader:
         plan, ahead = itertools.tee(plan)
         pipeline = self._rewind(ahead)
         running = self._running = object()
-        for batch in plan:
-            if running is not self._running:
-                raise RuntimeError("this epoch was ended by a newer one of the same loader")
-            try:
-                images = self._run(pipeline)
-            except RuntimeError as error:
-                self._pipeline = None  # a failed pipeline is dead; the next epoch builds another
-                in_flight = [batch, *itertools.islice(plan, PREFETCH)]
-                raise self._explain(error, in_flight) from error
-            yield Batch(
-                images,
-                torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
-                torch.from_numpy(batch.samples).to(self._device),
-                self._view_ids(batch),
-                batch.parts,
-            )
+        try:
+            for batch in plan:
+                if running is not self._running:
+                    raise RuntimeError("this epoch was ended by a newer one of the same loader")
+                try:
+                    images = self._run(pipeline)
+                except RuntimeError as error:
+                    self._pipeline = (
+                        None  # a failed pipeline is dead; the next epoch builds another
+                    )
+                    in_flight = [batch, *itertools.islice(plan, PREFETCH)]
+                    raise self._explain(error, in_flight) from error
+                yield Batch(
+                    images,
+                    torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
+                    torch.from_numpy(batch.samples).to(self._device),
+                    self._view_ids(batch),
+                    batch.parts,
+                )
+        finally:
+            if running is self._running:  # the rest of a plan would keep the loader alive
+                self._feed.plan = iter(())
 
     def _plan(self, order: NDArray[np.int64], epoch: int, start: int) -> Iterator[_Plan]:
         for number in range(start, len(self)):

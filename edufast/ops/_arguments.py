@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from edufast.ops._torch_private import values_are_at_hand
 from edufast.ops.slices import ClassSlices, Slice
+from edufast.utils._torch_private import values_are_at_hand
 
 MAX_TEACHERS = 32
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edufast.ops._library import checked
-from edufast.ops._torch_private import Operator, below_autograd, graph_is_kept
+from edufast.utils._torch_private import Operator, below_autograd, graph_is_kept
 
 
 class FusedLoss(torch.autograd.Function):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from edufast.ops._torch_private import Operator, schema_of
+from edufast.utils._torch_private import Operator, schema_of
 
 try:
     from edufast import _native

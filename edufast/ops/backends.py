@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edufast.ops._torch_private import has_kernel
+from edufast.utils._torch_private import has_kernel
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 _DEVICE_OF = {"cpp": "cpu", "cuda": "cuda"}

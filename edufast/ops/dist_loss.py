@@ -9,9 +9,9 @@ from torch import Tensor
 
 from edufast.ops._autograd import FusedLoss, differentiable_loss, gradient_dtype, loss_dtype
 from edufast.ops._library import register
-from edufast.ops._torch_private import Operator
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.dist_loss import DistLoss, reference
+from edufast.utils._torch_private import Operator
 
 # --- the operators ------------------------------------------------------------------------------
 

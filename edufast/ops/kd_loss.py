@@ -22,12 +22,12 @@ from edufast.ops._autograd import (
     loss_dtype,
 )
 from edufast.ops._library import register
-from edufast.ops._torch_private import Operator
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss, reference
 from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 from edufast.ops.slices import ClassSlices, Slice
+from edufast.utils._torch_private import Operator
 
 # --- the operators ------------------------------------------------------------------------------
 

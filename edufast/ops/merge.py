@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from edufast.ops._library import checked, register, register_in_place
-from edufast.ops._torch_private import below_in_place, redispatch_below_in_place
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.merge import Merge, reference
+from edufast.utils._torch_private import below_in_place, redispatch_below_in_place
 
 # --- the operator: in place, without a derivative -----------------------------------------------
 

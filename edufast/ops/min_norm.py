@@ -10,7 +10,6 @@ from torch import Tensor
 
 from edufast.ops._arguments import class_slices, one_for_each_teacher
 from edufast.ops._library import checked, register
-from edufast.ops._torch_private import Operator
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.min_norm import (
     Gram,
@@ -20,6 +19,7 @@ from edufast.ops.reference.min_norm import (
     reference_weights,
 )
 from edufast.ops.slices import ClassSlices, Slice
+from edufast.utils._torch_private import Operator
 
 # --- the operators ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from edufast.teachers.preprocessing import (
     processor_format,
     timm_format,
 )
+from edufast.utils._torch_private import with_own_code
 from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
 
@@ -303,7 +304,5 @@ def _compiled(model: nn.Module) -> Callable[[Tensor], object]:
     def run(images: Tensor) -> object:
         return model(images)
 
-    # Dynamo counts recompilations by code object, up to eight: let each teacher begin at zero.
-    run.__code__ = run.__code__.replace()
-    compiled: Callable[[Tensor], object] = torch.compile(run, dynamic=False)
+    compiled: Callable[[Tensor], object] = torch.compile(with_own_code(run), dynamic=False)
     return compiled

@@ -1,1 +1,1 @@
-"""Curriculum, School and what a training step needs."""
+"""Curriculum, School, and the parts of the training loop."""

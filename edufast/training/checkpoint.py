@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: atomic, hashed, never unpickled beyond plain data."""
+"""Checkpoints: written atomically, verified by a hash, and never unpickled beyond plain data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
 _FAMILY = b"EDUFAST"
-_MAGIC = _FAMILY + b"2"  # one more whenever older ones can no longer be read
+_MAGIC = _FAMILY + b"2"  # incremented when older checkpoints can no longer be read
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists and dicts of them) to ``path``.
 
-    A hash of our own goes in front: torch notices a truncated file, but loads a flipped bit.
+    A hash goes in front, because torch detects a truncated file but not a flipped bit.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -33,10 +33,10 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, onto the CPU.
+    """The state that :func:`save_checkpoint` wrote, on the CPU.
 
     Raises:
-        UserError: the file is missing, is no checkpoint, or was damaged.
+        UserError: the file is missing, damaged, or not a checkpoint of this version.
     """
     file = Path(path)
     if not file.is_file():
@@ -48,7 +48,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(
             f"{file} was written by another version of EduFast: found format "
             f"{data[len(_FAMILY) : len(_MAGIC)].decode(errors='replace')}; expected "
-            f"{_MAGIC[len(_FAMILY) :].decode()}. Go on with that version, or start the run again"
+            f"{_MAGIC[len(_FAMILY) :].decode()}. Continue with that version, or start the run again"
         )
     if hashlib.sha256(memoryview(data)[_HEADER:]).digest() != data[len(_MAGIC) : _HEADER]:
         raise UserError(f"{file} is damaged: its content does not match its hash")

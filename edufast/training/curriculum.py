@@ -1,4 +1,4 @@
-"""Grades and their order: what exists, what is taught, by whom, for how long."""
+"""The curriculum: what each grade teaches, with which fragments and teachers, for how long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edufast.teachers.supervision import Target
 Order = Literal["mixed", "slices"]
 Schedule = Literal["held", "restart", "paper"]
 
-# Authors' schedule: 240 epochs, the rate x0.1 at 150, 180 and 210, grades change at 150 and 180.
+# Authors' schedule: 240 epochs, rate x0.1 at 150, 180 and 210, new grades at 150 and 180.
 PAPER_EPOCHS = (150, 30, 60)
 _PAPER_DECAYS = (150 / 240, 180 / 240, 210 / 240)
 
@@ -25,22 +25,23 @@ class Grade:
     """One stage of the curriculum.
 
     Attributes:
-        epochs: passes; accuracy is measured after each.
-        classes: class ids this grade adds to those taught before. Empty: none (depth growth only).
-        teachers: positions in the faculty of those who teach in this grade.
-        fragments: how many fragments exist; None: one more than in the grade before. The same
-            number twice is class growth only.
+        epochs: number of epochs; accuracy is measured after each.
+        classes: class ids that this grade adds to those of earlier grades. Empty: none, the grade
+            only adds depth.
+        teachers: positions in the faculty of this grade's teachers.
+        fragments: number of fragments that exist; None: one more than in the grade before. With the
+            same number as before, the grade only adds classes.
         target: what is distilled. "routed": each sample learns from the teacher that owns its
-            label, over that teacher's slice. "gated": the slice teachers assembled into one soft
+            class, over that teacher's slice. "gated": the slice teachers are combined into one soft
             target over all classes taught, see
-            :func:`edufast.teachers.supervision.gated_logits`. "full": the mean of teachers that
-            know every class. "none": cross-entropy only. None: "gated" where there are teachers,
-            else "none".
-        samples: samples an epoch; None: every training sample of the classes taught so far.
-        freeze: after which share of the grade's epochs fragment 1, 2, ... stops learning, which
-            saves its backward pass; rising, in [0, 1]. (0.5,): the first at half time.
-        rehearsal: share of the samples of every batch that are of classes taught in grades before,
-            in (0, 1); mixed order only. None: as many as there are.
+            :func:`edufast.teachers.supervision.gated_logits`. "full": the mean over teachers that
+            know every class taught. "none": cross-entropy only. None: "gated" if there are
+            teachers, else "none".
+        samples: samples per epoch; None: all training samples of the classes taught so far.
+        freeze: shares of the grade's epochs, in [0, 1] and rising, after which fragment 1, 2, ...
+            stops learning, which saves its backward pass. (0.5,): the first fragment, half-way.
+        rehearsal: share of every batch, in (0, 1), for classes of earlier grades; in mixed order
+            only. None: in proportion to their samples.
     """
 
     epochs: int
@@ -74,7 +75,7 @@ class Grade:
             raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
 
     def frozen(self, epoch: int) -> int:
-        """How many fragments, the first ones, no longer learn in ``epoch`` (from 0)."""
+        """Number of fragments, from the first, that no longer learn in ``epoch`` (from 0)."""
         return sum(epoch >= share * self.epochs for share in self.freeze)
 
 
@@ -84,16 +85,16 @@ class Curriculum:
 
     Attributes:
         grades: at least one. No class is added twice.
-        order: "mixed" batches over all classes taught, or "slices": one grade's classes after the
-            other within an epoch (the authors' order).
-        schedule: of the learning rate. "held": warmed up in every grade, held, and annealed (half
-            a cosine) in the last grade only. "restart": warmed up and annealed in every grade.
+        order: of the samples within an epoch. "mixed": batches mix all classes taught; "slices":
+            the classes of one grade after those of another (the authors' order).
+        schedule: of the learning rate. "held": warm-up in every grade, then constant, and annealed
+            (half a cosine) in the last grade only. "restart": warm-up and annealing in every grade.
             "paper": no warm-up, x0.1 at 150/240, 180/240 and 210/240 of all steps.
-        keep_rows: carry the classifier's trained rows into the next head.
-        keep_state: carry the optimiser's state of what is kept into the next grade.
-        exit_weight: above 0, the heads of earlier grades stay as exits that are trained along, and
-            their losses count this much.
-        class_map: of the student's logits when all classes are taught, a slice a grade.
+        keep_rows: whether to copy the classifier's trained rows into the next head.
+        keep_state: whether to keep the optimiser's state of the parameters that remain.
+        exit_weight: weight of the losses of exits. Above 0, the heads of earlier grades are kept as
+            exits and trained along with the rest.
+        class_map: of the student's logits once all classes are taught, with a slice for each grade.
     """
 
     grades: Sequence[Grade]
@@ -143,12 +144,12 @@ class Curriculum:
             if len(grade.freeze) >= fragments:
                 raise ValueError(
                     f"freeze is {grade.freeze} in a grade of {fragments} fragments; expected the "
-                    "last one to go on learning"
+                    "last one to keep learning"
                 )
 
     @property
     def fragments(self) -> tuple[int, ...]:
-        """Fragments that exist in each grade."""
+        """Number of fragments in each grade."""
         counts: list[int] = []
         for grade in self.grades:
             before = counts[-1] if counts else 0
@@ -156,12 +157,12 @@ class Curriculum:
         return tuple(counts)
 
     def taught(self, grade: int) -> ClassMap:
-        """The classes taught up to and including ``grade`` (counted from 0), a slice a grade."""
+        """The classes taught up to and including ``grade`` (from 0), a slice for each grade."""
         return ClassMap.of(*(g.classes for g in self.grades[: grade + 1]))
 
     def questions(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
-        """For each teacher that teaches, the class ids of the samples it is asked about: its own
-        where the target is routed, else all that are taught at the time."""
+        """Class ids of the samples that each teacher is run on, by its position in the faculty: its
+        own classes in routed grades, in others all classes taught at the time."""
         asked: dict[int, set[int]] = {}
         for g, grade in enumerate(self.grades):
             for k in grade.teachers:
@@ -171,10 +172,10 @@ class Curriculum:
         return asked
 
     def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
-        """Factor on the base learning rate before ``step`` (from 0) of ``grade`` (from 0).
+        """Factor on the base learning rate in ``step`` (from 0) of ``grade`` (from 0).
 
         Args:
-            steps: optimiser steps of every grade.
+            steps: number of optimiser steps in each grade.
         """
         if self.schedule == "paper":
             progress = (sum(steps[:grade]) + step) / sum(steps)
@@ -198,20 +199,20 @@ class Curriculum:
         samples: int | None = None,
         freeze: Sequence[float] | None = None,
     ) -> Curriculum:
-        """The default: a grade for each slice, short early grades, knowledge across slices.
+        """The default: a grade for each slice, short early grades, targets that span slices.
 
         Grade g adds slice g, fragment g and teacher g, and distils the gated target. With a
-        ``full_teacher`` the last grade distils that one instead. Mixed order, held learning rate;
-        exits are trained along, and the first fragment stops learning half-way through the last
-        grade. docs/evidence.md says what each of these is worth.
+        ``full_teacher``, the last grade distils that teacher instead. The order is mixed and the
+        learning rate held; exits are trained along with the rest, and the first fragment stops
+        learning half-way through the last grade. docs/evidence.md reports the effect of each.
 
         Args:
-            slices: the classes of each slice teacher, who are the faculty's first.
-            epochs: in all.
-            shares: of the epochs for each grade; None: 1 for each but the last, which gets 6.
+            slices: classes of each slice teacher; these are the first teachers of the faculty.
+            epochs: number of epochs in all grades together.
+            shares: relative lengths of the grades; None: 1 for each but the last, which gets 6.
             full_teacher: position in the faculty of a teacher that knows every class.
-            samples: samples an epoch; None: all of the classes taught.
-            freeze: of the last grade, see :class:`Grade`; None: (0.5,) where grades came before.
+            samples: samples per epoch; None: all samples of the classes taught.
+            freeze: of the last grade, see :class:`Grade`; None: (0.5,) if it is not the only one.
         """
         count = len(slices)
         lengths = _split(epochs, shares or [1.0] * (count - 1) + [6.0])
@@ -227,12 +228,14 @@ class Curriculum:
     def paper(
         cls, slices: Sequence[Sequence[int]], epochs: int = 240, *, samples: int | None = None
     ) -> Curriculum:
-        """The authors' exact schedule (arXiv 2311.13811 and its code): for three slices grades
-        change at 150 and 180 of 240 epochs, where the rate also decays, slice after slice within
-        an epoch, routed targets, momentum thrown away at each change. Other lengths scale it.
+        """The authors' exact schedule for three slices (arXiv 2311.13811 and its code).
+
+        New grades begin after 150 and 180 of 240 epochs, when the learning rate also decays. The
+        slices come one after the other within an epoch, targets are routed, and the momentum is
+        discarded when a grade begins. Other numbers of ``epochs`` are split in proportion.
 
         Raises:
-            ValueError: not three slices.
+            ValueError: there are not three slices.
         """
         if len(slices) != len(PAPER_EPOCHS):
             raise ValueError(
@@ -256,12 +259,12 @@ class Curriculum:
         target: Target = "none",
         samples: int | None = None,
     ) -> Curriculum:
-        """One grade: plain training, or distillation without growing."""
+        """A single grade: plain training, or distillation without growth."""
         return cls([Grade(epochs, classes, teachers, target=target, samples=samples)])
 
 
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:
-    """Share out ``epochs`` in whole numbers of at least one that add up."""
+    """Divide ``epochs`` in proportion to ``shares`` into whole numbers of at least 1."""
     if epochs < len(shares):
         raise ValueError(f"epochs is {epochs}; expected at least {len(shares)}, one for each grade")
     ends = [0]

@@ -1,4 +1,4 @@
-"""Measuring what a student knows, slice by slice."""
+"""Accuracy of a classifier, overall and slice by slice."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from edufast.data.class_map import ClassMap
 from edufast.training.settings import Precision, autocast
 from edufast.utils.modes import eval_mode
 
-_BATCH = 256  # images that evaluate_on looks at together
+_BATCH = 256  # of evaluate_on
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right answers, in [0, 1].
+    """Top-1 accuracies, in [0, 1].
 
     Attributes:
         overall: over all samples.
-        slices: over the samples of each slice, the answer being free among all classes.
-        masked: likewise, with the answer restricted to the sample's own slice. The distance to
-            ``slices`` is what a student loses between slices rather than within them.
+        slices: over the samples of each slice, with predictions among all classes.
+        masked: likewise, with predictions among the classes of the sample's own slice only. The
+            difference from ``slices`` is the accuracy lost to confusion between slices.
     """
 
     overall: float
@@ -36,9 +36,9 @@ def evaluate_on(model: nn.Module, data: DataSet, class_map: ClassMap) -> Accurac
     """Accuracy over the whole validation split of the classes that ``model`` knows.
 
     Args:
-        model: on any device.
-        data: what to measure on.
-        class_map: of the model's logits.
+        model: maps images (B, 3, H, W) to logits (B, C); on any device.
+        data: its validation split is used.
+        class_map: of the logits.
     """
     sampler = ClassSampler(data.val.labels, class_map.ids)
     loader = Loader(
@@ -64,14 +64,14 @@ def evaluate(
     """Accuracy of ``model`` in eval mode; modes are restored. Reads the device once, at the end.
 
     Args:
-        model: maps (B, 3, H, W) to logits (B, C), on the batches' device.
-        batches: of samples whose class is in the map.
+        model: maps images (B, 3, H, W) to logits (B, C); on the batches' device.
+        batches: of samples whose classes are in the map.
         class_map: of the logits.
-        precision: that the model runs in.
+        precision: of the forward pass.
     """
     device = next(model.parameters()).device
     positions, slice_of = class_map.positions(device), class_map.slice_of(device)
-    # Samples of each slice: all, those answered right among all classes, and within the slice.
+    # Per slice: samples, correct predictions among all classes, and among those of the slice.
     counts = torch.zeros(3, len(class_map.slices), dtype=torch.int64, device=device)
     with eval_mode(model), autocast(device, precision):
         for batch in batches:

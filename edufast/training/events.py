@@ -1,4 +1,4 @@
-"""What a School writes to its event log."""
+"""The events that a School writes to its log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StepEvent(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEvent(TrainingEvent):
-    """After every epoch: accuracy on the validation split, and what the training used so far."""
+    """After every epoch: accuracy on the validation split, and the cost so far."""
 
     kind: ClassVar[str] = "epoch"
     samples: int
@@ -51,7 +51,7 @@ class EpochEvent(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class GradeEvent(TrainingEvent):
-    """After every grade: accuracy by slice; None: a slice not taught yet."""
+    """After every grade: accuracy by slice, None for slices not taught yet."""
 
     kind: ClassVar[str] = "grade"
     classes: int
@@ -63,7 +63,7 @@ class GradeEvent(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class CompileEvent(TrainingEvent):
-    """When a grade begins: whether its step is compiled, and why."""
+    """When a grade begins or cannot be compiled: whether its step is compiled, and why."""
 
     kind: ClassVar[str] = "compile"
     compiled: bool

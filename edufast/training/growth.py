@@ -1,4 +1,4 @@
-"""Growing up: what student, algorithm and optimiser are in each grade."""
+"""Growth of student, algorithm and optimiser from grade to grade."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Growth:
     """Takes student, algorithm and optimiser from grade to grade: ``growth.begin(g)``.
 
     Args:
-        student: with nothing grown yet. Its classes become those of the curriculum.
-        algorithm: makes what it learns and remembers, grade by grade.
-        curriculum: how the student grows.
-        supervisions: of each grade; their teachers are tapped where the algorithm reads features.
-        training: makes the optimiser.
-        class_ids: (N,) int64 of the training samples, where the student trains.
+        student: must not have grown yet. Its classes become those of the curriculum.
+        algorithm: may add parameters and buffers in each grade.
+        curriculum: determines how the student grows.
+        supervisions: of each grade; their teachers are tapped if the algorithm reads features.
+        training: settings of the optimiser.
+        class_ids: (N,) int64 of the training samples, on the student's device.
 
     Attributes:
-        begun: number of grades begun, also those that are over.
+        begun: number of grades that have begun, including those that have ended.
 
     Raises:
         ValueError: the student does not fit the curriculum.
@@ -54,7 +54,7 @@ class Growth:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Of what the student has grown, and of the algorithm.
+        """The optimiser of the student's active parameters and of the algorithm's.
 
         Raises:
             RuntimeError: no grade has begun.
@@ -64,7 +64,7 @@ class Growth:
         return self._optimizer
 
     def begin(self, g: int) -> None:
-        """Let all be what it is in grade ``g``, by way of the grades before."""
+        """Bring student, algorithm and optimiser into grade ``g``, through all grades before it."""
         while self.begun <= g:
             self._grow(self.begun)
             self.begun += 1
@@ -74,7 +74,7 @@ class Growth:
         fragments, classes = curriculum.fragments[g], len(curriculum.taught(g))
         own = set(algorithm.parameters())
         if self._optimizer is not None and own:
-            self._optimizer.param_groups.pop()  # the student's are the others
+            self._optimizer.param_groups.pop()  # the last group is the algorithm's
         if (student.grown, student.classes) < (fragments, classes):
             student.grow(
                 fragments=fragments,
@@ -110,7 +110,7 @@ class Growth:
 
 
 def _targets(class_map: ClassMap, class_ids: Tensor) -> Tensor:
-    """(N,) positions of class ids (N,), -1 for those that are not in the map."""
+    """Positions (N,) of class ids (N,); -1 for those that are not in the map."""
     positions = class_map.positions(class_ids.device)
     known = class_ids < len(positions)
     return positions[class_ids.where(known, 0)].where(known, -1)
@@ -130,9 +130,9 @@ def _check(student: Student, curriculum: Curriculum) -> None:
 
 
 def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters that are new the momentum they would start with: zero.
+    """Give new parameters the momentum that they would start with: zero.
 
-    PyTorch's fused SGD takes momentum buffers of all parameters or of none.
+    PyTorch's fused SGD needs momentum buffers for either all parameters or none.
     """
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:

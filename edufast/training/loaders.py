@@ -1,4 +1,4 @@
-"""The batches of a grade: which samples, in which order, in which views."""
+"""The batches of a grade: which samples, in which order, with which augmentation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def training_batches(
     """Augmented batches of grade ``g``, all of one size.
 
     Args:
-        data: its training split is read.
-        curriculum: says which classes, in which order, and how many samples make an epoch.
+        data: its training split is used.
+        curriculum: determines the classes, the order and the number of samples per epoch.
         g: the grade, from 0.
-        groups: class lists by which the samples of every batch are grouped.
+        groups: class ids of each group; the samples of a batch come group by group.
         training: batch size and augmentation.
-        seed: of the training; every grade draws order and views from a stream of its own.
-        device: where the batches are wanted.
+        seed: of the training; every grade has its own random order and augmentation.
+        device: of the batches.
     """
     grade, labels = curriculum.grades[g], data.train.labels
     own_seed = seed * 1000 + g
@@ -47,7 +47,7 @@ def training_batches(
     return Loader(
         data.train,
         sampler=sampler,
-        # A set smaller than a batch still makes one.
+        # Fewer samples than a batch make one smaller batch.
         batch_size=min(training.batch_size, len(sampler)),
         image_size=data.image_size,
         mean=data.mean,
@@ -63,7 +63,7 @@ def training_batches(
 def _mixture(
     data: DataSet, curriculum: Curriculum, g: int, groups: Sequence[Sequence[int]]
 ) -> tuple[Sequence[Sequence[int]], list[float] | None]:
-    """Groups to draw from and their weights; None: as they are in the data."""
+    """Groups to draw from, and their weights; None: in proportion to their samples."""
     grade = curriculum.grades[g]
     if grade.rehearsal is None:
         return groups, None
@@ -82,7 +82,7 @@ def _mixture(
 def validation_batches(
     data: DataSet, curriculum: Curriculum, g: int, batch_size: int, *, device: torch.device
 ) -> Loader:
-    """The validation split's samples of all classes taught up to grade ``g``, as they are."""
+    """Batches of the validation samples of all classes taught up to grade ``g`` (from 0)."""
     sampler = ClassSampler(data.val.labels, curriculum.taught(g).ids)
     return Loader(
         data.val,

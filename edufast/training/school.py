@@ -1,4 +1,4 @@
-"""The training loop: grades in order, one step after another, resumable at every one."""
+"""The training loop: grade by grade and step by step, resumable at every step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOG_EVERY = 20  # steps between reads of the loss; each read waits for the devic
 
 @dataclass
 class Progress:
-    """Where a training stands, and what it has used so far. Saved with every checkpoint."""
+    """Where a training stands and what it has cost so far; saved in every checkpoint."""
 
     grade: int = 0
     epoch: int = 0  # within the grade
@@ -50,13 +50,13 @@ class Progress:
 
     @property
     def data_wait(self) -> float:
-        """Share of the time outside validation in which a step waited for its batch."""
+        """Share of the time outside validation that was spent waiting for batches."""
         spent = self.seconds - self.phases.get("validation", 0.0)
         return self.phases.get("data", 0.0) / spent if spent > 0 else 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time spent within."""
+        """Add the time spent in the block to the phase ``name``."""
         started = time.perf_counter()
         try:
             yield
@@ -66,7 +66,7 @@ class Progress:
 
 
 class GradePlan(NamedTuple):
-    """What a grade is made of, known before it begins."""
+    """What a grade consists of, known before it begins."""
 
     grade: Grade
     supervision: Supervision
@@ -74,28 +74,29 @@ class GradePlan(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Number of optimiser steps."""
         return self.grade.epochs * len(self.loader)
 
 
 class School:
-    """Teaches a student by a curriculum.
+    """Teaches a student according to a curriculum.
 
-    :meth:`fit` does all of it. A loop of one's own calls, for each grade, :meth:`begin_grade`, for
-    each of its epochs :meth:`begin_epoch`, and :meth:`train_step` with each batch of ``loader``.
+    :meth:`fit` does all of it. A custom loop calls :meth:`begin_grade` for each grade,
+    :meth:`begin_epoch` for each of its epochs, and :meth:`train_step` for each batch of
+    ``loader``.
 
     Args:
-        student: with nothing grown yet. Its classes become those of the curriculum.
-        faculty: the teachers the curriculum's grades name.
+        student: must not have grown yet. Its classes become those of the curriculum.
+        faculty: the teachers that the grades refer to.
         curriculum: the grades. Its class ids are the data set's.
-        data: what to learn and to validate on.
+        data: to train and validate on.
         algorithm: how to distil; a name from ``edufast.distill`` or an object.
-        training: the optimiser's settings.
+        training: settings of the optimisation.
         options: device, seed, event log, checkpoint and name.
 
     Attributes:
         progress: where the training stands.
-        plans: of every grade.
+        plans: of all grades.
 
     Raises:
         ValueError: curriculum, student, faculty, data and algorithm do not fit together.
@@ -135,24 +136,24 @@ class School:
             torch.as_tensor(data.train.labels, device=self.device),
         )
         self._step: TrainStep | None = None
-        self._flops = 0  # of a training step of the epoch begun, for one image
+        self._flops = 0  # of a training step in the current epoch, per image
 
     @property
     def plan(self) -> GradePlan:
-        """Of the grade at hand."""
+        """The current grade's plan."""
         return self.plans[self.progress.grade]
 
     @property
     def loader(self) -> Loader:
-        """Batches of the grade at hand."""
+        """Batches of the current grade."""
         return self.plan.loader
 
     @property
     def step(self) -> TrainStep:
-        """The training step of the grade begun last.
+        """The training step of the current grade.
 
         Raises:
-            RuntimeError: none has begun.
+            RuntimeError: no grade has begun.
         """
         if self._step is None:
             raise RuntimeError("no grade has begun yet: call begin_grade() first")
@@ -164,8 +165,8 @@ class School:
         """Teach every grade and return the graduate: a plain module in eval mode.
 
         Raises:
-            Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made of the
-                same arguments goes on at the same step.
+            Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made with the
+                same arguments resumes at the same step.
             TrainingError: the loss is not finite.
         """
         checkpoint = self.options.checkpoint
@@ -233,7 +234,7 @@ class School:
     # --- a grade, an epoch, a step -----------------------------------------------------------
 
     def begin_grade(self) -> None:
-        """Let student, algorithm and optimiser be what they are in the grade at hand."""
+        """Bring student, algorithm and optimiser into the current grade."""
         with self.progress.phase("growth"):
             self._growth.begin(self.progress.grade)
         self._step = TrainStep(
@@ -248,7 +249,7 @@ class School:
         self._report_compile()
 
     def begin_epoch(self) -> None:
-        """Freeze what no longer learns and tell the algorithm; the student is in train mode."""
+        """Freeze what no longer learns, notify the algorithm, put the student in train mode."""
         at = self.progress
         self.student.frozen = self.plan.grade.frozen(at.epoch)
         self._flops = self.student.training_flops()
@@ -259,7 +260,7 @@ class School:
         self.student.train()
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One optimiser step with a batch of ``loader``; returns the loss, still on the device."""
+        """One optimiser step on a batch of ``loader``; returns the loss, still on the device."""
         at, step, compiled = self.progress, self.step, self.step.compiled
         self._set_learning_rate()
         targets = self._positions[batch.labels]
@@ -277,7 +278,7 @@ class School:
         return loss
 
     def validate(self) -> Accuracy:
-        """Accuracy over the validation samples of all classes taught so far."""
+        """Accuracy on the validation samples of all classes taught so far."""
         at, started = self.progress, time.perf_counter()
         loader = validation_batches(
             self.data, self.curriculum, at.grade, self.training.batch_size, device=self.device
@@ -293,7 +294,7 @@ class School:
         at.accuracy = accuracy.overall
         return accuracy
 
-    # --- pieces ------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------
 
     def _plan(self, g: int) -> GradePlan:
         grade, temperature = self.curriculum.grades[g], self.algorithm.temperature
@@ -363,7 +364,7 @@ class School:
         if self.algorithm.reads_features and not self.faculty.has_features:
             raise ValueError(
                 f"faculty: {type(self.algorithm).__name__} reads the teachers' features; a "
-                f"{type(self.faculty).__name__} has their logits only"
+                f"{type(self.faculty).__name__} provides their logits only"
             )
         classes = len(self.data.classes)
         unknown = [c for c in self.curriculum.class_map.ids if not 0 <= c < classes]
@@ -373,14 +374,14 @@ class School:
             )
         if self.training.compile is True and self.curriculum.order == "slices":
             raise ValueError(
-                "compile is True, but slice after slice the composition of batches changes, and "
+                "compile is True, but in the order 'slices' the composition of batches changes and "
                 "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
             )
 
     # --- state -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that goes on from here needs; tensors are not copied.
+        """Everything that is needed to resume; tensors are not copied.
 
         Raises:
             RuntimeError: no grade has begun.
@@ -400,7 +401,7 @@ class School:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the state of a School made of the same arguments.
+        """Resume from the state of a School made with the same arguments.
 
         Raises:
             ValueError: it is the state of another training.
@@ -412,7 +413,7 @@ class School:
                 f"with seed {expected[1]}"
             )
         self.progress = Progress(**state["progress"])
-        # Not progress.grade: a grade that is over is saved before the next one begins.
+        # Not progress.grade: when a grade ends it is already that of the next, which has not begun.
         self._growth.begin(state["begun"] - 1)
         self.student.load_state_dict(state["student"])
         self.algorithm.load_state_dict(state["algorithm"])

@@ -1,4 +1,4 @@
-"""How a student is optimised, and what a School needs to know besides."""
+"""Settings of the optimisation, and options of a School."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Compile: TypeAlias = Literal["auto", True, False]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Within it, "bf16": networks compute in bfloat16, where PyTorch deems that safe."""
+    """A context; with "bf16", PyTorch computes in bfloat16 where autocast considers it safe."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a student is optimised.
+    """Settings of the optimisation.
 
     Attributes:
-        batch_size: samples in a step.
+        batch_size: samples per step.
         lr: base learning rate; the curriculum's schedule multiplies it.
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
-        weight_decay: of either.
-        augment: random views of the training images.
-        precision: "bf16" runs the student in bfloat16 by autocast, and in a run the teachers
-            altogether; its weights, their updates and the losses stay float32. Faster where the
-            hardware has it (GPUs, CPUs with AVX512-BF16 or AMX), slower elsewhere.
-        compile: whether to compile the training step. "auto": in grades long enough for the time
-            saved to exceed that of compiling.
+        weight_decay: of both optimisers.
+        augment: random augmentation of the training images.
+        precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
+            the losses stay float32. In a run, the teachers compute entirely in bfloat16. Faster if
+            the hardware supports it (GPUs, CPUs with AVX512-BF16 or AMX), slower otherwise.
+        compile: whether to compile the training step. "auto": only in grades that are long enough
+            to save more time than compiling takes.
 
     Raises:
-        ValueError: ``precision`` or ``compile`` is none of these.
+        ValueError: ``precision`` or ``compile`` has another value.
     """
 
     batch_size: int = 128
@@ -59,7 +59,7 @@ class Training:
             raise ValueError(f"compile={self.compile!r}: expected 'auto', True or False")
 
     def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over ``parameters``; one fused kernel updates all of them."""
+        """An optimiser of ``parameters``, which one fused kernel updates."""
         if self.optimizer == "adamw":
             return torch.optim.AdamW(
                 parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True
@@ -76,15 +76,15 @@ class Training:
 
 @dataclass(frozen=True)
 class SchoolOptions:
-    """What a School needs to know besides what it teaches.
+    """Where and under which name a School trains, and what it records.
 
     Attributes:
-        device: where the student trains; the faculty must be there too.
-        seed: of the order and the views of the samples.
-        event_log: gets an event for every epoch and grade; None: nobody is told.
-        checkpoint: file that keeps the training resumable: ``fit`` goes on from it where it
-            exists. None: not resumable.
-        name: of this training in events and progress bar.
+        device: where the student trains; the faculty must be on the same device.
+        seed: of the order and the augmentation of the samples.
+        event_log: receives the events of steps, epochs and grades; None: they are discarded.
+        checkpoint: file that makes the training resumable: if it exists, ``fit`` continues from
+            it. None: not resumable.
+        name: of the training, in events and in the progress bar.
     """
 
     device: torch.device | str = "cpu"

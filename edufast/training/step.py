@@ -1,9 +1,8 @@
-"""The training step of a grade: forward pass, loss and backward pass, compiled where it pays."""
+"""The training step of a grade: forward pass, loss and backward pass, compiled if it pays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
+from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.registry import call_user
@@ -24,26 +24,27 @@ BACKEND = "inductor"
 class TrainStep:
     """One optimiser step of a grade: ``step.learn(images, targets, outputs)``, ``step.update()``.
 
-    Nothing in it waits for the device. Forward pass, loss and backward pass are traced and compiled
-    as one (AOTAutograd), once, and again where a fragment freezes: shapes are constant within a
-    grade, and what changes from step to step, like the learning rate, is no part of the graph. The
-    optimiser is PyTorch's fused
-    kernel, which already is one launch; compiled it was no faster.
+    A step never waits for the device. Forward pass, loss and backward pass are traced and compiled
+    as one graph (AOTAutograd), once, and again when a fragment freezes: shapes are constant within
+    a grade, and what changes from step to step, such as the learning rate, is not part of the
+    graph. The optimiser is PyTorch's fused kernel, which is a single launch already; compiling it
+    made it no faster.
 
     Args:
         student: as grown in this grade.
         algorithm: how to distil.
         optimizer: of the student's active parameters.
         training: precision, and whether to compile.
-        exit_weight: how much the losses of kept exits count.
-        steps: how many the grade has in all; where ``training.compile`` is "auto" it decides.
-        alike: all batches have as many samples of each owner; if not, "auto" does not compile.
+        exit_weight: weight of the losses of kept exits.
+        steps: number of steps in the grade, on which "auto" compilation depends.
+        alike: whether all batches have the same number of samples for each owner; if not, "auto"
+            does not compile.
 
     Attributes:
         optimizer: as given.
-        compiled: whether it is compiled.
-        reason: why, or why not.
-        compiles: how often it was, so far.
+        compiled: whether the step is compiled.
+        reason: why it is, or why not.
+        compiles: number of compilations so far.
     """
 
     def __init__(
@@ -67,39 +68,37 @@ class TrainStep:
         elif training.compile == "auto":
             self.compiled, self.reason = worth_compiling(student, training.batch_size, steps)
         else:
-            self.compiled, self.reason = training.compile, "as asked"
+            self.compiled, self.reason = training.compile, "as requested"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
 
     @property
     def phase(self) -> str:
-        """What the next :meth:`learn` spends its time with: "compile" or "student"."""
+        """The phase that the next :meth:`learn` counts as: "compile" or "student"."""
         return "compile" if self.compiled and not self._begun else "student"
 
     def learn(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
-        """Add the gradients of a batch; returns its loss, a scalar still on the device.
+        """Compute the gradients of a batch; returns its loss, a scalar still on the device.
 
         Args:
             images: (B, 3, H, W) float32 channels_last.
             targets: (B,) int64, position of each image's class among the logits.
-            outputs: what the teachers say; None: nobody teaches.
+            outputs: teacher outputs; None: the grade has no teachers.
 
         Raises:
-            TrainingError: ``compile`` is True, and that is impossible.
+            TrainingError: ``compile`` is True, but the step cannot be compiled.
             UserError: an algorithm of the user's fails, or returns something else than a loss.
         """
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
             return self._backward(images, targets, outputs)
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
             return self._backward(images, targets, outputs)
-        except TorchDynamoException as error:
+        except compiler_error() as error:
             self._fall_back(error)
             return self._backward(images, targets, outputs)
 
     def update(self) -> None:
-        """Move the weights along the gradients and forget these."""
+        """Update the weights and clear the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -110,19 +109,15 @@ class TrainStep:
         return loss.detach()
 
     def _compile(self) -> Callable[..., Tensor]:
-        from torch._dynamo import lookup_backend  # takes a second to import
-
-        inductor = lookup_backend(BACKEND)
+        inductor = compiler_backend(BACKEND)
 
         def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
             self.compiles += 1
             return inductor(graph, inputs)
 
-        # Dynamo counts recompilations per code object and gives up at the eighth: a code object of
-        # its own lets every grade of every training in this process begin at zero.
-        own = FunctionType(_loss.__code__.replace(), _loss.__globals__)
+        # Every grade of every training in the process is compiled on its own.
         compiled: Callable[..., Tensor] = torch.compile(
-            own, backend=counting, fullgraph=True, dynamic=False
+            with_own_code(_loss), backend=counting, fullgraph=True, dynamic=False
         )
         return compiled
 
@@ -150,9 +145,8 @@ def _loss(
     with autocast(images.device, precision):
         (*exits, logits), features = student.forward_answers(images)
     loss = _logit_loss(algorithm, logits.float(), targets, outputs)
-    for answer in exits:
-        extra = _logit_loss(algorithm, answer.float(), targets, outputs)
-        loss = loss + exit_weight * extra
+    for exit_logits in exits:
+        loss = loss + exit_weight * _logit_loss(algorithm, exit_logits.float(), targets, outputs)
     if outputs is not None and algorithm.reads_features:
         features = [feature.float() for feature in features]
         loss = loss + _part(algorithm, "feature_loss", features, outputs, targets)
@@ -177,27 +171,27 @@ def _part(algorithm: Algorithm, method: str, *arguments: Any) -> Tensor:
     return loss
 
 
-# What compiling saves and costs, measured on 2 threads of an AMD EPYC (4 cores, AVX-512) with
-# resnet8 and resnet20 at 32 x 32 and a batch of 64: the eager step runs at 120 GFLOP/s a thread,
-# three quarters of it in oneDNN's convolutions, which stay as they are; fusing the rest gained
-# between -5% and 19%. The first compilation took 20 s to 26 s. On a GPU such networks wait for
-# launches, about 0.1 ms for each parameter forth and back, of which compiling should save 40%:
-# estimates, not measured.
-_FLOPS_PER_SECOND = {"cpu": 120e9, "cuda": 20e12}  # a thread; a GPU
+# What compiling saves and costs, measured with 2 threads of an AMD EPYC (4 cores, AVX-512) for
+# resnet8 and resnet20 on 32 x 32 images in batches of 64: the eager step runs at 120 GFLOP/s per
+# thread, three quarters of the time in oneDNN's convolutions, which compiling does not change;
+# fusing the rest gained between -5% and 19%. The first compilation took 20 s to 26 s. On a GPU,
+# such networks wait for launches, about 0.1 ms per parameter for the forward and backward pass, of
+# which compiling should save 40%: these are estimates, not measurements.
+_FLOPS_PER_SECOND = {"cpu": 120e9, "cuda": 20e12}  # per thread; per GPU
 _LAUNCH_SECONDS = {"cpu": 0.0, "cuda": 1e-4}
 _SAVED = {"cpu": 0.05, "cuda": 0.4}
 _COMPILE_SECONDS, _COMPILE_SECONDS_PER_PARAMETER = 15.0, 0.1
 
 
 def worth_compiling(student: Student, batch_size: int, steps: int) -> tuple[bool, str]:
-    """Whether ``steps`` steps save more than compiling takes, and that in words.
+    """Whether compiling saves more time in ``steps`` steps than it takes, and the reason.
 
-    An estimate, never a measurement: a resumed training must decide as the first did.
+    An estimate rather than a measurement, because a resumed training must decide the same.
     """
     parameters = list(student.active_parameters())
     kind = parameters[0].device.type
     if kind not in _SAVED:
-        return False, f"nothing is known about compiling for {kind}"
+        return False, f"it is not known whether compiling pays on {kind}"
     lanes = torch.get_num_threads() if kind == "cpu" else 1
     arithmetic = TRAINING_FACTOR * student.flops() * batch_size / _FLOPS_PER_SECOND[kind] / lanes
     step = max(arithmetic, len(parameters) * _LAUNCH_SECONDS[kind])

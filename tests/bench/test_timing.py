@@ -108,7 +108,7 @@ def test_extra_memory_is_what_a_call_holds_at_its_peak():
     assert 28 << 20 < kept < 48 << 20
 
 
-def test_where_the_system_does_not_tell_extra_memory_is_unknown(monkeypatch):
+def test_extra_memory_is_unknown_where_the_system_does_not_report_it(monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import weakref
@@ -232,9 +233,10 @@ def test_a_newer_epoch_ends_the_older():
     assert same(newer, training().epoch(1, 1))
 
 
-def test_a_loader_goes_at_once_with_its_pipeline():
+@pytest.mark.parametrize("batches", [None, 1])  # all of an epoch, or not
+def test_a_loader_goes_at_once_with_its_pipeline(batches):
     loader = training()
-    list(loader.epoch(0))
+    list(itertools.islice(loader.epoch(0), batches))
     gone = weakref.ref(loader), weakref.ref(loader._pipeline)
     del loader
     assert [reference() for reference in gone] == [None, None]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edufast.ops import _library
-from edufast.ops._torch_private import schema_of
+from edufast.utils._torch_private import schema_of
 
 
 def test_without_its_library_the_package_says_how_to_install_it() -> None:

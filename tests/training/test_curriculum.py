@@ -100,7 +100,7 @@ def test_class_growth_and_depth_growth_are_independent():
         (lambda: Grade(1, [0], samples=0), "samples is 0"),
         (lambda: Grade(1, [0], freeze=[0.5, 0.2]), "rising shares from 0 to 1"),
         (lambda: Grade(1, [0], freeze=[1.5]), "rising shares from 0 to 1"),
-        (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to go on learning"),
+        (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to keep learning"),
         (lambda: Curriculum([Grade(1, [0])], exit_weight=-1), "exit_weight is -1"),
         (lambda: Grade(1, [0], rehearsal=1), "rehearsal is 1; expected a share"),
         (lambda: Curriculum([Grade(1, [0], rehearsal=0.5)]), "rehearsal is 0.5 in grade 1"),

@@ -20,13 +20,13 @@ WHERE = {"method": "education", "seed": 3, "grade": 1, "epoch": 0}
 
 
 def test_a_line_begins_with_the_kind_and_where_the_training_stood():
-    event = CompileEvent(**WHERE, compiled=False, reason="as asked")
+    event = CompileEvent(**WHERE, compiled=False, reason="as requested")
     line = event.to_dict()
     assert list(line.items()) == [
         ("event", "compile"),
         *WHERE.items(),
         ("compiled", False),
-        ("reason", "as asked"),
+        ("reason", "as requested"),
     ]
 
 

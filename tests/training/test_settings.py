@@ -59,7 +59,7 @@ def test_networks_compute_in_the_precision_asked_for(precision, dtype):
     assert layer(images).dtype == torch.float32
 
 
-def test_a_school_is_on_the_cpu_and_keeps_nothing_unless_told_otherwise():
+def test_by_default_a_school_is_on_the_cpu_and_keeps_nothing():
     options = SchoolOptions()
     assert (options.device, options.seed, options.name) == ("cpu", 0, "education")
     assert options.event_log is None and options.checkpoint is None

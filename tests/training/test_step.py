@@ -132,14 +132,14 @@ def decisions(path):
 def test_auto_leaves_short_grades_alone_and_says_so(tmp_path, steps, capsys):
     school(event_log=EventLog(tmp_path / "j")).fit()
     assert [step.compiles for step in steps] == [0, 0, 0]
-    told = decisions(tmp_path / "j")
-    assert [(grade, compiled) for grade, compiled, _ in told] == [
+    decided = decisions(tmp_path / "j")
+    assert [(grade, compiled) for grade, compiled, _ in decided] == [
         (1, False),
         (2, False),
         (3, False),
     ]
-    assert "18 steps save about 0 s, compiling takes 17 s" in told[2][2]
-    assert f"not compiled: {told[2][2]}" in capsys.readouterr().err
+    assert "18 steps save about 0 s, compiling takes 17 s" in decided[2][2]
+    assert f"not compiled: {decided[2][2]}" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -174,11 +174,11 @@ def test_compiling_pays_from_some_number_of_steps_on():
         assert (saved > cost) is pays
 
 
-def test_nothing_is_compiled_for_a_device_nothing_is_known_about():
+def test_nothing_is_compiled_where_the_gain_is_not_known():
     student = Student(tiny_model(), 1, input_size=(3, 16, 16))
     student.grow(fragments=1, classes=6)
     found = worth_compiling(student.to("meta"), 16, 10**9)
-    assert found == (False, "nothing is known about compiling for meta")
+    assert found == (False, "it is not known whether compiling pays on meta")
 
 
 def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, pays, tmp_path):
@@ -201,10 +201,10 @@ def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
 def test_slice_after_slice_is_not_compiled(traced_only, pays, tmp_path):
     slices = Curriculum.paper(SLICES, 3)
     school(slices, event_log=EventLog(tmp_path / "j")).fit()
-    assert {told[1:] for told in decisions(tmp_path / "j")} == {
+    assert {decided[1:] for decided in decisions(tmp_path / "j")} == {
         (False, "the composition of the batches changes")
     }
-    with pytest.raises(ValueError, match="compile is True, but slice after slice"):
+    with pytest.raises(ValueError, match="compile is True, but in the order 'slices'"):
         school(slices, compile=True)
 
 

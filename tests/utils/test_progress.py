@@ -27,7 +27,7 @@ def train(grades: int) -> None:
         bar.start_epoch(1, 2, 4, steps=30)
         bar.update(7, 1.23456, 1234.5)
         bar.end_epoch(0.5, 0.875, 98765.4)
-        bar.say("compiled: as asked")
+        bar.say("compiled: as requested")
 
 
 def test_a_pipe_gets_a_line_for_an_epoch_and_no_bar(pipe, capsys):
@@ -36,7 +36,7 @@ def test_a_pipe_gets_a_line_for_an_epoch_and_no_bar(pipe, capsys):
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "education: grade 2/3, epoch 3/4: loss 0.500, accuracy 87.5%, 98,765 images/s",
-        "compiled: as asked",
+        "compiled: as requested",
     ]
 
 

@@ -1,8 +1,8 @@
-"""``edufast bench train``: the whole training step beside the loops people run.
+"""``edufast bench train``: the whole training step compared with the loops that people run.
 
-In one run, on the same data, models, batch and loss: (a) the plain loop of the popular
-repositories, (b) what a careful user makes of it, (c) this project, one optimisation after the
-other.
+In one run, on the same data, models, batch size and loss: (a) the plain loop of popular
+repositories, (b) the same loop as a careful user optimises it, (c) this project, adding one
+optimisation after another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from edufast.bench.train import show
 from edufast.bench.train.contest import Contestant, compete
 from edufast.bench.train.costs import training_costs
 from edufast.bench.train.floor import Floor
-from edufast.bench.train.ladder import Means, SchoolLoop, WithFaculty, WithFusedLoss, WithLoader
+from edufast.bench.train.ladder import (
+    LoopOptions,
+    SchoolLoop,
+    WithFaculty,
+    WithFusedLoss,
+    WithLoader,
+)
 from edufast.bench.train.peers import CarefulLoop, PlainLoop
 from edufast.bench.train.setting import PAIRS, Setting, fast_precision, synthetic
 from edufast.utils.errors import UserError
@@ -32,9 +38,9 @@ QUICK = ("resnet110-resnet20", (64,))
 
 
 def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], Contestant]]:
-    """Everybody, from the slowest to the floors; those who compile if ``compiling``.
+    """All contestants, from the slowest to the floors; those that compile only if ``compiling``.
 
-    Names that begin with + are this project's, each with what those before it have.
+    Names that begin with + are this project's: each adds to the optimisations before it.
     """
     fast = fast_precision(setting.device)
     everybody: dict[str, Callable[[], Contestant]] = {
@@ -44,14 +50,14 @@ def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], 
         "+ DALI loader": partial(WithLoader, setting),
         "+ folded, channels-last": partial(WithFaculty, setting),
         "+ fused loss": partial(WithFusedLoss, setting),
-        show.ROUTED: partial(SchoolLoop, setting, Means()),
-        show.BF16: partial(SchoolLoop, setting, Means(fast)),
-        show.COMPILED: partial(SchoolLoop, setting, Means(fast, True)),
-        show.FILLING: partial(SchoolLoop, setting, Means(fast, cache="first")),
-        show.CACHE: partial(SchoolLoop, setting, Means(fast, cache="warm")),
-        show.CACHE_COMPILED: partial(SchoolLoop, setting, Means(fast, True, "warm")),
-        show.FLOOR: partial(Floor, setting, Means(fast)),
-        show.FLOOR_CACHED: partial(Floor, setting, Means(fast, cache="warm")),
+        show.ROUTED: partial(SchoolLoop, setting, LoopOptions()),
+        show.BF16: partial(SchoolLoop, setting, LoopOptions(fast)),
+        show.COMPILED: partial(SchoolLoop, setting, LoopOptions(fast, True)),
+        show.FILLING: partial(SchoolLoop, setting, LoopOptions(fast, cache="first")),
+        show.CACHE: partial(SchoolLoop, setting, LoopOptions(fast, cache="warm")),
+        show.CACHE_COMPILED: partial(SchoolLoop, setting, LoopOptions(fast, True, "warm")),
+        show.FLOOR: partial(Floor, setting, LoopOptions(fast)),
+        show.FLOOR_CACHED: partial(Floor, setting, LoopOptions(fast, cache="warm")),
     }
     return {n: make for n, make in everybody.items() if compiling or n not in show.UNCOMPILED}
 
@@ -63,18 +69,19 @@ def run(
     *,
     quick: bool,
     done: list[dict[str, Any]],
-    tell: Callable[[str], None],
-    keep: Callable[[list[dict[str, Any]]], None],
+    report: Callable[[str], None],
+    save: Callable[[list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
     """Measure every pair at every batch size; one dict each.
 
     Args:
         pairs: names in ``PAIRS``.
         device: "cpu" or a CUDA device.
-        quick: less often and for a shorter time, and nobody compiles.
-        done: results of a run before this one, not measured again; quick ones only by a quick run.
-        tell: hears what is going on.
-        keep: gets all results so far, after every one.
+        quick: fewer and shorter rounds, without compilation.
+        done: results of an earlier run, which are not measured again; a run that is not quick
+            measures quick results again.
+        report: called with what is being measured.
+        save: called after every contest with all results so far.
     """
     results = {(r["pair"], r["batch_size"]): r for r in done}
     for name in pairs:
@@ -83,7 +90,7 @@ def run(
             if before is not None and (quick or not before["quick"]):
                 continue
             setting = synthetic(PAIRS[name], batch_size, torch.device(device))
-            tell(f"{name}, batch {batch_size}")
+            report(f"{name}, batch {batch_size}")
             torch.compiler.reset()
             scores = compete(
                 contestants(setting, compiling=not quick),
@@ -91,7 +98,7 @@ def run(
                 setting.device,
                 seconds=0.5 if quick else 1.0,
                 rounds=2 if quick else 3,
-                tell=tell,
+                report=report,
             )
             results[name, batch_size] = {
                 "pair": name,
@@ -100,7 +107,7 @@ def run(
                 "epoch_samples": len(setting.data.train),
                 "results": {who: s.result(batch_size) for who, s in scores.items()},
             }
-            keep(list(results.values()))
+            save(list(results.values()))
     return list(results.values())
 
 
@@ -114,17 +121,17 @@ def main(
 ) -> None:
     """Print a table for every pair and batch size.
 
-    With ``out``, write train.json, train.md and train.png into that folder, after every contest; a
-    contest that train.json holds already, from the same machine, is not measured again.
+    With ``out``, write train.json, train.md and train.png into that folder after every contest.
+    Contests that train.json already has, from the same machine, are not measured again.
 
     Raises:
-        UserError: an unknown pair, or one that needs a GPU on a machine without.
+        UserError: a pair is unknown, or needs a GPU and there is none.
     """
     pairs, batch_sizes = _chosen(quick, device, pairs, batch_sizes)
     where = _machine(device, threads)
     done = _read(out, where) if out else []
 
-    def keep(results: list[dict[str, Any]]) -> None:
+    def save(results: list[dict[str, Any]]) -> None:
         if out is not None:
             _write(out, where, results)
 
@@ -135,8 +142,8 @@ def main(
             device,
             quick=quick,
             done=done,
-            tell=status.update,
-            keep=keep,
+            report=status.update,
+            save=save,
         )
     console = Console()
     if not console.is_terminal:
@@ -157,25 +164,28 @@ def main_profile(
     """Write profile.json (a Chrome trace) and profile.png of this project's step into ``out``.
 
     Raises:
-        UserError: no folder, or a pair that cannot be measured here.
+        UserError: ``out`` is None, or a pair is unknown or needs a GPU and there is none.
     """
     from edufast.bench.train import profile
 
     if out is None:
-        raise UserError("--profile: expected a folder for the trace, --out")
+        raise UserError("--profile: expected --out with a folder for the trace")
     (name, *_), (batch_size, *_) = _chosen(False, device, pairs, batch_sizes)
     _machine(device, threads)
     with Console(stderr=True).status(f"{name}, batch {batch_size}: profile"):
         setting = synthetic(PAIRS[name], batch_size, torch.device(device))
         fast = fast_precision(setting.device)
-        found = profile.profile_step(SchoolLoop(setting, Means(fast)), out / "profile.json")
+        found = profile.profile_step(SchoolLoop(setting, LoopOptions(fast)), out / "profile.json")
     with atomic_write(out / "profile.png") as path:
         path.write_bytes(profile.plot(found, f"{name}, batch {batch_size}"))
     Console().print(profile.table(found))
 
 
 def main_accuracy(out: Path | None, device: str, threads: int | None, seeds: int) -> None:
-    """Print the accuracy of (a) and (c) after the same number of steps; write accuracy.json."""
+    """Print the accuracy of (a) and (c) after the same number of steps.
+
+    With ``out``, write accuracy.json into that folder.
+    """
     from edufast.bench.train import accuracy
 
     where = _machine(device, threads)
@@ -200,7 +210,7 @@ def _chosen(
     small = [name for name, pair in PAIRS.items() if pair.image_size <= 32]
     for name in pairs:
         if name not in PAIRS:
-            raise UserError(f"--pairs: {name!r}; expected some of {', '.join(PAIRS)}")
+            raise UserError(f"--pairs: {name!r}; expected one or more of {', '.join(PAIRS)}")
         if name not in small and not cuda:
             raise UserError(f"--pairs: {name} needs a GPU")
     default = [QUICK[0]] if quick else list(PAIRS) if cuda else small
@@ -220,7 +230,7 @@ def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not a result of edufast bench train") from error
     if not same:
-        raise UserError(f"{path}: from another machine or torch; choose another folder")
+        raise UserError(f"{path}: from another machine or version of torch; choose another folder")
     return results
 
 

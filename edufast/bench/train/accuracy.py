@@ -1,4 +1,4 @@
-"""Whether the fast way learns as well: (a) and (c) on the glyphs, the same number of steps."""
+"""Accuracy of the plain loop and of School on the glyphs, after the same number of steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from edufast.bench.train.ladder import Means, school
+from edufast.bench.train.ladder import LoopOptions, school
 from edufast.bench.train.peers import PlainLoop
 from edufast.bench.train.setting import Setting, fast_precision
 from edufast.data import Augment, DataSet, Loader, load_dataset
@@ -25,21 +25,27 @@ from edufast.training.settings import SchoolOptions, Training
 STUDENT, TEACHER = "resnet8", "resnet14"
 SLICES = [(0, 20), (20, 40), (40, 60)]
 BATCH_SIZE, LR, STEPS, TEACHER_EPOCHS = 64, 0.1, 600, 6
-AUGMENT = Augment(pad=4, flip=False)  # mirrored characters are other characters
+AUGMENT = Augment(pad=4, flip=False)  # a mirrored character is a different one
 
 PLAIN, PROJECT = "(a) plain loop", "(c) School"
 
 
-def compare(seeds: int, device: torch.device, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Accuracy on the validation split after the last of ``STEPS`` steps, a student a seed.
+def compare(seeds: int, device: torch.device, report: Callable[[str], None]) -> dict[str, Any]:
+    """Accuracy on the validation split after ``STEPS`` steps, for one student per seed.
 
-    Both learn the routed target from the same slice teachers, by the same optimiser and learning
-    rates, from the same initial weights; orders and views are drawn by different generators.
+    Both distil the routed target from the same slice teachers, with the same optimiser, learning
+    rates and initial weights; the order of the samples and their augmentation are drawn from
+    different generators.
+
+    Args:
+        seeds: number of students of each.
+        device: of all models.
+        report: called with what is being trained.
     """
     data = load_dataset("glyphs")
     teachers = []
     for k, slice_ in enumerate(SLICES):
-        tell(f"teacher {k + 1} of {len(SLICES)}")
+        report(f"teacher {k + 1} of {len(SLICES)}")
         teachers.append(_teacher(data, range(*slice_), device))
     found: dict[str, list[float]] = {PLAIN: [], PROJECT: []}
     for seed in range(seeds):
@@ -49,12 +55,13 @@ def compare(seeds: int, device: torch.device, tell: Callable[[str], None]) -> di
             data, teachers, SLICES, student, BATCH_SIZE, device, AUGMENT, lr=LR, seed=seed
         )
         for name, learn in ((PLAIN, _plain), (PROJECT, _project)):
-            tell(f"{name}: student {seed + 1} of {seeds}")
+            report(f"{name}: student {seed + 1} of {seeds}")
             found[name].append(_accuracy(learn(setting), setting))
     return {"data": data.name, "steps": STEPS, "batch_size": BATCH_SIZE, "accuracy": found}
 
 
 def table(result: dict[str, Any]) -> Table:
+    """A line each for the plain loop and for School."""
     t = Table(
         "", "accuracy", "each", title=f"{STUDENT} on {result['data']}, {result['steps']} steps"
     )
@@ -92,7 +99,9 @@ def _plain(setting: Setting) -> nn.Module:
 
 
 def _project(setting: Setting) -> nn.Module:
-    return school(setting, Means(fast_precision(setting.device)), samples=STEPS * BATCH_SIZE).fit()
+    return school(
+        setting, LoopOptions(fast_precision(setting.device)), samples=STEPS * BATCH_SIZE
+    ).fit()
 
 
 @torch.no_grad()

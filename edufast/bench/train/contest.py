@@ -1,4 +1,4 @@
-"""Measuring contestants against each other: in turns, so that a slow moment meets all alike."""
+"""Measuring training loops in turns, so that a slow phase of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._inductor.utils import fresh_cache
+
+from edufast.utils._torch_private import fresh_compiler_cache
 
 
 class Contestant(Protocol):
-    """A training loop that the contest drives."""
+    """A training loop that can be measured."""
 
     def batches(self) -> Iterator[Any]:
-        """Batches without end."""
+        """An endless sequence of batches."""
 
     def step(self, batch: Any) -> Tensor:
-        """Train one step on a batch; returns its loss."""
+        """Train one step on a batch; returns the loss."""
 
 
 @dataclass
 class Score:
-    """What one contestant did.
+    """The measurements of one contestant.
 
     Attributes:
-        first: seconds of the first step: compiling, choosing algorithms, allocating.
+        first: seconds of the first step, which compiles, chooses algorithms and allocates.
         speeds: images per second of each block.
-        waited: share of the time of each block that the loop waited for data.
+        waited: share of each block's time that was spent waiting for data.
     """
 
     first: float = 0.0
@@ -38,7 +39,7 @@ class Score:
     waited: list[float] = field(default_factory=list)
 
     def result(self, batch_size: int) -> dict[str, Any]:
-        """For JSON. ``startup`` is what the first step took beyond a usual one, in seconds."""
+        """The score for JSON; ``startup`` is the extra time of the first step, in seconds."""
         speed = median(self.speeds)
         return {
             "images_per_second": speed,
@@ -49,7 +50,7 @@ class Score:
 
 
 class Runner:
-    """Drives one contestant over its own endless batches."""
+    """Runs one contestant on its own batches."""
 
     def __init__(self, contestant: Contestant, batch_size: int, device: torch.device) -> None:
         self._contestant, self._batch_size, self._device = contestant, batch_size, device
@@ -57,7 +58,7 @@ class Runner:
         self.score = Score()
 
     def run(self, steps: int) -> tuple[float, float]:
-        """Train; returns seconds in all and seconds waited for data."""
+        """Train ``steps`` steps; returns the seconds they took and those spent waiting for data."""
         waited, started = 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
@@ -69,13 +70,13 @@ class Runner:
         return time.perf_counter() - started, waited
 
     def warm_up(self, seconds: float) -> int:
-        """Two steps that do not count; returns how many make a block of about ``seconds``."""
+        """Train two steps that do not count; returns the number of steps in about ``seconds``."""
         self.score.first, _ = self.run(1)
         once, _ = self.run(1)
         return max(1, round(seconds / once))
 
     def block(self, steps: int) -> None:
-        """A block that counts."""
+        """Train a block of steps and add it to the score."""
         seconds, waited = self.run(steps)
         self.score.speeds.append(steps * self._batch_size / seconds)
         self.score.waited.append(waited / seconds)
@@ -88,25 +89,27 @@ def compete(
     *,
     seconds: float,
     rounds: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, Score]:
-    """Warm every contestant up, then let them train in turns, a block of steps each.
+    """Warm up all contestants, then let them train in turns, a block of steps each.
 
     Args:
-        contestants: what makes them, by name.
-        seconds: about how long a block takes; a block is at least one step.
-        rounds: blocks of each.
-        tell: hears what is going on.
+        contestants: functions that make them, by name.
+        batch_size: images per step.
+        device: to wait for at the end of a block.
+        seconds: approximate duration of a block, which has at least one step.
+        rounds: number of blocks of each.
+        report: called with what is being measured.
     """
     runners: dict[str, Runner] = {}
     steps: dict[str, int] = {}
     for name, make in contestants.items():
-        tell(f"{name}: first steps")
-        with fresh_cache():  # nobody finds what another, or an earlier run, compiled
+        report(f"{name}: first steps")
+        with fresh_compiler_cache():  # nothing that another loop or an earlier run compiled
             runners[name] = Runner(make(), batch_size, device)
             steps[name] = runners[name].warm_up(seconds)
     for number in range(rounds):
         for name, runner in runners.items():
-            tell(f"{name}: round {number + 1} of {rounds}")
+            report(f"{name}: round {number + 1} of {rounds}")
             runner.block(steps[name])
     return {name: runner.score for name, runner in runners.items()}

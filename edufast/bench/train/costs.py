@@ -1,4 +1,4 @@
-"""What a whole training takes in floating-point operations, grade by grade."""
+"""Floating-point operations of a whole training, grade by grade."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edufast.student.student import Student
 from edufast.training.curriculum import Curriculum
 from edufast.utils.flops import forward_flops
 
-EPOCHS = 240  # the peers'
+EPOCHS = 240  # as in the repositories compared with
 ONE, ALL, DEFAULT = "plain KD, one full teacher", "plain KD, every teacher", "default curriculum"
 
 
@@ -21,11 +21,11 @@ class GradeCost:
     """FLOPs (2 x multiply-adds) of one grade.
 
     Attributes:
-        method: whose.
+        method: name of the training method.
         grade: counted from 1.
-        epochs: over the classes taught.
-        student: forward and backward passes.
-        teachers: forward passes, none of them cached.
+        epochs: passes over the samples of the classes taught so far.
+        student: of its forward and backward passes.
+        teachers: of their forward passes, without a cache.
     """
 
     method: str
@@ -36,7 +36,7 @@ class GradeCost:
 
 
 def training_costs(pair: Pair) -> list[GradeCost]:
-    """Costs of ``EPOCHS`` epochs, whatever the batch size."""
+    """Costs of training for ``EPOCHS`` epochs; they do not depend on the batch size."""
     share = pair.classes // TEACHERS
     slices = [range(k * share, (k + 1) * share) for k in range(TEACHERS)]
     everything = range(pair.classes)
@@ -51,7 +51,7 @@ def training_costs(pair: Pair) -> list[GradeCost]:
 def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
     size = (3, pair.image_size, pair.image_size)
     costs = []
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes are all that counts
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # FLOPs depend on shapes only
         teacher = forward_flops(create_model(pair.teacher, pair.classes // TEACHERS), size)
         model = create_model(pair.student, pair.classes)
         student = Student(model, curriculum.fragments[-1], input_size=size)
@@ -67,6 +67,6 @@ def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
                 student.frozen = grade.frozen(epoch)
                 learning += student.training_flops()
             images = round(pair.samples * taught / pair.classes)
-            answers = grade.epochs * images * len(grade.teachers) * teacher
-            costs.append(GradeCost(method, g + 1, grade.epochs, learning * images, answers))
+            teaching = grade.epochs * images * len(grade.teachers) * teacher
+            costs.append(GradeCost(method, g + 1, grade.epochs, learning * images, teaching))
     return costs

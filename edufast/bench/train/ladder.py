@@ -1,4 +1,4 @@
-"""(c) This project, one optimisation after the other, each on top of those before."""
+"""(c) This project, one optimisation after another, each on top of those before it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edufast.training.settings import Precision, SchoolOptions, Training
 
 
 class WithLoader(PlainLoop):
-    """The plain loop, its batches made by DALI."""
+    """The plain loop with batches from DALI."""
 
     def batches(self) -> Iterator[Any]:
         data, setting = self.setting.data, self.setting
@@ -45,24 +45,24 @@ class WithLoader(PlainLoop):
 
 
 class WithFaculty(WithLoader):
-    """Teachers with batch norm folded; teachers and student channels-last."""
+    """Also with teachers' batch norm folded, and with all models in channels-last layout."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.faculty = faculty(setting)
         self.student.to(memory_format=torch.channels_last)
 
-    def answers(self, images: Tensor) -> list[Tensor]:
+    def teacher_logits(self, images: Tensor) -> list[Tensor]:
         return [self.faculty.logits(k, images) for k in range(len(self.faculty))]
 
 
 class WithFusedLoss(WithFaculty):
-    """The loss by one fused operator."""
+    """Also with the fused loss."""
 
-    def distil(self, logits: Tensor, answers: list[Tensor], labels: Tensor) -> Tensor:
+    def distil(self, logits: Tensor, teacher_logits: list[Tensor], labels: Tensor) -> Tensor:
         return kd_loss(
             logits,
-            answers,
+            teacher_logits,
             labels,
             slices=self.setting.slices,
             temperature=TEMPERATURE,
@@ -72,14 +72,14 @@ class WithFusedLoss(WithFaculty):
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a School may use beyond routing.
+class LoopOptions:
+    """Optimisations of a School's loop.
 
     Attributes:
         precision: of student and teachers.
-        compile: the step and the teachers.
-        cache: the teachers' logits: None, not kept; "first": kept, but none are there yet; "warm":
-            all there.
+        compile: whether to compile the training step and the teachers.
+        cache: of the teachers' logits. None: there is none; "first": it is empty at first; "warm":
+            it is full.
     """
 
     precision: Precision = "fp32"
@@ -88,14 +88,14 @@ class Means:
 
 
 class SchoolLoop:
-    """A :class:`edufast.School` in its only grade."""
+    """The loop of a :class:`edufast.School` with a single grade."""
 
-    def __init__(self, setting: Setting, means: Means) -> None:
+    def __init__(self, setting: Setting, options: LoopOptions) -> None:
         self.folder = TemporaryDirectory(prefix="edufast-bench-")
-        if means.cache == "warm":
+        if options.cache == "warm":
             setting = _few_views(setting)
         # The authors' schedule has no warm-up, like the loops that this one is compared with.
-        self.school = school(setting, means, Path(self.folder.name), schedule="paper")
+        self.school = school(setting, options, Path(self.folder.name), schedule="paper")
         self.school.begin_grade()
         self.school.begin_epoch()
 
@@ -108,20 +108,22 @@ class SchoolLoop:
 
 def school(
     setting: Setting,
-    means: Means,
+    options: LoopOptions,
     folder: Path | None = None,
     *,
     samples: int | None = None,
     schedule: Schedule = "held",
 ) -> School:
-    """A School that teaches the setting's student every class in one grade.
+    """A School that teaches the setting's student all classes in one grade.
 
     Args:
+        setting: models, data and optimiser.
+        options: optimisations of the loop.
         folder: of the cache.
-        samples: to train on; None: those of an epoch.
+        samples: number of samples to train on; None: one epoch.
         schedule: of the learning rate.
     """
-    teachers = faculty(setting, means, folder if means.cache else None)
+    teachers = faculty(setting, options, folder if options.cache else None)
     curriculum = Curriculum.single(
         range(len(setting.data.classes)),
         1,
@@ -130,7 +132,7 @@ def school(
         samples=samples,
     )
     curriculum = replace(curriculum, schedule=schedule)
-    if means.cache == "warm":
+    if options.cache == "warm":
         assert isinstance(teachers, CachedFaculty)
         teachers.prepare(setting.data, setting.augment)
         teachers.fill(curriculum.questions(teachers))
@@ -146,28 +148,30 @@ def school(
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
             augment=setting.augment,
-            precision=means.precision,
-            compile=means.compile,
+            precision=options.precision,
+            compile=options.compile,
         ),
         options=SchoolOptions(setting.device, setting.seed),
     )
 
 
-def faculty(setting: Setting, means: Means = Means(), folder: Path | None = None) -> Faculty:
-    """The setting's teachers; they keep their logits in ``folder``, if there is one."""
+def faculty(
+    setting: Setting, options: LoopOptions = LoopOptions(), folder: Path | None = None
+) -> Faculty:
+    """The setting's teachers, with a cache of their logits in ``folder`` if it is given."""
     teachers = [
         Teacher(model, range(start, stop))
         for model, (start, stop) in zip(setting.teachers, setting.slices, strict=True)
     ]
-    dtype = torch.bfloat16 if means.precision == "bf16" else None
+    dtype = torch.bfloat16 if options.precision == "bf16" else None
     if folder is None:
-        return Faculty(teachers, setting.device, dtype=dtype, compile=means.compile)
-    return CachedFaculty(teachers, folder, setting.device, dtype=dtype, compile=means.compile)
+        return Faculty(teachers, setting.device, dtype=dtype, compile=options.compile)
+    return CachedFaculty(teachers, folder, setting.device, dtype=dtype, compile=options.compile)
 
 
 def _few_views(setting: Setting) -> Setting:
-    """One view of two batches of samples: a cache that is filled in no time. Reading it takes as
-    long as reading a large one that memory holds."""
+    """Two batches of samples with one view each, so that a cache is quickly filled. Reading it
+    takes as long as reading a large one that fits into memory."""
     train, count = setting.data.train, 2 * setting.batch_size
     few = Samples(train.images[:count], train.labels[:count])
     return replace(
@@ -178,7 +182,7 @@ def _few_views(setting: Setting) -> Setting:
 
 
 def endless(loader: Loader) -> Iterator[Batch]:
-    """Epoch after epoch."""
+    """The batches of one epoch after another."""
     epoch = 0
     while True:
         yield from loader.epoch(epoch)

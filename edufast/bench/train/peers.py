@@ -1,9 +1,10 @@
-"""The training loops to beat, written as their users run them.
+"""The training loops to compare with, written as their users run them.
 
-:class:`PlainLoop` is the loop of the popular repositories (RepDistiller, mdistiller): fp32, eager,
-every teacher on every sample, torchvision's views made by DataLoader workers, loss and accuracy
-read every step. :class:`CarefulLoop` is what a careful user makes of it. Both learn what the
-project's routed target teaches: each sample from the teacher that owns its label.
+:class:`PlainLoop` is the loop of popular repositories (RepDistiller, mdistiller): fp32, eager,
+every teacher on every sample, torchvision transforms in DataLoader workers, loss and accuracy read
+from the device in every step. :class:`CarefulLoop` is the same loop as a careful user optimises it.
+Both distil the same target as the project's routed one: each sample learns from the teacher that
+owns its label.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ WORKERS = 2  # mdistiller's default
 
 
 class PlainLoop:
-    """(a) The plain loop. Every piece is a method, for others to override."""
+    """(a) The plain loop, in methods that subclasses override."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -44,16 +45,17 @@ class PlainLoop:
             lr=setting.lr,
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
-            nesterov=True,  # as School has it; the repositories go without
+            nesterov=True,  # like School; the repositories use plain momentum
         )
 
     def batches(self) -> Iterator[Any]:
-        """Batches without end: (images, labels, …)."""
+        """An endless sequence of batches (images, labels, …)."""
         loader = self.make_loader()
         while True:
             yield from loader
 
     def make_loader(self, **options: Any) -> DataLoader[tuple[Tensor, int]]:
+        """A loader of one epoch, with more ``options`` of DataLoader."""
         data = TorchvisionViews(self.setting)
         generator = torch.Generator().manual_seed(self.setting.seed)
         return DataLoader(
@@ -67,7 +69,7 @@ class PlainLoop:
         )
 
     def step(self, batch: Sequence[Tensor]) -> Tensor:
-        """Train one step on a batch; returns its loss."""
+        """Train one step on a batch; returns the loss."""
         images, labels = batch[0].to(self.setting.device), batch[1].to(self.setting.device)
         loss, logits = self.forward(images, labels)
         self.optimizer.zero_grad()
@@ -78,23 +80,24 @@ class PlainLoop:
         return loss.detach()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and the student's logits of a batch."""
+        """Loss of a batch, and the student's logits (B, C)."""
         with torch.no_grad():
-            answers = self.answers(images)
+            teacher_logits = self.teacher_logits(images)
         logits = self.student(images)
-        return self.distil(logits, answers, labels), logits
+        return self.distil(logits, teacher_logits, labels), logits
 
-    def answers(self, images: Tensor) -> list[Tensor]:
-        """What every teacher says about every image: (B, C_k) each."""
+    def teacher_logits(self, images: Tensor) -> list[Tensor]:
+        """Logits (B, C_k) of every teacher."""
         return [teacher(images) for teacher in self.teachers]
 
-    def distil(self, logits: Tensor, answers: list[Tensor], labels: Tensor) -> Tensor:
-        return plain_kd(logits, answers, labels, self.setting.slices)
+    def distil(self, logits: Tensor, teacher_logits: list[Tensor], labels: Tensor) -> Tensor:
+        """The loss, see :func:`plain_kd`."""
+        return plain_kd(logits, teacher_logits, labels, self.setting.slices)
 
 
 class CarefulLoop(PlainLoop):
-    """(b) The same with bf16 autocast where the machine has it, channels-last, torch.compile,
-    nothing that waits for the device, and workers that stay."""
+    """(b) The same with bf16 autocast where the hardware has it, channels-last layout,
+    torch.compile, no waiting for the device, and persistent workers."""
 
     def __init__(self, setting: Setting, *, compiled: bool) -> None:
         super().__init__(setting)
@@ -124,25 +127,29 @@ class CarefulLoop(PlainLoop):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.setting.device, self.precision):
             with torch.no_grad():
-                answers = self.answers(images)
+                teacher_logits = [t.float() for t in self.teacher_logits(images)]
             logits = self.student(images)
-        return self.distil(logits.float(), [a.float() for a in answers], labels), logits
+        return self.distil(logits.float(), teacher_logits, labels), logits
 
 
 def plain_kd(
-    logits: Tensor, answers: Sequence[Tensor], labels: Tensor, slices: Sequence[tuple[int, int]]
+    logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    labels: Tensor,
+    slices: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """alpha CE + (1 - alpha) T² KL of each sample to the teacher that owns its label.
+    """alpha CE + (1 - alpha) T² KL, with each sample's KL divergence from its label's owner.
 
     Args:
         logits: (B, C), the student's.
-        answers: (B, C_k) a teacher, over its slice (start, stop) of the classes.
+        teacher_logits: (B, C_k) of each teacher.
         labels: (B,) int64.
+        slices: (start, stop) of the classes that each teacher knows.
     """
     divergence = torch.zeros_like(labels, dtype=torch.float32)
-    for answer, (start, stop) in zip(answers, slices, strict=True):
+    for teacher, (start, stop) in zip(teacher_logits, slices, strict=True):
         log_p = F.log_softmax(logits[:, start:stop] / TEMPERATURE, 1)
-        p = F.softmax(answer / TEMPERATURE, 1)
+        p = F.softmax(teacher / TEMPERATURE, 1)
         owned = (labels >= start) & (labels < stop)
         divergence = divergence + owned * F.kl_div(log_p, p, reduction="none").sum(1)
     cross_entropy = F.cross_entropy(logits, labels)
@@ -150,7 +157,7 @@ def plain_kd(
 
 
 class TorchvisionViews(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's CIFAR100 gives them, by way of PIL."""
+    """Augmented images, made like those of torchvision's CIFAR100: from PIL images."""
 
     def __init__(self, setting: Setting) -> None:
         from torchvision import transforms

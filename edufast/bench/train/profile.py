@@ -1,4 +1,4 @@
-"""Where the time of one training step goes: a trace to look into, and a picture."""
+"""Where the time of a training step goes: a trace and a plot."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from edufast.teachers.supervision import Supervision
 from edufast.utils.files import atomic_write
 
 PHASES = ("data", "teachers", "student forward", "loss", "backward", "optimiser")
-WARM_UP, STEPS = 2, 5  # steps not counted, steps averaged
-TOP = 8  # operators
+WARM_UP, STEPS = 2, 5  # number of steps not measured, and of steps averaged
+TOP = 8  # number of operators shown
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds of an average step.
+    """Average seconds per step.
 
     Attributes:
         phases: by name, in the order of the step.
-        operators: the ``TOP`` most expensive, without what they call.
+        operators: the ``TOP`` slowest, without the operators that they call.
     """
 
     phases: dict[str, float]
@@ -38,7 +38,7 @@ class Profile:
 
 
 def profile_step(loop: SchoolLoop, trace: Path) -> Profile:
-    """Average ``STEPS`` steps, and write the Chrome trace of one more to ``trace``."""
+    """Average ``STEPS`` steps, and write a Chrome trace of one more to ``trace``."""
     batches = loop.batches()
 
     def step() -> None:
@@ -57,7 +57,8 @@ def profile_step(loop: SchoolLoop, trace: Path) -> Profile:
 
 
 def table(result: Profile) -> Table:
-    t = Table("phase", "ms", title="an average step")
+    """A line for every phase."""
+    t = Table("phase", "ms", title="average step")
     for name, seconds in result.phases.items():
         t.add_row(name, f"{1e3 * seconds:.1f}")
     return t
@@ -66,7 +67,10 @@ def table(result: Profile) -> Table:
 def plot(result: Profile, what: str) -> bytes:
     """Two panels: the phases of the step, and its operators."""
     drawn, axes = figure(LIGHT, 5.6, rows=2)
-    panels = (("phases", result.phases), ("operators, without what they call", result.operators))
+    panels = (
+        ("phases", result.phases),
+        ("operators, without those that they call", result.operators),
+    )
     whole = sum(result.phases.values())
     for axis, (heading, seconds), colour in zip(axes, panels, LIGHT.palette, strict=False):
         bars = axis.barh(list(seconds), [1e3 * s for s in seconds.values()], color=colour)
@@ -76,8 +80,8 @@ def plot(result: Profile, what: str) -> bytes:
         axis.invert_yaxis()
         axis.set_title(heading, loc="left", color=LIGHT.ink, fontsize=10)
         grid(axis, LIGHT, "x")
-        label(axis, LIGHT, x="ms a step")
-    title(drawn, f"{what}: {1e3 * whole:,.0f} ms a step", LIGHT)
+        label(axis, LIGHT, x="ms per step")
+    title(drawn, f"{what}: {1e3 * whole:,.0f} ms per step", LIGHT)
     return png(drawn)
 
 
@@ -115,7 +119,7 @@ def _summary(recording: profile) -> Profile:
 
 @contextmanager
 def _labelled(loop: SchoolLoop) -> Iterator[None]:
-    """Within it, the phases of the loop's step appear in recordings by their names."""
+    """Within the block, recordings show the phases of the loop's step under their names."""
     school = loop.school
     with ExitStack() as stack:
         for owner, name, phase in (

@@ -1,4 +1,4 @@
-"""What every contestant of a contest shares: pair of models, data, batch size, loss, optimiser."""
+"""What all contestants share: models, data, batch size, loss and optimiser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edufast.data import Augment, DataSet, Samples
 from edufast.models.zoo import create_model
 from edufast.training.settings import Precision
 
-TEMPERATURE, ALPHA = 4.0, 0.1  # the peers': 0.1 cross-entropy + 0.9 distillation
+TEMPERATURE, ALPHA = 4.0, 0.1  # of the repositories: 0.1 cross-entropy + 0.9 distillation
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # CIFAR-100's
 TEACHERS = 3
@@ -21,16 +21,24 @@ TEACHERS = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """Teachers of one architecture, each of a third of the classes, and their student."""
+    """Teachers of one architecture, which know a third of the classes each, and their student.
+
+    Attributes:
+        teacher, student: names for :func:`edufast.models.zoo.create_model`.
+        image_size: height and width in pixels.
+        classes: in all, a multiple of ``TEACHERS``.
+        samples: of an epoch; CIFAR-100's by default.
+    """
 
     teacher: str
     student: str
     image_size: int = 32
     classes: int = 99
-    samples: int = 50_000  # CIFAR-100's: the length of an epoch
+    samples: int = 50_000
 
     @property
     def name(self) -> str:
+        """Teacher and student, such as "resnet110-resnet20"."""
         return "-".join(model.rpartition("/")[2] for model in (self.teacher, self.student))
 
 
@@ -49,13 +57,15 @@ class Setting:
     """One contest.
 
     Attributes:
-        data: what is learned; labels are positions in ``classes``.
+        data: to train and validate on.
         teachers: trained or not, in eval mode; teacher k knows the classes of ``slices[k]``.
-        student: copied by every contestant.
-        batch_size: images in a step.
-        device: of all of them.
-        augment: pad-and-crop and flip, the views of the CIFAR recipes.
+        slices: (start, stop) of each teacher's classes.
+        student: in its initial state; every contestant trains a copy.
+        batch_size: images per step.
+        device: of all contestants.
+        augment: pad, crop and flip, as usual for CIFAR.
         lr: learning rate.
+        seed: of the order of the samples and their augmentation.
     """
 
     data: DataSet
@@ -70,6 +80,7 @@ class Setting:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
+        """Shape of one image."""
         return (3, self.data.image_size, self.data.image_size)
 
     def new_student(self) -> nn.Module:
@@ -84,7 +95,7 @@ class Setting:
 
 
 def synthetic(pair: Pair, batch_size: int, device: torch.device) -> Setting:
-    """A contest on random images and labels: speed does not depend on what they show."""
+    """A contest on random images: speed does not depend on their content."""
     generator = np.random.default_rng(0)
     size = (pair.samples, pair.image_size, pair.image_size, 3)
     images = generator.integers(0, 256, size, dtype=np.uint8)
@@ -105,7 +116,7 @@ def synthetic(pair: Pair, batch_size: int, device: torch.device) -> Setting:
 
 @torch.no_grad()
 def _settled(model: nn.Module, image_size: int) -> nn.Module:
-    """Let batch norm see noise once: a deep net that never did overflows in eval mode."""
+    """Set the batch norm statistics from noise: with the initial ones a deep net overflows."""
     model.train()(torch.randn(16, 3, image_size, image_size))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
@@ -117,7 +128,7 @@ def _settled(model: nn.Module, image_size: int) -> nn.Module:
 
 
 def fast_precision(device: torch.device) -> Precision:
-    """bf16 where the device multiplies it in hardware: there it is faster."""
+    """The faster precision: bf16 where the hardware multiplies it."""
     if device.type == "cuda":
         hardware = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

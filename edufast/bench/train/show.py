@@ -1,4 +1,4 @@
-"""The results of a contest, for people: tables, Markdown, a plot."""
+"""Results of contests as tables, Markdown and a plot."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ CACHE = "+ cache, filled, eager"
 CACHE_COMPILED = "+ cache, filled, compiled"
 FLOOR = "floor: live teachers"
 FLOOR_CACHED = "floor: student alone"
-# Contestants that compile, and who does the same without.
+# Contestants that compile, and those that do the same without.
 UNCOMPILED = {CAREFUL: CAREFUL_EAGER, COMPILED: BF16, CACHE_COMPILED: CACHE}
 
 COLUMNS = ("", "images/s", "range", "x (a)", "x (b)", "epoch", "data wait", "compiling")
 
 
 def title(result: dict[str, Any]) -> str:
+    """Pair and batch size of a contest."""
     return f"{result['pair'].replace('-', ' → ')}, batch {result['batch_size']}"
 
 
@@ -58,14 +59,14 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def speedup(result: dict[str, Any], name: str, other: str) -> float:
-    """How many times as fast as ``other``: the median over the rounds, in each of which both met
-    the same machine."""
+    """How many times as fast as ``other``: the median over the rounds, because within a round both
+    had the same machine load."""
     speeds, others = (result["results"][who]["speeds"] for who in (name, other))
     return median(a / b for a, b in zip(speeds, others, strict=True))
 
 
 def payback(result: dict[str, Any], name: str) -> str:
-    """What compiling takes, and after how many steps it has saved as much."""
+    """The time that compiling takes, and the number of steps after which it has saved as much."""
     if name not in UNCOMPILED:
         return ""
     score, eager = result["results"][name], UNCOMPILED[name]
@@ -76,10 +77,12 @@ def payback(result: dict[str, Any], name: str) -> str:
 
 
 def number(value: float) -> str:
+    """With one decimal below 100, and none above."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def duration(seconds: float) -> str:
+    """In milliseconds, seconds, minutes or hours."""
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"
     if seconds < 100:
@@ -88,6 +91,7 @@ def duration(seconds: float) -> str:
 
 
 def table(result: dict[str, Any]) -> Table:
+    """The results of a contest."""
     return _table(title(result), COLUMNS, rows(result))
 
 
@@ -100,11 +104,11 @@ def _table(heading: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -
     return t
 
 
-COST_COLUMNS = ("PFLOP", "grade", "epochs", "student", "teachers", "in all", "x plain KD")
+COST_COLUMNS = ("PFLOP", "grade", "epochs", "student", "teachers", "total", "x plain KD")
 
 
 def cost_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
-    """A line for every grade, and one for the sum of each method's, under ``COST_COLUMNS``."""
+    """A line for every grade, and one for the sum of each method, under ``COST_COLUMNS``."""
     plain = sum(cost.student + cost.teachers for cost in costs if cost.method == ONE)
     lines: list[tuple[str, ...]] = []
     for method in dict.fromkeys(cost.method for cost in costs):
@@ -125,16 +129,17 @@ def cost_rows(costs: list[GradeCost]) -> list[tuple[str, ...]]:
 
 
 def cost_table(pair: str, costs: list[GradeCost]) -> Table:
+    """The FLOPs of a pair's training methods."""
     return _table(f"{pair.replace('-', ' → ')}, {EPOCHS} epochs", COST_COLUMNS, cost_rows(costs))
 
 
 def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
-    """All tables, to be copied into a document."""
+    """All tables as Markdown, for a document."""
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{machine.get('gpu', 'CPU only')}; load when started {machine['load']:.1f}. Medians of "
-        "blocks of steps that the contestants train in turns; compiling aside. (b): the faster of "
-        "the two careful loops.",
+        f"{machine.get('gpu', 'CPU only')}; load at start {machine['load']:.1f}. Medians over "
+        "blocks of steps that the contestants train in turns, without compile time. (b): the "
+        "faster of the two careful loops.",
     ]
     for result in results:
         lines += ["", f"**{title(result)}**", "", *_markdown_table(COLUMNS, rows(result))]
@@ -155,7 +160,7 @@ def _markdown_table(columns: Sequence[str], lines: list[tuple[str, ...]]) -> lis
 
 
 def plot(results: list[dict[str, Any]]) -> bytes:
-    """Images per second of every contestant, one panel a contest, with the floors as lines."""
+    """Images per second of every contestant, one panel per contest, with the floors as lines."""
     from edufast.experiments.report.style import LIGHT, figure, label, png
 
     drawn, axes = figure(LIGHT, 0.6 + 3.2 * len(results), rows=len(results))
@@ -179,7 +184,7 @@ def plot(results: list[dict[str, Any]]) -> bytes:
         axis.set_title(title(result), loc="left", color=LIGHT.ink, fontsize=10)
     explained = (
         "images/s (bars: median; whiskers: slowest and fastest block; x: times the plain loop)\n"
-        "arithmetic alone: dashed with live teachers, dotted without"
+        "lines: arithmetic alone, dashed with teachers, dotted without"
     )
     label(axes[-1], LIGHT, x=explained)
     return png(drawn)

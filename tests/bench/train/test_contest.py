@@ -17,7 +17,7 @@ def test_contest_times_everybody_the_same_number_of_blocks(setting):
         setting.device,
         seconds=0.01,
         rounds=2,
-        tell=messages.append,
+        report=messages.append,
     )
     assert all(len(score.speeds) == 2 and min(score.speeds) > 0 for score in scores.values())
     turns = [m.partition(": round")[0] for m in messages if ": round" in m]
@@ -60,7 +60,7 @@ def test_contestants_take_turns_in_blocks_of_equal_length(monkeypatch):
         "fast": lambda: Paced(clock, "fast", turns, data=0.0, step=0.25),
     }
     cpu = torch.device("cpu")
-    scores = compete(contestants, 8, cpu, seconds=1.0, rounds=3, tell=lambda text: None)
+    scores = compete(contestants, 8, cpu, seconds=1.0, rounds=3, report=lambda text: None)
     warm_up, block = ["slow"] * 2 + ["fast"] * 2, ["slow"] * 2 + ["fast"] * 4
     assert turns == warm_up + block * 3
     assert scores["slow"] == Score(first=5.5, speeds=[16.0] * 3, waited=[0.25] * 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from edufast.bench.train.floor import Floor
-from edufast.bench.train.ladder import Means
+from edufast.bench.train.ladder import LoopOptions
 
 
 def spied(floor: Floor) -> list[tuple[int, int]]:
@@ -21,7 +21,7 @@ def spied(floor: Floor) -> list[tuple[int, int]]:
 
 
 def test_a_step_computes_but_changes_nothing(setting):
-    floor = Floor(setting, Means())
+    floor = Floor(setting, LoopOptions())
     before = [parameter.clone() for parameter in floor.student.parameters()]
     backward = []
     for parameter in floor.student.parameters():
@@ -34,14 +34,14 @@ def test_a_step_computes_but_changes_nothing(setting):
 
 
 def test_each_live_teacher_sees_its_share_of_the_batch(setting):
-    floor = Floor(setting, Means())
+    floor = Floor(setting, LoopOptions())
     calls = spied(floor)
     floor.step(next(floor.batches()))
     assert calls == [(0, 4), (1, 4), (2, 4)]
 
 
 def test_cached_teachers_do_not_run(setting):
-    floor = Floor(setting, Means(cache="warm"))
+    floor = Floor(setting, LoopOptions(cache="warm"))
     calls = spied(floor)
     floor.step(next(floor.batches()))
     assert calls == []

@@ -7,7 +7,14 @@ import itertools
 import pytest
 import torch
 
-from edufast.bench.train.ladder import Means, SchoolLoop, WithFaculty, endless, faculty, school
+from edufast.bench.train.ladder import (
+    LoopOptions,
+    SchoolLoop,
+    WithFaculty,
+    endless,
+    faculty,
+    school,
+)
 from edufast.bench.train.peers import PlainLoop
 
 
@@ -21,39 +28,43 @@ def test_batches_go_on_with_the_next_epoch():
 
 
 @pytest.mark.parametrize(
-    ("means", "images"),
-    [(Means(), [4, 4, 4]), (Means(cache="first"), [4, 4, 4]), (Means(cache="warm"), [0, 0, 0])],
+    ("options", "images"),
+    [
+        (LoopOptions(), [4, 4, 4]),
+        (LoopOptions(cache="first"), [4, 4, 4]),
+        (LoopOptions(cache="warm"), [0, 0, 0]),
+    ],
     ids=["live", "filling", "filled"],
 )
-def test_teachers_compute_what_the_cache_does_not_hold(setting, means, images):
-    loop = SchoolLoop(setting, means)
+def test_teachers_compute_what_the_cache_does_not_hold(setting, options, images):
+    loop = SchoolLoop(setting, options)
     loop.step(next(loop.batches()))
     assert loop.school.plan.supervision.visits == images
 
 
 def test_the_learning_rate_of_the_loop_is_constant_as_in_those_beside_it(setting):
-    loop = SchoolLoop(setting, Means())
+    loop = SchoolLoop(setting, LoopOptions())
     for batch in itertools.islice(loop.batches(), 3):
         loop.step(batch)
         assert loop.school.step.optimizer.param_groups[0]["lr"] == setting.lr
 
 
 def test_a_school_trains_on_as_many_samples_as_asked(setting):
-    assert school(setting, Means(), samples=60).plan.steps == 5
-    assert school(setting, Means()).plan.steps == 4  # of 12 samples, an epoch of 48
+    assert school(setting, LoopOptions(), samples=60).plan.steps == 5
+    assert school(setting, LoopOptions()).plan.steps == 4  # of 12 samples, an epoch of 48
 
 
 def test_folded_teachers_give_the_logits_of_the_plain_ones(setting):
     images = torch.randn(3, *setting.input_size)
     with torch.no_grad():
-        plain = PlainLoop(setting).answers(images)
-    folded = WithFaculty(setting).answers(images)
+        plain = PlainLoop(setting).teacher_logits(images)
+    folded = WithFaculty(setting).teacher_logits(images)
     for expected, found in zip(plain, folded, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_faculty_knows_the_slices_and_computes_in_the_precision_asked_for(setting, tmp_path):
-    live, cached = faculty(setting), faculty(setting, Means("bf16"), tmp_path)
+    live, cached = faculty(setting), faculty(setting, LoopOptions("bf16"), tmp_path)
     for teachers in (live, cached):
         assert [teacher.classes for teacher in teachers] == [(0, 1), (2, 3), (4, 5)]
     assert {p.dtype for p in live.model(0).parameters()} == {torch.float32}

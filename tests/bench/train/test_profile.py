@@ -7,11 +7,11 @@ import json
 import torch
 
 from edufast.bench.train import profile
-from edufast.bench.train.ladder import Means, SchoolLoop
+from edufast.bench.train.ladder import LoopOptions, SchoolLoop
 
 
 def test_profile_has_every_phase_and_a_trace(setting, tmp_path):
-    found = profile.profile_step(SchoolLoop(setting, Means()), tmp_path / "trace.json")
+    found = profile.profile_step(SchoolLoop(setting, LoopOptions()), tmp_path / "trace.json")
     assert list(found.phases) == list(profile.PHASES)
     assert min(found.phases.values()) > 0
     assert "convolution_backward" in found.operators

@@ -73,7 +73,7 @@ def test_a_line_compares_with_the_plain_loop_and_the_faster_careful_one(result):
 def test_markdown_holds_every_table_once(result, pair):
     machine = {"cpu": "a CPU", "threads": 2, "torch": "2", "load": 0.5}
     text = show.markdown(machine, [result, {**result, "batch_size": 20}])
-    assert text.startswith("a CPU, 2 threads, torch 2, CPU only; load when started 0.5.")
+    assert text.startswith("a CPU, 2 threads, torch 2, CPU only; load at start 0.5.")
     assert [line for line in text.splitlines() if line.startswith("**")] == [
         "**tiny → net, batch 10**",
         "**tiny → net, batch 20**",

@@ -17,7 +17,7 @@ from edufast.utils.errors import UserError
 
 @pytest.mark.parametrize("source", [show.ROUTED, show.CACHE])
 def test_all_contestants_compute_the_same_loss(setting, source):
-    """On live teachers' batches, and on those whose answers a filled cache holds."""
+    """On batches for live teachers, and on those whose teacher outputs a filled cache holds."""
     everybody = train.contestants(setting, compiling=False)
     others = {show.CACHE, show.FLOOR, show.FLOOR_CACHED} - {source}
     learners = {n: make() for n, make in everybody.items() if n not in others}

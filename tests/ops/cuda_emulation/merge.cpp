@@ -1,5 +1,5 @@
 // csrc/cuda/merge.cu with the launches emulated, in place of the CPU's kernel behind the operator's
-// own checks: built with csrc/merge*.cpp, as edufast_emulated::merge_ (see load_merge of driver.py).
+// own checks: built with csrc/merge*.cpp, as edufast_emulated::merge_ (load_merge of driver.py).
 #include "cuda_emulation.h"
 
 inline __half __float2half_rn(float x) {
@@ -17,8 +17,8 @@ template <class Table>
 int64_t launch(const Merge& p, int64_t first) {
   Table table;
   const int64_t last = cuda::pack_merge(p, first, table);
-  emulation::run(std::min(table.header.num_tiles, kMaxBlocks), cuda::kMergeThreads, 1, 0, /*order=*/0,
-                 [&] { cuda::merge_tiles({table.header, table.bytes}); });
+  emulation::run(std::min(table.header.num_tiles, kMaxBlocks), cuda::kMergeThreads, 1, 0,
+                 /*order=*/0, [&] { cuda::merge_tiles({table.header, table.bytes}); });
   return last;
 }
 

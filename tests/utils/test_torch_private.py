@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from edufast.ops import _torch_private as private
+import edufast.ops  # noqa: F401  (registers torch.ops.edufast)
+from edufast.utils import _torch_private as private
 
 
 def test_the_schema_of_an_operator_is_what_follows_its_name() -> None:
@@ -62,3 +63,14 @@ def test_numbers_are_at_hand_on_the_cpu_outside_of_tracing() -> None:
         lambda y: y + 1 if private.values_are_at_hand(y) else y - 1, backend="eager", fullgraph=True
     )
     assert seen == [False] and compiled(x).tolist() == [0, 0]
+
+
+def test_a_copy_with_its_own_code_does_the_same() -> None:
+    offset = 2
+
+    def add(x: int, y: int = 1) -> int:
+        return x + y + offset
+
+    copy = private.with_own_code(add)
+    assert copy(3) == add(3) == 6 and copy.__code__ is not add.__code__
+    assert copy.__name__ == "add"

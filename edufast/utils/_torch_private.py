@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from types import FunctionType
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Operator: TypeAlias = torch._ops.OpOverload
 
 
@@ -51,3 +55,36 @@ def values_are_at_hand(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )
+
+
+def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
+    """A copy of a Python function that torch.compile takes for another.
+
+    Dynamo counts recompilations by code object and gives up at the eighth; a copy begins at zero.
+    """
+    assert isinstance(function, FunctionType)
+    code, scope = function.__code__.replace(), function.__globals__
+    return FunctionType(code, scope, function.__name__, function.__defaults__, function.__closure__)
+
+
+def compiler_backend(name: str) -> Callable[..., Any]:
+    """A backend of torch.compile, such as "inductor". Takes a second to import."""
+    from torch._dynamo import lookup_backend
+
+    backend: Callable[..., Any] = lookup_backend(name)
+    return backend
+
+
+def compiler_error() -> type[Exception]:
+    """What torch.compile raises where it cannot compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+def fresh_compiler_cache() -> AbstractContextManager[Any]:
+    """Within it nothing is found that was compiled earlier or elsewhere."""
+    from torch._inductor.utils import fresh_cache
+
+    cache: AbstractContextManager[Any] = fresh_cache()
+    return cache
