@@ -9,14 +9,25 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, get_args
 
 import typer
-from rich.table import Table
 
-from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, say, user
+from edufast.cli.common import (
+    DeviceOption,
+    JsonOption,
+    console,
+    device_name,
+    fail,
+    say,
+    table,
+    user,
+)
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edufast.experiments.recipe import Recipe
+    from edufast.experiments.report.summary import SweepSummary
     from edufast.experiments.run import Results
     from edufast.experiments.run_folder import RunConfig
     from edufast.experiments.sweep_config import SweepConfig
@@ -183,9 +194,9 @@ def sweep(
 ) -> None:
     """Train variants of a recipe with several seeds each and compare them.
 
-    The variants are those of the recipe's section `variants`, else what --vary makes of it, else
-    every method. Teachers are trained once and shared. The same folder takes further variants and
-    seeds.
+    The variants are those of the recipe's section `variants`, else what --vary
+    makes of it, else every method. Teachers are trained once and shared. The
+    same folder takes further variants and seeds.
     """
     from edufast.experiments.events import Equal
     from edufast.experiments.sweep_config import SweepConfig, with_variants
@@ -244,7 +255,7 @@ def _carry_out(config: RunConfig, folder: Path, as_json: bool = False) -> None:
     if as_json:
         _print_json(results, folder)
     elif results:
-        _print_table(results)
+        console.print(results_table(results))
 
 
 def _print_json(results: Results, folder: Path) -> None:
@@ -253,20 +264,21 @@ def _print_json(results: Results, folder: Path) -> None:
     print(json.dumps({"run": str(folder), "accuracy": accuracy, "best_accuracy": best}))
 
 
-def _print_table(results: Results) -> None:
+def results_table(results: Results) -> Table:
+    """A row for each method of a comparison."""
     from edufast.experiments.report.format import si, spread
 
-    table = Table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
+    found = table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
     for method, by_seed in results.items():
         seeds = list(by_seed.values())
-        table.add_row(
+        found.add_row(
             method,
             spread([result.accuracy for result in seeds]),
             spread([result.best_accuracy for result in seeds]),
             si(fmean(result.student_flops for result in seeds), "FLOP"),
             str(len(seeds)),
         )
-    console.print(table)
+    return found
 
 
 def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool) -> None:
@@ -274,17 +286,26 @@ def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool
 
     summary = _attempt(folder, run_sweep, config, folder, jobs, console)
     # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
-    from edufast.experiments.report.sweep import HEADS, note, rows, to_json
+    from edufast.experiments.report.sweep import note, to_json
 
     if as_json:
         print(to_json(summary), end="")
         return
-    table = Table(*HEADS)
-    for row in rows(summary):
-        table.add_row(*row)
-    console.print(table)
+    console.print(sweep_table(summary))
     say(note(summary))
     say(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
+
+
+def sweep_table(summary: SweepSummary) -> Table:
+    """A row for each variant of a sweep, with what fits a terminal: sweep.md has it all."""
+    from edufast.experiments.report.sweep import HEADS, rows
+
+    heads = "variant", "last epoch", "best epoch", "student FLOPs"
+    found = table(*heads, wraps="variant")
+    for row in rows(summary):
+        cells = dict(zip(HEADS, row, strict=True))
+        found.add_row(*(cells[head] for head in heads))
+    return found
 
 
 def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

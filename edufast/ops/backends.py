@@ -33,7 +33,13 @@ class Choice(NamedTuple):
 
 
 CHOICES = (
-    Choice("cpu", None, "cpp", "ahead of eager and torch.compile: benchmarks/cpu/kd_loss.json"),
+    Choice(
+        "cpu",
+        None,
+        "cpp",
+        "kd_loss is faster than eager in 81 of 81 shapes, than torch.compile in 75: "
+        "benchmarks/cpu/kd_loss.json",
+    ),
     Choice("cuda", None, "cuda", "not measured yet: no GPU has run either kernel"),
     Choice("cuda", None, "triton", "for operators without a kernel in CUDA C++"),
 )

@@ -1,5 +1,7 @@
 """The command line as a whole: help and version."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -17,6 +19,12 @@ def test_help_fits_eighty_columns_with_every_word_whole(command):
     narrow, wide = (edufast(*command, "--help", columns=c).stdout for c in (80, 300))
     assert max(map(len, narrow.splitlines())) <= 80
     assert words(narrow) == words(wide)
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.callback.__name__)
+def test_paragraphs_of_a_help_text_which_are_shown_as_they_are_fit_too(command):
+    _, *rest = inspect.getdoc(command.callback).split("\n\n")
+    assert max(map(len, "\n".join(rest).splitlines()), default=0) <= 78
 
 
 def test_version_tells_package_torch_and_build():

@@ -1,6 +1,9 @@
 """What is said of this installation."""
 
+import json
+import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -30,6 +33,19 @@ def test_versions_and_build_are_those_of_this_process():
 def test_every_choice_of_a_backend_stands_with_its_evidence():
     told = [check.found for check in diagnose() if check.what.startswith("backend on ")]
     assert told == [f"{choice.backend} ({choice.evidence})" for choice in CHOICES]
+
+
+def test_the_evidence_for_the_cpu_is_what_was_measured():
+    (path,) = re.findall(r"benchmarks/\S+json", CHOICES[0].evidence)
+    measured = json.loads((Path(__file__).parents[2] / path).read_text())["results"]
+    ahead = {
+        rival: sum(r["results"]["cpp"][f"speedup_over_{rival}"] > 1 for r in measured)
+        for rival in ("eager", "compile")
+    }
+    assert CHOICES[0].evidence.startswith(
+        f"kd_loss is faster than eager in {ahead['eager']} of {len(measured)} shapes, "
+        f"than torch.compile in {ahead['compile']}"
+    )
 
 
 def test_missing_operators_are_a_finding_and_no_traceback(monkeypatch):

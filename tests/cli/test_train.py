@@ -14,11 +14,16 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
+from edufast.cli.train import results_table, sweep_table
+from edufast.experiments.events import ResultEvent
+from edufast.experiments.report.summary import Means, Spread, SweepSummary, VariantSummary
 from edufast.models.weights import load_model
 from edufast.models.zoo import create_model
-from tests.commands import edufast, events, one_line
+from tests.commands import edufast, events, one_line, words
+from tests.experiments import logs
 
 
 def test_a_run_leaves_what_it_promises(run):
@@ -333,3 +338,42 @@ def test_ctrl_c_leaves_a_run_that_resumes(folder):
     edufast("resume", out)
     (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
     assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144
+
+
+def rendered(table, columns):
+    console = Console(width=columns, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def result_event(method, seed):
+    fields = logs.result(method, seed, 0.9123, 1.18e12)
+    del fields["event"]
+    return ResultEvent(**fields)
+
+
+def summary_of(*variants):
+    """Of a sweep whose variants have these names, twelve seeds each."""
+    spread = Spread.of([0.9 + 0.005 * seed for seed in range(12)])
+    means = Means(spread, spread, [], [], 1.0, 6.54e14, 1.0, 1.0, 1.0, 1.0, 12.34)
+    of = [VariantSummary(name, "education", {}, [*range(12)], [], [], means) for name in variants]
+    return SweepSummary("tiny", "validation", "samples", 12, 1, 1, of)
+
+
+def test_the_table_of_a_comparison_fits_eighty_columns_with_every_word_whole():
+    results = {m: {s: result_event(m, s) for s in (0, 1)} for m in ("education", "scratch")}
+    narrow, wide = (rendered(results_table(results), columns) for columns in (80, 300))
+    assert narrow == wide
+    assert "91.2 ± 0.0 %" in narrow and "1.18 TFLOP" in narrow
+
+
+def test_the_table_of_a_sweep_fits_eighty_columns_with_every_word_whole():
+    long = "method=education, algorithm.temperature=4.0, curriculum.exit_weight=0.3"
+    narrow, wide = (rendered(sweep_table(summary_of("kd", long)), c) for c in (80, 300))
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert words(narrow) == words(wide)
+    (row,) = (line.split("   ") for line in narrow.splitlines() if line.startswith("kd "))
+    assert [cell.strip() for cell in row if cell.strip()] == [
+        "kd", "92.8 ± 1.8 %", "92.8 ± 1.8 %", "654 T (12.34 ×)"
+    ]  # fmt: skip
