@@ -1,4 +1,4 @@
-"""The teachers: frozen classifiers that each know a slice of the classes."""
+"""The teachers: frozen classifiers, each of a slice of the classes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edufast.utils.flops import forward_flops
 
 @dataclass
 class Teacher:
-    """A classifier and what its logits stand for.
+    """A classifier and the classes of its logits.
 
     Attributes:
         model: maps images (B, 3, H, W) to logits (B, len(classes)).
         classes: class id of each logit.
-        name: for reports.
+        name: in messages and reports.
     """
 
     model: nn.Module
@@ -38,27 +38,32 @@ class Teacher:
 
 
 class Answer(NamedTuple):
-    """What a teacher says about n images."""
+    """Logits of a teacher for n images.
 
-    logits: Tensor  # (n, C_k) float32
-    computed: int  # of how many the teacher computed them; the others were stored
+    Attributes:
+        logits: (n, C_k) float32.
+        computed: number of images that the teacher was run on; the logits of others were stored.
+    """
+
+    logits: Tensor
+    computed: int
 
 
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    What runs is a copy with batch norm folded into the layers before it, channels last; a model
-    that torch.fx cannot trace runs itself, and wants no gradients from here on. They run one after
-    another, so that memory holds the activations of one.
+    The models that run are copies in channels-last layout, with batch norm folded into the layers
+    before it. A model that torch.fx cannot trace is run itself and no longer requires gradients.
+    Teachers run one after another, so that memory holds the activations of only one.
 
     Args:
-        teachers: any number of them, also none.
+        teachers: any number, including none.
         device: where they run.
-        dtype: in which they compute; ``torch.bfloat16`` is what is meant for. None: their own.
-        compile: compile each for every number of images it is regularly asked about.
+        dtype: of their weights and activations, usually ``torch.bfloat16``. None: unchanged.
+        compile: whether to compile each teacher, once for every regular number of images.
 
     Attributes:
-        has_features: whether :meth:`model` may be run for features that a loss reads.
+        has_features: whether :meth:`model` can be run for features that a loss reads.
     """
 
     has_features: ClassVar[bool] = True
@@ -67,8 +72,9 @@ class Faculty(Sequence[Teacher]):
     # 20 s), 64 images of 32 x 32, resnet110 | resnet32x4:
     #   float32 246 | 685, channels first 302 | 806, inference mode 239 | 676, compiled 221 | 637
     #   bfloat16 106 | 336, compiled 93 | 325 (compiling: 13 s to 30 s each)
-    # Inference mode gains too little for tensors that autograd refuses. Three teachers of one
-    # architecture as one call (vmap over stacked weights) took 1.1 to 1.5 times as long as in turn.
+    # Inference mode gains too little to be worth tensors that autograd rejects. Three teachers of
+    # one architecture in a single call (vmap over stacked weights) took 1.1 to 1.5 times as long as
+    # one after another.
 
     def __init__(
         self,
@@ -100,36 +106,38 @@ class Faculty(Sequence[Teacher]):
         return iter(self._teachers)
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
-        """FLOPs of one forward pass of one image of shape ``input_size`` (2 x multiply-adds)."""
+        """FLOPs (2 x multiply-adds) of a forward pass for one image of shape ``input_size``."""
         return forward_flops(self._models[teacher], input_size)
 
     def model(self, teacher: int) -> nn.Module:
-        """What runs for ``teacher``: its folded copy, not compiled."""
+        """The model that runs for ``teacher``, not compiled."""
         return self._models[teacher]
 
     @torch.no_grad()
     def logits(self, teacher: int, images: Tensor, *, eager: bool = False) -> Tensor:
-        """What ``teacher`` says about ``images`` (B, 3, H, W): (B, C_k) float32.
+        """Logits (B, C_k) float32 of ``teacher`` for ``images`` (B, 3, H, W).
 
         Args:
-            eager: do not run compiled code: for an odd number of images, or where hooks listen.
+            teacher: its position in the faculty.
+            images: normalised as for training, on the faculty's device.
+            eager: do not use compiled code, for an irregular number of images or to run hooks.
         """
         model = self._models[teacher] if eager else self._regular[teacher]
         logits: Tensor = model(images if self.dtype is None else images.to(self.dtype))
         return logits.float()
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
-        """Called by a School before it asks anything: what will be learned, in which views."""
+        """Called by a School before training, with its data set and augmentation."""
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
-        """What ``teacher`` says about some rows of a batch."""
+        """Logits of ``teacher`` for some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
 
 
 def _own_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     folded = folded_if_traceable(model)
-    # Who asks for bfloat16 teachers does not ask for the model in hand to become one.
+    # Converting the teachers to another dtype must not convert the caller's model.
     return copy.deepcopy(model) if folded is model and dtype is not None else folded
 
 
@@ -138,7 +146,7 @@ def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
         logits: Tensor = model(images)
         return logits
 
-    # Dynamo counts recompilations by code object, up to eight: let each teacher begin at zero.
+    # Dynamo allows eight recompilations per code object: give each teacher one of its own.
     run.__code__ = run.__code__.replace()
     compiled: Callable[[Tensor], Tensor] = torch.compile(run, dynamic=False)
     return compiled
