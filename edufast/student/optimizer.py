@@ -64,7 +64,7 @@ def follow_growth(
 
 
 def _widen(value: Any, old: Tensor, new: Tensor) -> Any:
-    """``value`` of the state of ``old`` for ``new``: with zeros for rows that ``old`` lacks."""
+    """A ``value`` of the state of ``old``, for ``new``: with zeros for rows that ``old`` lacks."""
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return copy.deepcopy(value)  # such as a step counter; the old parameter may remain in use
     wide = torch.zeros_like(new, dtype=value.dtype)

@@ -168,8 +168,8 @@ class Student(nn.Module):
     def feature_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the features of one image: maps (C, H, W) or tokens (N, C).
 
-        The features of each fragment, where those of the last one are what is pooled for the
-        classifier; then the embedding (C,) that the last linear layer reads.
+        One for each fragment (for the last of all, the features that are pooled for the
+        classifier), then that of the embedding (C,), which the last linear layer reads.
         """
         pieces = list(self.fragments[: self.grown])
         if self.grown == len(self.fragments):
@@ -178,7 +178,7 @@ class Student(nn.Module):
         return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
     def read(self, features: Tensor, depth: int) -> Tensor:
-        """Logits (B, classes) of the exit at ``depth``, from the output of the last fragment."""
+        """Logits (B, classes) of the exit at ``depth``, from the output of that fragment."""
         head = self._heads().get(depth)
         return features[:, : self.classes] if head is None else head(features)
 

@@ -94,7 +94,7 @@ class LogitStore:
         self._rows[teacher].write(views, logits)
 
     def stored(self, teacher: int) -> NDArray[np.bool_]:
-        """Mask (N, views) of what is stored of ``teacher``, undamaged; reads the whole file."""
+        """Mask (N, views) of the rows that are stored and undamaged; reads the whole file."""
         return self._rows[teacher].stored().reshape(-1, self.views)
 
     def _write_header(self, header: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from edufast.training.settings import Training
 
 
 class Growth:
-    """Takes student, algorithm and optimiser from grade to grade: ``growth.begin(g)``.
+    """Brings student, algorithm and optimiser from grade to grade: ``growth.begin(g)``.
 
     Args:
         student: must not have grown yet. Its classes become those of the curriculum.
