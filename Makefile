@@ -1,15 +1,17 @@
-# Two commands do everything on a fresh Linux machine with Python, a C++ compiler and make:
+# On a fresh Linux machine with Python, a C++ compiler and make:
 #   make quickstart   train, distil, export, verify and report on an embedded data set
 #   make test         build and run the tests
+# To work on the code (CONTRIBUTING.md): make dev, then make build, test-fast and lint.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BUILD := build/editable
 
-# The package is built once per change of its sources; CUDA for two architectures keeps that short.
+# CUDA for two architectures keeps the build short.
 CUDA_ARCHITECTURES ?= 80-real;90-real
-SOURCES := CMakeLists.txt pyproject.toml $(wildcard cmake/*.cmake) $(shell find csrc -type f)
+CPP_SOURCES := $(shell find csrc -type f)
 
-.PHONY: quickstart test lint sanitize gpu-check build clean
+.PHONY: quickstart test test-fast lint sanitize gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -18,9 +20,15 @@ quickstart: build
 test: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Without the tests marked slow, and the first case only of every other: under a minute.
+test-fast: build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --fast
+
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES)
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
@@ -31,6 +39,10 @@ sanitize: build
 gpu-check:
 	tools/gpu_check.sh
 
+# The build, and the checks of `make lint` on every commit.
+dev: build
+	$(BIN)/pre-commit install
+
 build: $(VENV)/built
 
 $(VENV)/installed: requirements.txt
@@ -38,10 +50,23 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/built: $(VENV)/installed $(SOURCES)
-	CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)'" $(BIN)/python -m pip install \
-	  --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# An editable install knows the Python files by name: it is repeated when one comes, goes or moves.
+$(VENV)/editable: $(VENV)/installed $(VENV)/python-files pyproject.toml
+	CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)' $(CMAKE_ARGS)" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --config-settings=build-dir=$(BUILD) --editable .
+	touch $@
+
+$(VENV)/python-files: $(VENV)/installed FORCE
+	@find edufast kernels -name '*.py' | sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# Compiles only what changed, and puts the libraries where the editable install looks for them.
+$(VENV)/built: $(VENV)/editable CMakeLists.txt $(wildcard cmake/*.cmake) $(CPP_SOURCES)
+	$(BIN)/python -m cmake --build $(BUILD)
+	$(BIN)/python -m cmake --install $(BUILD) --prefix \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 	touch $@
 
 clean:
-	rm -rf build $(VENV)/built
+	rm -rf build $(VENV)/editable $(VENV)/built

@@ -1,8 +1,8 @@
-// DIST as the backends see it: raw pointers and numbers, no torch type. Semantics:
-// edufast/ops/dist_loss.py, whose `reference` is the specification.
+// DIST as the backends see it: raw pointers and numbers, no torch type.
+// Specification: edufast/ops/reference/dist_loss.py.
 #pragma once
 
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast {
 

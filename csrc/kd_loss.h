@@ -1,44 +1,37 @@
 // The fused multi-teacher loss as the backends see it: raw pointers and numbers, no torch type.
-// Semantics: edufast/ops/kd_loss.py, whose `reference` is the specification.
+// Specification: edufast/ops/reference/kd_loss.py.
 #pragma once
 
-#include <cstdint>
+#include "logits.h"
 
 namespace edufast {
 
-// The numbers are part of the operator's schema; edufast/ops/kd_loss.py holds the same lists.
+// The numbers are part of the operator's schema; edufast/ops/reference holds the same lists.
 enum class Weighting : int64_t { Given = 0, Mean = 1, Routed = 2, Entropy = 3, Confidence = 4 };
 enum class Divergence : int64_t { ForwardKL = 0, ReverseKL = 1, JS = 2, DKD = 3 };
 enum class Reduction : int64_t { None = 0, Mean = 1, Sum = 2 };
-enum class DType : int32_t { F32 = 0, BF16 = 1, F16 = 2, F64 = 3 };
 
-// Teachers travel to a CUDA kernel by value, inside its 4 KB of parameters.
-constexpr int kMaxTeachers = 32;
-
-struct Logits {
-  const void* data = nullptr;
-  int64_t row_stride = 0;  // in elements
-  int64_t col_stride = 0;
-  DType dtype = DType::F32;
+// What a divergence of student p and teacher q asks of a row.
+struct DivergenceTraits {
+  int params = 0;              // how many divergence_params the operator takes
+  bool student_first = false;  // p is its first argument, as in KL(p || q)
+  bool mixture = false;        // it compares both with m = beta q + (1 - beta) p
+  bool without_label = false;  // p and q are over the other classes; the label is treated apart
 };
 
-struct Teacher {
-  Logits logits;                     // (B, classes)
-  int32_t classes = 0;
-  int32_t start = 0;                 // column j stands for class start + j ...
-  const int64_t* columns = nullptr;  // ... or, when given, for class columns[j]
-  float temperature = 1;
-  void* grad = nullptr;  // (B, classes) contiguous, the teacher's dtype (fp16: fp32); null: unasked
-};
+EDUFAST_HOST_DEVICE constexpr DivergenceTraits traits_of(Divergence divergence) {
+  switch (divergence) {
+    case Divergence::ReverseKL: return {.student_first = true};
+    case Divergence::JS: return {.params = 1, .mixture = true};
+    case Divergence::DKD: return {.params = 2, .without_label = true};
+    default: return {};
+  }
+}
 
-struct KDLoss {
-  Logits student;  // (B, C)
-  int64_t rows = 0;
-  int32_t classes = 0;
-  int32_t num_teachers = 0;
-  Teacher teachers[kMaxTeachers];
-
-  const int64_t* labels = nullptr;  // (B), stride label_stride
+struct KDLoss : StudentAndTeachers {
+  // (B). Other than ignore_index or 0 to classes - 1: an error before a CPU kernel runs; on CUDA,
+  // where nobody may wait to look, a row of NaN.
+  const int64_t* labels = nullptr;
   int64_t label_stride = 1;
   int64_t ignore_index = -100;
   const float* weights = nullptr;  // Weighting::Given only: w[row * row_stride + k * col_stride]
@@ -47,7 +40,7 @@ struct KDLoss {
 
   Weighting weighting = Weighting::Mean;
   Divergence divergence = Divergence::ForwardKL;
-  float divergence_params[2] = {0, 0};  // JS: beta; DKD: target weight, non-target weight
+  float divergence_params[2] = {0, 0};  // JS: beta, 1 - beta; DKD: target_weight, rest_weight
   float alpha = 0;                      // alpha * CE + (1 - alpha) * sum_k w_k T_k^2 D_k
   float label_smoothing = 0;
   Reduction reduction = Reduction::Mean;
@@ -67,7 +60,7 @@ namespace cuda {
 // `workspace` is kd_loss_workspace(problem) bytes of device memory; see csrc/cuda/kd_loss.cu.
 int64_t kd_loss_workspace(const KDLoss& problem);
 void kd_loss(const KDLoss& problem, void* workspace, void* stream);
-}
+}  // namespace cuda
 #endif
 
 }  // namespace edufast

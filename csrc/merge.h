@@ -1,12 +1,10 @@
 // merge_ as the backends see it: a table of raw pointers and numbers, no torch type.
-// Semantics: edufast/ops/merge.py, whose `reference` is the specification.
+// Specification: edufast/ops/reference/merge.py.
 #pragma once
 
-#include <cstdint>
+#include "dtype.h"
 
 namespace edufast {
-
-enum class Element : uint8_t { F32, BF16, F16, F64, I64, I32, I16, I8, U8 };  // bool is U8
 
 enum class Rule : uint8_t {
   Average,  // keep * target + sum_n weights[n] * source_n; in fp64 if one of them is, else in fp32
@@ -15,9 +13,12 @@ enum class Rule : uint8_t {
   Fill,     // no source: every element becomes `fill`
 };
 
+// A CUDA kernel has room for this many lists of sources in its parameters.
+constexpr int kMaxCudaSources = 32;
+
 struct MergeSource {
   const void* data = nullptr;
-  Element type = Element::F32;
+  DType type = DType::F32;
 };
 
 // One row of the table: `size` elements in a line, of one target.
@@ -28,29 +29,18 @@ struct MergeItem {
   void* variance = nullptr;              // Moments: `data` is the mean
   double fill = 0;
   Rule rule = Rule::Average;
-  Element type = Element::F32;
-  Element variance_type = Element::F32;
+  DType type = DType::F32;
+  DType variance_type = DType::F32;
 };
 
 struct Merge {
   const MergeItem* items = nullptr;
   int64_t num_items = 0;
-  int32_t num_sources = 0;         // N
+  int32_t num_sources = 0;          // N
   const double* weights = nullptr;  // N
   double keep = 0;
   const double* moment_weights = nullptr;  // N, the weights of Moments
 };
-
-constexpr int64_t element_bytes(Element type) {
-  switch (type) {
-    case Element::F64: case Element::I64: return 8;
-    case Element::F32: case Element::I32: return 4;
-    case Element::BF16: case Element::F16: case Element::I16: return 2;
-    default: return 1;
-  }
-}
-
-constexpr bool is_float(Element type) { return type <= Element::F64; }
 
 // Nothing to compute: the bytes of the only source.
 constexpr bool is_copy(const Merge& p, const MergeItem& item) {

@@ -2,152 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <limits>
 #include <utility>
 
 namespace edufast {
 
-// --- names in messages --------------------------------------------------------------------------
-
-std::string target_name(int64_t i) { return "targets[" + std::to_string(i) + "]"; }
-
-std::string source_name(int64_t n, int64_t i) {
-  return "sources[" + std::to_string(n) + "][" + std::to_string(i) + "]";
-}
-
 namespace {
-
-std::string shape(View::Sizes sizes) {
-  std::string text = "(";
-  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
-  return text + ")";
-}
 
 bool same(View::Sizes a, View::Sizes b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
 
-}  // namespace
-
-// --- what is known of a tensor ------------------------------------------------------------------
-
-namespace {
-
-// False: the type is none that can be merged.
-bool find_element(int32_t dtype, Element& element) {
-  static const std::pair<int32_t, Element> known[] = {
-      {aoti_torch_dtype_float32(), Element::F32}, {aoti_torch_dtype_bfloat16(), Element::BF16},
-      {aoti_torch_dtype_float16(), Element::F16}, {aoti_torch_dtype_float64(), Element::F64},
-      {aoti_torch_dtype_int64(), Element::I64},   {aoti_torch_dtype_int32(), Element::I32},
-      {aoti_torch_dtype_int16(), Element::I16},   {aoti_torch_dtype_int8(), Element::I8},
-      {aoti_torch_dtype_uint8(), Element::U8},    {aoti_torch_dtype_bool(), Element::U8}};
-  const auto* found = std::find_if(std::begin(known), std::end(known),
-                                   [&](const auto& k) { return k.first == dtype; });
-  if (found == std::end(known)) return false;
-  element = found->second;
-  return true;
+void check_tensor(const View& v, const OwnedTensor& tensor, Argument name) {
+  MERGE_CHECK(v.supported, name, " has an unsupported dtype, ", dtype_name(shared(tensor)),
+              "; expected float32, bfloat16, float16, float64, an integer type or bool");
+  MERGE_CHECK(v.device.type != aoti_torch_device_type_meta(), name,
+              " is on meta; expected a device with memory");
 }
-
-const char* data_of(AtenTensorHandle tensor) {
-  const void* data;
-  TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(tensor, &data));
-  return static_cast<const char*>(data);
-}
-
-// Sizes, strides and dtype, which a tensor may change like its memory.
-struct Form {
-  int64_t dim;
-  int64_t *sizes, *strides;  // borrowed from the tensor
-  int32_t dtype;
-
-  explicit Form(AtenTensorHandle tensor) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor, &dim));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor, &sizes));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor, &strides));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor, &dtype));
-  }
-};
-
-}  // namespace
-
-View::View(AtenTensorHandle tensor) : data(data_of(tensor)) {
-  const Form form(tensor);
-  sizes = {form.sizes, static_cast<size_t>(form.dim)};
-  strides = {form.strides, static_cast<size_t>(form.dim)};
-  for (const int64_t n : sizes) size *= n;
-  dtype = form.dtype;
-  supported = find_element(dtype, type);
-  static const int32_t cpu = aoti_torch_device_type_cpu();
-  int32_t device_type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor, &device_type));
-  device = kCpu;
-  if (device_type != cpu) TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor, &device));
-}
-
-bool View::contiguous() const {
-  int64_t expected = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    if (sizes[d] > 1 && strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
-}
-
-namespace {
-
-// Dimensions longer than one, from the smallest stride to the largest.
-std::vector<size_t> by_stride(const View& v) {
-  std::vector<size_t> order;
-  for (size_t d = 0; d < v.sizes.size(); ++d)
-    if (v.sizes[d] > 1) order.push_back(d);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return v.strides[a] < v.strides[b]; });
-  return order;
-}
-
-bool overlaps_itself(const View& v) {
-  if (v.contiguous()) return false;
-  int64_t extent = 1;
-  for (const size_t d : by_stride(v)) {
-    if (v.strides[d] < extent) return true;
-    extent += (v.sizes[d] - 1) * v.strides[d];
-  }
-  return false;
-}
-
-}  // namespace
-
-bool View::dense() const {
-  if (contiguous()) return true;
-  int64_t expected = 1;
-  for (const size_t d : by_stride(*this)) {
-    if (strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
-}
-
-bool View::dense_rows() const {
-  return contiguous() || (dense() && (rows() <= 1 || by_stride(*this).back() == 0));
-}
-
-bool same_strides(const View& a, const View& b) {
-  for (size_t d = 0; d < b.sizes.size(); ++d)
-    if (b.sizes[d] > 1 && a.strides[d] != b.strides[d]) return false;
-  return true;
-}
-
-// --- checks -------------------------------------------------------------------------------------
-
-namespace {
-
-constexpr const char* kSupported =
-    "float32, bfloat16, float16, float64, an integer type or bool";
 
 void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
+  const OwnedTensor &target = a.targets[i], &source = a.sources[a.index(n, i)];
   const View &t = a.target_views[i], &s = a.source_views[a.index(n, i)];
-  MERGE_CHECK(t.supported, target_name(i), " has an unsupported dtype; expected ", kSupported);
-  MERGE_CHECK(s.supported, source_name(n, i), " has an unsupported dtype; expected ", kSupported);
+  check_tensor(t, target, target_name(i));
+  check_tensor(s, source, source_name(n, i));
   const bool fits = t.sizes.size() == s.sizes.size() && s.rows() <= t.rows() &&
                     std::equal(t.sizes.begin() + !t.sizes.empty(), t.sizes.end(),
                                s.sizes.begin() + !s.sizes.empty(), s.sizes.end());
@@ -156,10 +33,12 @@ void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
   const View& first = a.source_views[i];
   MERGE_CHECK(s.rows() == first.rows(), source_name(0, i), " has ", first.rows(), " rows, but ",
               source_name(n, i), " has ", s.rows(), "; expected the same number");
-  MERGE_CHECK(t.device == s.device, target_name(i), " and ", source_name(n, i),
-              " are on different devices");
-  MERGE_CHECK(t.dtype == s.dtype || (is_float(t.type) && is_float(s.type)), target_name(i), " and ", source_name(n, i),
-              " have different dtypes; expected two floating point types or equal types");
+  MERGE_CHECK(t.device == s.device, target_name(i), " is on ", device_name(shared(target)),
+              ", but ", source_name(n, i), " is on ", device_name(shared(source)),
+              "; expected one device");
+  MERGE_CHECK(t.dtype == s.dtype || (is_float(t.type) && is_float(s.type)), target_name(i), " and ",
+              source_name(n, i), " have different dtypes, ", dtype_name(shared(target)), " and ",
+              dtype_name(shared(source)), "; expected two floating point types or equal types");
 }
 
 struct Range {
@@ -170,7 +49,7 @@ struct Range {
 Range range_of(const View& v, int64_t index) {
   int64_t last = 0;
   for (size_t d = 0; d < v.sizes.size(); ++d) last += (v.sizes[d] - 1) * v.strides[d];
-  return {v.data, v.data + (last + 1) * element_bytes(v.type), index};
+  return {v.data, v.data + (last + 1) * bytes_of(v.type), index};
 }
 
 // A target may be its own source: each element is read before it is written. Any other shared
@@ -180,17 +59,18 @@ void check_aliasing(const MergeArguments& a) {
   written.reserve(a.pairs());
   for (int64_t i = 0; i < a.pairs(); ++i) {
     if (a.target_views[i].size == 0) continue;
-    MERGE_CHECK(!overlaps_itself(a.target_views[i]), target_name(i),
-                " has several elements in one place of memory (is it expanded?)");
+    MERGE_CHECK(
+        !a.target_views[i].overlaps_itself(), target_name(i),
+        " has several elements in one place of memory; expected one each (is it expanded?)");
     written.push_back(range_of(a.target_views[i], i));
   }
   std::sort(written.begin(), written.end(),
             [](const Range& x, const Range& y) { return x.begin < y.begin; });
   for (size_t j = 1; j < written.size(); ++j)
     MERGE_CHECK(written[j - 1].end <= written[j].begin, target_name(written[j - 1].index), " and ",
-                target_name(written[j].index), " share memory");
-  for (int64_t n = 0; n < a.num_sources; ++n) {
-    for (int64_t i = 0; i < a.pairs(); ++i) {
+                target_name(written[j].index), " share memory; expected memory of their own");
+  for (int64_t i = 0; i < a.pairs(); ++i) {
+    for (int64_t n = 0; n < a.num_sources; ++n) {
       const View& s = a.source_views[a.index(n, i)];
       if (s.size == 0) continue;
       const Range r = range_of(s, i);
@@ -201,17 +81,26 @@ void check_aliasing(const MergeArguments& a) {
         const bool itself = next->index == i && t.data == s.data && t.dtype == s.dtype &&
                             same(t.sizes, s.sizes) && same_strides(t, s);
         MERGE_CHECK(itself, target_name(next->index), " and ", source_name(n, i),
-                    " share memory; only targets[i] itself may be a source of targets[i]");
+                    " share memory; expected other memory, or targets[", i, "] itself");
       }
     }
   }
 }
 
+double largest_finite(DType type) {
+  switch (type) {
+    case DType::F16: return 65504;
+    case DType::BF16: return 0x1.fep127;
+    case DType::F32: return std::numeric_limits<float>::max();
+    default: return std::numeric_limits<double>::max();
+  }
+}
+
 bool holds(const View& v, double value) {
-  if (is_float(v.type)) return true;
+  if (is_float(v.type)) return std::isinf(value) || std::abs(value) <= largest_finite(v.type);
   if (v.dtype == aoti_torch_dtype_bool()) return value == 0 || value == 1;
-  const double range = std::ldexp(1.0, 8 * static_cast<int>(element_bytes(v.type)));
-  const bool is_unsigned = v.type == Element::U8;
+  const double range = std::ldexp(1.0, 8 * static_cast<int>(bytes_of(v.type)));
+  const bool is_unsigned = v.type == DType::U8;
   return value == std::trunc(value) && value >= (is_unsigned ? 0 : -range / 2) &&
          value < (is_unsigned ? range : range / 2);
 }
@@ -221,7 +110,8 @@ void check_fill(const MergeArguments& a) {
               " entries; expected one for each of ", a.pairs(), " targets");
   for (size_t i = 0; i < a.fill.size(); ++i)
     MERGE_CHECK(std::isnan(a.fill[i]) || holds(a.target_views[i], a.fill[i]), "fill is ",
-                a.fill[i], ", which the dtype of ", target_name(i), " does not hold");
+                Number{a.fill[i]}, ", which the dtype of ", target_name(i),
+                " does not hold; expected a number of ", dtype_name(shared(a.targets[i])));
 }
 
 void check_moments(const MergeArguments& a) {
@@ -233,15 +123,16 @@ void check_moments(const MergeArguments& a) {
     MERGE_CHECK(i >= 0 && i < a.pairs() && !used[i], "moments name target ", i,
                 "; expected each index once, from 0 to ", a.pairs() - 1);
     used[i] = true;
-    MERGE_CHECK(is_float(a.target_views[i].type), target_name(i),
-                " is one of the moments, but of an integer type");
+    MERGE_CHECK(is_float(a.target_views[i].type), target_name(i), " is one of the moments, but ",
+                dtype_name(shared(a.targets[i])), "; expected a floating point type");
     if (k % 2 == 0) continue;
     const int64_t mean = a.moments[k - 1];
     MERGE_CHECK(same(a.target_views[mean].sizes, a.target_views[i].sizes) &&
                     same(a.source_views[mean].sizes, a.source_views[i].sizes) &&
                     a.target_views[mean].device == a.target_views[i].device,
                 target_name(mean), " and ", target_name(i),
-                " are a mean and its variance; expected equal shapes on one device");
+                " are a mean and its variance of shapes ", shape(a.target_views[mean].sizes),
+                " and ", shape(a.target_views[i].sizes), "; expected equal shapes on one device");
   }
 }
 
@@ -254,11 +145,20 @@ std::vector<OwnedTensor> owned(const TensorHandles& handles) {
 MergeArguments::MergeArguments(const TensorHandles& targets_, const TensorHandles& sources_,
                                int64_t num_sources_, std::vector<double> fill_,
                                std::vector<int64_t> moments_)
-    : targets(owned(targets_)), sources(owned(sources_)), num_sources(num_sources_),
-      fill(std::move(fill_)), moments(std::move(moments_)) {
-  MERGE_CHECK(num_sources >= 1, "there is no list of sources; expected at least one");
-  MERGE_CHECK(sources.size() == targets.size() * num_sources, "there are ", sources.size(),
-              " sources; expected ", num_sources, " lists of ", pairs());
+    : targets(owned(targets_)),
+      sources(owned(sources_)),
+      num_sources(num_sources_),
+      fill(std::move(fill_)),
+      moments(std::move(moments_)) {
+  MERGE_CHECK(num_sources >= 1 && num_sources <= INT32_MAX, "there are ", num_sources,
+              " lists of sources; expected 1 to ", INT32_MAX, ", with a weight for each");
+  // Written with a division: the product of two numbers from outside may wrap around.
+  const bool fits = targets.empty()
+                        ? sources.empty()
+                        : sources.size() % targets.size() == 0 &&
+                              static_cast<int64_t>(sources.size() / targets.size()) == num_sources;
+  MERGE_CHECK(fits, "sources has ", sources.size(), " tensors; expected ", num_sources,
+              " lists of ", pairs(), " like targets");
   look();
 }
 
@@ -269,51 +169,38 @@ void MergeArguments::look() {
   source_views.reserve(sources.size());
   for (const OwnedTensor& t : targets) target_views.emplace_back(t.get());
   for (const OwnedTensor& s : sources) source_views.emplace_back(s.get());
-  for (int64_t n = 0; n < num_sources; ++n)
-    for (int64_t i = 0; i < pairs(); ++i) check_pair(*this, n, i);
+  for (int64_t i = 0; i < pairs(); ++i)
+    for (int64_t n = 0; n < num_sources; ++n) check_pair(*this, n, i);
   check_aliasing(*this);
   check_fill(*this);
   check_moments(*this);
 }
 
+namespace {
+
+void check_finite(const char* name, const std::vector<double>& values) {
+  for (size_t n = 0; n < values.size(); ++n)
+    MERGE_CHECK(std::isfinite(values[n]), name, "[", n, "] is ", Number{values[n]},
+                "; expected a finite number");
+}
+
+}  // namespace
+
 void MergeWeights::check(const MergeArguments& a) const {
-  MERGE_CHECK(static_cast<int64_t>(weights.size()) == a.num_sources, "there are ", weights.size(),
-              " weights; expected one for each of ", a.num_sources, " lists of sources");
-  for (const double w : weights)
-    MERGE_CHECK(std::isfinite(w), "a weight is ", w, "; expected a finite number");
-  MERGE_CHECK(std::isfinite(keep), "keep is ", keep, "; expected a finite number");
+  const auto count = static_cast<size_t>(a.num_sources);
+  MERGE_CHECK(weights.size() == count, "weights has ", weights.size(), " numbers; expected ", count,
+              ", one for each list of sources");
+  MERGE_CHECK(moment_weights.empty() || moment_weights.size() == count, "moment_weights has ",
+              moment_weights.size(), " numbers; expected none, or ", count,
+              ", one for each list of sources");
+  check_finite("weights", weights);
+  check_finite("moment_weights", moment_weights);
+  MERGE_CHECK(std::isfinite(keep), "keep is ", Number{keep}, "; expected a finite number");
   if (a.moments.empty()) return;
-  MERGE_CHECK(of_moments().size() == weights.size(), "there are ", of_moments().size(),
-              " weights of moments; expected ", weights.size());
   double sum = keep;
   for (const double w : of_moments()) sum += w;
-  MERGE_CHECK(std::abs(sum - 1) < 1e-6, "keep and the weights of moments sum to ", sum,
+  MERGE_CHECK(std::abs(sum - 1) < 1e-6, "keep and the weights of moments sum to ", Number{sum},
               "; expected 1: moments are those of a mixture");
-}
-
-// --- what a plan remembers ----------------------------------------------------------------------
-
-Snapshot::Snapshot(const MergeArguments& a) {
-  entries_.reserve(a.targets.size() + a.sources.size());
-  for (const auto* tensors : {&a.targets, &a.sources}) {
-    for (const OwnedTensor& t : *tensors) {
-      const Form form(t.get());
-      entries_.push_back({t.get(), data_of(t.get()), layouts_.size(), form.dim, form.dtype});
-      layouts_.insert(layouts_.end(), form.sizes, form.sizes + form.dim);
-      layouts_.insert(layouts_.end(), form.strides, form.strides + form.dim);
-    }
-  }
-}
-
-bool Snapshot::outdated() const {
-  return !std::all_of(entries_.begin(), entries_.end(), [&](const Entry& old) {
-    if (data_of(old.tensor) != old.data) return false;
-    const Form now(old.tensor);
-    const int64_t* layout = layouts_.data() + old.layout;
-    return now.dim == old.dim && now.dtype == old.dtype &&
-           std::equal(now.sizes, now.sizes + now.dim, layout) &&
-           std::equal(now.strides, now.strides + now.dim, layout + now.dim);
-  });
 }
 
 }  // namespace edufast

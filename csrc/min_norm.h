@@ -1,18 +1,12 @@
-// AEKD's weights as the backends see them. Semantics: edufast/ops/min_norm.py, whose
-// `reference_gram` and `reference_weights` are the specification.
+// AEKD's weights as the backends see them: raw pointers and numbers, no torch type.
+// Specification: edufast/ops/reference/min_norm.py.
 #pragma once
 
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast {
 
-struct GradientGram {
-  Logits student;  // (B, C)
-  int64_t rows = 0;
-  int32_t classes = 0;
-  int32_t num_teachers = 0;
-  Teacher teachers[kMaxTeachers];  // their `grad` is not used
-
+struct GradientGram : StudentAndTeachers {  // the teachers' `grad` is not used
   double* gram = nullptr;  // (K, K): sums of g_i g_j over rows and classes, g_k = T_k (p_k - q_k)
 };
 

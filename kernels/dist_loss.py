@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""DIST in Triton: semantics as in edufast/ops/dist_loss.py.
+"""DIST in Triton: semantics as in edufast/ops/reference/dist_loss.py.
 
 Four launches: softmax and correlation of each row; moments of each column over chunks of rows,
 centred tile by tile so that fp32 suffices; the chunks merged; the gradient, with the loss. What a
@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from edufast.kernels._common import add_to_softmax, check_logits, finite
 from torch import Tensor
 
-from edufast.ops.dist_loss import EPSILON, FLAT, Problem, _fake, register
+from edufast.ops._library import define_like
+from edufast.ops.dist_loss import empty_results, register_dist_loss
+from edufast.ops.reference.dist_loss import EPSILON, FLAT, DistLoss
 
 _INF = tl.constexpr(float("inf"))
 _EPSILON = tl.constexpr(EPSILON)
@@ -34,7 +37,7 @@ _COLUMN_NUMBERS = tl.constexpr(5)
 
 
 class Logits(NamedTuple):
-    """``row_stride`` in units of ``unit`` elements: see kd_loss_tiles.py."""
+    """``row_stride`` in units of ``unit`` elements: see _common.py."""
 
     data: Any
     row_stride: Any
@@ -56,19 +59,8 @@ def _load(x, row, column, num_rows, classes):
 
 
 @triton.jit
-def _add_to_softmax(most, total, x, inverse_t):
-    """One more tile of the row; a row of -inf keeps a shift of 0 and a sum of 0."""
-    new = tl.maximum(most, tl.max(x, 1))
-    shift = tl.where(new == -_INF, 0.0, new)
-    down = tl.exp((most - shift) * inverse_t)
-    return new, total * down + tl.sum(tl.exp((x - shift[:, None]) * inverse_t), 1)
-
-
-@triton.jit
 def _settle_softmax(most, total):
-    return tl.where(most == -_INF, 0.0, most), tl.where(
-        total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total)
-    )
+    return finite(most), tl.where(total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total))
 
 
 @triton.jit
@@ -126,9 +118,9 @@ def _rows_kernel(
     for first in range(0, classes, CLASSES):
         column = first + tl.arange(0, CLASSES)
         z = _load(student, row, column, num_rows, classes)
-        p_most, p_total = _add_to_softmax(p_most, p_total, z, inverse_t)
+        p_most, p_total = add_to_softmax(p_most, p_total, z, inverse_t)
         t = _load(teacher, row, column, num_rows, classes)
-        q_most, q_total = _add_to_softmax(q_most, q_total, t, inverse_t)
+        q_most, q_total = add_to_softmax(q_most, q_total, t, inverse_t)
     p_shift, p_inverse = _settle_softmax(p_most, p_total)
     q_shift, q_inverse = _settle_softmax(q_most, q_total)
 
@@ -321,7 +313,7 @@ def _logits(x: Tensor) -> Logits:
     return Logits(x, row_stride // unit, column_stride, tl.constexpr(unit))
 
 
-def _launch(p: Problem, loss: Tensor, grad: Tensor) -> None:
+def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
     num_rows, classes = p.student.shape
     student, teacher = _logits(p.student), _logits(p.teacher)
     inverse_t = 1 / p.temperature
@@ -352,24 +344,11 @@ def _launch(p: Problem, loss: Tensor, grad: Tensor) -> None:
     )  # fmt: skip
 
 
-_INTERPRETED = not isinstance(_rows_kernel, triton.JITFunction)
-
-
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    p = Problem(*arguments)
-    if not (p.student.is_cuda or _INTERPRETED):
-        raise ValueError(
-            f"backend 'triton' runs on cuda; the logits are on {p.student.device.type} (where "
-            "only Triton's interpreter runs: set TRITON_INTERPRET=1 before triton is imported)"
-        )
-    for name, x in (("student", p.student), ("teacher", p.teacher)):
-        if x.device != p.student.device:
-            raise ValueError(f"{name} is on {x.device}; expected {p.student.device}, like student")
-        if x.dtype == torch.float64:
-            raise TypeError(
-                f"{name} is torch.float64; backend 'triton' takes float32, bfloat16 and float16"
-            )
-    loss, grad = _fake(*arguments)
+    p = DistLoss(*arguments)
+    p.check()
+    check_logits(student=p.student, teacher=p.teacher)
+    loss, grad = empty_results(p)
     if not len(p.student):
         return loss.zero_(), grad
     with torch.cuda.device_of(p.student):
@@ -377,9 +356,5 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     return loss, grad
 
 
-# An opaque operator, like kd_loss_triton.
-_SCHEMA = str(torch.ops.edufast.dist_loss.default._schema).removeprefix("edufast::dist_loss")
-torch.library.define("edufast::dist_loss_triton", _SCHEMA)
-torch.library.impl("edufast::dist_loss_triton", ("cpu", "cuda"), _forward)
-dist_loss = torch.ops.edufast.dist_loss_triton.default
-register(dist_loss)
+dist_loss = define_like(torch.ops.edufast.dist_loss.default, "dist_loss_triton", _forward)
+register_dist_loss(dist_loss)

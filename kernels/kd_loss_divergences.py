@@ -1,28 +1,29 @@
 # mypy: disallow-untyped-defs=False
 """What the fused loss knows about each divergence; the kernels in kd_loss.py know none.
 
-A tile holds the logits u of the student and v of a teacher, -inf outside the teacher's slice and
-in rows that do not read it; p and q are their softmaxes at the teacher's temperature. A divergence
-defines
+docs/kernels.md derives it, with the names that are used here. A tile holds the logits z of the
+student and t of a teacher, -inf outside the teacher's slice and in rows that do not read it; p and
+q are their softmaxes at the teacher's temperature. A divergence has
 
-- ``gather``: the sums it needs of a tile, and JS in ``complete`` those of a second look;
-- ``settle``: its value and the slopes of its gradients from the sums, row by row;
-- ``gradient``: ``own * p + other * q + ratio * p * log_ratio``, with (own, other, ratio, label) the
-  slope of the side that is differentiated and p that side's softmax. DKD's terms leave the label
-  out; its whole gradient there is ``label``.
+- ``accumulate``: the sums it needs of a tile, and JS in ``accumulate_mixture`` those of a second
+  look;
+- ``divergence``: from the sums, row by row, its value and the coefficients (own, other, ratio,
+  mean, label) of the student's gradient and of the teacher's;
+- ``gradient``: ``own * p + other * q + ratio * p * (log_ratio - mean)``, p the softmax of the side
+  that is differentiated. DKD's terms leave the label out; its whole gradient there is ``label``.
 
-The sums are a tuple of values per row: maximum and total of exponentials relative to it, of u and
-of v, and two of the divergence's own. (Plain tuples: Triton 3.6 forgets the names of a tuple inside
-another.) A probability of 0 times any logarithm is 0, and NaN stays NaN: comparisons are written
-so that NaN takes the arithmetic branch.
+The sums are a tuple of values per row: maximum and sum of exponentials relative to it, of z and of
+t, and two of the divergence's own. (Plain tuples: Triton 3.6 forgets the names of a tuple inside
+another.)
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from edufast.kernels._common import finite, positive, rescale
 
-from edufast.ops.kd_loss_reference import DIVERGENCES
+from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 
 FORWARD_KL = tl.constexpr(DIVERGENCES["forward_kl"])
 REVERSE_KL = tl.constexpr(DIVERGENCES["reverse_kl"])
@@ -31,30 +32,28 @@ DKD = tl.constexpr(DIVERGENCES["dkd"])
 _INF = tl.constexpr(float("inf"))
 
 
+def parameters(divergence: int, params: list[float]) -> tuple[float, float]:
+    """What the kernels call param0 and param1; JS: beta and 1 - beta, each rounded once."""
+    if divergence == DIVERGENCES["js"]:
+        return params[0], 1 - params[0]
+    first, second, *_ = [*params, 0.0, 0.0]
+    return first, second
+
+
 # --- softmax in pieces --------------------------------------------------------------------------
 
 
 @triton.jit
-def finite(maximum):
-    """What to subtract before exponentials: 0 where there is nothing but -inf."""
-    return tl.where(maximum == -_INF, 0.0, maximum)
-
-
-@triton.jit
-def positive(total):
-    """What to divide by and take the logarithm of: 1 where there is nothing but -inf."""
-    return tl.where(total == 0, 1.0, total)
-
-
-@triton.jit
-def rescale(x, scale):
-    """x * scale for a sum so far: 0 where everything before was -inf, NaN where it was NaN."""
-    return tl.where((scale == 0) & (x == x), 0.0, x * scale)
-
-
-@triton.jit
-def _relative(x, maximum, temperature):
+def _shifted(x, maximum, temperature):
+    """u or v of docs/kernels.md."""
     return (x - finite(maximum)[:, None]) * (1.0 / temperature)
+
+
+@triton.jit
+def softmax(x, maximum, total, temperature):
+    """Its logarithm, and itself by the exponentials of ``accumulate``, which are thus reused."""
+    log_p, total = _shifted(x, maximum, temperature), positive(total)
+    return log_p - tl.log(total)[:, None], tl.exp(log_p) * (1.0 / total)[:, None]
 
 
 @triton.jit
@@ -68,9 +67,19 @@ def _log_ratio(log_p, log_q, p):
 
 
 @triton.jit
-def _log_mixture(log_p, log_q, beta):
-    """log m, m = beta * q + (1 - beta) * p with p the student's side."""
-    return _log_add(log_p + tl.log(1.0 - beta), log_q + tl.log(beta))
+def _log_to_mixture(p, q, q_share, p_share):
+    """log(p / m), m = p_share * p + q_share * q; 0 where p is.
+
+    m / p - 1 is formed from q - p: with a share of 1e-7, m itself would be p or q after rounding.
+    """
+    y = q_share * ((q - p) / p)
+    x = 1.0 + y
+    # The logarithm of 1 + y that has the digits of y, though x has lost them (Kahan).
+    near = tl.where(x == 1.0, y, tl.log(x) * (y / (x - 1.0)))
+    most = 1e37  # instead of an overflow, where p is about to underflow
+    far = p_share + q_share * (q / p)
+    far = tl.log(tl.where(far > most, most, far))
+    return tl.where(p == 0, 0.0, -tl.where(tl.abs(y) < 0.5, near, far))
 
 
 # --- sums ---------------------------------------------------------------------------------------
@@ -83,144 +92,157 @@ def empty_sums(ROWS: tl.constexpr):
 
 
 @triton.jit
-def gather(sums, u, v, temperature, DIVERGENCE: tl.constexpr):
+def accumulate(sums, z, t, temperature, DIVERGENCE: tl.constexpr):
     """Add a tile to the sums.
 
-    KL and DKD: ``first`` is sum p log(p / q) of the exponentials, p being the divergence's first
-    argument; ``second`` is 1 once that side has mass, though it may underflow, and the other none.
+    KL and DKD: ``cross`` is the sum of e^u (u - v), u being the divergence's first argument;
+    ``outside`` is 1 once that side has mass, though it may underflow, and the other none.
     """
-    old_u_max, u_total, old_v_max, v_total, first, second = sums
-    u_max, v_max = tl.maximum(old_u_max, tl.max(u, 1)), tl.maximum(old_v_max, tl.max(v, 1))
-    u_scale = tl.exp((old_u_max - finite(u_max)) / temperature)
-    v_scale = tl.exp((old_v_max - finite(v_max)) / temperature)
-    log_p, log_q = _relative(u, u_max, temperature), _relative(v, v_max, temperature)
-    p, q = tl.exp(log_p), tl.exp(log_q)
-    # How far the maxima moved since the last tile changes every log(p / q) summed so far.
-    u_drift, v_drift = finite(old_u_max) - finite(u_max), finite(old_v_max) - finite(v_max)
-    drift = (u_drift - v_drift) / temperature
+    old_z_max, z_sum, old_t_max, t_sum, cross, outside = sums
+    z_max, t_max = tl.maximum(old_z_max, tl.max(z, 1)), tl.maximum(old_t_max, tl.max(t, 1))
+    z_scale = tl.exp((old_z_max - finite(z_max)) / temperature)
+    t_scale = tl.exp((old_t_max - finite(t_max)) / temperature)
+    u, v = _shifted(z, z_max, temperature), _shifted(t, t_max, temperature)
+    e, f = tl.exp(u), tl.exp(v)
+    # How far the maxima moved since the last tile changes every u - v summed so far.
+    z_drift, t_drift = finite(old_z_max) - finite(z_max), finite(old_t_max) - finite(t_max)
+    drift = (z_drift - t_drift) / temperature
     if DIVERGENCE == REVERSE_KL:
-        first = rescale(first + u_total * drift, u_scale)
-        first += tl.sum(p * _log_ratio(log_p, log_q, p), 1)
-        outside = (u > -_INF) & (v == -_INF)
-        second = tl.maximum(second, tl.max(tl.where(outside, 1.0, 0.0), 1))
+        cross = rescale(cross + z_sum * drift, z_scale)
+        cross += tl.sum(e * _log_ratio(u, v, e), 1)
+        alone = (z > -_INF) & (t == -_INF)
+        outside = tl.maximum(outside, tl.max(tl.where(alone, 1.0, 0.0), 1))
     elif DIVERGENCE != JS:
-        first = rescale(first - v_total * drift, v_scale)
-        first += tl.sum(q * _log_ratio(log_q, log_p, q), 1)
-        outside = (v > -_INF) & (u == -_INF)
-        second = tl.maximum(second, tl.max(tl.where(outside, 1.0, 0.0), 1))
-    u_total = rescale(u_total, u_scale) + tl.sum(p, 1)
-    v_total = rescale(v_total, v_scale) + tl.sum(q, 1)
-    return u_max, u_total, v_max, v_total, first, second
+        cross = rescale(cross - t_sum * drift, t_scale)
+        cross += tl.sum(f * _log_ratio(v, u, f), 1)
+        alone = (t > -_INF) & (z == -_INF)
+        outside = tl.maximum(outside, tl.max(tl.where(alone, 1.0, 0.0), 1))
+    z_sum = rescale(z_sum, z_scale) + tl.sum(e, 1)
+    t_sum = rescale(t_sum, t_scale) + tl.sum(f, 1)
+    return z_max, z_sum, t_max, t_sum, cross, outside
 
 
 @triton.jit
-def complete(sums, whole, u, v, temperature, beta):
-    """JS: add a tile's sum p log(p / m) to ``first``, sum q log(q / m) to ``second``.
+def accumulate_mixture(sums, whole, z, t, temperature, beta, one_minus_beta):
+    """JS: add a tile's sum p log(p / m) and sum q log(q / m) to the last two sums.
 
-    ``whole`` is what ``gather`` summed over all tiles.
+    ``whole`` is what ``accumulate`` summed over all tiles.
     """
-    u_max, u_total, v_max, v_total, first, second = sums
-    log_p, p = softmax(u, whole[0], whole[1], temperature)
-    log_q, q = softmax(v, whole[2], whole[3], temperature)
-    log_m = _log_mixture(log_p, log_q, beta)
-    first += tl.sum(p * _log_ratio(log_p, log_m, p), 1)
-    second += tl.sum(q * _log_ratio(log_q, log_m, q), 1)
-    return u_max, u_total, v_max, v_total, first, second
+    z_max, z_sum, t_max, t_sum, p_to_m, q_to_m = sums
+    _, p = softmax(z, whole[0], whole[1], temperature)
+    _, q = softmax(t, whole[2], whole[3], temperature)
+    p_to_m += tl.sum(p * _log_to_mixture(p, q, beta, one_minus_beta), 1)
+    q_to_m += tl.sum(q * _log_to_mixture(q, p, one_minus_beta, beta), 1)
+    return z_max, z_sum, t_max, t_sum, p_to_m, q_to_m
+
+
+# --- value and coefficients of each -------------------------------------------------------------
 
 
 @triton.jit
-def softmax(x, maximum, total, temperature):
-    """Its logarithm, and itself by the very exponentials of ``gather``, which are thus reused."""
-    log_p, total = _relative(x, maximum, temperature), positive(total)
-    return log_p - tl.log(total)[:, None], tl.exp(log_p) * (1.0 / total)[:, None]
-
-
-# --- values and slopes --------------------------------------------------------------------------
+def _forward_kl(sums):
+    """DKD, too: over the classes without the label."""
+    _, z_sum, _, t_sum, cross, outside = sums
+    both = (z_sum != 0) & (t_sum != 0)
+    value = cross / positive(t_sum) + (tl.log(positive(z_sum)) - tl.log(positive(t_sum)))
+    value = tl.where(both, value, 0.0)
+    one = tl.where(both, 1.0, 0.0)
+    zero = tl.zeros_like(one)
+    infinite = tl.where(both & (outside != 0), _INF, 0.0)
+    return value + infinite, (one, -one, zero, zero, zero), (zero, zero, one, value, zero)
 
 
 @triton.jit
-def settle(
-    sums, u_label, v_label, has_label, temperature, param0, param1, DIVERGENCE: tl.constexpr
+def _reverse_kl(sums):
+    z_max, z_sum, t_max, t_sum, cross, outside = sums
+    value, of_teacher, of_student = _forward_kl((t_max, t_sum, z_max, z_sum, cross, outside))
+    return value, of_student, of_teacher
+
+
+@triton.jit
+def _js(sums, beta, one_minus_beta):
+    _, z_sum, _, t_sum, p_to_m, q_to_m = sums
+    one = tl.where((z_sum != 0) & (t_sum != 0), 1.0, 0.0)
+    zero = tl.zeros_like(one)
+    p_to_m, q_to_m = tl.where(one != 0, p_to_m, 0.0), tl.where(one != 0, q_to_m, 0.0)
+    value = one_minus_beta * p_to_m + beta * q_to_m
+    of_student = (zero, zero, one_minus_beta * one, p_to_m, zero)
+    return value, of_student, (zero, zero, beta * one, q_to_m, zero)
+
+
+@triton.jit
+def _dkd(sums, z_label, t_label, has_label, temperature, target_weight, rest_weight):
+    """``target_weight * KL(b_t || b_s) + rest_weight * KL(rest of t || rest of s)``.
+
+    b = (p_y, p_rest) on either side, from the log-sum-exps of the classes without the label y.
+    """
+    z_max, z_sum, t_max, t_sum, _, _ = sums
+    rest, of_student, of_teacher = _forward_kl(sums)
+    u_rest = tl.where(z_sum == 0, -_INF, tl.log(positive(z_sum)))
+    v_rest = tl.where(t_sum == 0, -_INF, tl.log(positive(t_sum)))
+    u_label = (z_label - finite(z_max)) / temperature
+    v_label = (t_label - finite(t_max)) / temperature
+    defined = has_label & ((u_label != -_INF) | (u_rest != -_INF))
+    defined &= (v_label != -_INF) | (v_rest != -_INF)
+    u_lse, v_lse = _log_add(u_label, u_rest), _log_add(v_label, v_rest)
+    log_p_label, log_p_rest = u_label - u_lse, u_rest - u_lse
+    log_q_label, log_q_rest = v_label - v_lse, v_rest - v_lse
+    q_label, q_rest = tl.exp(log_q_label), tl.exp(log_q_rest)
+    ratio_label = _log_ratio(log_q_label, log_p_label, q_label)
+    ratio_rest = _log_ratio(log_q_rest, log_p_rest, q_rest)
+    outside = ((v_label > -_INF) & (u_label == -_INF)) | ((v_rest > -_INF) & (u_rest == -_INF))
+    target = q_label * ratio_label + q_rest * ratio_rest + tl.where(outside, _INF, 0.0)
+    target = tl.where(defined, target, 0.0)
+
+    # The student's: of the others from p_rest - q_rest, of the label from p_label - q_label.
+    to_rest = target_weight * tl.where(defined, tl.exp(log_p_rest) - q_rest, 0.0)
+    to_label = target_weight * tl.where(defined, tl.exp(log_p_label) - q_label, 0.0)
+    own, other, _, _, _ = of_student
+    zero = tl.zeros_like(own)
+    of_student = (to_rest + rest_weight * own, rest_weight * other, zero, zero, to_label)
+    s = target_weight * tl.where(defined, (ratio_label - ratio_rest) * q_label * q_rest, 0.0)
+    _, _, ratio, mean, _ = of_teacher
+    of_teacher = (-s, zero, rest_weight * ratio, mean, s)
+    return target_weight * target + rest_weight * rest, of_student, of_teacher
+
+
+@triton.jit
+def divergence(
+    sums, z_label, t_label, has_label, temperature, param0, param1, DIVERGENCE: tl.constexpr
 ):  # fmt: skip
-    """Value, slope on the student's side, slope on the teacher's.
+    """Value, coefficients of the student's gradient, coefficients of the teacher's.
 
     DKD gets the logits of the label, -inf where not ``has_label``; the others ignore them. A side
     with nothing but -inf makes everything 0.
     """
-    u_max, u_total, v_max, v_total, first, second = sums
-    both = (u_total != 0) & (v_total != 0)
-    one = tl.where(both, 1.0, 0.0)
-    zero = tl.zeros_like(one)
-    log_totals = tl.log(positive(u_total)) - tl.log(positive(v_total))
-    infinite = tl.where(both & (second != 0), _INF, 0.0)
-    if DIVERGENCE == JS:
-        u_part = tl.where(both, (1.0 - param0) * first, 0.0)
-        v_part = tl.where(both, param0 * second, 0.0)
-        value = u_part + v_part
-        u_slope = (-u_part, zero, (1.0 - param0) * one, zero)
-        v_slope = (-v_part, zero, param0 * one, zero)
+    if DIVERGENCE == FORWARD_KL:
+        return _forward_kl(sums)
     elif DIVERGENCE == REVERSE_KL:
-        value = tl.where(both, first / positive(u_total) - log_totals, 0.0)
-        u_slope = (-value, zero, one, zero)
-        v_slope = (one, -one, zero, zero)
-        value += infinite
+        return _reverse_kl(sums)
+    elif DIVERGENCE == JS:
+        return _js(sums, param0, param1)
     else:
-        value = tl.where(both, first / positive(v_total) + log_totals, 0.0)
-        u_slope = (one, -one, zero, zero)
-        v_slope = (-value, zero, one, zero)
-        value += infinite
-    if DIVERGENCE == DKD:
-        u_rest = tl.where(u_total == 0, -_INF, tl.log(positive(u_total)))
-        v_rest = tl.where(v_total == 0, -_INF, tl.log(positive(v_total)))
-        u_label = (u_label - finite(u_max)) / temperature
-        v_label = (v_label - finite(v_max)) / temperature
-        value, u_slope, v_slope = _decouple(
-            value, u_slope, v_slope, u_rest, v_rest, u_label, v_label, has_label, param0, param1
-        )
-    return value, u_slope, v_slope
+        return _dkd(sums, z_label, t_label, has_label, temperature, param0, param1)
 
 
-@triton.jit
-def _decouple(
-    rest, u_slope, v_slope, u_rest, v_rest, u_label, v_label, has_label, target, other
-):  # fmt: skip
-    """DKD from ``rest``, the forward KL over the classes without the label, and its slopes.
-
-    With b = (p_y, 1 - p_y) on either side: ``target * KL(b_t || b_s) + other * rest``. u and v are
-    softened logits of the label, and log-sum-exps of the other classes.
-    """
-    defined = has_label & ((u_label != -_INF) | (u_rest != -_INF))
-    defined &= (v_label != -_INF) | (v_rest != -_INF)
-    u_lse, v_lse = _log_add(u_label, u_rest), _log_add(v_label, v_rest)
-    log_py, log_po = u_label - u_lse, u_rest - u_lse
-    log_qy, log_qo = v_label - v_lse, v_rest - v_lse
-    qy, qo = tl.exp(log_qy), tl.exp(log_qo)
-    ratio_y, ratio_o = _log_ratio(log_qy, log_py, qy), _log_ratio(log_qo, log_po, qo)
-    outside = ((v_label > -_INF) & (u_label == -_INF)) | ((v_rest > -_INF) & (u_rest == -_INF))
-    binary = qy * ratio_y + qo * ratio_o + tl.where(outside, _INF, 0.0)
-    binary = tl.where(defined, binary, 0.0)
-    shift = target * tl.where(defined, tl.exp(log_po) - qo, 0.0)
-    u_at_label = target * tl.where(defined, tl.exp(log_py) - qy, 0.0)
-    v_at_label = target * tl.where(defined, (ratio_y - ratio_o) * qy * qo, 0.0)
-    u_slope = (shift + other * u_slope[0], other * u_slope[1], u_slope[2], u_at_label)
-    v_slope = (other * v_slope[0] - v_at_label, v_slope[1], other * v_slope[2], v_at_label)
-    return target * binary + other * rest, u_slope, v_slope
+# --- gradient -----------------------------------------------------------------------------------
 
 
 @triton.jit
 def gradient(
-    slope, log_p, p, log_q, q, is_label, beta, DIVERGENCE: tl.constexpr, TEACHER: tl.constexpr
+    coefficients, log_p, p, log_q, q, is_label, q_share, p_share,
+    DIVERGENCE: tl.constexpr, TEACHER: tl.constexpr,
 ):  # fmt: skip
-    """The gradient on p's side, the teacher's if ``TEACHER``; ``beta`` is JS's."""
-    own, other, ratio, label = slope
+    """The gradient on p's side, the teacher's if ``TEACHER``; the shares are those in JS's m."""
+    own, other, ratio, mean, label = coefficients
     value = own[:, None] * p
     if DIVERGENCE == JS:
-        log_m = _log_mixture(log_q, log_p, beta) if TEACHER else _log_mixture(log_p, log_q, beta)
-        value += ratio[:, None] * (p * _log_ratio(log_p, log_m, p))
+        log_ratio = _log_to_mixture(p, q, q_share, p_share)
+        value += ratio[:, None] * (p * (log_ratio - mean[:, None]))
     elif (DIVERGENCE == REVERSE_KL) == TEACHER:
         value += other[:, None] * q
     else:
-        value += ratio[:, None] * (p * _log_ratio(log_p, log_q, p))
+        value += ratio[:, None] * (p * (_log_ratio(log_p, log_q, p) - mean[:, None]))
     if DIVERGENCE == DKD:
         value = tl.where(is_label, label[:, None], value)
     return value

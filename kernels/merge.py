@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""merge_ in Triton: semantics as in edufast/ops/merge.py, in one launch.
+"""merge_ in Triton: semantics as in edufast/ops/reference/merge.py, in one launch.
 
 A table of 64-bit numbers goes to the device: the weights, then one entry per tensor with addresses,
 size and types. Tiles of all tensors make one range, which the programs share. Accumulation is in
@@ -16,7 +16,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from edufast.kernels._common import check_processor
 from torch import Tensor
+
+from edufast.ops.reference.merge import Merge
 
 TILE = 1024
 WARPS = 4  # eight elements a thread: 16 bytes of a half type
@@ -212,9 +215,6 @@ def merge_kernel(
             _fill(entry, at, mask)
 
 
-_INTERPRETED = not isinstance(merge_kernel, triton.JITFunction)
-
-
 # --- the table ----------------------------------------------------------------------------------
 
 
@@ -278,16 +278,9 @@ def merge_(
     Raises:
         ValueError: as the operator; also if the tensors are on several devices.
     """
-    from edufast.ops.merge import _checked
-
-    arguments = (targets, sources, weights, keep, fill, moments, moment_weights)
-    _checked(torch.ops.edufast.merge_check.default, *arguments)
+    Merge(targets, sources, weights, keep, fill, moments, moment_weights).check()
+    check_processor("targets[0]", targets[0])
     device = targets[0].device
-    if device.type == "cpu" and not _INTERPRETED:
-        raise ValueError(
-            "merge_: targets[0] is on the CPU, where only Triton's interpreter runs: set "
-            "TRITON_INTERPRET=1 before triton is imported"
-        )
     for i, target in enumerate(targets):
         if target.device != device:
             raise ValueError(f"merge_: targets[{i}] is on {target.device}, targets[0] on {device}; "

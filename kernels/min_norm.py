@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""AEKD's weights in Triton: semantics as in edufast/ops/min_norm.py.
+"""AEKD's weights in Triton: semantics as in edufast/ops/reference/min_norm.py.
 
 Three launches: Gram matrices of many rows each, their sum, and the quadratic program, which one
 small program solves. A program keeps the gradients of one row at a time, in cached memory.
@@ -12,18 +12,29 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from edufast.kernels.kd_loss import _student, _teacher
-from edufast.kernels.kd_loss_tiles import Rows, in_elements, load_student, load_teacher
+from edufast.kernels._common import (
+    Rows,
+    add_to_softmax,
+    check_logits,
+    check_processor,
+    finite,
+    in_elements,
+    load_pair,
+    student_of,
+    teacher_of,
+)
 from torch import Tensor
 
-from edufast.ops.min_norm import (
+from edufast.ops._library import define_like
+from edufast.ops.min_norm import register_min_norm
+from edufast.ops.reference.min_norm import (
     FLOOR,
     ITERATIONS,
     NEGLIGIBLE,
     SIGMA,
     TO_BOUNDARY,
-    Problem,
-    register,
+    Gram,
+    check_weights,
 )
 
 _INF = tl.constexpr(float("inf"))
@@ -37,47 +48,31 @@ _TO_BOUNDARY = tl.constexpr(TO_BOUNDARY)
 
 
 @triton.jit
-def _load_pair(student, teacher, rows, column):
-    """Logits of both on the teacher's slice, -inf elsewhere."""
-    v, mask = load_teacher(teacher, rows, column, rows.valid, student.classes)
-    return tl.where(mask, load_student(student, rows, column), -_INF), v
-
-
-@triton.jit
-def _add_to_softmax(most, total, x, temperature):
-    """One more tile of the row; a row of -inf keeps a sum of 0."""
-    new = tl.maximum(most, tl.max(x, 1))
-    shift = tl.where(new == -_INF, 0.0, new)
-    down = tl.exp((most - shift) / temperature)
-    return new, total * down + tl.sum(tl.exp((x - shift[:, None]) / temperature), 1)
-
-
-@triton.jit
-def _softened(x, most, scale, temperature):
-    shift = tl.where(most == -_INF, 0.0, most)
-    return tl.exp((x - shift[:, None]) / temperature) * scale[:, None]
+def _softened(x, most, scale, inverse_t):
+    return tl.exp((x - finite(most)[:, None]) * inverse_t) * scale[:, None]
 
 
 @triton.jit
 def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
     """T (p - q) over all classes, zero outside the slice and where either side is empty."""
     temperature = teacher.temperature
-    u_most = tl.full([1], -_INF, tl.float32)
-    v_most = tl.full([1], -_INF, tl.float32)
-    u_total = tl.zeros([1], tl.float32)
-    v_total = tl.zeros([1], tl.float32)
+    inverse_t = 1.0 / temperature
+    z_most = tl.full([1], -_INF, tl.float32)
+    t_most = tl.full([1], -_INF, tl.float32)
+    z_sum = tl.zeros([1], tl.float32)
+    t_sum = tl.zeros([1], tl.float32)
     for first in range(0, student.classes, TILE):
-        u, v = _load_pair(student, teacher, rows, first + tl.arange(0, TILE))
-        u_most, u_total = _add_to_softmax(u_most, u_total, u, temperature)
-        v_most, v_total = _add_to_softmax(v_most, v_total, v, temperature)
-    empty = (u_total == 0.0) | (v_total == 0.0)
-    u_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, u_total))
-    v_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, v_total))
+        z, t = load_pair(student, teacher, rows, first + tl.arange(0, TILE), rows.valid)
+        z_most, z_sum = add_to_softmax(z_most, z_sum, z, inverse_t)
+        t_most, t_sum = add_to_softmax(t_most, t_sum, t, inverse_t)
+    empty = (z_sum == 0.0) | (t_sum == 0.0)
+    z_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, z_sum))
+    t_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, t_sum))
     for first in range(0, width, TILE):
         column = first + tl.arange(0, TILE)
-        u, v = _load_pair(student, teacher, rows, column)
-        p = _softened(u, u_most, u_scale, temperature)
-        q = _softened(v, v_most, v_scale, temperature)
+        z, t = load_pair(student, teacher, rows, column, rows.valid)
+        p = _softened(z, z_most, z_scale, inverse_t)
+        q = _softened(t, t_most, t_scale, inverse_t)
         tl.store(grads + column[None, :], p - q)
 
 
@@ -117,16 +112,9 @@ _PROGRAMS = 512  # a constant, so that the sums do not depend on the device
 
 
 def _gradient_gram(*arguments: Any) -> Tensor:
-    p = Problem(*arguments)
-    _check_device(p.student)
-    names = ["student", *(f"teachers[{i}]" for i in range(len(p.teachers)))]
-    for name, x in zip(names, (p.student, *p.teachers), strict=True):
-        if x.device != p.student.device:
-            raise ValueError(f"{name} is on {x.device}; expected {p.student.device}, like student")
-        if x.dtype == torch.float64:
-            raise TypeError(
-                f"{name} is torch.float64; backend 'triton' takes float32, bfloat16 and float16"
-            )
+    p = Gram(*arguments)
+    p.check()
+    check_logits(student=p.student, **{f"teachers[{k}]": t for k, t in enumerate(p.teachers)})
     num_rows, classes = p.student.shape
     k = len(p.teachers)
     if not num_rows:
@@ -137,15 +125,19 @@ def _gradient_gram(*arguments: Any) -> Tensor:
     grads = p.student.new_empty(programs * k * width, dtype=torch.float32)
     partials = p.student.new_empty((programs, size, size), dtype=torch.float32)
     with torch.cuda.device_of(p.student):
-        teachers = tuple(_teacher(p, i, None) for i in range(k))
+        teachers = tuple(
+            teacher_of(t, p.columns[i] if p.columns else None, p.starts[i], p.temperatures[i],
+                       classes, None)
+            for i, t in enumerate(p.teachers)
+        )  # fmt: skip
         _gram_kernel[(programs,)](
-            _student(p.student, None), teachers, grads, partials, num_rows, width,
+            student_of(p.student, None), teachers, grads, partials, num_rows, width,
             K=k, SIZE=size, TILE=tile, CHUNK=min(tile, _HELD // size), num_warps=4,
         )  # fmt: skip
     return partials.sum(0, dtype=torch.float64)[:k, :k].contiguous()
 
 
-# --- the quadratic program: step for step as edufast.ops.min_norm.reference_weights ---------------
+# --- the quadratic program: step for step as edufast.ops.reference.min_norm ---------------
 
 
 @triton.jit
@@ -214,7 +206,8 @@ def _weights_kernel(gram, weights, cap, K: tl.constexpr, SIZE: tl.constexpr, CAP
 
 
 def _min_norm_weights(gram: Tensor, cap: float) -> Tensor:
-    _check_device(gram)
+    check_weights(gram, cap)
+    check_processor("gram", gram)
     k = gram.shape[0]
     weights = gram.new_empty(k, dtype=torch.float32)
     size = triton.next_power_of_2(k)
@@ -225,29 +218,10 @@ def _min_norm_weights(gram: Tensor, cap: float) -> Tensor:
     return weights
 
 
-# --- registration -----------------------------------------------------------------------------
-
-_INTERPRETED = not isinstance(_gram_kernel, triton.JITFunction)
-
-
-def _check_device(x: Tensor) -> None:
-    if not (x.is_cuda or _INTERPRETED):
-        raise ValueError(
-            f"backend 'triton' runs on cuda; the logits are on {x.device.type} (where only "
-            "Triton's interpreter runs: set TRITON_INTERPRET=1 before triton is imported)"
-        )
-
-
-def _define(name: str, forward: Any) -> torch._ops.OpOverload:
-    """An opaque operator with the schema of the one it stands beside, like kd_loss_triton."""
-    operator = getattr(torch.ops.edufast, name).default
-    schema = str(operator._schema).removeprefix(f"edufast::{name}")
-    torch.library.define(f"edufast::{name}_triton", schema)
-    torch.library.impl(f"edufast::{name}_triton", ("cpu", "cuda"), forward)
-    defined: torch._ops.OpOverload = getattr(torch.ops.edufast, f"{name}_triton").default
-    return defined
-
-
-gradient_gram = _define("gradient_gram", _gradient_gram)
-min_norm_weights = _define("min_norm_weights", _min_norm_weights)
-register(gradient_gram, min_norm_weights)
+gradient_gram = define_like(
+    torch.ops.edufast.gradient_gram.default, "gradient_gram_triton", _gradient_gram
+)
+min_norm_weights = define_like(
+    torch.ops.edufast.min_norm_weights.default, "min_norm_weights_triton", _min_norm_weights
+)
+register_min_norm(gradient_gram, min_norm_weights)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fast import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 if "OMP_NUM_THREADS" not in os.environ:

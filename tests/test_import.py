@@ -1,4 +1,7 @@
-"""Importing is free: what a statement or a command does not need, it does not load."""
+"""Importing is free: what a statement or a command does not need, it does not load.
+
+The operators are looked at in tests/ops/test_import.py.
+"""
 
 from __future__ import annotations
 
@@ -47,18 +50,13 @@ def test_torch_is_not_loaded_for(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import edufast.ops",
         "import edufast; [getattr(edufast, name) for name in edufast.__all__]",
         command("recipes"),
         command("train", "quickstrat"),
         command("train", "quickstart", "--set", "training.lr=fast"),
     ],
-    ids=["import edufast.ops", "every public name", "recipes", "a mistyped recipe", "a bad value"],
+    ids=["every public name", "recipes", "a mistyped recipe", "a bad value"],
 )
 def test_little_beyond_torch_is_loaded_for(code: str) -> None:
     modules = loaded(code)
     assert "torch" in modules and not modules & HEAVY
-
-
-def test_triton_is_not_loaded_for_the_operators() -> None:
-    assert "triton" not in loaded("import edufast.ops")

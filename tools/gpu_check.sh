@@ -25,7 +25,7 @@ step() {  # name, seconds allowed, command ...
 
 step build 180 env CMAKE_ARGS="-DEDUFAST_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native" \
   "$python" -m pip install --no-deps --no-build-isolation --no-index --editable .
-step tests 200 "$python" -m pytest tests/ops tests/test_heads.py tests/test_student*.py tests/test_faculty.py -x
+step tests 200 "$python" -m pytest tests/ops tests/models/test_heads.py tests/student tests/teachers/test_faculty.py -x
 step sanitizer 60 compute-sanitizer --error-exitcode 9 "$python" -m pytest -x \
   tests/ops/test_kd_loss_cuda.py -k "gpu_very_many_rows or gpu_bad_labels"
 step bench-kd 80 "$python" -c "import pathlib, edufast.bench.kd_loss as b

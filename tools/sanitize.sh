@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, driven by the operator tests.
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, driven by the operator tests
+# (test_contract.py above all, which calls the operators with wrong numbers).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 build=build/sanitize
+PATH="$(dirname "$python"):$PATH"  # for ninja
 "$python" -m cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-  -DCMAKE_MAKE_PROGRAM="$("$python" -c 'import ninja; print(ninja.BIN_DIR)')/ninja" \
   -DSKBUILD_PROJECT_NAME=edufast -DSKBUILD_PROJECT_VERSION=0 -DPython_EXECUTABLE="$(realpath -s "$python")" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
   -DEDUFAST_CUDA=OFF -DEDUFAST_SANITIZE=address,undefined

@@ -1,55 +1,22 @@
-// DIST on the CPU: which instruction set, which thread takes which rows and columns.
-#include "../common.h"
-#include "dist_loss_rows.h"
+// DIST on the CPU: which thread takes which rows and columns.
+#include "cpu/dist_loss_rows.h"
+#include "cpu/isa.h"
+#include "cpu/scratch.h"
+#include "parallel.h"
 
-#include <memory>
-#include <new>
 #include <vector>
 
-EDUFAST_DECLARE_DIST(baseline)
-#ifdef __x86_64__
-EDUFAST_DECLARE_DIST(x86_64_v3)
-EDUFAST_DECLARE_DIST(x86_64_v4)
-#endif
+EDUFAST_FOR_EACH_ISA(EDUFAST_DECLARE_DIST)
 
 namespace edufast::cpu {
 namespace {
 
-struct Implementation {
-  decltype(&baseline::dist_scratch) scratch;
-  decltype(&baseline::dist_sums) sums;
-  decltype(&baseline::dist_columns) columns;
-  decltype(&baseline::dist_gradient) gradient;
-};
-
-Implementation best_implementation() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("x86-64-v4"))
-    return {x86_64_v4::dist_scratch, x86_64_v4::dist_sums, x86_64_v4::dist_columns,
-            x86_64_v4::dist_gradient};
-  if (__builtin_cpu_supports("x86-64-v3"))
-    return {x86_64_v3::dist_scratch, x86_64_v3::dist_sums, x86_64_v3::dist_columns,
-            x86_64_v3::dist_gradient};
-#endif
-  return {baseline::dist_scratch, baseline::dist_sums, baseline::dist_columns,
-          baseline::dist_gradient};
-}
-
 // Below some ten microseconds of work, waking a thread does not pay.
 constexpr int64_t kLogitsPerThread = 16384;
-
-struct Scratch {
-  static constexpr std::align_val_t kCacheLine{64};
-  explicit Scratch(int64_t bytes) : data(::operator new(bytes, kCacheLine)) {}
-  ~Scratch() { ::operator delete(data, kCacheLine); }
-  Scratch(const Scratch&) = delete;
-  void* data;
-};
 
 }  // namespace
 
 void dist_loss(const DistLoss& p) {
-  static const Implementation implementation = best_implementation();
   const int64_t classes = p.classes, blocks = (p.rows + kDistRows - 1) / kDistRows;
   const int64_t element = p.student.dtype == DType::F64 ? sizeof(double) : sizeof(float);
   double row_total = 0, column_total = 0;
@@ -57,19 +24,19 @@ void dist_loss(const DistLoss& p) {
     std::vector<DistRow> rows(p.rows);
     std::vector<double> correlations(classes);
     const Scratch partials(blocks * 5 * classes * element), columns(4 * classes * element);
-    const DistMemory memory{rows.data(), partials.data, columns.data, correlations.data()};
-    const int64_t bytes = implementation.scratch(p);
+    const DistMemory memory{rows.data(), partials.get(), columns.get(), correlations.data()};
+    const int64_t bytes = EDUFAST_LOOPS(dist_scratch)(p);
     const int64_t grain = 1 + kLogitsPerThread / classes;
 
-    torch::stable::parallel_for(0, blocks, 1 + grain / kDistRows, [&](int64_t begin, int64_t end) {
-      implementation.sums(p, begin, end, memory, Scratch(bytes).data);
+    parallel_for(0, blocks, 1 + grain / kDistRows, [&](int64_t begin, int64_t end) {
+      EDUFAST_LOOPS(dist_sums)(p, begin, end, memory, Scratch(bytes).get());
     });
     const int64_t column_grain = 1 + kLogitsPerThread / blocks;
-    torch::stable::parallel_for(0, classes, column_grain, [&](int64_t begin, int64_t end) {
-      implementation.columns(p, begin, end, memory);
+    parallel_for(0, classes, column_grain, [&](int64_t begin, int64_t end) {
+      EDUFAST_LOOPS(dist_columns)(p, begin, end, memory);
     });
-    torch::stable::parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
-      implementation.gradient(p, begin, end, memory, Scratch(bytes).data);
+    parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
+      EDUFAST_LOOPS(dist_gradient)(p, begin, end, memory, Scratch(bytes).get());
     });
 
     for (const DistRow& row : rows) row_total += 1 - row.correlation;

@@ -2,11 +2,11 @@
 //
 // Pass 1 takes a few rows at a time: their softmaxes, the moments of each row, and the moments of
 // each column over these rows, centred on the spot so that fp32 suffices. Moments of columns over
-// the batch are merged from these in fp64. Pass 2 computes the softmaxes again, which with SIMD costs
-// less than bringing them back from memory, and writes the gradient.
-#include "dist_loss_rows.h"
+// the batch are merged from these in fp64. Pass 2 computes the softmaxes again, which with SIMD
+// costs less than bringing them back from memory, and writes the gradient.
+#include "cpu/dist_loss_rows.h"
 
-#include "kd_loss_loops.h"
+#include "cpu/rows.h"
 
 EDUFAST_DECLARE_DIST(EDUFAST_ISA)
 
@@ -146,8 +146,7 @@ template <class A> class Dist {
     const Vec<A> zero{};
     const bool empty = shift == -kInf<A>;
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> y =
-          empty ? zero : exp((load(x + i, lanes, -kInf<A>) - shift) * inverse_t_);
+      const Vec<A> y = empty ? zero : exp((load(x + i, lanes, -kInf<A>) - shift) * inverse_t_);
       store(e + i, y, lanes);
       sum += y;
     });
@@ -265,9 +264,8 @@ void dist_sums(const DistLoss& problem, int64_t begin, int64_t end, const DistMe
 }
 
 void dist_columns(const DistLoss& problem, int64_t begin, int64_t end, const DistMemory& memory) {
-  with_element(problem, [&](auto a) {
-    Dist<decltype(a)>(problem, memory, nullptr).columns(begin, end);
-  });
+  with_element(problem,
+               [&](auto a) { Dist<decltype(a)>(problem, memory, nullptr).columns(begin, end); });
 }
 
 void dist_gradient(const DistLoss& problem, int64_t begin, int64_t end, const DistMemory& memory,

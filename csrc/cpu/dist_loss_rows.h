@@ -2,7 +2,7 @@
 // once per instruction set.
 #pragma once
 
-#include "../dist_loss.h"
+#include "dist_loss.h"
 
 namespace edufast::cpu {
 
@@ -19,25 +19,25 @@ struct DistRow {
 
 // Memory of a call. Element type A: float, or double where the student is F64.
 struct DistMemory {
-  DistRow* rows;        // (B)
-  void* partials;       // A (blocks of rows, 5, C): mean p, mean q, centred sums of pp, qq and pq
-  void* columns;        // A (4, C): mean p, mean q, and the derivative as above
-  double* correlations; // (C), of the columns
+  DistRow* rows;         // (B)
+  void* partials;        // A (blocks of rows, 5, C): mean p, mean q, centred sums of pp, qq and pq
+  void* columns;         // A (4, C): mean p, mean q, and the derivative as above
+  double* correlations;  // (C), of the columns
 };
 
 }  // namespace edufast::cpu
 
-#define EDUFAST_DECLARE_DIST(isa)                                                              \
-  namespace edufast::isa {                                                                     \
-  /* Bytes of scratch that a call of dist_sums or dist_gradient needs. */                      \
-  int64_t dist_scratch(const DistLoss& problem);                                               \
-  /* Pass 1, blocks [begin, end) of kDistRows rows: fills memory.rows and memory.partials. */  \
-  void dist_sums(const DistLoss& problem, int64_t begin, int64_t end,                          \
-                 const cpu::DistMemory& memory, void* scratch);                                \
-  /* Between the passes, columns [begin, end): partials to columns and correlations. */        \
-  void dist_columns(const DistLoss& problem, int64_t begin, int64_t end,                       \
-                    const cpu::DistMemory& memory);                                            \
-  /* Pass 2, rows [begin, end): writes their gradients. */                                     \
-  void dist_gradient(const DistLoss& problem, int64_t begin, int64_t end,                      \
-                     const cpu::DistMemory& memory, void* scratch);                            \
+#define EDUFAST_DECLARE_DIST(isa)                                                             \
+  namespace edufast::isa {                                                                    \
+  /* Bytes of scratch that a call of dist_sums or dist_gradient needs. */                     \
+  int64_t dist_scratch(const DistLoss& problem);                                              \
+  /* Pass 1, blocks [begin, end) of kDistRows rows: fills memory.rows and memory.partials. */ \
+  void dist_sums(const DistLoss& problem, int64_t begin, int64_t end,                         \
+                 const cpu::DistMemory& memory, void* scratch);                               \
+  /* Between the passes, columns [begin, end): partials to columns and correlations. */       \
+  void dist_columns(const DistLoss& problem, int64_t begin, int64_t end,                      \
+                    const cpu::DistMemory& memory);                                           \
+  /* Pass 2, rows [begin, end): writes their gradients. */                                    \
+  void dist_gradient(const DistLoss& problem, int64_t begin, int64_t end,                     \
+                     const cpu::DistMemory& memory, void* scratch);                           \
   }

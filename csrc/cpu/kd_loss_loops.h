@@ -1,38 +1,11 @@
 // The loops over one block of a row: everything that touches a logit. They know no divergence.
 #pragma once
 
-#include "kd_loss_divergences.h"
+#include "cpu/kd_loss_divergences.h"
+#include "cpu/rows.h"
 
 namespace edufast::EDUFAST_ISA {
 namespace {
-
-template <class A> constexpr DType kDType = sizeof(A) == 4 ? DType::F32 : DType::F64;
-
-// --- loops over one block -----------------------------------------------------------------------
-
-template <class A> A maximum(const A* x, int64_t n) {
-  Vec<A> best = splat(-kInf<A>), more[3] = {best, best, best};
-  int64_t i = 0;
-  for (; i + 4 * kLanes<A> <= n; i += 4 * kLanes<A>) {  // four chains hide the latency
-    const Vec<A> x0 = load(x + i, Whole{});
-    best = x0 > best ? x0 : best;
-    for (int j = 0; j < 3; ++j) {
-      const Vec<A> xj = load(x + i + (j + 1) * kLanes<A>, Whole{});
-      more[j] = xj > more[j] ? xj : more[j];
-    }
-  }
-  for (int j = 0; j < 3; ++j) best = more[j] > best ? more[j] : best;
-  for_vectors<A>(n - i, [&](int64_t j, auto lanes) {
-    const Vec<A> xj = load(x + i + j, lanes, -kInf<A>);
-    best = xj > best ? xj : best;
-  });
-  const A result = max_lanes<A>(best);
-  // Comparisons skip NaN. One among finite numbers spoils the sums; one among -inf is found here.
-  if (result == -kInf<A>)
-    for (i = 0; i < n; ++i)
-      if (x[i] != x[i]) return x[i];
-  return result;
-}
 
 // Logits that will be read soon: their latency hides behind the exponentials of this block. The
 // hardware's own prefetching starts anew on every page, and a row is about a page.
@@ -42,18 +15,18 @@ struct Ahead {
   EDUFAST_INLINE void fetch(int64_t i) const { __builtin_prefetch(logits + i * bytes, 0, 2); }
 };
 
-// Sums over exponentials, for one T and, if asked for, for T = 1.
+// Sums over the exponentials of one side, for one T and, if asked for, for T = 1.
 template <class A> struct Sums {
-  double soft = 0;           // sum e^v with v = (x - shift) / T
-  double cross = 0;          // sum e^v (v - u)
-  double unit = 0;           // sum e^(x - shift)
-  double unit_weighted = 0;  // sum e^(x - shift) (x - shift)
+  double sum = 0;            // of e^v with v = (x - max) / T
+  double cross = 0;          // of e^v (v - u)
+  double unit = 0;           // of e^(x - max)
+  double unit_weighted = 0;  // of e^(x - max) (x - max)
 
-  // The same sums for a shift that is larger by `step`.
+  // The same sums for a maximum that is larger by `step`.
   void rescale(double step, double inverse_t) {
     const double down = __builtin_exp(-step * inverse_t), unit_down = __builtin_exp(-step);
-    cross = down * (cross - step * inverse_t * soft);
-    soft *= down;
+    cross = down * (cross - step * inverse_t * sum);
+    sum *= down;
     unit_weighted = unit_down * (unit_weighted - step * unit);
     unit *= unit_down;
   }
@@ -86,42 +59,42 @@ EDUFAST_INLINE int unit_method(double temperature) {
   return kUnitExp;
 }
 
-// e = e^v and, if asked for, e1 = e^(x - shift); e may be x.
+// e = e^v and, if asked for, e1 = e^(x - max); e may be x.
 template <class A>
-void exponentials(const A* x, int64_t n, A shift, A inverse_t, int unit, A* e, A* e1,
-                          Sums<A>* sums, Ahead ahead) {
+void exponentials(const A* x, int64_t n, A max, A inverse_t, int unit, A* e, A* e1, Sums<A>* sums,
+                  Ahead ahead) {
   with_unit(unit, [&](auto how) {
-    Vec<A> soft{}, units{};
+    Vec<A> sum{}, units{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
       ahead.fetch(i);
-      const Vec<A> centred = load(x + i, lanes, -kInf<A>) - shift;
+      const Vec<A> centred = load(x + i, lanes, -kInf<A>) - max;
       const Vec<A> y = exp(centred * inverse_t);
       store(e + i, y, lanes);
-      soft += y;
+      sum += y;
       if constexpr (how != kNoUnit) {
         const Vec<A> y1 = unit_exp<how, A>(centred, y);
         store(e1 + i, y1, lanes);
         units += y1;
       }
     });
-    sums->soft += sum_lanes<A>(soft);
+    sums->sum += sum_lanes<A>(sum);
     if constexpr (how != kNoUnit) sums->unit += sum_lanes<A>(units);
   });
 }
 
-// f = e^v of a teacher, with the cross sum against u = (z - z_shift) / T; f may be x.
+// f = e^v of a teacher, with the cross sum against u = (z - z_max) / T; f may be t.
 template <class A>
-void exponentials_against(const A* x, int64_t n, A shift, A inverse_t, int unit, A* f, const A* z,
-                          A z_shift, Sums<A>* sums, Ahead ahead) {
+void exponentials_against(const A* t, int64_t n, A t_max, A inverse_t, int unit, A* f, const A* z,
+                          A z_max, Sums<A>* sums, Ahead ahead) {
   with_unit(unit, [&](auto how) {
-    Vec<A> soft{}, cross{}, units{}, weighted{};
+    Vec<A> sum{}, cross{}, units{}, weighted{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
       ahead.fetch(i);
-      const Vec<A> centred = load(x + i, lanes, -kInf<A>) - shift, v = centred * inverse_t;
-      const Vec<A> u = (load(z + i, lanes) - z_shift) * inverse_t;
+      const Vec<A> centred = load(t + i, lanes, -kInf<A>) - t_max, v = centred * inverse_t;
+      const Vec<A> u = (load(z + i, lanes) - z_max) * inverse_t;
       const Vec<A> y = exp(v);
       store(f + i, y, lanes);
-      soft += y;
+      sum += y;
       cross += v == -kInf<A> ? Vec<A>{} : y * (v - u);
       if constexpr (how != kNoUnit) {
         const Vec<A> y1 = unit_exp<how, A>(centred, y);
@@ -129,7 +102,7 @@ void exponentials_against(const A* x, int64_t n, A shift, A inverse_t, int unit,
         weighted += v == -kInf<A> ? Vec<A>{} : y1 * centred;
       }
     });
-    sums->soft += sum_lanes<A>(soft);
+    sums->sum += sum_lanes<A>(sum);
     sums->cross += sum_lanes<A>(cross);
     if constexpr (how != kNoUnit) {
       sums->unit += sum_lanes<A>(units);
@@ -138,38 +111,31 @@ void exponentials_against(const A* x, int64_t n, A shift, A inverse_t, int unit,
   });
 }
 
-// l = v - u, 0 where v = -inf: there the exponential that l multiplies is 0.
+// v - u for v of x and u of y, 0 where v = -inf: there the exponential that it multiplies is 0.
 template <class A>
-void log_ratio(const A* x, A shift, const A* y, A y_shift, A inverse_t, int64_t n, A* l) {
+void log_ratios(const A* x, A x_max, const A* y, A y_max, A inverse_t, int64_t n, A* log_ratio) {
   for_vectors<A>(n, [&](int64_t i, auto lanes) {
-    const Vec<A> v = (load(x + i, lanes) - shift) * inverse_t;
-    const Vec<A> u = (load(y + i, lanes) - y_shift) * inverse_t;
-    store(l + i, v == -kInf<A> ? Vec<A>{} : v - u, lanes);
+    const Vec<A> v = (load(x + i, lanes) - x_max) * inverse_t;
+    const Vec<A> u = (load(y + i, lanes) - y_max) * inverse_t;
+    store(log_ratio + i, v == -kInf<A> ? Vec<A>{} : v - u, lanes);
   });
 }
 
-template <class A> A sum_centred(const A* x, A shift, int64_t n) {
+template <class A> A sum_centred(const A* x, A max, int64_t n) {
   Vec<A> sum{};
-  for_vectors<A>(n, [&](int64_t i, auto lanes) { sum += load(x + i, lanes, shift) - shift; });
+  for_vectors<A>(n, [&](int64_t i, auto lanes) { sum += load(x + i, lanes, max) - max; });
   return sum_lanes<A>(sum);
 }
 
-template <class A> A dot(const A* x, const A* y, int64_t n) {
-  Vec<A> sum{};
-  for_vectors<A>(n, [&](int64_t i, auto lanes) {
-    sum += load(x + i, lanes) * load(y + i, lanes);
-  });
-  return sum_lanes<A>(sum);
-}
-
-// l = log(p / m), r = log(q / m), m = beta q + (1 - beta) p; 0 where the probability is.
+// log(p / m) and log(q / m) with m = beta q + (1 - beta) p; 0 where the probability is.
 template <class A>
-void log_mixture(const A* e, A p_scale, const A* f, A q_scale, A beta, int64_t n, A* l, A* r) {
+void log_ratios_to_mixture(const A* e, A p_scale, const A* f, A q_scale, A beta, A one_minus_beta,
+                           int64_t n, A* p_log_ratio, A* q_log_ratio) {
   for_vectors<A>(n, [&](int64_t i, auto lanes) {
     const Vec<A> p = load(e + i, lanes) * p_scale, q = load(f + i, lanes) * q_scale;
-    const Vec<A> m = beta * q + (1 - beta) * p;
-    store(l + i, p > 0 ? log(p / m) : Vec<A>{}, lanes);
-    store(r + i, q > 0 ? log(q / m) : Vec<A>{}, lanes);
+    const Vec<A> m = beta * q + one_minus_beta * p;
+    store(p_log_ratio + i, p > 0 ? log(p / m) : Vec<A>{}, lanes);
+    store(q_log_ratio + i, q > 0 ? log(q / m) : Vec<A>{}, lanes);
   });
 }
 
@@ -183,12 +149,13 @@ void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, int64_t 
   });
 }
 
-// ... then g += e (own + log (l - mean)) + f other for each teacher.
+// ... then g += e (own + ratio (log_ratio - mean)) + f other for each teacher.
 template <class A>
-void accumulate(const Coefficients<A>& c, const A* e, const A* f, const A* l, int64_t n, A* g) {
-  if (c.log != 0) {
+void add_gradient(const Coefficients<A>& c, const A* e, const A* f, const A* log_ratio, int64_t n,
+                  A* g) {
+  if (c.ratio != 0) {
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> own = c.own + c.log * (load(l + i, lanes) - c.mean);
+      const Vec<A> own = c.own + c.ratio * (load(log_ratio + i, lanes) - c.mean);
       const Vec<A> sum = load(g + i, lanes) + load(f + i, lanes) * c.other;
       store(g + i, sum + load(e + i, lanes) * own, lanes);
     });
@@ -204,35 +171,5 @@ void accumulate(const Coefficients<A>& c, const A* e, const A* f, const A* l, in
   }
 }
 
-// --- reading and writing ------------------------------------------------------------------------
-
-// Columns [j, j + n) of a slice of one row: in place where the memory is what the loops read, else
-// widened (and gathered) into `buffer`.
-template <class A>
-const A* read(const Logits& logits, int64_t row, int64_t start, const int64_t* columns, int64_t j,
-              int64_t n, A* buffer) {
-  const int64_t stride = logits.col_stride;
-  if (!columns && stride == 1 && logits.dtype == kDType<A>)
-    return static_cast<const A*>(logits.data) + row * logits.row_stride + start + j;
-  with_dtype(logits.dtype, [&](auto* type) {
-    const auto* x = static_cast<decltype(type)>(const_cast<void*>(logits.data)) +
-                    row * logits.row_stride;
-    if (columns) {
-      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[columns[j + i] * stride]));
-    } else if (stride == 1) {
-      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[start + j + i]));
-    } else {
-      for (int64_t i = 0; i < n; ++i) buffer[i] = A(widen(x[(start + j + i) * stride]));
-    }
-  });
-  return buffer;
-}
-
-template <class A> void write(const A* x, int64_t n, DType dtype, void* y, int64_t offset) {
-  with_dtype(dtype, [&](auto* type) {
-    auto* out = static_cast<decltype(type)>(y) + offset;
-    for (int64_t i = 0; i < n; ++i) narrow(x[i], out + i);
-  });
-}
 }  // namespace
 }  // namespace edufast::EDUFAST_ISA

@@ -2,7 +2,7 @@
 // once per instruction set.
 #pragma once
 
-#include "../kd_loss.h"
+#include "kd_loss.h"
 
 #define EDUFAST_DECLARE_ROWS(isa)                                                              \
   namespace edufast::isa {                                                                     \

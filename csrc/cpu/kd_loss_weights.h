@@ -2,7 +2,8 @@
 // does not know it.
 #pragma once
 
-#include "kd_loss_simd.h"
+#include "cpu/simd.h"
+#include "kd_loss.h"
 
 namespace edufast::EDUFAST_ISA {
 namespace {

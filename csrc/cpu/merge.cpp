@@ -1,26 +1,15 @@
-// merge_ on the CPU: which instruction set, which thread takes which blocks.
-#include "../common.h"
-#include "merge_blocks.h"
+// merge_ on the CPU: which thread takes which blocks.
+#include "cpu/isa.h"
+#include "cpu/merge_blocks.h"
+#include "parallel.h"
 
 #include <algorithm>
 #include <vector>
 
-EDUFAST_DECLARE_MERGE_RANGE(baseline)
-#ifdef __x86_64__
-EDUFAST_DECLARE_MERGE_RANGE(x86_64_v3)
-EDUFAST_DECLARE_MERGE_RANGE(x86_64_v4)
-#endif
+EDUFAST_FOR_EACH_ISA(EDUFAST_DECLARE_MERGE_RANGE)
 
 namespace edufast::cpu {
 namespace {
-
-decltype(&baseline::merge_range) best_implementation() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("x86-64-v4")) return x86_64_v4::merge_range;
-  if (__builtin_cpu_supports("x86-64-v3")) return x86_64_v3::merge_range;
-#endif
-  return baseline::merge_range;
-}
 
 // A thread gets at least some fifty microseconds of work: less does not pay for waking it, and for
 // waiting until it runs on a machine that is busy.
@@ -31,7 +20,7 @@ constexpr int64_t kStreamedElements = 1 << 24;
 }  // namespace
 
 void merge(const Merge& p) {
-  static const auto merge_range = best_implementation();
+  const auto merge_range = EDUFAST_LOOPS(merge_range);
   // All tensors make one range of blocks, cut into equal parts: hundreds of small tensors cost one
   // parallel region, and one large tensor occupies every thread.
   std::vector<int64_t> first_block(p.num_items + 1, 0);
@@ -43,7 +32,7 @@ void merge(const Merge& p) {
   const int64_t blocks = first_block.back();
   const int64_t grain = 1 + blocks * kElementsPerThread / (elements + 1);
   const bool stream = elements > kStreamedElements;
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
     int64_t i = std::upper_bound(first_block.begin(), first_block.end(), begin) -
                 first_block.begin() - 1;
     for (; i < p.num_items && first_block[i] < end; ++i) {

@@ -1,8 +1,8 @@
 // The loops of merge_, compiled once per instruction set (cmake/cpu_isa.cmake), without fused
 // multiply-adds: every backend and every instruction set gives the same bits.
-#include "merge_blocks.h"
+#include "cpu/merge_blocks.h"
 
-#include "elements.h"
+#include "cpu/half.h"
 
 EDUFAST_DECLARE_MERGE_RANGE(EDUFAST_ISA)
 
@@ -17,27 +17,27 @@ template <class F> void for_blocks(int64_t begin, int64_t size, F body) {
     body(begin, end - begin < kMergeBlock ? end - begin : kMergeBlock);
 }
 
-template <class F> void with_float(Element type, F f) {
+template <class F> void with_float(DType type, F f) {
   switch (type) {
-    case Element::F32: return f.template operator()<float>();
-    case Element::BF16: return f.template operator()<BFloat16>();
-    case Element::F16: return f.template operator()<Half>();
+    case DType::F32: return f.template operator()<float>();
+    case DType::BF16: return f.template operator()<BFloat16>();
+    case DType::F16: return f.template operator()<Half>();
     default: return f.template operator()<double>();
   }
 }
 
-template <class F> void with_integer(Element type, F f) {
+template <class F> void with_integer(DType type, F f) {
   switch (type) {
-    case Element::I64: return f.template operator()<int64_t>();
-    case Element::I32: return f.template operator()<int32_t>();
-    case Element::I16: return f.template operator()<int16_t>();
-    case Element::I8: return f.template operator()<int8_t>();
+    case DType::I64: return f.template operator()<int64_t>();
+    case DType::I32: return f.template operator()<int32_t>();
+    case DType::I16: return f.template operator()<int16_t>();
+    case DType::I8: return f.template operator()<int8_t>();
     default: return f.template operator()<uint8_t>();
   }
 }
 
 const char* at(const MergeSource& source, int64_t begin) {
-  return static_cast<const char*>(source.data) + begin * element_bytes(source.type);
+  return static_cast<const char*>(source.data) + begin * bytes_of(source.type);
 }
 
 // Stores that do not first read the line they overwrite: a third less traffic for a copy.
@@ -79,7 +79,7 @@ void stream_fence() {
 
 // acc = weight * x, or acc += weight * x.
 template <bool first, class A>
-void accumulate(const void* data, Element type, A weight, A* __restrict acc, int64_t size) {
+void accumulate(const void* data, DType type, A weight, A* __restrict acc, int64_t size) {
   with_float(type, [&]<class T>() {
     const T* x = static_cast<const T*>(data);
     for (int64_t i = 0; i < size; ++i) {
@@ -89,7 +89,7 @@ void accumulate(const void* data, Element type, A weight, A* __restrict acc, int
   });
 }
 
-template <class A> void store(const A* __restrict acc, void* data, Element type, int64_t size) {
+template <class A> void store(const A* __restrict acc, void* data, DType type, int64_t size) {
   with_float(type, [&]<class T>() {
     T* y = static_cast<T*>(data);
     for (int64_t i = 0; i < size; ++i) narrow(acc[i], y + i);
@@ -100,16 +100,14 @@ template <class A> void store(const A* __restrict acc, void* data, Element type,
 template <class A>
 void average_mixed(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
   alignas(64) A acc[kMergeBlock];
-  void* target = static_cast<char*>(item.data) + begin * element_bytes(item.type);
+  void* target = static_cast<char*>(item.data) + begin * bytes_of(item.type);
   // A target that is not kept is not read: it may be uninitialised memory, NaN for instance.
   if (p.keep != 0) accumulate<true>(target, item.type, static_cast<A>(p.keep), acc, size);
   for (int32_t n = 0; n < p.num_sources; ++n) {
     const MergeSource& source = item.sources[n];
     const A weight = static_cast<A>(p.weights[n]);
-    if (n == 0 && p.keep == 0)
-      accumulate<true>(at(source, begin), source.type, weight, acc, size);
-    else
-      accumulate<false>(at(source, begin), source.type, weight, acc, size);
+    if (n == 0 && p.keep == 0) accumulate<true>(at(source, begin), source.type, weight, acc, size);
+    else accumulate<false>(at(source, begin), source.type, weight, acc, size);
   }
   store(acc, target, item.type, size);
 }
@@ -178,15 +176,14 @@ bool average_one_type(const Merge& p, const MergeItem& item, int64_t begin, int6
 }
 
 void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size, bool stream) {
-  bool one_type = true, any_double = item.type == Element::F64;
+  bool one_type = true, any_double = item.type == DType::F64;
   for (int32_t n = 0; n < p.num_sources; ++n) {
     one_type &= item.sources[n].type == item.type;
-    any_double |= item.sources[n].type == Element::F64;
+    any_double |= item.sources[n].type == DType::F64;
   }
-  if (one_type && item.type == Element::F32 &&
-      average_one_type<float>(p, item, begin, size, stream))
+  if (one_type && item.type == DType::F32 && average_one_type<float>(p, item, begin, size, stream))
     return;
-  if (one_type && item.type == Element::BF16 &&
+  if (one_type && item.type == DType::BF16 &&
       average_one_type<BFloat16>(p, item, begin, size, stream))
     return;
   for_blocks(begin, size, [&](int64_t b, int64_t n) {
@@ -197,7 +194,7 @@ void average(const Merge& p, const MergeItem& item, int64_t begin, int64_t size,
 // --- the other rules ----------------------------------------------------------------------------
 
 void copy(const MergeItem& item, int64_t begin, int64_t size, bool stream) {
-  const int64_t bytes = element_bytes(item.type);
+  const int64_t bytes = bytes_of(item.type);
   char* target = static_cast<char*>(item.data) + begin * bytes;
   const char* source = at(item.sources[0], begin);
   size *= bytes;
@@ -244,15 +241,15 @@ void fill(const MergeItem& item, int64_t begin, int64_t size) {
 // E[x] = sum w_n m_n and Var[x] = sum w_n (v_n + (m_n - E[x])^2): no difference of large numbers.
 void moments(const Merge& p, const MergeItem& item, int64_t begin, int64_t size) {
   double mean[kMergeBlock], variance[kMergeBlock], center[kMergeBlock];
-  char* means = static_cast<char*>(item.data) + begin * element_bytes(item.type);
-  char* variances = static_cast<char*>(item.variance) + begin * element_bytes(item.variance_type);
+  char* means = static_cast<char*>(item.data) + begin * bytes_of(item.type);
+  char* variances = static_cast<char*>(item.variance) + begin * bytes_of(item.variance_type);
   for (int64_t i = 0; i < size; ++i) mean[i] = variance[i] = 0;
   if (p.keep != 0) accumulate<false>(means, item.type, p.keep, mean, size);
   for (int32_t n = 0; n < p.num_sources; ++n) {
     const MergeSource& m = item.sources[n];
     accumulate<false>(at(m, begin), m.type, p.moment_weights[n], mean, size);
   }
-  const auto add = [&](const void* m, Element m_type, const void* v, Element v_type, double w) {
+  const auto add = [&](const void* m, DType m_type, const void* v, DType v_type, double w) {
     accumulate<true>(m, m_type, 1.0, center, size);
     for (int64_t i = 0; i < size; ++i) {
       const double away = center[i] - mean[i];

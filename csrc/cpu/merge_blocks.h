@@ -2,13 +2,13 @@
 // per instruction set.
 #pragma once
 
-#include "../merge.h"
+#include "merge.h"
 
 namespace edufast::cpu {
 // Threads take parts of items that begin at multiples of this many elements; accumulators of this
 // size stay in L1.
 constexpr int64_t kMergeBlock = 1024;
-}
+}  // namespace edufast::cpu
 
 #define EDUFAST_DECLARE_MERGE_RANGE(isa)                                                     \
   namespace edufast::isa {                                                                   \

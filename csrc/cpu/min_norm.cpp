@@ -1,42 +1,17 @@
 // AEKD's weights on the CPU: which thread takes which rows; the small quadratic program.
-#include "../common.h"
-#include "min_norm_rows.h"
+#include "cpu/isa.h"
+#include "cpu/min_norm_rows.h"
+#include "cpu/scratch.h"
+#include "parallel.h"
 
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <vector>
 
-EDUFAST_DECLARE_GRAM(baseline)
-#ifdef __x86_64__
-EDUFAST_DECLARE_GRAM(x86_64_v3)
-EDUFAST_DECLARE_GRAM(x86_64_v4)
-#endif
+EDUFAST_FOR_EACH_ISA(EDUFAST_DECLARE_GRAM)
 
 namespace edufast::cpu {
 namespace {
-
-struct Implementation {
-  decltype(&baseline::gram_scratch) scratch;
-  decltype(&baseline::gram_rows) rows;
-};
-
-Implementation best_implementation() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("x86-64-v4")) return {x86_64_v4::gram_scratch, x86_64_v4::gram_rows};
-  if (__builtin_cpu_supports("x86-64-v3")) return {x86_64_v3::gram_scratch, x86_64_v3::gram_rows};
-#endif
-  return {baseline::gram_scratch, baseline::gram_rows};
-}
-
-void check_columns(const GradientGram& p) {
-  for (int64_t k = 0; k < p.num_teachers; ++k) {
-    const Teacher& t = p.teachers[k];
-    for (int64_t j = 0; t.columns && j < t.classes; ++j)
-      STD_TORCH_CHECK(t.columns[j] >= 0 && t.columns[j] < p.classes, "columns[", k, "] names class ",
-                      t.columns[j], "; expected 0 to ", p.classes - 1);
-  }
-}
 
 // Rows that are summed together, whatever the number of threads: the same bits for all.
 constexpr int64_t kRows = 16;
@@ -46,19 +21,15 @@ constexpr int64_t kLogitsPerThread = 32768;
 }  // namespace
 
 void gradient_gram(const GradientGram& p) {
-  static const Implementation implementation = best_implementation();
-  check_columns(p);
   const int64_t k = p.num_teachers, blocks = (p.rows + kRows - 1) / kRows;
   std::vector<double> partials(blocks * k * k);
-  const int64_t bytes = implementation.scratch(p);
+  const int64_t bytes = EDUFAST_LOOPS(gram_scratch)(p);
   const int64_t grain = 1 + kLogitsPerThread / (kRows * (k + 1) * p.classes);
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    constexpr std::align_val_t kCacheLine{64};
-    void* scratch = ::operator new(bytes, kCacheLine);
+  parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(bytes);
     for (int64_t b = begin; b < end; ++b)
-      implementation.rows(p, b * kRows, std::min(p.rows, (b + 1) * kRows), &partials[b * k * k],
-                          scratch);
-    ::operator delete(scratch, kCacheLine);
+      EDUFAST_LOOPS(gram_rows)(p, b * kRows, std::min(p.rows, (b + 1) * kRows),
+                               &partials[b * k * k], scratch.get());
   });
   for (int64_t i = 0; i < k; ++i)
     for (int64_t j = 0; j <= i; ++j) {
@@ -68,15 +39,15 @@ void gradient_gram(const GradientGram& p) {
     }
 }
 
-// --- the quadratic program: step for step as `reference_weights` ----------------------------------
+// --- the quadratic program: step for step as `reference_weights` --------------------------------
 
 namespace {
 
 constexpr int kIterations = 24;
 constexpr double kSigma = 0.1, kFloor = 1e-13, kToBoundary = 0.99, kNegligible = 1e-6;
 
-// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by its
-// Cholesky factor.
+// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by
+// its Cholesky factor.
 void solve(int n, double (*m)[kMaxTeachers], double* x, double* y) {
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j <= i; ++j) {

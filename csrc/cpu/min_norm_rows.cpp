@@ -2,9 +2,9 @@
 //
 // Of a row, the K gradients lie side by side, each over all classes, so that slices need no care
 // when they are multiplied. Long rows are taken in strips, their exponentials computed again.
-#include "min_norm_rows.h"
+#include "cpu/min_norm_rows.h"
 
-#include "kd_loss_loops.h"
+#include "cpu/rows.h"
 
 EDUFAST_DECLARE_GRAM(EDUFAST_ISA)
 

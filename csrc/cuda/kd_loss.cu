@@ -77,8 +77,8 @@ void kd_loss(const KDLoss& p, void* workspace, void* stream) {
   plan.launch.token = next_token();
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (plan.prepare_blocks > 0) {
-    prepare_kernel<<<plan.prepare_blocks, kMaxThreads, kPrepareShared, cuda_stream>>>(
-        p, plan.launch);
+    prepare_kernel<<<plan.prepare_blocks, kMaxThreads, kPrepareShared, cuda_stream>>>(p,
+                                                                                      plan.launch);
     check(cudaGetLastError());
   }
 

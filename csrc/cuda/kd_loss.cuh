@@ -37,10 +37,8 @@ __device__ int count_all_labels(const KDLoss& p, const Launch& launch) {
 }
 
 __device__ void store_loss(const KDLoss& p, int64_t at, double loss) {
-  if (p.student.dtype == DType::F64)
-    static_cast<double*>(p.loss)[at] = loss;
-  else
-    static_cast<float*>(p.loss)[at] = static_cast<float>(loss);
+  if (p.student.dtype == DType::F64) static_cast<double*>(p.loss)[at] = loss;
+  else static_cast<float*>(p.loss)[at] = static_cast<float>(loss);
 }
 
 // The loss is reduced in the same launch, without memory that somebody would have to clear first:
@@ -98,14 +96,14 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 template <class Real, Divergence D, bool WarpPerRow, bool Vectors>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2) kd_loss_kernel(
-    const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
+__global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2)
+    kd_loss_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
   Real scale = 1;
   if (p.reduction == Reduction::Mean) {
     const int count = count_all_labels(p, launch);
     scale = Real(1) / (count > 0 ? count : 1);
   }
-  RowLoss<Real, D, WarpPerRow, Vectors> row_loss(p, launch, scale, dynamic_shared());
+  Group<Real, D, WarpPerRow, Vectors> group(p, launch, dynamic_shared());
   // Neighbouring rows go to different multiprocessors, so that few rows use all of them.
   int64_t row = blockIdx.x, rows = gridDim.x;
   if (WarpPerRow) {
@@ -117,12 +115,10 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2) kd_los
   }
   double sum = 0;
   for (; row < p.rows; row += rows) {
-    const Real loss = row_loss.run(row);
-    if (!row_loss.leads()) continue;
-    if (p.reduction == Reduction::None)
-      store_loss(p, row, loss);
-    else
-      sum += loss;
+    const Real loss = run_row(group, row, scale);
+    if (!group.leads()) continue;
+    if (p.reduction == Reduction::None) store_loss(p, row, loss);
+    else sum += loss;
   }
   if (!WarpPerRow) Cluster::sync();  // nobody leaves while others may read its shared memory
   if (p.reduction != Reduction::None) reduce_blocks(p, launch, sum, scale);

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/kd_loss_terms.cuh"
+#include "cuda/kd_loss_tables.cuh"
 #include "cuda/rows.cuh"
 
 namespace edufast::cuda {
@@ -77,7 +77,7 @@ inline Workspace carve_workspace(void* memory) {
 // Whether 16-byte accesses reach the classes c, c + 1, ... c + 7 of every row for c a multiple of
 // 8, and each such eight is inside or outside the slice [first, last).
 inline bool allows_vectors(const Logits& x, int64_t first, int64_t last) {
-  const int64_t size = size_of(x.dtype);
+  const int64_t size = bytes_of(x.dtype);
   return x.dtype != DType::F64 && x.col_stride == 1 && first % kVector == 0 &&
          last % kVector == 0 && reinterpret_cast<int64_t>(x.data) % 16 == 0 &&
          x.row_stride * size % 16 == 0;
@@ -91,8 +91,8 @@ inline bool allows_vectors(const KDLoss& p) {
     const int64_t last = int64_t(t.start) + t.classes;
     all = all && !t.columns && allows_vectors(t.logits, t.start, last);
     if (t.grad)
-      all = all && allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start,
-                                  last);
+      all = all &&
+            allows_vectors({t.grad, t.classes, 1, stored_grad(t.logits.dtype)}, t.start, last);
   }
   return all;
 }
@@ -168,8 +168,8 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
   const int64_t per_processor = std::clamp<int64_t>(
       device.shared_per_processor / (plan.shared_bytes + 1024), 1, kResidentThreads / plan.threads);
   const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
-  plan.blocks =
-      static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) * plan.cluster;
+  plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
+                plan.cluster;
   return plan;
 }
 

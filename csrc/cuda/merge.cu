@@ -23,8 +23,8 @@ int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t strea
   Table table;
   const int64_t last = pack_merge(p, first, table);
   int resident = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, merge_kernel<Table>,
-                                                      kMergeThreads, 0));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, merge_kernel<Table>, kMergeThreads,
+                                                      0));
   const int blocks = std::min(table.header.num_tiles, resident * processors);
   merge_kernel<<<blocks, kMergeThreads, 0, stream>>>(table);
   check(cudaGetLastError());
@@ -34,10 +34,6 @@ int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t strea
 }  // namespace
 
 void merge(const Merge& p, void* stream) {
-  if (p.num_sources > kMaxMergeSources)
-    throw std::runtime_error("merge_: there are " + std::to_string(p.num_sources) +
-                             " lists of sources; expected at most " +
-                             std::to_string(kMaxMergeSources) + " on CUDA");
   int device = 0, processors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
@@ -48,8 +44,7 @@ void merge(const Merge& p, void* stream) {
     launch<SmallMergeTable>(p, 0, processors, cuda_stream);
     return;
   }
-  for (int64_t i = 0; i < p.num_items;)
-    i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
+  for (int64_t i = 0; i < p.num_items;) i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
 }
 
 }  // namespace edufast::cuda

@@ -13,7 +13,6 @@
 
 namespace edufast::cuda {
 
-constexpr int kMaxMergeSources = 32;
 constexpr int kMergeThreads = 256;
 constexpr int kMergeVector = 8;  // elements of a thread: 16 bytes of a half type
 constexpr int64_t kMergeTile = 4 * kMergeThreads * kMergeVector;
@@ -27,7 +26,7 @@ struct MergeEntry {
   int64_t size;
   int32_t first_tile;
   Rule rule;
-  Element type;
+  DType type;
   bool copy, vectors;  // 16-byte accesses are aligned
 };
 
@@ -39,7 +38,7 @@ union MergeSlot {
 struct MergeHeader {
   int32_t num_entries, num_tiles, num_sources;
   double keep;
-  double weights[kMaxMergeSources], moment_weights[kMaxMergeSources];
+  double weights[kMaxCudaSources], moment_weights[kMaxCudaSources];
 };
 
 // Kernel parameters hold 32764 bytes (CUDA 12.1, Volta); a short list does not pay for the copy.
@@ -66,33 +65,33 @@ struct MergeRows {
     const char* slots = bytes + header.num_entries * sizeof(MergeEntry);
     return reinterpret_cast<const MergeSlot*>(slots)[i * header.num_sources + n];
   }
-  __host__ __device__ Element type(int i, int n) const {
+  __host__ __device__ DType type(int i, int n) const {
     const char* types = bytes + header.num_entries *
                                     (sizeof(MergeEntry) + header.num_sources * sizeof(MergeSlot));
-    return reinterpret_cast<const Element*>(types)[i * header.num_sources + n];
+    return reinterpret_cast<const DType*>(types)[i * header.num_sources + n];
   }
 };
 
 // --- elements -----------------------------------------------------------------------------------
 
 template <class A>
-__device__ __forceinline__ A load_element(const char* data, Element type, int64_t i) {
+__device__ __forceinline__ A load_element(const char* data, DType type, int64_t i) {
   switch (type) {
-    case Element::F32: return reinterpret_cast<const float*>(data)[i];
-    case Element::BF16: return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]);
-    case Element::F16: return __half2float(reinterpret_cast<const __half*>(data)[i]);
+    case DType::F32: return reinterpret_cast<const float*>(data)[i];
+    case DType::BF16: return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]);
+    case DType::F16: return __half2float(reinterpret_cast<const __half*>(data)[i]);
     default: return static_cast<A>(reinterpret_cast<const double*>(data)[i]);
   }
 }
 
 template <class A>
-__device__ __forceinline__ void store_element(A x, char* data, Element type, int64_t i) {
+__device__ __forceinline__ void store_element(A x, char* data, DType type, int64_t i) {
   switch (type) {
-    case Element::F32: reinterpret_cast<float*>(data)[i] = static_cast<float>(x); break;
-    case Element::BF16:
+    case DType::F32: reinterpret_cast<float*>(data)[i] = static_cast<float>(x); break;
+    case DType::BF16:
       reinterpret_cast<__nv_bfloat16*>(data)[i] = __float2bfloat16_rn(static_cast<float>(x));
       break;
-    case Element::F16:
+    case DType::F16:
       reinterpret_cast<__half*>(data)[i] = __float2half_rn(static_cast<float>(x));
       break;
     default: reinterpret_cast<double*>(data)[i] = x;
@@ -117,9 +116,9 @@ __device__ __forceinline__ void store_raw(const T (&x)[kMergeVector], char* data
     reinterpret_cast<uint4*>(data + i * sizeof(T))[k] = raw[k];
 }
 
-__device__ __forceinline__ void load_vector(const char* data, Element type, int64_t i,
+__device__ __forceinline__ void load_vector(const char* data, DType type, int64_t i,
                                             float (&x)[kMergeVector]) {
-  if (type == Element::F32) return load_raw(data, i, x);
+  if (type == DType::F32) return load_raw(data, i, x);
   uint16_t bits[kMergeVector];
   load_raw(data, i, bits);
 #pragma unroll
@@ -127,9 +126,9 @@ __device__ __forceinline__ void load_vector(const char* data, Element type, int6
     x[k] = load_element<float>(reinterpret_cast<const char*>(bits), type, k);
 }
 
-__device__ __forceinline__ void store_vector(const float (&x)[kMergeVector], char* data,
-                                             Element type, int64_t i) {
-  if (type == Element::F32) return store_raw(x, data, i);
+__device__ __forceinline__ void store_vector(const float (&x)[kMergeVector], char* data, DType type,
+                                             int64_t i) {
+  if (type == DType::F32) return store_raw(x, data, i);
   uint16_t bits[kMergeVector];
 #pragma unroll
   for (int k = 0; k < kMergeVector; ++k)
@@ -166,18 +165,17 @@ __device__ void average_elements(const MergeRows& rows, int e, int64_t begin, in
 #pragma unroll 1
   for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads) {
     A acc[1];
-    average(rows, e, acc, [i](const char* data, Element type, A(&x)[1]) {
-      x[0] = load_element<A>(data, type, i);
-    });
+    average(rows, e, acc,
+            [i](const char* data, DType type, A(&x)[1]) { x[0] = load_element<A>(data, type, i); });
     store_element(acc[0], entry.data, entry.type, i);
   }
 }
 
 __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
   const MergeEntry& entry = rows.entry(e);
-  bool in_double = entry.type == Element::F64;
+  bool in_double = entry.type == DType::F64;
 #pragma unroll 1
-  for (int n = 0; n < rows.header.num_sources; ++n) in_double |= rows.type(e, n) == Element::F64;
+  for (int n = 0; n < rows.header.num_sources; ++n) in_double |= rows.type(e, n) == DType::F64;
   if (in_double) return average_elements<double>(rows, e, begin, end);
   if (entry.vectors) {
     const int64_t whole = begin + (end - begin) / kMergeVector * kMergeVector;
@@ -185,7 +183,7 @@ __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin,
     for (int64_t i = begin + threadIdx.x * kMergeVector; i < whole;
          i += kMergeThreads * kMergeVector) {
       float acc[kMergeVector];
-      average(rows, e, acc, [i](const char* data, Element type, float(&x)[kMergeVector]) {
+      average(rows, e, acc, [i](const char* data, DType type, float (&x)[kMergeVector]) {
         load_vector(data, type, i, x);
       });
       store_vector(acc, entry.data, entry.type, i);
@@ -193,12 +191,6 @@ __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin,
     begin = whole;
   }
   average_elements<float>(rows, e, begin, end);
-}
-
-__device__ inline int bytes_of(Element type) {
-  if (type == Element::F64 || type == Element::I64) return 8;
-  if (type == Element::F32 || type == Element::I32) return 4;
-  return type == Element::I8 || type == Element::U8 ? 1 : 2;
 }
 
 template <class T>
@@ -211,7 +203,7 @@ __device__ void copy_line(const char* source, char* target, int64_t begin, int64
 __device__ inline void copy_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
   const MergeEntry& entry = rows.entry(e);
   const char* source = rows.slot(e, 0).source;
-  const int bytes = bytes_of(entry.type);
+  const int bytes = static_cast<int>(bytes_of(entry.type));
   if (entry.vectors) {
     copy_line<uint4>(source, entry.data, begin * bytes / 16, end * bytes / 16);
     begin = end * bytes / 16 * 16 / bytes;  // the rest is less than 16 bytes
@@ -240,10 +232,10 @@ __device__ void largest_line(const MergeRows& rows, int e, int64_t begin, int64_
 
 __device__ inline void largest_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
   switch (rows.entry(e).type) {
-    case Element::I64: return largest_line<int64_t>(rows, e, begin, end);
-    case Element::I32: return largest_line<int32_t>(rows, e, begin, end);
-    case Element::I16: return largest_line<int16_t>(rows, e, begin, end);
-    case Element::I8: return largest_line<int8_t>(rows, e, begin, end);
+    case DType::I64: return largest_line<int64_t>(rows, e, begin, end);
+    case DType::I32: return largest_line<int32_t>(rows, e, begin, end);
+    case DType::I16: return largest_line<int16_t>(rows, e, begin, end);
+    case DType::I8: return largest_line<int8_t>(rows, e, begin, end);
     default: return largest_line<uint8_t>(rows, e, begin, end);
   }
 }
@@ -259,11 +251,11 @@ __device__ inline void fill_tile(const MergeRows& rows, int e, int64_t begin, in
   const MergeEntry& entry = rows.entry(e);
   const double value = rows.slot(e, 0).fill;
   switch (entry.type) {
-    case Element::I64: return fill_line<int64_t>(entry.data, value, begin, end);
-    case Element::I32: return fill_line<int32_t>(entry.data, value, begin, end);
-    case Element::I16: return fill_line<int16_t>(entry.data, value, begin, end);
-    case Element::I8: return fill_line<int8_t>(entry.data, value, begin, end);
-    case Element::U8: return fill_line<uint8_t>(entry.data, value, begin, end);
+    case DType::I64: return fill_line<int64_t>(entry.data, value, begin, end);
+    case DType::I32: return fill_line<int32_t>(entry.data, value, begin, end);
+    case DType::I16: return fill_line<int16_t>(entry.data, value, begin, end);
+    case DType::I8: return fill_line<int8_t>(entry.data, value, begin, end);
+    case DType::U8: return fill_line<uint8_t>(entry.data, value, begin, end);
     default:
 #pragma unroll 1
       for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads)

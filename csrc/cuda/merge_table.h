@@ -13,7 +13,7 @@ inline int merge_entries(const MergeItem& item) { return item.rule == Rule::Mome
 // How many entries fit: 976 with one list of sources, 537 with four.
 template <class Table>
 constexpr int merge_capacity(int num_sources) {
-  const size_t bytes = sizeof(MergeEntry) + num_sources * (sizeof(MergeSlot) + sizeof(Element));
+  const size_t bytes = sizeof(MergeEntry) + num_sources * (sizeof(MergeSlot) + sizeof(DType));
   return static_cast<int>(Table::kBytes / bytes);
 }
 
@@ -33,11 +33,15 @@ int64_t pack_merge(const Merge& p, int64_t first, Table& table) {
 
   auto* entries = reinterpret_cast<MergeEntry*>(table.bytes);
   auto* slots = reinterpret_cast<MergeSlot*>(entries + h.num_entries);
-  auto* types = reinterpret_cast<Element*>(slots + int64_t{h.num_entries} * p.num_sources);
-  const auto put = [&](const MergeItem& item, void* data, Element type,
-                       const MergeSource* sources) {
-    MergeEntry entry{static_cast<char*>(data), item.size, h.num_tiles, item.rule, type,
-                     is_copy(p, item), reinterpret_cast<uintptr_t>(data) % 16 == 0};
+  auto* types = reinterpret_cast<DType*>(slots + int64_t{h.num_entries} * p.num_sources);
+  const auto put = [&](const MergeItem& item, void* data, DType type, const MergeSource* sources) {
+    MergeEntry entry{static_cast<char*>(data),
+                     item.size,
+                     h.num_tiles,
+                     item.rule,
+                     type,
+                     is_copy(p, item),
+                     reinterpret_cast<uintptr_t>(data) % 16 == 0};
     for (int n = 0; n < p.num_sources; ++n, ++slots, ++types) {
       if (item.rule == Rule::Fill) {
         slots->fill = item.fill;

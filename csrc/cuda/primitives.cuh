@@ -109,7 +109,9 @@ struct Cluster {
   static __device__ int rank() { return 0; }
   static __device__ void sync() {}
   template <class T>
-  static __device__ T* peer(T* shared, int) { return shared; }
+  static __device__ T* peer(T* shared, int) {
+    return shared;
+  }
 #endif
 };
 

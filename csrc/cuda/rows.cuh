@@ -5,7 +5,7 @@
 #include <cuda_fp16.h>
 
 #include "cuda/primitives.cuh"
-#include "kd_loss.h"
+#include "logits.h"
 
 namespace edufast::cuda {
 
@@ -44,11 +44,7 @@ struct Row {
   __device__ bool holds(int c) const { return column(c) >= 0; }
 };
 
-__host__ __device__ inline int size_of(DType dtype) {
-  return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2;
-}
-
-// float16 gradients wait in float32 for the upstream gradient; see csrc/ops.cpp.
+// float16 gradients wait in float32 for the upstream gradient; see csrc/checks.h.
 __host__ __device__ inline DType stored_grad(DType dtype) {
   return dtype == DType::F16 ? DType::F32 : dtype;
 }
@@ -128,17 +124,14 @@ __device__ __forceinline__ Real logit_at(const Row& row, int c) {
     case DType::F32: return static_cast<const float*>(row.data)[at];
     case DType::BF16: return to_float(static_cast<const __nv_bfloat16*>(row.data)[at]);
     case DType::F16: return to_float(static_cast<const __half*>(row.data)[at]);
-    case DType::F64: return static_cast<const double*>(row.data)[at];
+    default: return static_cast<const double*>(row.data)[at];
   }
-  return 0;
 }
 
 template <class Stored, class Real>
 __device__ __forceinline__ Stored rounded(Real x) {
-  if constexpr (std::is_same_v<Stored, __nv_bfloat16>)
-    return __float2bfloat16_rn(x);
-  else
-    return static_cast<Stored>(x);
+  if constexpr (std::is_same_v<Stored, __nv_bfloat16>) return __float2bfloat16_rn(x);
+  else return static_cast<Stored>(x);
 }
 
 template <class Stored, bool Vectors, class Real>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich import box
@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edufast.utils.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # People read here; programs read standard output. Brackets in names and values are no markup.
 console = Console(stderr=True, markup=False)
@@ -49,12 +52,17 @@ def table(*heads: str, wraps: str | None = None) -> Table:
     return empty
 
 
+def say(text: str) -> None:
+    """A line for people, not broken where the terminal ends: paths stay whole."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def show(what: Table) -> None:
     """Print ``what`` to standard output."""
     Console(markup=False).print(what)
 
 
-def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
     """Call ``function``; what the user got wrong ends the command in one line and code 2."""
     try:
         return function(*arguments, **keywords)
@@ -62,7 +70,7 @@ def user(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         fail(str(error), 2)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """End the command in one line."""
     console.print(Text("edufast:", "red"), message, highlight=False, soft_wrap=True)
     raise typer.Exit(code)

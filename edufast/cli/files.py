@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli.common import JsonOption, console, fail, user
+from edufast.cli.common import JsonOption, fail, say, user
 
 
 def export(
@@ -56,7 +56,7 @@ def export(
     if as_json:
         print(json.dumps({"event": "export", **report.to_dict()}))
     else:
-        console.print(
+        say(
             f"{path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
             f"{report.parity.agreement:.1%} on {report.parity.samples} images"
         )
@@ -77,4 +77,4 @@ def merge(
     except ValueError:
         fail(f"--weights: {weights!r}; expected numbers, comma-separated", 2)
     user(average_files, files, out, numbers)
-    console.print(f"{out}: average of {len(files)} files")
+    say(f"{out}: average of {len(files)} files")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, get_args
 
 import typer
 from rich.table import Table
 
-from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, user
-from edufast.experiments.report.format import mean, si, spread
+from edufast.cli.common import DeviceOption, JsonOption, console, device_name, fail, say, user
 from edufast.utils.errors import Interrupted, TrainingError, unknown
+
+# What trains is imported by the command that needs it: help comes at once.
+if TYPE_CHECKING:
+    from edufast.experiments.recipe import Recipe
+    from edufast.experiments.run import Results
+    from edufast.experiments.run_folder import RunConfig
+    from edufast.experiments.sweep_config import SweepConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Name = TypeVar("Name", bound=str)
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
@@ -37,7 +48,7 @@ CacheOption = Annotated[
 EqualOption = Annotated[
     str,
     typer.Option(
-        help="What the other methods get as much of as education distillation takes: samples, "
+        help="In what every method's budget equals that of education distillation: samples, "
         "flops (of the student) or time (education goes first)."
     ),
 ]
@@ -63,7 +74,18 @@ def teach(
     ] = False,
 ) -> None:
     """Train a recipe's teachers only, to be used by later runs with --teachers."""
-    _execute(recipe, out, set_, device, methods=(), suffix="-teachers", fill_cache=cache)
+    from edufast.experiments.run_folder import RunConfig
+
+    parsed = _load(recipe, set_)
+    folder = out or Path("runs") / f"{parsed.name}-teachers"
+    config = RunConfig(
+        recipe=parsed,
+        methods=(),
+        seeds=(parsed.seed,),
+        device=user(device_name, device),
+        cache=(folder / "cache").absolute() if cache else None,
+    )
+    _carry_out(config, folder)
 
 
 def train(
@@ -80,17 +102,19 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Distil a student by a recipe: teach, grow, graduate, export, verify, report."""
-    from edufast.experiments.recipe import load_recipe
+    from edufast.experiments.run_folder import RunConfig
 
-    overrides = list(set_ or [])
-    if data is not None:
-        overrides.append(f"data.source={json.dumps(str(data))}")
-    baselines = user(load_recipe, recipe, overrides).baselines
-    methods = ("education", *baselines)
-    _execute(
-        recipe, out, overrides, device, methods,
-        teachers=teachers, cache=cache, as_json=as_json,
-    )  # fmt: skip
+    source = [] if data is None else [f"data.source={json.dumps(str(data))}"]
+    parsed = _load(recipe, [*(set_ or []), *source])
+    config = RunConfig(
+        recipe=parsed,
+        methods=("education", *parsed.baselines),
+        seeds=(parsed.seed,),
+        device=user(device_name, device),
+        teachers=_absolute(teachers),
+        cache=_absolute(cache),
+    )
+    _carry_out(config, out or Path("runs") / parsed.name, as_json)
 
 
 def compare(
@@ -112,12 +136,23 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Train the same student in several ways on an equal budget, several seeds."""
-    names = tuple(dict.fromkeys(name.strip() for name in methods.split(",")))
-    _execute(
-        recipe, out, set_, device, names, suffix="-compare",
-        seeds=tuple(range(seeds)), equal=equal, export=False, teachers=teachers, cache=cache,
-        as_json=as_json,
-    )  # fmt: skip
+    from edufast.experiments.events import Equal
+    from edufast.experiments.method import METHODS
+    from edufast.experiments.run_folder import RunConfig
+
+    parsed = _load(recipe, set_)
+    names = dict.fromkeys(name.strip() for name in methods.split(","))
+    config = RunConfig(
+        recipe=parsed,
+        methods=tuple(_known("--methods", name, METHODS) for name in names),
+        seeds=tuple(range(seeds)),
+        equal=_known("--equal", equal, get_args(Equal)),
+        device=user(device_name, device),
+        export=False,
+        teachers=_absolute(teachers),
+        cache=_absolute(cache),
+    )
+    _carry_out(config, out or Path("runs") / f"{parsed.name}-compare", as_json)
 
 
 def sweep(
@@ -152,17 +187,17 @@ def sweep(
     every method. Teachers are trained once and shared. The same folder takes further variants and
     seeds.
     """
-    from edufast.experiments.recipe import load_recipe
-    from edufast.experiments.sweep import SweepConfig, with_variants
+    from edufast.experiments.events import Equal
+    from edufast.experiments.sweep_config import SweepConfig, with_variants
 
     names = [] if only is None else [name.strip() for name in only.split(";")]
-    parsed = user(load_recipe, recipe, set_ or []).located()
+    parsed = _load(recipe, set_)
     config = SweepConfig(
         recipe=user(with_variants, parsed, vary or [], names),
         seeds=seeds,
         teacher_seeds=teacher_seeds,
         data_seeds=data_seeds,
-        equal=_equal(equal),
+        equal=_known("--equal", equal, get_args(Equal)),
         device=user(device_name, device),
     )
     _carry_out_sweep(config, out or Path("runs") / f"{parsed.name}-sweep", jobs, as_json)
@@ -174,87 +209,73 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted run or sweep, at the step where it stopped."""
-    from edufast.experiments.run import RunConfig
-    from edufast.experiments.sweep import CONFIG, SweepConfig
+    from edufast.experiments.run_folder import RunFolder
+    from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
-    if (run / CONFIG).is_file():
+    if is_sweep(run):
         _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json)
-        return
-    _carry_out(user(RunConfig.read, run), run, as_json)
+    else:
+        _carry_out(user(RunFolder(run).read_config), run, as_json)
 
 
-def _execute(
-    recipe: str,
-    out: Path | None,
-    overrides: list[str] | None,
-    device: str,
-    methods: tuple[str, ...],
-    *,
-    suffix: str = "",
-    seeds: tuple[int, ...] | None = None,
-    equal: str = "samples",
-    export: bool = True,
-    teachers: Path | None = None,
-    cache: Path | None = None,
-    fill_cache: bool = False,
-    as_json: bool = False,
-) -> None:
-    from edufast.experiments.method import METHODS
+def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+    """A recipe that does not depend on where the command was typed."""
     from edufast.experiments.recipe import load_recipe
-    from edufast.experiments.run import RunConfig
 
-    parsed = user(load_recipe, recipe, overrides or []).located()
-    for method in methods:
-        if method not in METHODS:
-            fail(str(unknown("--methods", method, METHODS)), 2)
-    folder = out or Path("runs") / f"{parsed.name}{suffix}"
-    if fill_cache:
-        cache = folder / "cache"
-    config = RunConfig(
-        recipe=parsed,
-        methods=cast(Any, methods),
-        seeds=seeds or (parsed.seed,),
-        equal=_equal(equal),
-        device=user(device_name, device),
-        export=export,
-        teachers=None if teachers is None else teachers.absolute(),
-        cache=None if cache is None else cache.absolute(),
-    )
-    _carry_out(config, folder, as_json)
+    return user(load_recipe, recipe, overrides or []).located()
 
 
-def _carry_out(config: Any, folder: Path, as_json: bool) -> None:
-    from edufast.experiments.run import Run
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
-    results = _attempt(lambda: Run(config, folder, console).execute(), folder)
+
+def _known(option: str, name: str, known: Iterable[Name]) -> Name:
+    """The one of ``known`` that ``name`` is."""
+    names = list(known)
+    if name not in names:
+        fail(str(unknown(option, name, names)), 2)
+    return names[names.index(name)]
+
+
+def _carry_out(config: RunConfig, folder: Path, as_json: bool = False) -> None:
+    from edufast.experiments.run import run
+
+    results = _attempt(folder, run, config, folder, console)
     if as_json:
-        fields = {
-            key: {
-                method: {seed: result[key] for seed, result in by_seed.items()}
-                for method, by_seed in results.items()
-            }
-            for key in ("accuracy", "best_accuracy")
-        }
-        print(json.dumps({"run": str(folder), **fields}))
+        _print_json(results, folder)
     elif results:
-        table = Table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
-        for method, by_seed in results.items():
-            events = list(by_seed.values())
-            table.add_row(
-                method,
-                spread([event["accuracy"] for event in events]),
-                spread([event["best_accuracy"] for event in events]),
-                si(mean([event["student_flops"] for event in events]), "FLOP"),
-                str(len(events)),
-            )
-        console.print(table)
+        _print_table(results)
 
 
-def _carry_out_sweep(config: Any, folder: Path, jobs: int, as_json: bool) -> None:
+def _print_json(results: Results, folder: Path) -> None:
+    accuracy = {m: {seed: r.accuracy for seed, r in of.items()} for m, of in results.items()}
+    best = {m: {seed: r.best_accuracy for seed, r in of.items()} for m, of in results.items()}
+    print(json.dumps({"run": str(folder), "accuracy": accuracy, "best_accuracy": best}))
+
+
+def _print_table(results: Results) -> None:
+    from edufast.experiments.report.format import si, spread
+
+    table = Table("method", "accuracy, last epoch", "best epoch", "student FLOPs", "seeds")
+    for method, by_seed in results.items():
+        seeds = list(by_seed.values())
+        table.add_row(
+            method,
+            spread([result.accuracy for result in seeds]),
+            spread([result.best_accuracy for result in seeds]),
+            si(fmean(result.student_flops for result in seeds), "FLOP"),
+            str(len(seeds)),
+        )
+    console.print(table)
+
+
+def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool) -> None:
+    from edufast.experiments.sweep import run_sweep
+
+    summary = _attempt(folder, run_sweep, config, folder, jobs, console)
+    # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
     from edufast.experiments.report.sweep import HEADS, note, rows, to_json
-    from edufast.experiments.sweep import Sweep
 
-    summary = _attempt(lambda: Sweep(config, folder, console).execute(jobs), folder)
     if as_json:
         print(to_json(summary), end="")
         return
@@ -262,25 +283,17 @@ def _carry_out_sweep(config: Any, folder: Path, jobs: int, as_json: bool) -> Non
     for row in rows(summary):
         table.add_row(*row)
     console.print(table)
-    console.print(note(summary))
-    console.print(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
+    say(note(summary))
+    say(f"summary: {folder / 'sweep.md'}, report: {folder / 'report.html'}")
 
 
-def _attempt(work: Callable[[], Any], folder: Path) -> Any:
-    """What ``work`` returns; what stops it ends the command in one line."""
+def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """Call ``work``, which goes on in ``folder``; what stops it ends the command in one line."""
     from edufast.edge.parity import ExportError
 
     try:
-        return user(work)
+        return user(work, *arguments, **keywords)
     except (Interrupted, KeyboardInterrupt):
         fail(f"stopped; go on with: edufast resume {folder}", 130)
     except (TrainingError, ExportError) as error:
         fail(str(error), 1)
-
-
-def _equal(name: str) -> Any:
-    from edufast.experiments.method import Equal
-
-    if name not in get_args(Equal):
-        fail(str(unknown("--equal", name, get_args(Equal))), 2)
-    return name

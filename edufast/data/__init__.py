@@ -1,4 +1,4 @@
-"""What is learned from (data sets), in which order (sampling) and as which pixels (pipeline)."""
+"""Data sets, the order of their samples, and loaders."""
 
 from edufast.data.augment import Augment, Views, draw_views, numbered_views
 from edufast.data.datasets import load_dataset

@@ -1,4 +1,4 @@
-"""Random views of the images, drawn outside the pipeline so that anyone can draw them again."""
+"""Random views of images, drawn outside the pipeline so that they can be reproduced."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, width over height, a
 
 @dataclass(frozen=True)
 class Augment:
-    """What is random about a training image.
+    """Random augmentation of training images.
 
     Attributes:
-        pad: pixels by which the image may move up, down, left or right; black moves in.
-            Not used with ``random_resized_crop``.
-        flip: mirror every second image, left to right. Wrong for text.
-        random_resized_crop: (smallest, largest) share of the image's area to cut out and resize,
-            such as (0.08, 1.0); for image files only. None: the whole image.
-        replay: show only this many views of each sample, which makes the views of any augmentation
-            countable: see :attr:`views`. None: any.
+        pad: maximum shift in pixels, up, down, left or right; the border is black. Not used with
+            ``random_resized_crop``.
+        flip: mirror an image left to right with probability 1/2. Wrong for text.
+        random_resized_crop: (smallest, largest) share of the image's area to crop and resize, such
+            as (0.08, 1.0); for image files only. None: the whole image.
+        replay: limit each sample to this many views, which makes the views of any augmentation
+            countable, see :attr:`views`. None: no limit.
     """
 
     pad: int = 4
@@ -46,10 +46,10 @@ class Augment:
 
     @property
     def views(self) -> int | None:
-        """How many different views of a sample there are; None: too many to count.
+        """Number of different views of a sample; None: not countable.
 
-        Shifts and flips can be counted: 162 for a pad of 4 and a flip. View v of a sample shows the
-        same pixels in every epoch of every training, so what is known about it can be kept.
+        Shifts and flips are countable: 162 for a pad of 4 and a flip. View v of a sample has the
+        same pixels in every epoch of every training, so teacher outputs for it can be cached.
         """
         if self.replay is not None:
             return self.replay
@@ -59,7 +59,7 @@ class Augment:
 
     @property
     def shifts(self) -> int:
-        """Places the image can be moved to along one axis."""
+        """Number of positions along one axis."""
         return 2 * self.pad + 1
 
 
@@ -68,11 +68,11 @@ class Views:
     """The parameters of a batch of B views.
 
     Attributes:
-        numbers: (B,) int64 in [0, augment.views); None where views cannot be counted.
+        numbers: (B,) int64 in [0, augment.views); None if views are not countable.
         shift: (B, 2) int32, (y, x) of the view's corner in the image, within [-pad, pad].
-        flip: (B,) int32, 1 where the view is mirrored; it is cut out first.
-        box: (B, 4) float32: area share, aspect ratio, and the (y, x) position in [0, 1) between
-            the first and the last place a random resized crop can take.
+        flip: (B,) int32, 1 if the view is mirrored, after cropping.
+        box: (B, 4) float32 of a random resized crop: share of the area, aspect ratio, and its
+            (y, x) in [0, 1) between the first and the last possible position.
     """
 
     numbers: NDArray[np.int64] | None
@@ -84,10 +84,10 @@ class Views:
 def draw_views(
     augment: Augment, samples: NDArray[np.int64], *, seed: int, epoch: int, iteration: int
 ) -> Views:
-    """The views of batch number ``iteration`` of ``epoch``, which holds ``samples`` (B,).
+    """The views of ``samples`` (B,), batch number ``iteration`` of ``epoch``.
 
-    Where views can be counted their numbers are drawn, else their parameters. Switching one kind of
-    randomness off moves no other.
+    If views are countable their numbers are drawn, otherwise their parameters. Switching off one
+    kind of randomness does not change the others.
     """
     rng = generator(seed, Stream.VIEWS, epoch, iteration)
     if augment.views is None:
@@ -99,8 +99,8 @@ def draw_views(
 def numbered_views(
     augment: Augment, samples: NDArray[np.int64], numbers: NDArray[np.int64]
 ) -> Views:
-    """Views ``numbers`` (B,) of ``samples`` (B,), each a function of its number, with
-    ``augment.replay`` of its sample and its number."""
+    """Views ``numbers`` (B,) of ``samples`` (B,): each depends on its number and, with
+    ``augment.replay``, on its sample."""
     if augment.replay is not None:
         return _views(augment, hashed(7, samples, numbers), numbers)
     cell, flip = np.divmod(numbers, 2 if augment.flip else 1)
@@ -117,7 +117,7 @@ def _views(
     smallest, largest = augment.random_resized_crop or (1.0, 1.0)
     area = smallest + area * (largest - smallest)
     ratio = np.exp(np.log(ASPECT_RATIOS[0]) + ratio * np.log(ASPECT_RATIOS[1] / ASPECT_RATIOS[0]))
-    corner = np.stack([uniform[5], uniform[6]], axis=1)  # DALI takes no transposed arrays
+    corner = np.stack([uniform[5], uniform[6]], axis=1)  # contiguous, as DALI requires
     return Views(
         numbers=numbers,
         shift=np.floor(corner * augment.shifts).astype(np.int32) - np.int32(augment.pad),

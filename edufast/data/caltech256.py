@@ -2,8 +2,8 @@
 
     256_ObjectCategories/<number>.<class>/*.jpg
 
-There is no official split. As is customary, 60 images of every class train (15,360 in all) and the
-rest test (14,420). Which ones is a function of their names and the seed.
+There is no official split. As is customary, 60 images of each class are for training (15,360 in
+total) and the rest for testing (14,420). The choice depends on the file names and the seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def caltech256(given: Path, seed: int = 0) -> Splits:
     """Classes in the order of their numbers; ``given`` may be the parent folder.
 
     Raises:
-        UserError: a class is missing, or has no images left to test on.
+        UserError: a class is missing, or has no images left for testing.
     """
     root = find_folder(given, "256_ObjectCategories", "001.ak47", ARCHIVE)
     numbered = {path.name.partition(".")[0]: path for path in root.iterdir() if path.is_dir()}
@@ -33,12 +33,12 @@ def caltech256(given: Path, seed: int = 0) -> Splits:
         folder = numbered.get(f"{number:03}")
         if folder is None:
             raise UserError(f"{root}: has no class {number:03}; it is part of {ARCHIVE}")
-        # A few folders hold strays beside their images.
+        # A few folders contain other files, too.
         paths = [folder / name for name in files_in(folder, ".jpg", ARCHIVE)]
         if len(paths) <= TRAIN_PER_CLASS:
             raise UserError(
                 f"{folder}: has {len(paths)} images; expected more than the {TRAIN_PER_CLASS} "
-                f"that train; {ARCHIVE} has at least 80"
+                f"for training; {ARCHIVE} has at least 80"
             )
         paths.sort(key=lambda path: position(path, seed))
         classes.append(folder.name.partition(".")[2])

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as published, in either layout: bytes, or pickles.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as published, in binary or pickled layout.
 
 cifar-100-binary/{train,test}.bin, fine_label_names.txt
 cifar-100-python/{train,test,meta}
@@ -34,7 +34,7 @@ class _Layout:
     train: tuple[str, ...]
     test: tuple[str, ...]
     names: str
-    label_bytes: int = 0  # before the pixels of a record, the last one counts; 0: pickles
+    label_bytes: int = 0  # before the pixels of a record; the last is the label. 0: pickles
     labels_key: bytes = b""
     names_key: bytes = b""
 
@@ -64,19 +64,19 @@ _CIFAR10 = (
 
 
 def cifar100(given: Path, seed: int = 0) -> Splits:
-    """The official splits with the 100 fine classes, in the official order, whatever the ``seed``.
+    """The official splits with the 100 fine classes in the official order; ``seed`` is not used.
 
     Args:
-        given: the folder of either layout, or its parent; the binary one goes first.
+        given: the folder of either layout, or its parent; the binary layout is preferred.
 
     Raises:
-        UserError: a file is missing or damaged, or a pickle asks for more than arrays.
+        UserError: a file is missing or damaged, or a pickle contains more than plain arrays.
     """
     return _read(given, _CIFAR100)
 
 
 def cifar10(given: Path, seed: int = 0) -> Splits:
-    """Likewise with the ten classes of CIFAR-10."""
+    """The same for the ten classes of CIFAR-10."""
     return _read(given, _CIFAR10)
 
 
@@ -112,7 +112,7 @@ def _split(folder: Path, files: Sequence[str], layout: _Layout) -> Samples:
             f"{folder}: {', '.join(files)}: labels from {labels.min()} to {labels.max()}; expected "
             f"0 to {layout.classes - 1}"
         )
-    # Classes lie in random order: a file that ends early has more images of some.
+    # Samples are stored in random order: a truncated file has unequal numbers per class.
     counts = np.bincount(labels, minlength=layout.classes)
     if counts.min() != counts.max():
         raise UserError(
@@ -138,7 +138,7 @@ def _records(path: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def _pickled_batch(path: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Likewise of one pickle."""
+    """The same from a pickle."""
     batch = _unpickled(path, layout)
     labels = _listed(batch, layout.labels_key, int, path, layout)
     data = batch.get(b"data")

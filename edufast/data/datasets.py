@@ -1,4 +1,4 @@
-"""Loading a data set: whatever its source, splits of one image size, and their statistics."""
+"""Loading a data set from any source: held-out split, image size, statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
 from edufast.utils.errors import UserError
 
-_MIN_STD = 1e-3  # of a channel that never changes; nothing may divide by zero
+_MIN_STD = 1e-3  # of a constant channel, since images are divided by it
 
 
 def load_dataset(
@@ -27,24 +27,23 @@ def load_dataset(
             ``tiny_imagenet``, ``caltech256`` or ``food101`` as published, unpacked in or into the
             folder; or a folder of your own: ``<folder>/train/<class>/*`` with
             ``<folder>/val/<class>/*`` (also ``valid`` or ``test``), or ``<folder>/<class>/*``, of
-            which about a fifth of each class becomes the validation split. Which files these are
-            depends on their names, so that adding files moves none of the others. Or a function of
-            your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``,
-            where the reader is a registered name, an import path such as ``mypackage.data:pets``,
-            or an entry point of the group ``edufast.data_sets``.
-        image_size: height and width in pixels; None: 32, of Tiny ImageNet 64, of image files 224,
-            of arrays of your own the longer side they have.
-        holdout: share of every class's training images, in [0, 1), that becomes the validation
-            split in place of the usual one, which is then not looked at: choose variants on this
-            one. 0: none.
-        seed: of all that is not official: which images are held out, which ones glyphs renders,
-            and how digits, Caltech-256 and folders without a validation split are split.
+            which about a fifth of each class becomes the validation split, chosen by file name, so
+            that adding files does not move the others. Or a function of your own, see
+            :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``, where the reader
+            is a registered name, an import path such as ``mypackage.data:pets``, or an entry point
+            of the group ``edufast.data_sets``.
+        image_size: height and width in pixels; None: 64 for Tiny ImageNet, 224 for image files, the
+            longer side of your own arrays, and 32 for the others.
+        holdout: share of each class's training images, in [0, 1), that replaces the validation
+            split, which is then not used at all: compare variants on this one. 0: none.
+        seed: of everything that is not official: which images are held out, which ones glyphs
+            renders, and how digits, Caltech-256 and folders without a validation split are split.
 
     Raises:
         UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
-            class without images, a class that only validation has, an unreadable image, an
-            argument out of range, a class too small for the holdout, a package missing that the
-            data set needs, or a reader of your own fails or returns something else.
+            class without images, a class in validation only, an unreadable image, an argument out
+            of range, a class too small for the holdout, a missing package that the data set needs,
+            or a reader of your own that fails or returns something else.
     """
     if image_size is not None and image_size < 8:
         raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
@@ -84,7 +83,7 @@ def _usual_size(source: str, found: Splits | DataSet) -> int:
 
 
 def _hold_out(splits: Splits, share: float, seed: int) -> Splits:
-    """``share`` of the training images of each class, at least one, in place of validation."""
+    """Splits with ``share`` of each class's training images, at least one, as validation."""
     labels = splits.train.labels
     is_val = np.zeros(len(labels), dtype=bool)
     for label, name in enumerate(splits.classes):
@@ -98,7 +97,7 @@ def _hold_out(splits: Splits, share: float, seed: int) -> Splits:
 
 
 def _resized(samples: Samples, size: int) -> Samples:
-    """Images in memory at ``size``; files are resized as they are read."""
+    """Arrays resized to ``size``; files are resized when they are read."""
     from PIL import Image
 
     images = samples.images

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 of 8x8 pixels, which come with the package."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels that come with the package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edufast.data.samples import Samples, Splits
 
 
 def digits(seed: int = 0) -> Splits:
-    """Every fifth image of a class validates.
+    """Every fifth image of each class is for validation.
 
-    With seed 0 of the order they are stored in: the writers come in order, so both splits have
-    most of them. With another seed of a random order.
+    With seed 0 in the order in which they are stored, which is by writer, so that most writers are
+    in both splits. With another seed in a random order.
     """
     from sklearn.datasets import load_digits
 

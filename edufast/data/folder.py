@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class."""
+"""Folders of images, one per class."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _VAL_SHARE = 0.2
 
 def folder(root: Path, seed: int = 0) -> Splits:
     """``root/train/<class>/*`` with ``root/val/<class>/*`` (or ``valid`` or ``test``), or
-    ``root/<class>/*``, of which about a fifth of each class validates.
+    ``root/<class>/*``, of which about a fifth of each class is for validation.
 
     Raises:
-        UserError: fewer than two classes, a class without images, or one that only validates.
+        UserError: fewer than two classes, a class without images, or one in validation only.
     """
     if (root / "train").is_dir():
         val_root = next((root / name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
@@ -47,17 +47,17 @@ def folder(root: Path, seed: int = 0) -> Splits:
 
 
 def file_samples(files: Sequence[Sequence[Path]]) -> Samples:
-    """One split from the files of each class in turn."""
+    """A split from the files of each class."""
     counts = [len(paths) for paths in files]
     labels = np.arange(len(files), dtype=np.int64).repeat(counts)
     return Samples(tuple(path for paths in files for path in paths), labels)
 
 
 def position(path: Path, seed: int) -> float:
-    """Where an image lies in a random order of its class, in [0, 1).
+    """Position of an image in a random order of its class, in [0, 1).
 
-    A hash of the names of its folder and file: it is the same wherever the data lies, and adding
-    files moves none of the others.
+    A hash of the names of its folder and file: it does not depend on where the data is, and adding
+    files does not move the others.
     """
     name = f"{path.parent.name}/{path.name}"
     digest = hashlib.sha256((f"{seed}:{name}" if seed else name).encode()).digest()
@@ -65,7 +65,7 @@ def position(path: Path, seed: int) -> float:
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:
-    """The image files of each folder in ``root``, sorted. Other files are not looked at."""
+    """The image files of each folder in ``root``, sorted. Other files are ignored."""
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
@@ -79,7 +79,7 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _split(files: list[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """About 80% and 20% of one class's files, at least one each."""
+    """About 80% and 20% of a class's files, at least one of each."""
     if len(files) < 2:
         raise UserError(f"class {files[0].parent.name!r}: expected 2 images to split, got 1")
     positions = {path: position(path, seed) for path in files}

@@ -18,12 +18,12 @@ CLASSES = 101
 
 
 def food101(given: Path, seed: int = 0) -> Splits:
-    """The official splits, whatever the ``seed``, with classes as meta/classes.txt has them.
+    """The official splits, with classes in the order of meta/classes.txt; ``seed`` is not used.
 
     ``given`` may be the parent folder.
 
     Raises:
-        UserError: a file is missing, or the lists are not what they should be.
+        UserError: a file is missing, or a list is damaged.
     """
     root = find_folder(given, "food-101", "meta", ARCHIVE)
     path = root / "meta" / "classes.txt"
@@ -38,7 +38,7 @@ def food101(given: Path, seed: int = 0) -> Splits:
         for line in read_lines(listing, ARCHIVE):
             name, _, image = line.partition("/")
             if name not in files:
-                raise UserError(f"{listing}: {line!r} is of no class in {path.name}")
+                raise UserError(f"{listing}: {line!r} is of a class that is not in {path.name}")
             image_path = root / "images" / name / f"{image}.jpg"
             if image_path.name not in there[name]:
                 raise UserError(f"{image_path}: missing; {listing.name} lists it")

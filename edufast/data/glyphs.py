@@ -1,9 +1,9 @@
-"""A 60-class data set rendered from the fonts matplotlib ships: nothing to download.
+"""A 60-class data set rendered from the fonts of matplotlib, without any download.
 
-Light glyphs on a darker, coloured, low-frequency texture, under a random affine map and noise.
-It is hard enough that a linear model fails and easy enough that a small ResNet learns it within
-24,000 sample gradients, which leaves distillation something to gain. Every image has a random
-generator of its own, keyed by (seed, split, class, index), so any of them can be redrawn alone.
+Light glyphs on a darker, coloured, low-frequency texture, with a random affine map and noise. A
+linear model fails on it and a small ResNet learns it within 24,000 samples, which leaves room for
+distillation. Each image has its own random generator, keyed by (seed, split, class, index), so it
+can be rendered alone.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from edufast.utils.files import atomic_write
 if TYPE_CHECKING:
     from PIL import Image
 
-# Left out: characters that the rotation, shear and scale below make alike (0/O, 1/I/l, c/C, s/S).
+# Without characters that the rotation, shear and scale below make alike (0/O, 1/I/l, c/C, s/S).
 CLASSES = tuple("ABCDEFGHJKLMNPQRSTUVWXYZabdefghmnrt23456789&@#%?+=<>*/$~ΔΣΨΩ")
 SIZE = 32
 TRAIN_PER_CLASS = 100
 VAL_PER_CLASS = 50
 
-# Raise it when the code below draws other pixels.
+# Increase it when the code below renders other pixels.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Style:
-    """How far an image strays from a plain glyph. Lengths are in pixels, colours in 0 to 255."""
+    """How an image differs from a plain glyph. Lengths are in pixels, colours from 0 to 255."""
 
     font_size: float = 24.0  # at scale 1
-    rotation: float = 18.0  # degrees, either way
-    shear: float = 0.2  # either way
+    rotation: float = 18.0  # degrees, in either direction
+    shear: float = 0.2  # in either direction
     scale: tuple[float, float] = (0.85, 1.25)
-    shift: float = 3.0  # either way
+    shift: float = 3.0  # in either direction
     background: float = 120.0  # brightest texture
     contrast: float = 60.0  # of the glyph over the brightest texture, per channel, at least
     noise: float = 12.0  # standard deviation
 
 
 STYLE = Style()
-_OVERSAMPLING = 2  # glyphs are drawn at this multiple of their size, then mapped down
+_OVERSAMPLING = 2  # glyphs are rendered at this multiple of their size, then scaled down
 
 
 def glyphs(seed: int = 0) -> Splits:
-    """Images (N, 32, 32, 3) uint8; every seed has other ones.
+    """Images (N, 32, 32, 3) uint8, different for each seed.
 
-    Labels ascend, with 100 training and 50 validation images a class. Rendered once in a few
-    seconds and kept under ``$EDUFAST_CACHE`` (``~/.cache/edufast`` when unset); a damaged cache
-    is rendered again, a cache that cannot be written is only warned about.
+    Labels ascend, with 100 training and 50 validation images per class. Rendered once, in a few
+    seconds, and cached in ``$EDUFAST_CACHE`` (``~/.cache/edufast`` if unset); a damaged cache is
+    rendered again, and one that cannot be written is only a warning.
     """
     path = _cache_path(seed)
     images = _read_cache(path)
@@ -81,7 +81,7 @@ def render(label: int, index: int, *, split: int, seed: int = 0) -> NDArray[np.u
     rng = np.random.Generator(np.random.Philox(key=[seed, split], counter=[0, 0, label, index]))
     mask = _mask(CLASSES[label], _fonts()[rng.integers(len(_fonts()))])
 
-    # PIL wants the map from the image to the mask: the inverse of scale * rotation * shear.
+    # PIL expects the map from the image to the mask: the inverse of scale * rotation * shear.
     angle = np.deg2rad(rng.uniform(-1, 1) * STYLE.rotation)
     cos, sin = np.cos(angle), np.sin(angle)
     shear = rng.uniform(-1, 1) * STYLE.shear
@@ -109,10 +109,10 @@ def render(label: int, index: int, *, split: int, seed: int = 0) -> NDArray[np.u
 
 @cache
 def _fonts() -> tuple[Path, ...]:
-    """The bundled fonts that draw every class.
+    """The bundled fonts that have a glyph for every class.
 
-    A character map alone is not to be trusted: the TeX fonts have other glyphs at some code points
-    and LastResort has a box at every one. So the glyphs' names must be right as well.
+    The character map is not enough: the TeX fonts have other glyphs at some code points, and
+    LastResort has a box at each. So the glyphs' names are checked as well.
     """
     import matplotlib
     from matplotlib.ft2font import FT2Font
@@ -136,7 +136,7 @@ def _fonts() -> tuple[Path, ...]:
 
 @cache
 def _mask(character: str, font: Path) -> Image.Image:
-    """The character in white on black, centred, with room for the affine map to move it."""
+    """The character in white on black, centred, with a margin for the affine map."""
     from PIL import Image, ImageDraw, ImageFont
 
     face = ImageFont.truetype(str(font), size=STYLE.font_size * _OVERSAMPLING)
@@ -166,7 +166,7 @@ def _render_all(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _cache_path(seed: int) -> Path:
-    """Where these images are kept: the name carries all that they depend on."""
+    """The cache file of these images, named after everything they depend on."""
     import matplotlib
     import PIL
     from PIL import features
@@ -180,11 +180,11 @@ def _cache_path(seed: int) -> Path:
 
 
 def _read_cache(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """The cached images, or None when there are none or they are not what was written."""
+    """The cached images; None if there are none, or if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             train, val, digest = file["train"], file["val"], file["digest"]
-    except Exception:  # a damaged archive can fail in any way, and none of them matters here
+    except Exception:  # a damaged archive can fail in any way
         return None
     return (train, val) if digest.tobytes() == _digest(train, val) else None
 

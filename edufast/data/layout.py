@@ -1,4 +1,4 @@
-"""Finding the parts of a data set on disk, and saying what is missing."""
+"""Finding the parts of a data set on disk, with errors that say what is missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def find_folder(given: Path, name: str, holds: str, archive: str) -> Path:
     """The folder of an unpacked archive: ``given``, or ``name`` inside it.
 
     Args:
-        holds: what the folder is known by: a file or folder inside it.
-        archive: what it comes from, for the message.
+        holds: a file or folder inside it by which it is recognised.
+        archive: the archive it comes from, for the message.
 
     Raises:
-        UserError: it is neither.
+        UserError: neither contains ``holds``.
     """
     for folder in (given, given / name):
         if (folder / holds).exists():
@@ -30,7 +30,7 @@ def read_lines(path: Path, archive: str) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        UserError: there is no such file, none of them, or it is not text.
+        UserError: the file is missing, empty, or not text.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -47,7 +47,7 @@ def read_pairs(path: Path, separator: str, archive: str) -> Iterator[tuple[str, 
     """The first two columns of a text file.
 
     Raises:
-        UserError: likewise, or a line has fewer.
+        UserError: as :func:`read_lines`, or a line has one column only.
     """
     for number, line in enumerate(read_lines(path, archive), 1):
         first, found, rest = line.partition(separator)
@@ -60,7 +60,7 @@ def files_in(folder: Path, suffix: str, archive: str) -> set[str]:
     """Names of the files in ``folder`` that end in ``suffix``, in upper or lower case.
 
     Raises:
-        UserError: there is no such folder, or no such file in it.
+        UserError: the folder is missing, or has no such file.
     """
     try:
         names = {path.name for path in folder.iterdir() if path.suffix.lower() == suffix}

@@ -1,8 +1,8 @@
-"""Reading pickles of bytes, numbers, lists, dictionaries and NumPy arrays, and of nothing else.
+"""Reading pickles of bytes, numbers, lists, dictionaries and NumPy arrays only.
 
-Some data sets are published as pickles, and a pickle can name any function to be called. This
-reader calls none: the three names that a pickled array needs stand here for objects that only write
-down what they were told, and every other name is refused.
+Some data sets are published as pickles, and unpickling can call any function that the file names.
+This reader calls none: the three names that a pickled array needs are replaced by classes that only
+record their arguments, and every other name is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class _Told:
-    """Keeps what a pickle says, in place of the object it says it about."""
+class _Recorded:
+    """Records the arguments and the state of an object instead of creating it."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -26,14 +26,14 @@ class _Told:
         self.state = state
 
 
-class PickledArray(_Told):
-    """What a pickle says about an array."""
+class PickledArray(_Recorded):
+    """An array as described by a pickle."""
 
     def to_uint8(self) -> NDArray[np.uint8]:
-        """The array, which must be one of bytes in C order.
+        """The array.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is not an array of bytes in C order.
         """
         try:
             _, shape, dtype, fortran, content = self.state
@@ -47,20 +47,20 @@ class PickledArray(_Told):
 _STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): PickledArray,
     ("numpy._core.multiarray", "_reconstruct"): PickledArray,  # as NumPy 2 writes it
-    ("numpy", "ndarray"): _Told,
-    ("numpy", "dtype"): _Told,
+    ("numpy", "ndarray"): _Recorded,
+    ("numpy", "dtype"): _Recorded,
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
-            raise ValueError(f"it asks for {module}.{name}, where only arrays are expected")
+            raise ValueError(f"it names {module}.{name}, but only arrays are allowed")
         return _STAND_INS[module, name]
 
 
 def unpickle(content: bytes) -> Any:
-    """What is in a pickle, strings of Python 2 as bytes, arrays as :class:`PickledArray`.
+    """The content of a pickle: Python 2 strings as bytes, arrays as :class:`PickledArray`.
 
     Raises:
         ValueError: it names anything but arrays, or is damaged.

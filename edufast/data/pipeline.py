@@ -1,8 +1,8 @@
-"""Batches for training and validation, made by NVIDIA DALI ahead of the model.
+"""Batches for training and validation, prepared by NVIDIA DALI ahead of the model.
 
-Python decides (which samples, which views: a few numbers a batch), DALI works (reads, decodes,
-cuts, mirrors, normalises) in its own threads while the model trains. Everything random is a
-function of (seed, epoch, batch), so a loader has no state to save and resumes at any batch.
+Python chooses the samples and their views, a few numbers per batch; DALI reads, decodes, crops,
+mirrors and normalises in its own threads while the model trains. Everything random is a function of
+(seed, epoch, batch), so a loader has no state to save and can resume at any batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
 PREFETCH = 2  # batches DALI prepares ahead
-# At validation large images are resized to 256 for a crop of 224; small ones are taken whole.
+# In validation, large images are resized to 256 for a crop of 224; small ones are not cropped.
 _CENTRE_SHARE, _CENTRE_FROM = 224 / 256, 128
 
 
@@ -38,9 +38,9 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, normalised, channels_last
     labels: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, positions in the split; not tuple.index
-    # (B,) int64 on the host: index * Augment.views + number of the view; None: not countable.
+    # (B,) int64 on the CPU: index * Augment.views + number of the view; None: not countable.
     views: Tensor | None = None
-    parts: tuple[int, ...] = ()  # samples of each of the loader's groups, which lie in turn
+    parts: tuple[int, ...] = ()  # number of samples of each of the loader's groups, in order
 
 
 class Loader:
@@ -48,23 +48,23 @@ class Loader:
 
     Args:
         samples: the split.
-        sampler: the order, as a function of the epoch; None: every sample, as they lie.
-        batch_size: samples in a batch; the last batch of an epoch may have fewer.
-        image_size: height and width of the batches. Arrays must have it already, files are
-            decoded, resized (bilinear, antialiased) and cropped to it.
+        sampler: the order as a function of the epoch; None: all samples as they are stored.
+        batch_size: samples per batch; the last batch of an epoch may have fewer.
+        image_size: height and width of the images. Arrays must have this size; files are decoded,
+            resized (bilinear, antialiased) and cropped to it.
         mean: per channel, of pixel / 255.
-        std: likewise.
-        augment: the random views; None: none (validation).
+        std: per channel, of pixel / 255.
+        augment: random views; None: none (validation).
         seed: of the views; the sampler has its own.
-        device: "cpu" or a CUDA device; on the latter files are decoded there, too.
-        groups: class lists; the samples of a batch are put in their order, group by group, so that
-            each group is a run of rows whose length the host knows. Empty: left as they come.
-        drop_last: leave out the last batch where it is not full.
-        num_threads: DALI's. The batches do not depend on it.
+        device: "cpu" or a CUDA device, which then decodes files as well.
+        groups: class lists; the samples of a batch are sorted by group, so that each group is a
+            slice of rows whose bounds are known on the CPU. Empty: not sorted.
+        drop_last: leave out an incomplete last batch.
+        num_threads: of DALI. The batches do not depend on it.
 
     Raises:
         UserError: DALI is not installed.
-        ValueError: an argument that does not fit the samples.
+        ValueError: an argument does not fit the samples.
     """
 
     def __init__(
@@ -118,26 +118,26 @@ class Loader:
         return whole + (rest > 0 and not self._drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on: the same whether or not the ones
-        before were asked for. Asking for a new epoch ends the one before.
+        """The batches of ``epoch`` from number ``start`` on, whether or not the earlier ones were
+        read. Starting an epoch ends the previous one.
 
         Raises:
             ValueError: ``start`` is not within the epoch, or the sampler visits a class that is in
                 none of the groups.
-            UserError: an image file that cannot be read or decoded, by name.
+            UserError: an image file cannot be read or decoded; the message names it.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
         order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
         if self._groups and self._group_of[order].max() == self._groups:
-            stray = self._samples.labels[order[self._group_of[order].argmax()]]
-            raise ValueError(f"groups: class {stray} is in none, but the sampler visits it")
+            missing = self._samples.labels[order[self._group_of[order].argmax()]]
+            raise ValueError(f"groups: class {missing} is in none, but the sampler visits it")
         return self._batches(self._plan(order, epoch, start))
 
     def numbered(self, samples: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Batch]:
-        """Views ``numbers`` (N,) of ``samples`` (N,) as they come, in batches; they end the epoch.
+        """Views ``numbers`` (N,) of ``samples`` (N,) in this order, in batches; ends the epoch.
 
-        Views must be countable: see :attr:`edufast.data.Augment.views`.
+        Views must be countable, see :attr:`edufast.data.Augment.views`.
         """
         ends = range(self._batch_size, len(samples) + self._batch_size, self._batch_size)
         parts = (slice(end - self._batch_size, end) for end in ends)
@@ -150,22 +150,28 @@ class Loader:
         plan, ahead = itertools.tee(plan)
         pipeline = self._rewind(ahead)
         running = self._running = object()
-        for batch in plan:
-            if running is not self._running:
-                raise RuntimeError("this epoch was ended by a newer one of the same loader")
-            try:
-                images = self._run(pipeline)
-            except RuntimeError as error:
-                self._pipeline = None  # a failed pipeline is dead; the next epoch builds another
-                in_flight = [batch, *itertools.islice(plan, PREFETCH)]
-                raise self._explain(error, in_flight) from error
-            yield Batch(
-                images,
-                torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
-                torch.from_numpy(batch.samples).to(self._device),
-                self._view_ids(batch),
-                batch.parts,
-            )
+        try:
+            for batch in plan:
+                if running is not self._running:
+                    raise RuntimeError("this epoch was ended by a newer one of the same loader")
+                try:
+                    images = self._run(pipeline)
+                except RuntimeError as error:
+                    self._pipeline = (
+                        None  # a failed pipeline is dead; the next epoch builds another
+                    )
+                    in_flight = [batch, *itertools.islice(plan, PREFETCH)]
+                    raise self._explain(error, in_flight) from error
+                yield Batch(
+                    images,
+                    torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
+                    torch.from_numpy(batch.samples).to(self._device),
+                    self._view_ids(batch),
+                    batch.parts,
+                )
+        finally:
+            if running is self._running:  # the rest of a plan would keep the loader alive
+                self._feed.plan = iter(())
 
     def _plan(self, order: NDArray[np.int64], epoch: int, start: int) -> Iterator[_Plan]:
         for number in range(start, len(self)):
@@ -190,7 +196,7 @@ class Loader:
         return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 
     def _rewind(self, plan: Iterator[_Plan]) -> Pipeline:
-        """Throw away what an unfinished epoch left in the queue and begin with ``plan``."""
+        """Discard what an unfinished epoch left in the queue, and start with ``plan``."""
         pipeline, self._pipeline = self._pipeline, None
         self._feed.plan = iter(())
         if pipeline is not None:
@@ -199,7 +205,7 @@ class Loader:
                     pipeline.run()
             except StopIteration:
                 pipeline.reset()
-            except RuntimeError:  # one of the batches nobody waits for any more
+            except RuntimeError:  # a batch of the unfinished epoch failed
                 pipeline = None
         self._pipeline = pipeline or self._build()
         self._feed.plan = plan
@@ -257,33 +263,33 @@ class Loader:
         return len(self._samples) if self._sampler is None else len(self._sampler)
 
     def _explain(self, error: RuntimeError, in_flight: list[_Plan]) -> Exception:
-        """DALI seldom names the file it stumbled over, so try those of the batches in flight."""
+        """DALI rarely names the file that failed, so try those of the batches in flight."""
         images = self._samples.images
         if isinstance(images, np.ndarray):
             return error
         index = np.concatenate([batch.samples for batch in in_flight])
-        culprit = _first_unreadable([images[i] for i in index], self._device)
-        if culprit is None:
+        unreadable = _first_unreadable([images[i] for i in index], self._device)
+        if unreadable is None:
             return error
-        return UserError(f"image file {culprit}: cannot be read or decoded")
+        return UserError(f"image file {unreadable}: cannot be read or decoded")
 
 
 class _Plan(NamedTuple):
-    """One batch to be made."""
+    """A batch to be prepared."""
 
     samples: NDArray[np.int64]  # positions in the split
     views: Views
-    parts: tuple[int, ...]  # samples of each group
+    parts: tuple[int, ...]  # number of samples of each group
 
 
 class _Feed:
-    """What DALI calls for the inputs of its next batch. Apart from the loader, so that pipeline
-    and loader do not refer to each other and go as soon as the loader does."""
+    """Called by DALI for the inputs of its next batch. It is separate from the loader so that the
+    pipeline holds no reference to the loader, and both are freed at once."""
 
     def __init__(self, images: NDArray[np.uint8] | tuple[Path, ...], augment: Augment) -> None:
         self.plan: Iterator[_Plan] = iter(())
         self._images = images
-        # The fields of Views that the pipeline has a use for.
+        # The fields of Views that the pipeline reads.
         self.views = ["flip"]
         if augment.random_resized_crop is not None:
             self.views.append("box")
@@ -291,7 +297,7 @@ class _Feed:
             self.views.append("shift")
 
     def __call__(self, _: int) -> tuple[Any, ...]:
-        batch = next(self.plan)  # StopIteration tells DALI that the epoch ends
+        batch = next(self.plan)  # StopIteration ends DALI's epoch
         if isinstance(self._images, np.ndarray):
             source: Any = self._images[batch.samples]
         else:
@@ -314,7 +320,7 @@ def _encoded(path: Path) -> NDArray[np.uint8]:
 def _read(paths: DataNode) -> DataNode:
     from nvidia.dali import fn
 
-    # A file that gets shorter while it is mapped would end the process (SIGBUS).
+    # If a memory-mapped file is truncated, the process is killed (SIGBUS).
     return fn.io.file.read(paths, dont_use_mmap=True)
 
 
@@ -327,8 +333,8 @@ def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
 
 
 def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: str) -> DataNode:
-    """Decode the box only, and resize it. Where a box of the drawn area and aspect ratio would
-    reach over an edge it is cut off there (torchvision would draw again)."""
+    """Decode the box only, and resize it. A box of the drawn area and aspect ratio that exceeds the
+    image is cropped at the edge (torchvision draws again)."""
     from nvidia.dali import fn, math, types
 
     shape = fn.peek_image_shape(encoded, dtype=types.FLOAT)
@@ -347,7 +353,7 @@ def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: s
 
 
 def _first_unreadable(paths: list[Path], device: torch.device) -> Path | None:
-    """The first of ``paths`` that DALI cannot read and decode, one at a time."""
+    """The first of ``paths`` that DALI cannot read or decode, one at a time."""
     from nvidia.dali import Pipeline, fn
 
     remaining = iter(paths)

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of where they are used, so that resuming needs no state."""
+"""Random numbers as functions of where they are used, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Stream(IntEnum):
-    """What the numbers are for: streams of the same seed are independent of each other."""
+    """Purpose of the numbers; streams with the same seed are independent."""
 
     ORDER = 1
     VIEWS = 2
@@ -22,17 +22,17 @@ class Stream(IntEnum):
 def generator(seed: int, stream: Stream, major: int, minor: int = 0) -> np.random.Generator:
     """A generator keyed by (seed, stream, major, minor), each in [0, 2**64).
 
-    Philox is counter-based: the low half of its counter is left to the numbers drawn, the high
-    half holds (major, minor), so two generators never overlap.
+    Philox is counter-based: the low half of its counter counts the numbers drawn, the high half is
+    (major, minor), so generators never overlap.
     """
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, minor, major]))
 
 
 def hashed(count: int, *keys: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``count`` uniform numbers in [0, 1) for each of N tuples of integers, of which they are a
-    function: (count, N). For when a generator for each would take too long.
+    """(count, N) uniform numbers in [0, 1), a function of N tuples of integers; faster than a
+    generator for each.
 
-    Every key goes through a round of SplitMix64 (Steele, Lea and Flood 2014).
+    Each key goes through a round of SplitMix64 (Steele, Lea and Flood 2014).
     """
     state = np.zeros(len(keys[0]), dtype=np.uint64)
     for key in keys:

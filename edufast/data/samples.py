@@ -1,4 +1,4 @@
-"""What a data set is, once it has been read."""
+"""Data sets in memory: samples, splits, and what loaders need to know."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Samples:
         labels: (N,) int64, positions in the data set's classes.
 
     Raises:
-        TypeError, ValueError: the images or labels are of another type or shape.
+        TypeError, ValueError: images or labels have another type or shape.
     """
 
     images: NDArray[np.uint8] | tuple[Path, ...]
@@ -55,7 +55,7 @@ class Samples:
 
 
 class Splits(NamedTuple):
-    """What a reader finds: the names of the classes, and two splits of images of any size."""
+    """What a reader returns: names of the classes, and two splits with images of any size."""
 
     classes: tuple[str, ...]
     train: Samples
@@ -67,11 +67,11 @@ class DataSet:
     """A classification data set in two splits.
 
     Attributes:
-        name: what it was asked for by.
-        classes: their names; labels are positions in it.
-        image_size: height and width of the images a loader should make.
-        mean: per channel, of pixel / 255, over at most 2,000 training images (256 of files).
-        std: likewise, and never 0.
+        name: its source, see :func:`edufast.data.load_dataset`.
+        classes: names; labels are positions in it.
+        image_size: height and width of a loader's images.
+        mean: per channel, of pixel / 255, over at most 2,000 training images (256 files).
+        std: per channel, of pixel / 255, over the same images; above 0.
     """
 
     name: str

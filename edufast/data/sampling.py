@@ -1,4 +1,4 @@
-"""Which samples an epoch visits, in which order: functions of (seed, epoch) without state."""
+"""The samples of an epoch and their order, as functions of (seed, epoch) without state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edufast.data.rng import Stream, generator
 
 
 class Sampler(Protocol):
-    """Maps an epoch's number to the data set's indices it visits, always ``len`` many."""
+    """Maps the number of an epoch to the ``len`` positions in the split that it visits."""
 
     def __call__(self, epoch: int) -> NDArray[np.int64]: ...
 
@@ -22,19 +22,17 @@ class Sampler(Protocol):
 class MixedSampler:
     """Whole batches over all ``groups``, each with the same number of samples of each group.
 
-    The numbers follow ``weights`` (largest remainder, at least one), so that every batch shows a
-    student the same mixture, and each teacher as many images as in the batch before. Within
-    a batch group follows group. Each group is one endless sequence of passes, each pass a new
-    permutation of its samples: an epoch goes on where the last one stopped, and no sample comes up
-    again within a pass.
+    The numbers follow ``weights`` (largest remainder, at least one), so that all batches have the
+    same mixture, and each teacher sees equally many images in each. A batch is sorted by group.
+    Each group is an endless sequence of passes, each a new permutation of its samples: an epoch
+    continues where the previous one stopped, and no sample repeats within a pass.
 
     Args:
         labels: (N,) integer labels of the whole split.
         groups: the labels of each group; a label belongs to at most one.
-        batch_size: samples in a batch; at most an epoch's samples are used.
+        batch_size: samples per batch, at most those of an epoch.
         seed: of the permutations.
-        samples_per_epoch: from which the largest number of whole batches is taken; None: the number
-            of samples in all groups.
+        samples_per_epoch: rounded down to whole batches; None: the number of samples in all groups.
         weights: of the groups, above 0; None: their numbers of samples.
 
     Raises:
@@ -62,7 +60,7 @@ class MixedSampler:
         length = samples_per_epoch or len(together)
         self.batch_size = min(batch_size, length)
         self._batches = length // self.batch_size
-        self.quotas = _shared_out(self.batch_size, weights or [len(m) for m in members])
+        self.quotas = _apportioned(self.batch_size, weights or [len(m) for m in members])
         self._groups = [_Passes(samples, seed, group) for group, samples in enumerate(members)]
 
     def __len__(self) -> int:
@@ -78,7 +76,7 @@ class MixedSampler:
 
 
 class ClassSampler:
-    """All samples of ``classes``, in the split's order, the same every epoch: for validation.
+    """All samples of ``classes`` in the split's order, the same in every epoch: for validation.
 
     Raises:
         ValueError: no class given, or one without samples.
@@ -95,14 +93,14 @@ class ClassSampler:
 
 
 class SliceSampler:
-    """Class slice after class slice within an epoch, shuffled inside each: the authors' order.
+    """One class slice after the other within an epoch, each shuffled: the authors' order.
 
-    Every slice is an endless sequence of passes of its own, as in :class:`MixedSampler`.
-    ``samples_per_epoch`` is shared between the slices in proportion to their samples.
+    Each slice is an endless sequence of passes, as in :class:`MixedSampler`.
+    ``samples_per_epoch`` is divided among the slices in proportion to their samples.
 
     Raises:
-        ValueError: no slice, an empty slice, a class without samples, or fewer
-            ``samples_per_epoch`` than give each slice one.
+        ValueError: no slice, an empty slice, a class without samples, or ``samples_per_epoch`` too
+            small to give each slice a sample.
     """
 
     def __init__(
@@ -138,7 +136,7 @@ class SliceSampler:
 
 
 class _Passes:
-    """An endless sequence of permutations of ``samples``, of which any section can be asked for."""
+    """An endless sequence of permutations of ``samples``, read in parts."""
 
     def __init__(self, samples: NDArray[np.int64], seed: int, stream: int) -> None:
         self._samples, self._seed, self._stream = samples, seed, stream
@@ -154,8 +152,8 @@ class _Passes:
         return rng.permutation(self._samples)
 
 
-def _shared_out(total: int, sizes: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to ``sizes`` that add up: largest remainder, at least 1 each."""
+def _apportioned(total: int, sizes: Sequence[float]) -> list[int]:
+    """``total`` in proportion to ``sizes``: whole numbers by largest remainder, at least 1 each."""
     if total < len(sizes):
         raise ValueError(
             f"batch_size: {total} is less than the {len(sizes)} groups of classes; expected at "
@@ -173,7 +171,7 @@ def _shared_out(total: int, sizes: Sequence[float]) -> list[int]:
 
 
 def _samples_of(labels: NDArray[np.integer], classes: Iterable[int]) -> NDArray[np.int64]:
-    """The indices whose label is in ``classes``, ascending."""
+    """Positions of the samples whose label is in ``classes``, ascending."""
     wanted = np.unique(np.fromiter(classes, dtype=np.int64))
     if not len(wanted):
         raise ValueError("classes: expected at least one class, got none")

@@ -1,17 +1,18 @@
-"""Data sources: what ``data.source`` of a recipe names, and reading it.
+"""Data sources: what ``data.source`` in a recipe names, and reading it.
 
 A source is ``<reader>`` or ``<reader>:<path>``, or a folder of images. A reader is a function
-``read(path, seed)``, or ``read(seed)`` where it needs no path, that returns one of:
+``read(path, seed)``, or ``read(seed)`` if it needs no path, that returns one of:
 
-* :class:`~edufast.data.samples.Splits`: the names of the classes, and two splits of images of any
-  size, arrays or files, each class with some in the training split. Holding out, resizing, and the
-  mean and deviation of the pixels are up to :func:`edufast.data.load_dataset`.
-* :class:`~edufast.data.samples.DataSet`: likewise, to choose the image size (where nobody asks for
-  another), mean and deviation oneself. It is named after its source.
+* :class:`~edufast.data.samples.Splits`: the names of the classes, and two splits of images, as
+  arrays of any size or as files; each class has images in the training split.
+  :func:`edufast.data.load_dataset` holds out a part, resizes, and computes mean and standard
+  deviation of the pixels.
+* :class:`~edufast.data.samples.DataSet`: the same with its own default image size, mean and
+  standard deviation. Its name is replaced by the source.
 
-``path`` is a :class:`pathlib.Path` that exists. ``seed`` is that of the recipe's section ``data``:
-whatever is random, splits for instance, should depend on it alone, because every process reads the
-data anew.
+``path`` is a :class:`pathlib.Path` that exists. ``seed`` comes from the section ``data`` of the
+recipe. Anything random, such as a split, must depend on it only, since each process reads the data
+again.
 """
 
 from __future__ import annotations
@@ -60,9 +61,8 @@ def read(source: str, seed: int) -> Splits | DataSet:
     """What the reader of ``source`` returns, checked.
 
     Raises:
-        UserError: there is no such reader or path, the reader fails, or what it returns is not as
-            described above.
-        ImportError: a data set of this package needs a package that is missing.
+        UserError: there is no such reader or path, or the reader fails or returns something else.
+        ImportError: a data set of this package needs another package, which is missing.
     """
     name, path = _parsed(source)
     if name is None:
@@ -79,7 +79,7 @@ def read(source: str, seed: int) -> Splits | DataSet:
             f"data source {source!r}: {str(path)!r} does not exist; expected a path{published}"
         )
     arguments = () if path is None else (path,)
-    if name in OUTLINES:  # ours, whose errors are written for users
+    if name in OUTLINES:  # of this package: its errors need no context, its result no check
         return reader(*arguments, seed=seed)
     found = DATA_SETS.call(name, *arguments, seed=seed)
     _check(f"data source {source!r}", found)
@@ -101,8 +101,8 @@ def runs_code(source: str) -> bool:
 
 
 def _parsed(source: str) -> tuple[str | None, Path | None]:
-    """The reader, None where ``source`` is a folder, and the path: by name first, then folders,
-    then import paths."""
+    """The reader, None if ``source`` is a folder, and the path. Names take precedence over
+    folders, and folders over import paths."""
     name, colon, rest = source.partition(":")
     if name not in DATA_SETS:
         if Path(source).is_dir():
@@ -121,16 +121,18 @@ def _reads_path(reader: Reader) -> bool:
 
 
 def _check(what: str, found: Splits | DataSet) -> None:
-    """
+    """Check what a user's reader returned.
+
     Raises:
-        UserError: ``found``, by a user's reader, is not what the training takes for granted.
+        UserError: it has fewer than two classes, a label outside of them, or a class without
+            training images.
     """
     classes = found.classes
     if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{what}: classes is {classes!r}; expected the names of at least 2")
     for split, samples in (("train", found.train), ("val", found.val)):
         if not isinstance(samples, Samples):
-            raise UserError(f"{what}: {split} is of {type(samples).__name__}; expected Samples")
+            raise UserError(f"{what}: {split} has type {type(samples).__name__}; expected Samples")
         outside = samples.labels[(samples.labels < 0) | (samples.labels >= len(classes))]
         if len(outside):
             raise UserError(

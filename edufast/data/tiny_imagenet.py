@@ -4,8 +4,8 @@
     tiny-imagenet-200/train/<wnid>/images/*.JPEG
     tiny-imagenet-200/val/images/*.JPEG, val/val_annotations.txt
 
-The test images have no published labels, so the validation split (50 a class) is what papers
-report; hold out training images to choose variants.
+The test images have no published labels, so papers report accuracy on the validation split (50
+images a class); hold out training images to compare variants.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ CLASSES = 200
 
 
 def tiny_imagenet(given: Path, seed: int = 0) -> Splits:
-    """The official splits, whatever the ``seed``, with classes as wnids.txt has them and named as
-    words.txt does.
+    """The official splits, with classes in the order of wnids.txt and named by words.txt; ``seed``
+    is not used.
 
     ``given`` may be the parent folder.
 
     Raises:
-        UserError: a file is missing, or the lists are not what they should be.
+        UserError: a file is missing, or a list is damaged.
     """
     root = find_folder(given, "tiny-imagenet-200", "wnids.txt", ARCHIVE)
     path = root / "wnids.txt"
@@ -56,7 +56,7 @@ def _validation(root: Path, wnids: list[str]) -> list[list[Path]]:
     there = files_in(folder, ".jpeg", ARCHIVE)
     for name, wnid in read_pairs(listing, "\t", ARCHIVE):
         if wnid not in files:
-            raise UserError(f"{listing}: {name} is of class {wnid!r}, which wnids.txt has not")
+            raise UserError(f"{listing}: {name} is of class {wnid!r}, which is not in wnids.txt")
         if name not in there:
             raise UserError(f"{folder / name}: missing; {listing.name} lists it")
         files[wnid].append(folder / name)

@@ -1,4 +1,4 @@
-"""Distillation algorithms: what is made of the student's logits and the teachers' outputs."""
+"""Distillation algorithms: losses of the student's and the teachers' outputs."""
 
 from edufast.distill.algorithm import Algorithm, GradeContext
 from edufast.distill.attention import AttentionTransfer

@@ -1,4 +1,4 @@
-"""What a distillation algorithm is, and what it may rely on."""
+"""The interface of a distillation algorithm."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from edufast.utils.errors import UserError
 
 @dataclass(frozen=True)
 class GradeContext:
-    """What is known when a grade begins.
+    """What an algorithm may know when a grade begins.
 
     Attributes:
-        student_shapes: of the student's features, without the batch: maps (C, H, W) or tokens
-            (N, C), shallow to deep; last the embedding (C,).
-        teachers: positions in the faculty of those who teach.
-        teacher_shapes: likewise of the features of each teacher; empty where the algorithm does
-            not read features.
-        labels: (N,) int64 of the training samples, as in ``logit_loss``; -1: class not taught yet.
-        owners: (N,) int64, where samples are routed to the teacher of their class: position among
-            ``teachers``, -1: nobody's. None: every teacher looks at every sample.
-        device: where the student trains.
+        student_shapes: shapes of the student's features without the batch dimension: maps (C, H, W)
+            or tokens (N, C) from shallow to deep, then the embedding (C,).
+        teachers: positions in the faculty of the grade's teachers.
+        teacher_shapes: the same shapes for each of these teachers; empty if the algorithm does not
+            read features.
+        labels: (N,) int64, the label of each training sample as in ``logit_loss``; -1 if its class
+            is not taught yet.
+        owners: (N,) int64, if each sample is routed to the teacher of its class: that teacher's
+            position in ``teachers``, -1 if there is none. None: every teacher sees every sample.
+        device: the student's.
     """
 
     student_shapes: list[tuple[int, ...]]
@@ -37,27 +38,27 @@ class GradeContext:
 
     @property
     def num_samples(self) -> int:
-        """N, of the training split, taught or not."""
+        """N, the size of the training split, including classes not taught yet."""
         return len(self.labels)
 
 
 class Algorithm(nn.Module):
-    """Turns what student and teachers say about a batch into a loss.
+    """Computes the loss of a batch from the outputs of the student and of the teachers.
 
-    The loss of a batch is ``logit_loss`` of the student's logits, plus that of each exit times
-    ``curriculum.exit_weight``, plus ``feature_loss`` where ``reads_features``. A grade without
-    teachers has plain cross-entropy and does not ask.
+    The loss is ``logit_loss`` of the student's logits, plus ``curriculum.exit_weight`` times that
+    of each exit, plus ``feature_loss`` if ``reads_features``. A grade without teachers uses plain
+    cross-entropy instead.
 
-    Subclasses override one or both. What changes between epochs is a buffer, not a Python number,
-    so that nothing is compiled anew; what is learned or remembered (adapters, memories) is made in
-    ``begin_grade``: the school trains the parameters in a group of their own and keeps parameters
-    and buffers in its checkpoints. What ``begin_grade`` makes must follow from the contexts so far.
+    Subclasses override one or both. Values that change between epochs belong in buffers, not in
+    Python numbers, so that a compiled step stays valid. Parameters and buffers such as adapters and
+    memory banks are created in ``begin_grade``, from nothing but the contexts so far: the School
+    trains the parameters in a group of their own and saves both in its checkpoints.
 
     Teachers are constants: no gradient flows into them.
 
     Args:
-        temperature: T, above 0; of the softened distributions, also where slice teachers are
-            assembled into a gated target.
+        temperature: T, above 0, of the softened distributions; also used to assemble slice teachers
+            into a gated target.
     """
 
     reads_features: ClassVar[bool] = False
@@ -67,19 +68,19 @@ class Algorithm(nn.Module):
         self.temperature = above_zero("temperature", temperature)
 
     def begin_grade(self, context: GradeContext) -> None:
-        """Called when a grade that has teachers begins, in the order of the grades."""
+        """Called at the beginning of each grade that has teachers."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before each epoch; counted from 0 over the whole training of ``epochs``."""
+        """Called before each epoch, counted from 0 over all grades, of ``epochs`` in total."""
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
-        """The loss, cross-entropy included, of logits (B, C) with labels (B,) in [0, C)."""
-        raise NotImplementedError
+        """The loss of logits (B, C) with labels (B,) in [0, C), cross-entropy included."""
+        raise NotImplementedError(f"{type(self).__name__} defines no logit_loss")
 
     def feature_loss(
         self, features: list[Tensor], outputs: TeacherOutputs, labels: Tensor
     ) -> Tensor:
-        """The loss of the student's features, shaped like ``GradeContext.student_shapes``."""
+        """The loss of the student's features, of shapes (B, *GradeContext.student_shapes[i])."""
         return features[-1].new_zeros(())
 
 
@@ -87,18 +88,18 @@ def above_zero(name: str, value: float) -> float:
     """``value`` as a float.
 
     Raises:
-        UserError: it is not a finite number above 0; the message names it.
+        UserError: it is not a finite number above 0.
     """
     return _checked(name, value, isinstance(value, (int, float)) and value > 0, "above 0")
 
 
 def at_least_zero(name: str, value: float) -> float:
-    """Like :func:`above_zero`, but 0 will do."""
+    """Like :func:`above_zero`, but 0 is allowed."""
     return _checked(name, value, isinstance(value, (int, float)) and value >= 0, "of at least 0")
 
 
 def share(name: str, value: float) -> float:
-    """Like :func:`above_zero`, for numbers in [0, 1]."""
+    """Like :func:`above_zero`, for a number in [0, 1]."""
     return _checked(name, value, isinstance(value, (int, float)) and 0 <= value <= 1, "in [0, 1]")
 
 

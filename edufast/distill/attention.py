@@ -13,13 +13,13 @@ from edufast.distill.feature_algorithm import FeatureAlgorithm, as_map, matched,
 class AttentionTransfer(FeatureAlgorithm):
     """Logit loss ``+ weight * sum_pairs mean((n(a_s) - n(a_t))^2)``, with ``a = mean_c f^2``.
 
-    The attention map a says where features are strong; n divides it by its Euclidean norm. Of each
-    pair of maps the larger is averaged down to the smaller. The mean is over rows and places, as
-    in the authors' code (the paper has the norm of the difference); pairs are summed. Nothing is
-    learned beside the student.
+    The attention map a shows where features are strong; n divides it by its Euclidean norm. The
+    larger map of each pair is average-pooled to the size of the smaller one. The mean is over rows
+    and locations, as in the authors' code (the paper has the norm of the difference), and pairs are
+    summed. There are no adapters to learn.
 
     Args:
-        weight: of the sum; 1000 in common use, beta of the paper.
+        weight: of the sum, the paper's beta; 1000 is common.
         logits: see :class:`FeatureAlgorithm`.
     """
 
@@ -39,13 +39,13 @@ class AttentionTransfer(FeatureAlgorithm):
         self,
         position: int,
         features: list[Tensor],
-        answers: list[Tensor],
+        teacher_features: list[Tensor],
         labels: Tensor,
         index: Tensor,
     ) -> Tensor:
         losses = []
         for i, j in self._pairs[position]:
-            student, teacher = same_size(as_map(features[i]), as_map(answers[j]))
+            student, teacher = same_size(as_map(features[i]), as_map(teacher_features[j]))
             losses.append(F.mse_loss(_attention(student), _attention(teacher)))
         return self.weight * torch.stack(losses).sum()
 

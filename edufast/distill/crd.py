@@ -17,17 +17,17 @@ from edufast.utils.errors import UserError
 class CRD(FeatureAlgorithm):
     """Logit loss ``+ weight * (NCE(s, memory_t) + NCE(t, memory_s))``, see :class:`Contrast`.
 
-    The embeddings of student and teacher are projected and brought to length 1; those of the same
-    image should be told apart from those of images of other classes, which a memory keeps for
-    every training sample. The mean is over the rows. With several teachers each has projections
-    and memories of its own.
+    The embeddings of student and teacher are projected and normalised to length 1. Those of the
+    same image are contrasted with those of images of other classes, which a memory bank holds for
+    every training sample. The loss is a mean over the rows. Each of several teachers has its own
+    projections and memory banks.
 
     Args:
-        weight: of the contrast; 0.8 in the paper.
+        weight: of the contrastive loss; 0.8 in the paper.
         width: of the projections.
-        negatives: samples to be told from, at most; as many as there are where that is less.
+        negatives: largest number of negative samples; fewer if there are not as many.
         tau: temperature of the similarities.
-        momentum: how much of a memory stays when its sample is seen again.
+        momentum: weight of a sample's old entry when it is updated.
         logits: see :class:`FeatureAlgorithm`.
     """
 
@@ -51,10 +51,10 @@ class CRD(FeatureAlgorithm):
     def begin_grade(self, context: GradeContext) -> None:
         super().begin_grade(context)
         for position, contrast in enumerate(self.adapters.values()):
-            shown = context.labels >= 0
+            seen = context.labels >= 0
             if context.owners is not None:
-                shown &= context.owners == position
-            candidates = shown.nonzero()[:, 0]
+                seen &= context.owners == position
+            candidates = seen.nonzero()[:, 0]
             cast(Contrast, contrast).candidates = candidates
             cast(Contrast, contrast).classes = context.labels[candidates]
 
@@ -66,21 +66,21 @@ class CRD(FeatureAlgorithm):
         self,
         position: int,
         features: list[Tensor],
-        answers: list[Tensor],
+        teacher_features: list[Tensor],
         labels: Tensor,
         index: Tensor,
     ) -> Tensor:
         contrast = cast(Contrast, list(self.adapters.values())[position])
         drawn = contrast.draw(self.negatives)
-        return self.weight * contrast(features[-1], answers[-1], labels, index, drawn)
+        return self.weight * contrast(features[-1], teacher_features[-1], labels, index, drawn)
 
 
 @torch.library.custom_op("edufast::recall", mutates_args=())
 def recall(memory: Tensor, index: Tensor) -> Tensor:
-    """``memory[index]``, a copy, constant for the gradient.
+    """A copy of ``memory[index]`` without gradient.
 
-    An operator of its own, because torch.compile may run a cheap one again in the backward pass
-    instead of keeping its result; by then the memory has changed, and the gradients were wrong.
+    It is an operator of its own because torch.compile may recompute a cheap one in the backward
+    pass instead of keeping its result; by then the memory has changed, and gradients are wrong.
     """
     return memory[index]
 
@@ -91,17 +91,17 @@ def _(memory: Tensor, index: Tensor) -> Tensor:
 
 
 class Contrast(nn.Module):
-    """Noise-contrastive estimation (Gutmann and Hyvärinen 2010) against a memory, both ways.
+    """Noise-contrastive estimation (Gutmann and Hyvärinen 2010) in both directions.
 
-    With similarities ``l = <a, m> / tau`` of an anchor to memories, M negatives of the N samples
-    and ``Z = N * c``: ``P = exp(l) / Z``, and the loss of a row is ``-log(P+ / (P+ + M/N)) -
-    sum_- log(1 - P- / (P- + M/N))``. N cancels. c is the mean of exp(l) over the negatives of the
-    first batch, and stays. The positive is the memory of the row's own sample before the update
-    ``m <- n(momentum * m + (1 - momentum) * a)``.
+    With similarities ``l = <a, m> / tau`` between an anchor and entries of the memory bank, M
+    negatives among the N samples, and ``Z = N * c``: ``P = exp(l) / Z``, and the loss of a row is
+    ``-log(P+ / (P+ + M/N)) - sum_- log(1 - P- / (P- + M/N))``. N cancels. c is the mean of exp(l)
+    over the negatives of the first batch, and is then fixed. The positive is the entry of the row's
+    own sample before the update ``m <- n(momentum * m + (1 - momentum) * a)``.
 
-    Unlike the authors' code, which draws negatives for every row, all rows of a batch share one
-    draw, of which a row leaves out the samples of its own class: the same expectation up to the
-    varying M, by a matrix product instead of a gather of (B, M, width).
+    The authors' code draws negatives for every row. Here all rows of a batch share one draw, and
+    each row leaves out the samples of its own class: the same expectation up to the varying M, with
+    a matrix product instead of a gather of (B, M, width).
 
     Args:
         student_width: of the student's embedding.
@@ -109,7 +109,7 @@ class Contrast(nn.Module):
         width: of both projections.
         num_samples: N.
         tau: temperature.
-        momentum: of the memories.
+        momentum: of the memory banks.
     """
 
     student_memory: Tensor
@@ -133,13 +133,13 @@ class Contrast(nn.Module):
         self.project_teacher = nn.Linear(teacher_width, width)
         for name in ("student_memory", "teacher_memory"):
             self.register_buffer(name, F.normalize(torch.randn(num_samples, width), dim=1))
-        self.register_buffer("log_mean", torch.full((2,), math.nan))  # log c, of either way
-        # Samples to draw from, and their classes: told anew in every grade.
+        self.register_buffer("log_mean", torch.full((2,), math.nan))  # log c, per direction
+        # Samples to draw from, and their classes; set in every grade.
         self.register_buffer("candidates", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("classes", torch.empty(0, dtype=torch.int64), persistent=False)
 
     def draw(self, count: int) -> Tensor:
-        """Positions (M,) among ``candidates`` of the negatives of a batch: all, or that many."""
+        """Positions (M,) in ``candidates`` of a batch's negatives: ``count`` at random, or all."""
         n = len(self.candidates)
         if n <= count:
             return torch.arange(n, device=self.candidates.device)
@@ -148,7 +148,7 @@ class Contrast(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor, index: Tensor, drawn: Tensor
     ) -> Tensor:
-        """The loss of embeddings (B, student_width) and (B, teacher_width), and the update."""
+        """The loss of embeddings (B, student_width) and (B, teacher_width); updates the banks."""
         s = F.normalize(self.project_student(student), dim=1)
         t = F.normalize(self.project_teacher(teacher), dim=1)
         same = self.classes[drawn] == labels[:, None]
@@ -162,7 +162,13 @@ class Contrast(nn.Module):
         return loss
 
     def _nce(
-        self, way: int, anchors: Tensor, memory: Tensor, index: Tensor, drawn: Tensor, same: Tensor
+        self,
+        direction: int,
+        anchors: Tensor,
+        memory: Tensor,
+        index: Tensor,
+        drawn: Tensor,
+        same: Tensor,
     ) -> Tensor:
         positive = (anchors * recall(memory, index)).sum(1) / self.tau
         negative = anchors @ recall(memory, drawn).T / self.tau
@@ -170,8 +176,8 @@ class Contrast(nn.Module):
         with torch.no_grad():
             total = torch.logsumexp(negative.masked_fill(same, -torch.inf).flatten(), 0)
             fresh = total - counts.sum().clamp_min(1).log()
-            known = self.log_mean[way]
-            # A batch without any negative tells nothing about their mean.
+            known = self.log_mean[direction]
+            # A batch without negatives has no mean.
             known.copy_(torch.where(known.isnan() & fresh.isfinite(), fresh, known))
             noise = counts.clamp_min(1).log() + known.nan_to_num(0.0)  # log (M c)
         hit = F.softplus(noise - positive)

@@ -1,4 +1,4 @@
-"""DIST (Huang et al. 2022), by the fused operator."""
+"""DIST (Huang et al. 2022), with the fused operator."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class DIST(Algorithm):
 
     r is Pearson's correlation of the softened distributions over the slice of teacher k. The factor
     tau^2 is applied, as in the authors' code. Columns are compared over the batch, so a teacher has
-    one weight for the whole of it: the mean of its rows' weights, and with routed samples, where
-    it is compared on its own rows only, their share of the batch. The weights sum to 1, or less
-    where rows have no owner. Correlation knows no ignored rows: labels must all be classes.
+    one weight for the whole batch: the mean of its rows' weights or, if samples are routed and it
+    is compared on its own rows only, their share of the batch. The weights sum to 1, or to less if
+    some rows have no owner. Ignored rows are not supported: all labels must be classes.
 
     Args:
         temperature: tau; 1 in the paper for ImageNet, 4 for CIFAR-100.
-        beta: weight of the rows, relations between classes.
-        gamma: weight of the columns, relations within a class; the paper takes 2 for both on
+        beta: weight of the rows (relations between classes).
+        gamma: weight of the columns (relations within a class); the paper uses 2 for both on
             CIFAR-100.
         weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
@@ -50,12 +50,12 @@ class DIST(Algorithm):
         else:
             factors = weights(self.weighting, logits, outputs, labels, self.temperature).mean(0)
         loss = F.cross_entropy(logits.float(), labels)
-        for k, answer in enumerate(outputs.logits):
+        for k, teacher in enumerate(outputs.logits):
             part = outputs.rows[k] if routed else slice(None)
             if len(labels[part]):
                 loss = loss + factors[k] * dist_loss(
                     slices.select(logits[part], k),
-                    answer[part],
+                    teacher[part],
                     temperature=self.temperature,
                     beta=self.beta,
                     gamma=self.gamma,

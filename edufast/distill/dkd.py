@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation (Zhao et al. 2022), by the fused operator."""
+"""Decoupled knowledge distillation (Zhao et al. 2022), with the fused operator."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ class DKD(Algorithm):
     """``CE + warm * T^2 * sum_k w_k (a KL(b_t || b_s) + b KL(phat_t || phat_s))``.
 
     b = (p_y, 1 - p_y), and phat the distribution over the classes without y (eq. 7 of the paper).
-    A teacher that does not know y has the second term only, over its whole slice. T^2 is applied,
-    the weights w_k sum to 1, and the mean is over the rows not ignored. ``warm`` rises linearly to
-    1, as in the authors' code: ``min(1, epoch / warm_up)`` with epochs counted from 1.
+    For a teacher that does not know y only the second term counts, over its whole slice. T^2 is
+    applied, the weights w_k sum to 1, and the mean is over the rows not ignored. ``warm`` rises
+    linearly to 1, as in the authors' code: ``min(1, epoch / warm_up)`` with epochs from 1.
 
     Args:
         temperature: T.
         target: a, weight of the target-class term.
-        other: b, weight of the other classes; the paper tunes it between 1 and 8 by the teacher.
-        warm_up: epochs, over the whole training; 0: none.
+        other: b, weight of the other classes; between 1 and 8 in the paper, depending on the
+            teacher.
+        warm_up: epochs of warm-up, counted over the whole training; 0: none.
         weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
 

@@ -1,4 +1,4 @@
-"""What algorithms that compare features have in common."""
+"""The base class of algorithms that compare features."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from edufast.utils.errors import UserError
 
 
 class FeatureAlgorithm(Algorithm):
-    """The loss of another algorithm on the logits, plus one that compares features.
+    """The loss of another algorithm on the logits, plus a loss on features.
 
-    With several teachers the feature loss is the mean over them, weighted by the number of rows
-    each has looked at: with routed samples each teacher is compared on its own rows. No gradient
-    flows into teachers; adapters learn with the student.
+    With several teachers the feature loss is their mean, weighted by the number of rows that each
+    has seen: if samples are routed, each teacher is compared on its own rows. No gradient flows
+    into teachers; adapters learn with the student.
 
     Args:
-        logits: the algorithm for the logits, cross-entropy included; None: ``KD()``. In a recipe a
-            name, or a name with options; ``{name: kd, alpha: 1}`` is cross-entropy alone.
+        logits: the algorithm for the logits, including cross-entropy; None: ``KD()``. In a recipe,
+            a name or a name with options; ``{name: kd, alpha: 1}`` is cross-entropy alone.
 
     Attributes:
-        adapters: by position in the faculty, of those who teach in this grade. They survive growth
-            as long as their shapes fit.
+        adapters: of the grade's teachers, by their position in the faculty. They are kept while
+            the student grows, as long as their shapes match.
     """
 
     reads_features: ClassVar[bool] = True
@@ -37,7 +37,8 @@ class FeatureAlgorithm(Algorithm):
     def __init__(self, logits: Algorithm | None = None) -> None:
         logits = KD() if logits is None else logits
         if not isinstance(logits, Algorithm) or logits.reads_features:
-            raise UserError(f"logits is {logits!r}; expected an algorithm that reads logits only")
+            found = type(logits).__name__ if isinstance(logits, nn.Module) else repr(logits)
+            raise UserError(f"logits is {found}; expected an algorithm that reads logits only")
         super().__init__(logits.temperature)
         self.logits = logits
         self.adapters = nn.ModuleDict()
@@ -69,36 +70,47 @@ class FeatureAlgorithm(Algorithm):
         loss = features[-1].new_zeros((), dtype=torch.float32)
         for position, (part, count) in enumerate(zip(outputs.rows, counts, strict=True)):
             if count:
-                own = [x[part].float() for x in features]
-                theirs = [x.detach().float() for x in outputs.features[position]]
-                where = (labels[part], outputs.index[part])
-                loss = loss + count / sum(counts) * self.compare(position, own, theirs, *where)
+                student = [x[part].float() for x in features]
+                teacher = [x.detach().float() for x in outputs.features[position]]
+                samples = (labels[part], outputs.index[part])
+                part_loss = self.compare(position, student, teacher, *samples)
+                loss = loss + count / sum(counts) * part_loss
         return loss
 
     def create_adapter(self, context: GradeContext, position: int) -> nn.Module:
-        """What the features of teacher number ``position`` of the grade need to be compared."""
+        """The module that makes features of student and teacher comparable.
+
+        ``position`` is the teacher's among those of the grade.
+        """
         raise NotImplementedError
 
     def compare(
         self,
         position: int,
         features: list[Tensor],
-        answers: list[Tensor],
+        teacher_features: list[Tensor],
         labels: Tensor,
         index: Tensor,
     ) -> Tensor:
-        """The loss, a mean over the rows, of features (n, ...) of the student beside those of
-        teacher number ``position``, both float32, for samples at ``index`` (n,)."""
+        """The loss, a mean over n rows.
+
+        Args:
+            position: the teacher's, among those of the grade.
+            features: (n, ...) float32 of the student.
+            teacher_features: (n, ...) float32 of the teacher.
+            labels: (n,).
+            index: (n,) positions of the samples in the training split.
+        """
         raise NotImplementedError
 
 
 def matched(
     student: Sequence[tuple[int, ...]], teacher: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, int]]:
-    """Which of the student's maps is compared with which of the teacher's, shallow to deep.
+    """Pairs of positions: the student's maps, from shallow to deep, and the teacher's they match.
 
-    The student's last map of each size, with the teacher's of the most similar number of places
-    (the larger one of two). The last shape on either side is the embedding's.
+    The student's last map of each size is paired with the teacher's map that has the most similar
+    number of locations (the larger one of two). The last shape on either side is the embedding's.
 
     Raises:
         ValueError: one of them has no maps.
@@ -106,19 +118,19 @@ def matched(
     if len(student) < 2 or len(teacher) < 2:
         who = "the student" if len(student) < 2 else "a teacher"
         raise ValueError(f"{who} has no feature maps; expected a convolutional or token model")
-    theirs = [math.prod(map_shape(shape)[1:]) for shape in teacher[:-1]]
+    sizes = [math.prod(map_shape(shape)[1:]) for shape in teacher[:-1]]
     last = {math.prod(map_shape(shape)[1:]): i for i, shape in enumerate(student[:-1])}
     return [
-        (i, min(range(len(theirs)), key=lambda j: (abs(math.log(theirs[j] / places)), j)))
-        for places, i in sorted(last.items(), key=lambda item: item[1])
+        (i, min(range(len(sizes)), key=lambda j: (abs(math.log(sizes[j] / size)), j)))
+        for size, i in sorted(last.items(), key=lambda item: item[1])
     ]
 
 
 def as_map(x: Tensor) -> Tensor:
     """Maps (B, C, H, W), tokens (B, N, C) or vectors (B, C) as maps.
 
-    Tokens are taken for a square image behind up to two others (class, distillation), which are
-    left out, or else for a column.
+    Tokens become a square map without up to two leading ones (class, distillation) or, if their
+    number does not allow that, a column.
     """
     if x.dim() == 4:
         return x
@@ -137,7 +149,7 @@ def map_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps (B, C, H, W), the larger one averaged down to the places of the smaller."""
+    """Two maps (B, C, H, W), the larger one average-pooled to the size of the smaller one."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     a, b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return a, b

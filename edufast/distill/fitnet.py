@@ -21,20 +21,20 @@ from edufast.utils.errors import UserError
 
 
 class FitNet(FeatureAlgorithm):
-    """Logit loss ``+ weight * mean((r(f_s) - f_t)^2)``, or the two one after the other.
+    """Logit loss ``+ weight * mean((r(f_s) - f_t)^2)``, or first the one and then the other.
 
-    f_s and f_t are the middle one of the pairs of maps (in an early grade the deepest there is),
-    the larger averaged down to the smaller; r is a 1x1 convolution to the teacher's channels,
-    learned along. The mean is over rows, channels and places.
+    f_s and f_t are the middle pair of maps (the deepest one in an early grade), the larger map
+    average-pooled to the size of the smaller one; r is a 1x1 convolution to the teacher's channels,
+    learned with the student. The mean is over rows, channels and locations.
 
-    In the paper the two come in stages: first the hint alone teaches the layers up to the guided
-    one, then the logits alone teach all. Most code since trains on the sum. Here both can be had;
-    in the first stage what lies above the guided layer sees weight decay only.
+    The paper trains in two stages: on the hint alone, which reaches the layers up to the guided
+    one, then on the logits alone. Most later code trains on the sum. Both are implemented; in the
+    first stage the layers above the guided one only decay.
 
     Args:
-        stage: "joint", the sum; or "two_stage".
-        weight: of the hint.
-        hint_share: of all epochs that the first of two stages takes, of the whole training.
+        stage: "joint" for the sum, or "two_stage".
+        weight: of the hint loss.
+        hint_share: share of all epochs of the training that the first of two stages takes.
         logits: see :class:`FeatureAlgorithm`.
     """
 
@@ -80,11 +80,11 @@ class FitNet(FeatureAlgorithm):
         self,
         position: int,
         features: list[Tensor],
-        answers: list[Tensor],
+        teacher_features: list[Tensor],
         labels: Tensor,
         index: Tensor,
     ) -> Tensor:
         i, j = self._pairs[position]
         regressor = list(self.adapters.values())[position]
-        student, teacher = same_size(as_map(features[i]), as_map(answers[j]))
+        student, teacher = same_size(as_map(features[i]), as_map(teacher_features[j]))
         return self.guides[1] * self.weight * F.mse_loss(regressor(student), teacher)

@@ -1,4 +1,4 @@
-"""Knowledge distillation on softened logits (Hinton et al. 2015), by the fused operator."""
+"""Knowledge distillation on softened logits (Hinton et al. 2015), with the fused operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.distill.weighting import Weighting, find_weighting, operator_weighting
 from edufast.ops import kd_loss
-from edufast.ops.kd_loss_reference import DIVERGENCES
+from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 from edufast.utils.errors import unknown
 
 
@@ -21,8 +21,8 @@ class KD(Algorithm):
     """``alpha * CE + (1 - alpha) * T^2 * sum_k w_k D_k``, D_k over the slice of teacher k.
 
     T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored. Reverse KL
-    leaves out the classes that a teacher of all holds at -inf: the student's mass there would make
-    it infinite.
+    leaves out classes at which a teacher of all classes has -inf: the student's probability there
+    would make it infinite.
 
     Args:
         temperature: T.

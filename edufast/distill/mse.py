@@ -14,14 +14,14 @@ from edufast.distill.weighting import Weighting, find_weighting, slices_of, weig
 class LogitMSE(Algorithm):
     """``alpha * CE + (1 - alpha) * sum_k w_k mean_c (zc - tc)^2``, over the slice of teacher k.
 
-    zc and tc are rows minus their mean: a softmax does not see a constant added to a row, and the
-    gated target consists of log-probabilities, which are defined up to one. Mean and squares are
-    over the classes the teacher does not hold at -inf. No temperature, hence no T^2 (the limit of
-    the T^2 KL for large T is half of this error). The weights w_k sum to 1, and the mean is over
-    the rows not ignored.
+    zc and tc are rows minus their mean: a softmax ignores a constant added to a row, and the gated
+    target consists of log-probabilities, which are defined up to such a constant. Both means are
+    over the classes at which the teacher is not -inf. There is no temperature, hence no T^2 (for
+    large T the T^2 KL approaches half of this error). The weights w_k sum to 1, and the mean is
+    over the rows not ignored.
 
     Args:
-        temperature: only that of a gated target and of the weighting "aekd".
+        temperature: only used by a gated target and by the weighting.
         alpha: weight of the cross-entropy.
         weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """
@@ -38,11 +38,11 @@ class LogitMSE(Algorithm):
         factors = weights(self.weighting, logits, outputs, labels, self.temperature)
         factors = factors.masked_fill(~valid[:, None], 0)
         total = logits.new_zeros((), dtype=torch.float32)
-        for k, answer in enumerate(outputs.logits):
-            # Rows without weight are not read: they may hold anything.
-            known = ~torch.isneginf(answer) & (factors[:, k, None] > 0)
+        for k, teacher in enumerate(outputs.logits):
+            # Rows without weight are not read: they may hold NaN.
+            known = ~torch.isneginf(teacher) & (factors[:, k, None] > 0)
             count = known.sum(1, keepdim=True).clamp_min(1)
-            error = (slices.select(logits, k).float() - answer.detach()).masked_fill(~known, 0)
+            error = (slices.select(logits, k).float() - teacher.detach()).masked_fill(~known, 0)
             centred = (error - error.sum(1, keepdim=True) / count).masked_fill(~known, 0)
             total = total + (factors[:, k] * (centred.square() / count).sum(1)).sum()
         cross_entropy = F.cross_entropy(logits.float(), labels)

@@ -13,23 +13,23 @@ from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.distill.weighting import Weighting, find_weighting, slices_of, weights
 from edufast.ops import kd_loss
 
-# Added to the variance: a row that is constant becomes zeros, and its gradient stays bounded.
+# Added to the variance, so that a constant row becomes zeros and its gradient stays bounded.
 EPSILON = 1e-7
 
 
 class Standardised(Algorithm):
     """``alpha * CE + beta * T^2 * sum_k w_k KL(softmax(Z(t_k) / T) || softmax(Z(z[S_k]) / T))``.
 
-    Z is the z-score of a row, over the slice of teacher k: the student need not match the scale of
-    the logits, only their order and relative distances. The deviation divides by the number of
-    classes as in the paper (the authors' code: by one less). Classes at -inf have no part in it.
-    T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored.
+    Z is the z-score of a row over the slice of teacher k: the student need not match the scale of
+    the logits, only their order and relative distances. The standard deviation divides by the
+    number of classes, as in the paper (the authors' code divides by one less). Classes at -inf are
+    left out. T^2 is applied, the weights w_k sum to 1, and the mean is over the rows not ignored.
 
     Args:
         temperature: T, the paper's base temperature.
         alpha: weight of the cross-entropy.
-        beta: weight of the divergence; the authors take 0.1 and 9.
-        weighting: of several teachers, by their logits as they are, see
+        beta: weight of the divergence; the authors use 0.1 and 9.
+        weighting: of several teachers, computed from their raw logits, see
             :func:`edufast.distill.weighting.find_weighting`.
     """
 
@@ -50,9 +50,9 @@ class Standardised(Algorithm):
         scored = [_z_score(slices.select(logits, k), mask) for k, mask in enumerate(known)]
         bounds = itertools.accumulate(slices.sizes, initial=0)
         divergence = kd_loss(
-            torch.cat(scored, 1),  # each slice with a score of its own: side by side
+            torch.cat(scored, 1),  # each slice has its own scores, hence its own columns
             [_z_score(t.detach(), mask) for t, mask in zip(outputs.logits, known, strict=True)],
-            labels.clamp(max=0),  # only tells which rows to ignore
+            labels.clamp(max=0),  # only used to ignore rows
             slices=list(itertools.pairwise(bounds)),
             temperature=self.temperature,
             alpha=0.0,
@@ -62,7 +62,7 @@ class Standardised(Algorithm):
 
 
 def _z_score(x: Tensor, known: Tensor) -> Tensor:
-    """Rows (B, C) to mean 0 and variance 1 over the ``known`` classes; -inf elsewhere."""
+    """Rows (B, C) with mean 0 and variance 1 over the ``known`` classes; -inf elsewhere."""
     x, count = x.float().masked_fill(~known, 0), known.sum(1, keepdim=True).clamp_min(1)
     centred = (x - x.sum(1, keepdim=True) / count).masked_fill(~known, 0)
     variance = centred.square().sum(1, keepdim=True) / count

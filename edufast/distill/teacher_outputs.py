@@ -1,4 +1,4 @@
-"""What the teachers say about a batch."""
+"""The teachers' outputs for a batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from edufast.ops import ClassSlices
 
 
 class TeacherOutputs(NamedTuple):
-    """What the teachers say about a batch: arguments of a distillation loss."""
+    """The teachers' outputs for a batch of B samples.
 
-    logits: list[Tensor]  # K tensors (B, C_k); where routed, rows no teacher's own are NaN
-    slices: ClassSlices | None  # None: each is over all classes taught
-    weighting: str  # "routed" or "mean"
-    rows: list[slice]  # of the batch, that each teacher who teaches has looked at
-    features: list[list[Tensor]]  # of each teacher, about its rows, as tapped; no rows: []
-    index: Tensor | None  # type: ignore[assignment]  # (B,) int64, positions in the split
+    Attributes:
+        logits: K tensors (B, C_k); one, the assembled target, in a gated grade. In a routed grade,
+            rows that belong to another teacher are NaN.
+        slices: which of the student's classes each tensor is over; None: all classes taught.
+        weighting: "routed" or "mean".
+        rows: the rows of the batch that each of the grade's teachers has seen.
+        features: of each of these teachers for its rows; empty if it has none, or if the
+            algorithm does not read features.
+        index: (B,) int64, positions of the samples in the training split.
+    """
+
+    logits: list[Tensor]
+    slices: ClassSlices | None
+    weighting: str
+    rows: list[slice]
+    features: list[list[Tensor]]
+    index: Tensor | None  # type: ignore[assignment]  # a method of tuple

@@ -1,4 +1,4 @@
-"""How much each of several teachers counts."""
+"""Weights of several teachers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from torch import Tensor
 
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.ops import ClassSlices, min_norm_weights
-from edufast.ops.kd_loss_reference import WEIGHTINGS as OPERATOR_WEIGHTINGS
-from edufast.ops.kd_loss_reference import row_weights
+from edufast.ops.reference.kd_loss_weights import WEIGHTINGS as OPERATOR_WEIGHTINGS
+from edufast.ops.reference.kd_loss_weights import row_weights
 from edufast.utils.errors import UserError
 from edufast.utils.registry import Registry, call_user
 
-# Of (logits, outputs, labels, temperature), as in :func:`weights`, the weights of K teachers: (K,)
-# or, for each row, (B, K), where K is len(outputs.logits).
+# From (logits, outputs, labels, temperature), see find_weighting, to (K,) or (B, K) weights.
 Weighting: TypeAlias = Callable[[Tensor, TeacherOutputs, Tensor, float], Tensor]
 
 
@@ -24,7 +23,7 @@ def aekd(logits: Tensor, outputs: TeacherOutputs, labels: Tensor, temperature: f
     return min_norm_weights(logits, outputs.logits, slices=outputs.slices, temperature=temperature)
 
 
-# A name instead of a function: kd_loss computes that weighting itself.
+# A name in place of a function: kd_loss computes that weighting itself.
 WEIGHTINGS: Registry[Weighting | str] = Registry(
     "weighting",
     "edufast.weightings",
@@ -36,22 +35,23 @@ register_weighting = WEIGHTINGS.register
 
 
 def find_weighting(weighting: str | Weighting) -> str | Weighting:
-    """The weighting of several teachers that an algorithm was given.
+    """The weighting that ``weighting`` stands for.
+
+    No gradient flows through the weights. If samples are routed, each teacher counts for its own
+    samples only, whatever the weighting.
 
     Args:
-        weighting: "mean" (AVER), "entropy" (EBKD), "confidence" (CA-MKD), see
-            :func:`edufast.ops.kd_loss`; "aekd", see :func:`edufast.ops.min_norm_weights`; another
-            registered name; an import path such as ``mypackage.weights:mine``; an entry point of
-            the group ``edufast.weightings``; or a function. A function takes the student's logits
-            (B, C), the :class:`~edufast.distill.teacher_outputs.TeacherOutputs`, labels (B,) and
-            the temperature, and returns the weights (K,) of K teachers or (B, K) of each row,
-            which should be at least 0 and sum to 1.
+        weighting: "mean" (AVER), "entropy" (EBKD) or "confidence" (CA-MKD), see
+            :func:`edufast.ops.kd_loss`; "aekd", see :func:`edufast.ops.min_norm_weights`; or your
+            own: a registered name, an import path such as ``mypackage.weights:mine``, an entry
+            point of the group ``edufast.weightings``, or the function itself. It takes the
+            student's logits (B, C), the
+            :class:`~edufast.distill.teacher_outputs.TeacherOutputs`, labels (B,) and the
+            temperature, and returns the weights of the K = ``len(outputs.logits)`` teachers, (K,)
+            or (B, K) for each row, which should be at least 0 and sum to 1.
 
     Returns:
         A function, or the name of a weighting that kd_loss computes itself.
-
-    Weights are constants for the gradient. Where samples are routed to their owners, each teacher
-    counts for its own samples, whatever the weighting.
 
     Raises:
         UserError: there is no such weighting, it cannot be imported, or it is no function.
@@ -69,7 +69,7 @@ def operator_weighting(
     """The argument ``weighting`` of :func:`edufast.ops.kd_loss`: a name, or (K,) or (B, K) weights.
 
     Raises:
-        UserError: a user's function fails, or returns anything else.
+        UserError: a user's function fails or returns something else.
     """
     if outputs.weighting != "mean":
         return outputs.weighting
@@ -93,7 +93,7 @@ def weights(
     labels: Tensor,
     temperature: float,
 ) -> Tensor:
-    """(B, K) weights, for losses that :func:`edufast.ops.kd_loss` does not compute."""
+    """(B, K) weights, for losses not computed by :func:`edufast.ops.kd_loss`."""
     chosen = operator_weighting(weighting, logits, outputs, labels, temperature)
     if isinstance(chosen, Tensor):
         return chosen.expand(len(labels), -1)
@@ -104,7 +104,7 @@ def weights(
 
 
 def slices_of(outputs: TeacherOutputs) -> ClassSlices:
-    """The teachers' class slices; where there are none, each slice is all its columns."""
+    """The teachers' class slices; without any, all columns of each teacher."""
     if outputs.slices is not None:
         return outputs.slices
     sizes = tuple(t.shape[1] for t in outputs.logits)

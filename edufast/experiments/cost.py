@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from edufast.data import DataSet, MixedSampler, Sampler, Samples, SliceSampler
 from edufast.data.outline import held_out, outline
-from edufast.experiments.method import Methods, samples_of_grades, training_flops
+from edufast.experiments.baselines import samples_of_grades
+from edufast.experiments.method import Method, plan_methods
 from edufast.experiments.recipe import DataSection, Recipe
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.experiments.teacher_training import absent_teacher
+from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
 from edufast.training.curriculum import Curriculum
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
@@ -27,7 +28,7 @@ class Cost:
         samples: the student trains on.
         student_flops: of training the student.
         teacher_training_flops: of training the recipe's teachers, all that have no weights yet.
-        teacher_flops: of the teachers' answers while the student trains, none of them remembered.
+        teacher_flops: of the teachers' answers while the student trains, none of them cached.
     """
 
     samples: int
@@ -56,29 +57,28 @@ def expected_cost(recipe: Recipe) -> Cost | None:
     data = _imageless(recipe.data)
     if data is None:
         return None
-    size = (3, data.image_size, data.image_size)
-    methods = Methods(recipe, data, ["education"])
-    # Shapes are all that counts, and models without weights are made at once.
+    education = plan_methods(recipe, data, ["education"])["education"]
+    slices = recipe.teacher_classes(data)
+    # Only shapes matter here, and models without weights are created instantly.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        student = methods.student("education", seed=0)
+        student_flops = education.training_flops()
         teachers = [
-            recipe.create_teacher_model(k, len(classes)) for k, classes in enumerate(methods.slices)
+            recipe.create_teacher_model(k, len(classes)) for k, classes in enumerate(slices)
         ]
-    seen = samples_of_grades(methods.education, data, recipe.training.batch_size)
-    student_flops = training_flops(student, methods.education, seen)
 
     teaching = (recipe.teaching or recipe.training).batch_size
     teacher_training_flops = teacher_flops = 0
-    visits = _visits(methods, seen)
+    visits = _visits(education, slices)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
-        flops = forward_flops(teacher, size)
+        size = section.image_size or data.image_size
+        flops = forward_flops(teacher, (3, size, size))
         teacher_flops += visits[k] * flops
         if section.weights is None:
             epochs = section.epochs or recipe.teacher_epochs
-            lessons = Curriculum.single(methods.slices[k], epochs)
+            lessons = Curriculum.single(slices[k], epochs)
             samples = sum(samples_of_grades(lessons, data, teaching))
             teacher_training_flops += TRAINING_FACTOR * flops * samples
-    return Cost(sum(seen), student_flops, teacher_training_flops, teacher_flops)
+    return Cost(sum(education.samples), student_flops, teacher_training_flops, teacher_flops)
 
 
 def _imageless(section: DataSection) -> DataSet | None:
@@ -95,12 +95,12 @@ def _imageless(section: DataSection) -> DataSet | None:
     return DataSet(section.source, names, samples, samples, size, (0.0,) * 3, (1.0,) * 3)
 
 
-def _visits(methods: Methods, seen: Sequence[int]) -> list[int]:
-    """Images that each teacher answers, where the student trains on so many in each grade."""
-    curriculum, labels = methods.education, methods.data.train.labels
-    faculty = Faculty([Teacher(nn.Identity(), classes) for classes in methods.slices])
+def _visits(education: Method, slices: Sequence[Sequence[int]]) -> list[int]:
+    """Images that each teacher answers; ``slices`` are the class ids that each knows."""
+    curriculum, labels = education.curriculum, education.data.train.labels
+    faculty = Faculty([absent_teacher(classes) for classes in slices])
     visits = [0] * len(faculty)
-    for g, (grade, samples) in enumerate(zip(curriculum.grades, seen, strict=True)):
+    for g, (grade, samples) in enumerate(zip(curriculum.grades, education.samples, strict=True)):
         if grade.target != "routed":
             for k in grade.teachers:
                 visits[k] += samples
@@ -108,14 +108,16 @@ def _visits(methods: Methods, seen: Sequence[int]) -> list[int]:
         taught = curriculum.taught(g)
         sampler: Sampler
         if curriculum.order == "slices":
-            slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
-            sampler = SliceSampler(labels, slices, 0, grade.samples)
+            taught_slices = [
+                earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes
+            ]
+            sampler = SliceSampler(labels, taught_slices, 0, grade.samples)
         else:
             groups = Supervision(faculty, grade.teachers, grade.target, taught, 1.0).groups
-            batch_size = methods.recipe.training.batch_size
+            batch_size = education.recipe.training.batch_size
             sampler = MixedSampler(labels, groups, batch_size, 0, grade.samples)
         # Every epoch has as many samples of an owner as any other.
         epoch = labels[sampler(0)[: samples // grade.epochs]]
         for k in grade.teachers:
-            visits[k] += grade.epochs * int(np.isin(epoch, methods.slices[k]).sum())
+            visits[k] += grade.epochs * int(np.isin(epoch, slices[k]).sum())
     return visits

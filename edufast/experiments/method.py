@@ -1,28 +1,31 @@
-"""What the methods of a comparison train: curriculum, student, algorithm, and for how long."""
+"""The methods of a comparison: what each trains, by which curriculum and algorithm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import nn
 
 from edufast.data import DataSet
-from edufast.distill import Algorithm, create_algorithm
-from edufast.experiments.recipe import Method, Recipe, TeacherSection
+from edufast.experiments.baselines import (
+    plain_distillation,
+    samples_of_grades,
+    single_grade,
+    without_teachers,
+)
+from edufast.experiments.recipe import MethodName, Recipe
+from edufast.experiments.teacher_training import absent_teacher
 from edufast.student.student import Student
-from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.curriculum import Curriculum, Grade, Target
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum, Target
 from edufast.training.school import School
-from edufast.training.settings import SchoolOptions, Training
+from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 
-METHODS: dict[Method, str] = {
+METHODS: dict[MethodName, str] = {
     "scratch": "cross-entropy only, one grade",
     "kd": "plain KD from one teacher of all classes, one grade",
     "routed": "the recipe's algorithm, each sample taught by the slice teacher that owns it, one "
@@ -31,212 +34,174 @@ METHODS: dict[Method, str] = {
     "grades": "the recipe's curriculum with cross-entropy only",
     "education": "the recipe: its algorithm under its curriculum",
 }
-GRADED = ("grades", "education")
+GRADED: tuple[MethodName, ...] = ("grades", "education")  # the others have a single grade
+_NEED_FULL_TEACHER = {"kd", "alone"}
 
-# What a baseline is given as much of as education distillation takes: training samples, FLOPs of
-# the student (its teachers' come on top), or seconds of training (validation aside).
-Equal = Literal["samples", "flops", "time"]
+Planner = Callable[[int], Curriculum]
 
 
-class Methods:
-    """The methods of one recipe on one data set.
+@dataclass(frozen=True)
+class Method:
+    """One way to train the student of a recipe.
 
-    Args:
-        recipe: what education distillation does.
-        data: what to learn.
-        names: the methods wanted. Where one needs a teacher of all classes and the recipe has
-            none, :attr:`recipe` has one more, like its last teacher.
-
-    Raises:
-        UserError: the recipe does not fit the data.
+    Attributes:
+        name: one of :data:`METHODS`.
+        recipe: as this method carries it out, with its own algorithm; a student that is taught in
+            a single grade is not cut, and has no exits.
+        data: what is learned.
+        curriculum: the grades.
+        plan: gives the grades for another number of training samples, rounded to whole batches.
     """
 
-    def __init__(self, recipe: Recipe, data: DataSet, names: Sequence[str]) -> None:
-        self.data = data
-        self.education = recipe.create_curriculum(data)
-        self.recipe = _with_full_teacher(recipe, data) if {"kd", "alone"} & set(names) else recipe
-        self.slices = self.recipe.teacher_classes(data)
+    name: MethodName
+    recipe: Recipe
+    data: DataSet
+    curriculum: Curriculum
+    plan: Planner
 
-    def curriculum(self, method: str, samples: int | None = None) -> Curriculum:
-        """What ``method`` teaches, in as many epochs as education has or a few more.
+    @property
+    def teachers(self) -> list[int]:
+        """Positions of the teachers that it learns from."""
+        return sorted({k for grade in self.curriculum.grades for k in grade.teachers})
 
-        Args:
-            samples: of training, rounded to whole batches; None: as many as education sees. Not
-                used for education itself.
-        """
-        education = self.education
-        if method == "education":
-            return education
-        seen = samples_of_grades(education, self.data, self._batch_size)
-        total = sum(seen) if samples is None else samples
-        if method == "grades":
-            factor = total / sum(seen)
-            grades = [
-                replace(grade, teachers=(), target="none", samples=self._scaled(grade, n, factor))
-                for grade, n in zip(education.grades, seen, strict=True)
-            ]
-            return replace(education, grades=grades)
-        steps = max(1, round(total / self._batch_size))
-        epochs = _even_epochs(steps, sum(grade.epochs for grade in education.grades))
-        full = [k for k, known in enumerate(self.slices) if len(known) == len(self.data.classes)]
-        owners = [k for k in range(len(self.slices)) if k not in full]
-        taught_by: dict[str, tuple[list[int], Target]] = {
-            "scratch": ([], "none"),
-            "kd": (full[-1:], "full"),
-            "alone": (full, "full"),
-            "routed": (owners, "routed"),
-        }
-        teachers, target = taught_by[method]
-        return Curriculum.single(
-            education.class_map.ids,
-            epochs,
-            teachers=teachers,
-            target=target,
-            samples=round(steps / epochs) * self._batch_size,
-        )
+    @property
+    def samples(self) -> list[int]:
+        """Samples that each grade trains on in all its epochs."""
+        return samples_of_grades(self.curriculum, self.data, self.recipe.training.batch_size)
 
-    def student(self, method: str, seed: int) -> Student:
-        """A new student for ``method``. One that is taught in a single grade has no exits."""
-        section, curriculum = self.recipe.student, self.curriculum(method)
+    def with_samples(self, samples: int) -> Method:
+        """The same with about as many training samples in all; education stays as it is."""
+        return replace(self, curriculum=self.plan(samples))
+
+    def create_student(self, seed: int) -> Student:
+        """A new student, with nothing grown."""
+        section, size = self.recipe.student, self.data.image_size
         torch.manual_seed(seed)
         return Student(
             self.recipe.create_student_model(len(self.data.classes)),
-            curriculum.fragments[-1],
-            input_size=(3, self.data.image_size, self.data.image_size),
-            cuts=section.cuts if method in GRADED else None,
+            self.curriculum.fragments[-1],
+            input_size=(3, size, size),
+            cuts=section.cuts,
             head=section.head,
             head_width=section.head_width,
             seed=seed,
         )
 
-    def algorithm(self, method: str) -> Algorithm:
-        """How ``method`` distils."""
-        section = self.recipe.algorithm
-        if method != "kd":
-            return self.recipe.create_algorithm()
-        if section.name not in ("kd", "reverse_kl", "js"):
-            return create_algorithm("kd")  # temperature and alpha mean something else there
-        given = (section.model_extra or {}).items()
-        return create_algorithm("kd", **{k: v for k, v in given if k in ("temperature", "alpha")})
-
-    def teachers(self, names: Sequence[str]) -> set[int]:
-        """Positions of the teachers that these methods learn from."""
-        grades = (grade for name in names for grade in self.curriculum(name).grades)
-        return {k for grade in grades for k in grade.teachers}
-
-    def school(
+    def create_school(
         self,
-        method: str,
         seed: int,
         faculty: Faculty,
-        curriculum: Curriculum,
         *,
         device: str,
-        training: Training | None = None,
         event_log: EventLog | None = None,
         checkpoint: Path | None = None,
     ) -> School:
-        """A school that trains ``method`` by ``curriculum``, with nothing taught yet.
-
-        ``training`` None: as the recipe says.
-        """
+        """A school that teaches a new student, with nothing taught yet."""
         return School(
-            self.student(method, seed),
+            self.create_student(seed),
             faculty,
-            curriculum,
+            self.curriculum,
             self.data,
-            algorithm=self.algorithm(method),
-            training=training or self.recipe.create_training(),
-            options=SchoolOptions(device, seed, event_log, checkpoint, name=method),
+            algorithm=self.recipe.create_algorithm(),
+            training=self.recipe.create_training(),
+            options=SchoolOptions(device, seed, event_log, checkpoint, name=self.name),
         )
 
-    def rehearse(self, names: Sequence[str], device: str) -> None:
-        """Put everything together once with stand-ins for the teachers: what does not fit shows
-        here, not after they have been trained.
+    def training_flops(self) -> int:
+        """FLOPs of training the student; those of its teachers come on top."""
+        student, total = self.create_student(seed=0), 0
+        for g, (grade, samples) in enumerate(
+            zip(self.curriculum.grades, self.samples, strict=True)
+        ):
+            student.grow(
+                fragments=self.curriculum.fragments[g],
+                classes=len(self.curriculum.taught(g)),
+                keep_exits=self.curriculum.exit_weight > 0,
+            )
+            for epoch in range(grade.epochs):
+                student.frozen = grade.frozen(epoch)
+                total += student.training_flops() * (samples // grade.epochs)
+        return total
 
-        Raises:
-            UserError: the first thing that does not fit.
-        """
+
+def plan_methods(
+    recipe: Recipe, data: DataSet, names: Sequence[MethodName]
+) -> dict[MethodName, Method]:
+    """The methods ``names`` of a recipe, and education, which the others are compared with.
+
+    All train on as many samples, to within a batch an epoch, in as many epochs as education has or
+    a few more. Where one needs a teacher of all classes and the recipe has none, the methods'
+    recipes have one more teacher, of the same model as the last.
+
+    Raises:
+        UserError: the recipe does not fit the data.
+    """
+    education = recipe.create_curriculum(data)
+    if _NEED_FULL_TEACHER & set(names):
+        recipe = recipe.with_full_teacher(data)
+    slices = recipe.teacher_classes(data)
+    full = [k for k, classes in enumerate(slices) if len(classes) == len(data.classes)]
+    owners = [k for k in range(len(slices)) if k not in full]
+    batch_size = recipe.training.batch_size
+    samples = sum(samples_of_grades(education, data, batch_size))
+
+    def single(teachers: Sequence[int], target: Target) -> Planner:
+        return lambda total: single_grade(education, total, batch_size, teachers, target)
+
+    uncut = recipe.model_copy(update={"student": recipe.student.model_copy(update={"cuts": None})})
+    plain = uncut.model_copy(update={"algorithm": plain_distillation(recipe.algorithm)})
+    planned: dict[MethodName, tuple[Recipe, Planner]] = {
+        "scratch": (uncut, single([], "none")),
+        "kd": (plain, single(full[-1:], "full")),
+        "routed": (uncut, single(owners, "routed")),
+        "alone": (uncut, single(full, "full")),
+        "grades": (recipe, lambda total: without_teachers(education, total, batch_size, data)),
+        "education": (recipe, lambda total: education),
+    }
+    methods = {}
+    for name in dict.fromkeys([*names, "education"]):
+        own, plan = planned[name]
         try:
-            for k, classes in enumerate(self.slices):
-                self.recipe.create_teacher_model(k, len(classes))
-            faculty = Faculty([absent_teacher(classes) for classes in self.slices])
-            for name in names:
-                self.school(name, 0, faculty, self.curriculum(name), device=device)
-        except UserError:
-            raise
+            methods[name] = Method(name, own, data, plan(samples), plan)
         except ValueError as error:
-            raise UserError(f"{self.recipe.name}: {error}") from error
-
-    def samples(self, method: str, equal: Literal["samples", "flops"]) -> int:
-        """Training samples that take ``method`` as many samples or student FLOPs as education."""
-        education = sum(samples_of_grades(self.education, self.data, self._batch_size))
-        if equal == "samples":
-            return education
-        return round(education * self._flops("education") / self._flops(method))
-
-    def _flops(self, method: str) -> int:
-        """Student FLOPs of ``method`` where it sees as many samples as education."""
-        curriculum = self.curriculum(method)
-        seen = samples_of_grades(curriculum, self.data, self._batch_size)
-        # As many per sample, whatever whole batches make of the number of samples.
-        education = sum(samples_of_grades(self.education, self.data, self._batch_size))
-        return training_flops(self.student(method, 0), curriculum, seen) * education // sum(seen)
-
-    def _scaled(self, grade: Grade, seen: int, factor: float) -> int | None:
-        if factor == 1:
-            return grade.samples
-        steps = max(1, round(factor * seen / grade.epochs / self._batch_size))
-        return steps * self._batch_size
-
-    @property
-    def _batch_size(self) -> int:
-        return self.recipe.training.batch_size
+            raise UserError(f"{recipe.name}: {error}") from error
+    return methods
 
 
-def absent_teacher(classes: Sequence[int]) -> Teacher:
-    """Takes the place of a teacher in the faculty that is never asked."""
-    return Teacher(nn.Identity(), classes)
+def dry_run(
+    methods: Mapping[MethodName, Method],
+    names: Sequence[MethodName],
+    device: str,
+    *,
+    cached: bool = False,
+) -> None:
+    """Put together all models of a recipe, and of the methods ``names`` all that trains them: what
+    does not fit shows here, not after hours of training the teachers.
 
+    Args:
+        methods: of the recipe.
+        names: those that will be trained.
+        device: where.
+        cached: whether the teachers' logits will be stored.
 
-def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) -> list[int]:
-    """Samples each grade trains on in all its epochs, of whole batches each."""
-    totals = []
-    for g, grade in enumerate(curriculum.grades):
-        available = int(np.isin(data.train.labels, curriculum.taught(g).ids).sum())
-        samples = grade.samples or available
-        # A set smaller than a batch still makes one.
-        totals.append(grade.epochs * (samples // batch_size * batch_size or samples))
-    return totals
-
-
-def training_flops(student: Student, curriculum: Curriculum, samples: Sequence[int]) -> int:
-    """FLOPs of training ``student`` on so many samples in each grade; it grows meanwhile."""
-    total = 0
-    for g, count in enumerate(samples):
-        student.grow(
-            fragments=curriculum.fragments[g],
-            classes=len(curriculum.taught(g)),
-            keep_exits=curriculum.exit_weight > 0,
-        )
-        grade = curriculum.grades[g]
-        for epoch in range(grade.epochs):
-            student.frozen = grade.frozen(epoch)
-            total += student.training_flops() * (count // grade.epochs)
-    return total
-
-
-def _even_epochs(steps: int, epochs: int) -> int:
-    """``epochs`` or up to half as many more: where equal epochs best add up to ``steps``."""
-    if steps <= epochs:
-        return steps
-    candidates = range(epochs, epochs + epochs // 2 + 1)
-    return min(candidates, key=lambda count: abs(steps - count * round(steps / count)))
-
-
-def _with_full_teacher(recipe: Recipe, data: DataSet) -> Recipe:
-    """The recipe with a teacher of all classes, added last where there is none."""
-    if any(len(classes) == len(data.classes) for classes in recipe.teacher_classes(data)):
-        return recipe
-    extra = TeacherSection(model=recipe.teachers[-1].model)
-    return recipe.model_copy(update={"teachers": [*recipe.teachers, extra]})
+    Raises:
+        UserError: the first thing that does not fit.
+    """
+    recipe, data = methods["education"].recipe, methods["education"].data
+    slices = recipe.teacher_classes(data)
+    try:
+        for k, classes in enumerate(slices):
+            recipe.create_teacher_model(k, len(classes))
+        faculty = Faculty([absent_teacher(classes) for classes in slices])
+        for name in names:
+            method = methods[name]
+            school = method.create_school(0, faculty, device=device)
+            if cached and school.algorithm.reads_features:
+                raise UserError(
+                    f"--cache: {method.recipe.algorithm.name} reads the teachers' features, a "
+                    "cache holds their logits only"
+                )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{recipe.name}: {error}") from error

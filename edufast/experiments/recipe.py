@@ -35,7 +35,7 @@ _SHARE = r"[1-9]\d*/[1-9]\d*"
 # Of a curriculum as a whole.
 _OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
 
-Method = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
+MethodName = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
 
 
 def _class_ids(value: object) -> object:
@@ -84,11 +84,15 @@ class StudentSection(Section):
 
 
 class TeacherSection(Section):
-    """One teacher: what it knows, and its weights or else how long it is taught."""
+    """One teacher: what it knows, and its weights or else how long it is taught. Weights that
+    learned from images of another mean, std or size than the data's need these named."""
 
     model: str
     classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{_SHARE}$")] = "all"
     weights: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    image_size: PositiveInt | None = None
     epochs: PositiveInt | None = None
 
 
@@ -164,7 +168,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
-    baselines: list[Method] = Field(default_factory=list)
+    baselines: list[MethodName] = Field(default_factory=list)
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -180,8 +184,9 @@ class Recipe(Section):
             UserError: the first thing wrong with it.
         """
         method = changes.get("method", "education")
-        if method not in get_args(Method):
-            raise unknown(f"{source}: method", method, get_args(Method))
+        known = get_args(MethodName)
+        if method not in known:
+            raise unknown(f"{source}: method", method, known)
         content = self.model_dump(mode="json", exclude={"variants"})
         for key, value in changes.items():
             if key != "method":
@@ -196,6 +201,19 @@ class Recipe(Section):
             for teacher in self.teachers
         ]
         return self.model_copy(update={"data": data, "teachers": teachers})
+
+    def with_full_teacher(self, data: DataSet) -> Recipe:
+        """The recipe with a teacher of all classes, added last where there is none.
+
+        Raises:
+            UserError: there is no teacher to tell its model.
+        """
+        if any(len(classes) == len(data.classes) for classes in self.teacher_classes(data)):
+            return self
+        if not self.teachers:
+            raise UserError("teachers: none; expected one of all classes, or any to tell its model")
+        extra = TeacherSection(model=self.teachers[-1].model)
+        return self.model_copy(update={"teachers": [*self.teachers, extra]})
 
     def create_training(self) -> Training:
         """How the student is optimised."""
@@ -388,7 +406,16 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
                 f"{source}: teachers.{k}.weights: {str(teacher.weights)!r} does not exist; "
                 "expected a .safetensors file written by edufast teach"
             )
-    recipe.create_algorithm()
+        for key in ("mean", "std", "image_size"):
+            if teacher.weights is None and getattr(teacher, key) is not None:
+                raise UserError(
+                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights; a "
+                    "teacher that is trained here learns from the images of data"
+                )
+    try:
+        recipe.create_algorithm()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     for name, changes in recipe.variants.items():
         recipe.variant(changes, f"{source}: variants.{name}")
     return recipe

@@ -1,4 +1,4 @@
-"""Tasks that depend on each other, one by one or by several processes, stopped by Ctrl-C."""
+"""Tasks that depend on each other, done one by one or by several processes at a time."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _assign(waiting: list[Task], pool: Sequence[_Worker]) -> None:
 
 
 class _Worker:
-    """A process that does one task after the other, quietly."""
+    """A process that does one task after another; what it prints goes to a file."""
 
     def __init__(self, log: Path, threads: int) -> None:
         # Neither torch nor DALI survives a fork.
@@ -161,7 +161,7 @@ class _Worker:
         return text if kind == "done" else None
 
     def interrupt(self) -> None:
-        """As Ctrl-C would, were the process in the terminal's group."""
+        """Stop the task as Ctrl-C would."""
         if self.task is not None and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGINT)
 
@@ -180,8 +180,8 @@ _FAILURES: dict[str, type[Exception]] = {"user": UserError, "training": Training
 
 
 def _serve(connection: Connection, log: Path, threads: int) -> None:
-    """Life of a worker process."""
-    os.setsid()  # Ctrl-C in the terminal reaches the parent alone, who passes it on once
+    """What a worker process does: task after task, until there is none left."""
+    os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
     torch.set_num_threads(threads)
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)

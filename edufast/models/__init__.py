@@ -1,1 +1,1 @@
-"""Networks: built by name, traced, cut, tapped, folded, averaged, saved."""
+"""Networks: by name, traced, cut into fragments, folded, averaged, saved."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from edufast.models.tensor_file import Fingerprint, open_tensors, raw_bytes, read_tensor
+from edufast.models.weights import INFO, ModelInfo, check_hash
+from edufast.models.wrappers import unwrapped, wrapper_prefix
 from edufast.ops import MergePlan, merge_
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
@@ -26,10 +29,13 @@ class ExponentialMovingAverage:
 
     Running statistics of batch normalisation are averaged like parameters, not pooled: they follow
     one model, and its drift between steps is no spread of the data. Integer buffers are copied.
-    The average starts as the model; each tensor keeps its dtype, device and layout.
+    The average starts as the model, each tensor on its device and in its layout. Averages of
+    bfloat16 and float16 are float32, twice the memory of what they follow: at a decay of 0.999 a
+    step is too small for them to move.
 
     Args:
-        model: must keep its parameters and buffers (their memory may change).
+        model: must keep its parameters and buffers (their memory may change); what torch.compile or
+            data parallelism wrapped around it is looked through.
         decay: in [0, 1).
 
     Attributes:
@@ -38,10 +44,10 @@ class ExponentialMovingAverage:
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         self.decay = _check_decay(decay)
-        self._model = model
-        self.averages = {name: t.detach().clone() for name, t in _tensors(model)}
-        tensors = [t for _, t in _tensors(model)]
-        self._step = MergePlan(list(self.averages.values()), tensors)
+        self._model = unwrapped(model)
+        tensors = dict(_tensors(self._model))
+        self.averages = {name: _precise(t) for name, t in tensors.items()}
+        self._step = MergePlan(list(self.averages.values()), list(tensors.values()))
 
     @torch.no_grad()
     def update(self, decay: float | None = None) -> None:
@@ -50,8 +56,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same names and shapes."""
-        tensors = dict(_tensors(model))
+        """Write the average into a model of the same names and shapes, in that model's types."""
+        tensors = dict(_tensors(unwrapped(model)))
         _check_names(tensors, self.averages, "model")
         merge_([tensors[name] for name in self.averages], list(self.averages.values()))
 
@@ -73,16 +79,25 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
+        """Go on from :meth:`state_dict`, perhaps of a wrapped model or in another type.
 
         Raises:
             ValueError: names or shapes are not those of the model.
         """
-        averages = state["averages"]
+        averages: dict[str, Tensor] = state["averages"]
+        if averages.keys() != self.averages.keys():
+            prefix = wrapper_prefix(averages)
+            averages = {name.removeprefix(prefix): t for name, t in averages.items()}
         _check_names(averages, self.averages, "state")
         sources = [averages[name].to(t.device) for name, t in self.averages.items()]
         merge_(list(self.averages.values()), sources)
         self.decay = _check_decay(state["decay"])
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """A copy, in float32 where that holds more."""
+    coarse = tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize
+    return tensor.detach().to(torch.float32 if coarse else tensor.dtype, copy=True)
 
 
 def _check_decay(decay: float) -> float:
@@ -122,6 +137,34 @@ class _Entry(NamedTuple):
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
+class _Source(NamedTuple):
+    """One of the files: opened, what its names begin with beyond the others', and its hash."""
+
+    path: Path
+    file: Any
+    prefix: str
+    fingerprint: Fingerprint
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.file.metadata() or {}
+
+    def entries(self) -> dict[str, _Entry]:
+        found = {}
+        for name in self.file.keys():  # noqa: SIM118
+            tensor = self.file.get_slice(name)
+            own = name.removeprefix(self.prefix)
+            found[own] = _Entry(own, tensor.get_dtype(), tensor.get_shape())
+        return found
+
+    def tensor(self, name: str) -> Tensor:
+        return read_tensor(self.file, self.prefix + name, self.path)
+
+
+# What two trainings of one model need not agree on.
+_OF_ONE_TRAINING = {"accuracy", "training_flops", "training_seconds"}
+
+
 def average_files(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -144,7 +187,9 @@ def average_files(
         on_tensor: called with the name and the size in bytes of each tensor written.
 
     What the files say about themselves is kept where they agree. Of models written by edufast the
-    training cost is summed, and the accuracy becomes NaN: it has to be measured.
+    training cost is summed, the accuracy becomes NaN, for it has to be measured, and hashes are
+    checked and written. Prefixes that ``torch.compile`` and data parallelism leave in the names are
+    taken off where only some of the files have them.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the first; the message names the
@@ -155,27 +200,21 @@ def average_files(
     if Path(out).is_dir():
         raise UserError(f"{out} is a folder; expected a file to write")
     with ExitStack() as stack:
-        opened = [stack.enter_context(_open(path)) for path in files]
-        entries = _entries(files, opened)
-        header: dict[str, Any] = {}
-        metadata = _common_metadata(files, opened)
-        if metadata:
-            header["__metadata__"] = metadata
-        offset = 0
-        for entry in entries:
-            end = offset + entry.bytes
-            header[entry.name] = {
-                "dtype": entry.dtype, "shape": entry.shape, "data_offsets": [offset, end],
-            }  # fmt: skip
-            offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        sources = _sources(files, [stack.enter_context(open_tensors(path)) for path in files])
+        entries, info = _entries(sources), _merged_info(sources)
+        fingerprint = Fingerprint()
         with atomic_write(out) as temporary, open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for entry in entries:
-                file.write(_raw(_average(files, opened, entry, header, shares)))
+            file.write(_header(entries, sources, info, fingerprint))
+            for entry in entries.values():
+                # Nothing holds the average on while the next one is formed.
+                _write(file, fingerprint, entry.name, _average(sources, entry, entries, shares))
                 if on_tensor is not None:
                     on_tensor(entry.name, entry.bytes)
+            for source in sources:
+                if INFO in source.metadata:
+                    check_hash(source.metadata[INFO], source.fingerprint, source.path)
+            file.seek(0)  # as long as before, now with the right hash
+            file.write(_header(entries, sources, info, fingerprint))
 
 
 def _shares(files: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
@@ -190,24 +229,19 @@ def _shares(files: Sequence[Path], weights: Sequence[float] | None) -> list[floa
     return [w / total for w in given]
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise UserError(f"no model at {path}; expected a .safetensors file")
-    try:
-        file = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    with file as opened:
-        yield opened
+def _sources(files: Sequence[Path], opened: Sequence[Any]) -> list[_Source]:
+    names = [set(file.keys()) for file in opened]
+    differ = any(other != names[0] for other in names)
+    return [
+        _Source(path, file, wrapper_prefix(own) if differ else "", Fingerprint())
+        for path, file, own in zip(files, opened, names, strict=True)
+    ]
 
 
-def _entries(files: Sequence[Path], opened: Sequence[Any]) -> list[_Entry]:
+def _entries(sources: Sequence[_Source]) -> dict[str, _Entry]:
     """The first file's tensors, those of the widest type first: so every one is aligned."""
-    found = []
-    for file in opened:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        found.append({n: _Entry(n, s.get_dtype(), s.get_shape()) for n, s in slices.items()})
+    files = [source.path for source in sources]
+    found = [source.entries() for source in sources]
     first = found[0]
     for path, other in zip(files, found, strict=True):
         for name in sorted(first.keys() | other.keys()):
@@ -224,52 +258,78 @@ def _entries(files: Sequence[Path], opened: Sequence[Any]) -> list[_Entry]:
                 raise UserError(
                     f"{name!r} of {files[0]} has dtype {mine.dtype}, which no merge has"
                 )
-    return sorted(first.values(), key=lambda entry: (-_DTYPES[entry.dtype].itemsize, entry.name))
+    order = sorted(first.values(), key=lambda e: (-_DTYPES[e.dtype].itemsize, e.name))
+    return {entry.name: entry for entry in order}
+
+
+def _header(
+    entries: Mapping[str, _Entry],
+    sources: Sequence[_Source],
+    info: ModelInfo | None,
+    tensors: Fingerprint,
+) -> bytes:
+    """What precedes the tensors: the length of a JSON text, and this."""
+    found = [source.metadata for source in sources]
+    metadata = {k: v for k, v in found[0].items() if all(m.get(k) == v for m in found)}
+    if info is not None:
+        metadata[INFO] = info.to_json(tensors)
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for entry in entries.values():
+        end = offset + entry.bytes
+        header[entry.name] = {
+            "dtype": entry.dtype, "shape": entry.shape, "data_offsets": [offset, end],
+        }  # fmt: skip
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _average(
-    files: Sequence[Path],
-    opened: Sequence[Any],
+    sources: Sequence[_Source],
     entry: _Entry,
-    names: dict[str, Any],
-    shares: list[float],
+    entries: Mapping[str, _Entry],
+    shares: Sequence[float],
 ) -> Tensor:
     read = [entry.name]
     stem, _, last = entry.name.rpartition(".")
     if last == "running_var":
         mean = f"{stem}.running_mean" if stem else "running_mean"
-        if mean in names and names[mean]["shape"] == entry.shape:
+        if mean in entries and entries[mean].shape == entry.shape:
             read.append(mean)
     lists = []
-    for path, file in zip(files, opened, strict=True):
-        try:
-            lists.append([file.get_tensor(name) for name in read])
-        except SafetensorError as error:
-            raise UserError(f"{entry.name!r} of {path} cannot be read: {error}") from error
+    for source in sources:
+        lists.append([source.tensor(name) for name in read])
+        source.fingerprint.add(source.prefix + entry.name, lists[-1][0])
     targets = [torch.empty_like(tensor) for tensor in lists[0]]
     merge_(targets, lists, shares, moments=[(1, 0)] if len(read) == 2 else ())
     return targets[0]
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+def _write(file: BinaryIO, fingerprint: Fingerprint, name: str, tensor: Tensor) -> None:
+    fingerprint.add(name, tensor)
+    file.write(raw_bytes(tensor))
 
 
-def _common_metadata(files: Sequence[Path], opened: Sequence[Any]) -> dict[str, str]:
-    found = [file.metadata() or {} for file in opened]
-    common = {k: v for k, v in found[0].items() if all(m.get(k) == v for m in found)}
-    if all("edufast" in metadata for metadata in found) and len(found) > 1:
-        infos = [json.loads(metadata["edufast"]) for metadata in found]
-        merged = {
-            **infos[0],
-            "accuracy": math.nan,
-            "training_flops": sum(info["training_flops"] for info in infos),
-        }
-        for path, info in zip(files, infos, strict=True):
-            for key in merged.keys() - {"accuracy", "training_flops"}:
-                if info.get(key) != merged[key]:
-                    raise UserError(
-                        f"{key} is {merged[key]!r} in {files[0]}, but {info.get(key)!r} in {path}"
-                    )
-        common["edufast"] = json.dumps(merged, sort_keys=True)
-    return common
+def _merged_info(sources: Sequence[_Source]) -> ModelInfo | None:
+    """What the average of models written by edufast is; None: some were not."""
+    if not all(INFO in source.metadata for source in sources):
+        return None
+    infos = [ModelInfo.from_json(source.metadata[INFO], source.path) for source in sources]
+    if len(infos) == 1:
+        return infos[0]
+    for source, info in zip(sources, infos, strict=True):
+        for field in fields(info):
+            mine, theirs = getattr(infos[0], field.name), getattr(info, field.name)
+            if field.name not in _OF_ONE_TRAINING and mine != theirs:
+                raise UserError(
+                    f"{field.name} is {mine!r} in {sources[0].path}, but {theirs!r} in "
+                    f"{source.path}"
+                )
+    return replace(
+        infos[0],
+        accuracy=math.nan,
+        training_flops=sum(info.training_flops for info in infos),
+        training_seconds=sum(info.training_seconds for info in infos),
+    )

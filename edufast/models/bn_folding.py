@@ -1,4 +1,4 @@
-"""Folding batch normalisation into the layers before it, for inference."""
+"""Folding batch normalisation into the preceding layers, for inference."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy for inference with batch normalisation folded into the layers before it.
+    """A copy for inference with batch normalisation folded into the preceding layers.
 
-    Convolutions, and linear layers of (B, features), whose output goes to one BatchNorm and nowhere
-    else take over its scale and shift; in its place is an identity. The copy is in eval mode and
-    computes what ``model.eval()`` computes, up to rounding (folded in float64).
+    Convolutions, and linear layers on (B, features), whose output goes to one BatchNorm only take
+    over its scale and shift, and an identity replaces it. The copy is in eval mode and computes
+    what ``model.eval()`` computes, up to rounding (folded in float64).
 
     Args:
-        model: a model of one image tensor that torch.fx can trace; the model itself stays as it is.
+        model: a model of one image tensor that torch.fx can trace; it is not changed.
 
     Raises:
-        UserError: it cannot be traced.
+        UserError: the model cannot be traced.
     """
     folded = copy.deepcopy(model).eval()
     modules = dict(folded.named_modules())
@@ -39,11 +39,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def folded_if_traceable(model: nn.Module) -> nn.Module:
-    """:func:`fold_batch_norm`, or the model itself, in eval mode, where that cannot be done."""
+    """:func:`fold_batch_norm`, or a plain copy in eval mode if the model cannot be traced."""
     try:
         return fold_batch_norm(model)
     except UserError:
-        return model.eval()
+        return copy.deepcopy(model).eval()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Cutting a classifier into consecutive fragments that share its weights."""
+"""Cutting a classifier into consecutive fragments that use its weights."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Fragment:
     """A consecutive slice of a model's layers; ``fragment(model, x)`` runs it.
 
     Attributes:
-        name: path of the module the fragment ends with, such as ``"layer2"``.
+        name: path of the module at which the fragment ends, such as ``"layer2"``.
         flops: forward FLOPs per image, 2 x multiply-adds.
         shape: shape of the output for one image, without the batch dimension.
         channels_last: the channels are the last axis of the output, not the first.
         parameters: names of the model's parameters that the fragment uses.
-        train, eval: the slice as traced in either mode, for what a forward reads from
-            ``self.training`` becomes a constant of the trace.
+        train, eval: the slice as traced in each mode, because a trace treats ``self.training`` as
+            a constant.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Fragment:
 
     @property
     def places(self) -> int:
-        """Positions at which the output has these channels: pixels or tokens."""
+        """Number of locations in the output: pixels or tokens."""
         return math.prod(self.size)
 
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -78,13 +78,13 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Cutting:
-    """A model in pieces.
+    """A model cut into fragments.
 
     Attributes:
         fragments: in order.
-        classifier: path of the final one.
-        closing: the last fragment once more, in up to three pieces: up to its last feature map or
-            tokens, on to what the classifier reads, and the classifier.
+        classifier: path of the final layer.
+        closing: the last fragment in up to three parts: up to its last feature map or tokens, from
+            there to the classifier's input, and the classifier.
     """
 
     fragments: tuple[Fragment, ...]
@@ -101,18 +101,17 @@ def cut(
 ) -> Cutting:
     """Split a classifier into consecutive fragments; the last one includes its classifier.
 
-    Without ``cuts``, every cut falls where the FLOPs are shared out evenly, give or take half a
-    fragment. Inside that window the outermost module boundary wins (so a stage is kept whole where
-    the model is made of stages), then the nearest one.
+    Without ``cuts``, each cut is within half a fragment of an even division of the FLOPs. In that
+    window the outermost module boundary is preferred (so stages are kept whole), then the nearest.
 
     Args:
         model: maps (B, *input_size) to logits (B, num_classes). Its state is not changed.
-        fragments: how many, at least 1.
+        fragments: their number, at least 1.
         input_size: shape of one image, usually (3, H, W).
         cuts: ``fragments - 1`` module paths, in order, after which to cut.
 
     Raises:
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is not a module.
         UserError: the model cannot be traced, does not end in a linear classifier, or cannot be cut
             as asked; the message names the module or the possible cuts.
     """
@@ -153,7 +152,7 @@ def cut(
         if channels_last is None and stop in chosen:
             raise UserError(
                 f"cannot tell which axis of the features after {stop!r}, {shape} for one image, "
-                "holds the channels: no layer near it has weights for them; name other cuts; "
+                "holds the channels, because no layer near it has weights; expected other cuts; "
                 f"possible: {', '.join(candidate.name for candidate in candidates)}"
             )
         return Fragment(
@@ -181,9 +180,9 @@ def cut(
 def truncate(
     model: nn.Module, stop: str, head: nn.Module, *, input_size: Sequence[int]
 ) -> nn.Module:
-    """The model up to cut ``stop``, closed by ``head``, as a plain module for inference.
+    """The model up to cut ``stop``, followed by ``head``, as a plain module for inference.
 
-    A copy in eval mode. State dict: as in the model what it uses of it, ``exit.*`` from the head.
+    A copy in eval mode. Its state dict has the model's names, and ``exit.*`` for the head.
     """
     graph = trace(model, False, input_size).slice(None, stop)
     output = graph.output_node()
@@ -197,7 +196,7 @@ def truncate(
 
 
 def _classifier(model: nn.Module, traces: Iterable[Trace], logits: tuple[int, ...] | None) -> str:
-    """Path of the layer whose rows are the classes, in both modes."""
+    """Path of the layer whose weight has one row per class, in both modes."""
     paths = {_find_classifier(model, traced) for traced in traces}
     path = paths.pop()
     rows = None if path is None else model.get_submodule(path).get_parameter("weight").shape[:1]
@@ -210,7 +209,8 @@ def _classifier(model: nn.Module, traces: Iterable[Trace], logits: tuple[int, ..
 
 
 def _find_classifier(model: nn.Module, traced: Trace) -> str | None:
-    """Walk back from the logits, through what has no weights, to the linear layer or 1x1 conv."""
+    """The linear layer or 1x1 convolution that only layers without weights separate from the
+    logits."""
     node = traced.nodes[-1]
     while len(node.all_input_nodes) == 1:
         if node.op == "call_module":
@@ -227,13 +227,13 @@ def _find_classifier(model: nn.Module, traced: Trace) -> str | None:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A place worth cutting at.
+    """A possible cut.
 
     Attributes:
         name: of the crossing.
-        done: FLOPs per image up to there.
-        inside: the same module's forward goes on behind the cut.
-        depth: how many modules are open at the cut.
+        done: FLOPs per image before the cut.
+        inside: the cut is inside a module's forward.
+        depth: number of modules whose forward contains the cut.
     """
 
     name: str
@@ -245,10 +245,10 @@ class _Candidate:
 def _candidates(
     nodes: Sequence[fx.Node], crossings: dict[str, int], done: Sequence[int], body: int
 ) -> list[_Candidate]:
-    """Candidates in order, with some FLOPs before, between and behind them.
+    """Candidates in order, with FLOPs before, between and after them.
 
-    ``body`` are the FLOPs up to the classifier. Of the crossings with the same FLOPs behind them (a
-    convolution, its norm, its activation) the outermost is kept, the last one in case of doubt.
+    ``body`` are the FLOPs before the classifier. Of crossings with equal FLOPs (after a
+    convolution, its norm, its activation) the outermost is kept, or else the last.
     """
     best: dict[int, _Candidate] = {}
     for name, index in crossings.items():
@@ -279,10 +279,10 @@ def _balanced(candidates: Sequence[_Candidate], total: int, fragments: int) -> l
     for number in range(1, fragments):
 
         def offset(candidate: _Candidate, number: int = number) -> float:
-            """Distance from the even share, in fragments."""
+            """Distance from an even division, in fragments."""
             return abs(candidate.done / total * fragments - number)
 
-        allowed = rest[: len(rest) - (cuts - number)]  # leave enough for the cuts to come
+        allowed = rest[: len(rest) - (cuts - number)]  # leave enough for the remaining cuts
         window = [candidate for candidate in allowed if offset(candidate) <= 0.5]
         if window:
             pick = min(window, key=lambda c: (c.inside, c.depth, offset(c)))
@@ -313,10 +313,10 @@ def _named(
 def _channels_last(
     model: nn.Module, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]
 ) -> bool | None:
-    """Whether the channels of a value are its last axis, or the first after that of the batch.
+    """Whether the channels of a value are its last axis, or the first after the batch.
 
-    The nearest layer that made the value tells, else the nearest one that reads it; where axes are
-    permuted in between, by the number of its channels. None: nothing tells.
+    Decided by the nearest layer before the value, otherwise by the nearest one after it; if axes
+    are permuted in between, by the number of channels. None: undecided.
     """
     shape = shapes[node]
     if len(shape) == 1:
@@ -324,12 +324,12 @@ def _channels_last(
     for permuted in (False, True):
         for makers in (True, False):
             for layer, size, first, last in _near(model, node, shapes, makers, permuted):
-                told = _takes_last_axis(model, layer, size, first, last)
-                if told is None:
+                is_last = _takes_last_axis(model, layer, size, first, last)
+                if is_last is None:
                     continue
                 if not permuted:
-                    return told
-                channels = size[-1 if told else 0]
+                    return is_last
+                channels = size[-1 if is_last else 0]
                 if (shape[0] == channels) != (shape[-1] == channels):
                     return shape[-1] == channels
     return None
@@ -342,10 +342,10 @@ def _near(
     makers: bool,
     permuted: bool,
 ) -> Iterator[tuple[fx.Node, tuple[int, ...], bool, bool]]:
-    """What made a value, or what reads it, from near to far; the shape there of the value.
+    """Layers before a value or, unless ``makers``, after it, from near to far, each with the shape
+    of the value there and whether its first and its last axis may be those of ``node``.
 
-    And whether the first and the last axis may be those of ``node``: reshaping is followed for the
-    axes whose sizes it keeps. Moved axes are followed if ``permuted``, and may then be any.
+    Reshaping is followed for axes whose sizes it keeps, permutations only if ``permuted``.
     """
     queue = [(node, True, True)]
     seen = {node}
@@ -371,9 +371,9 @@ def _near(
 def _takes_last_axis(
     model: nn.Module, node: fx.Node, shape: tuple[int, ...], first: bool, last: bool
 ) -> bool | None:
-    """Whether a layer takes the last axis for channels, or the first; None: one cannot tell.
+    """Whether a layer's channels are the last axis, or the first; None: undecided.
 
-    ``first``, ``last``: may it be that axis?
+    ``first`` and ``last`` say which of the two are possible.
     """
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
@@ -391,19 +391,19 @@ def _takes_last_axis(
 
 
 def _is_opaque(model: nn.Module, node: fx.Node) -> bool:
-    """Whether a node calls a module made of others, which may do anything."""
+    """Whether a node calls a module that was not traced into."""
     if node.op != "call_module":
         return False
     return next(model.get_submodule(str(node.target)).children(), None) is not None
 
 
 def _last_map(shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """The last of the crossings whose value has more than one place, as far as there is one."""
+    """The last crossing whose value has more than one location, if any."""
     return [name for name, shape in shapes.items() if sum(size > 1 for size in shape) > 1][-1:]
 
 
 def _parameters(model: nn.Module, graphs: Iterable[fx.Graph]) -> frozenset[str]:
-    """Names of the parameters that some of the graphs read."""
+    """Names of the parameters that the graphs read."""
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     targets = {
         str(node.target)

@@ -1,4 +1,4 @@
-"""Features of any model: found once, then read by hooks while it runs."""
+"""Features of any model, read by hooks while it runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
+from edufast.utils.modes import eval_mode
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # exactly these: subclasses move axes
 
 
 @dataclass(frozen=True)
 class _Tap:
-    """A tensor of a leaf module: what goes into it or comes out, of ``shape`` for one image."""
+    """The input or output of a leaf module, of ``shape`` for one image."""
 
     module: str
     into: bool
@@ -26,33 +27,33 @@ class _Tap:
 
 
 class FeatureTaps:
-    """Listens to a model: ``with taps: model(images)``, then ``taps.features``.
+    """Records features of a model: ``with taps: model(images)``, then ``taps.features``.
 
-    Found by one run on black images: for each number of places (pixels or tokens) above one the
-    last tensor that goes into or comes out of a layer, in the order of the model; then the
-    embedding, which the last linear layer or 1x1 convolution reads. Layers are modules without
-    children that have weights, pool or flatten; where the last tensor of a size goes from function
-    to function, the last one that touches a layer stands for it. The images are no feature. Of
-    several passes within one ``with`` the last one counts.
+    They are found by one run on black images: for each number of locations (pixels or tokens) above
+    one, the last input or output of a layer, in the order of the model; then the embedding, which
+    is the input of the last linear layer or 1x1 convolution. Layers are modules without children
+    that have weights, pool or flatten; a tensor that only functions use is not found, and the last
+    one of its size that is a layer's stands for it. The images themselves are not a feature. Of
+    several runs within one ``with`` the last one counts.
 
     Args:
         model: any module of one tensor of images; its state is not changed.
         input_size: shape of one image.
 
     Attributes:
-        names: paths of the modules listened to.
+        names: paths of the modules.
         shapes: without the batch: (C, H, W) of a map, (N, C) of tokens, (C,) of the embedding.
-        features: of the last pass: (B, C, H, W), (B, N, C), the last (B, C). Those of models that
-            keep channels last, such as Swin transformers, are turned round.
+        features: of the last run: (B, C, H, W) or (B, N, C), then (B, C). Maps of models that keep
+            channels last, such as Swin transformers, are permuted.
 
     Raises:
-        UserError: the model has no linear layer to read an embedding, or the run fails.
+        UserError: the model has no linear layer that reads an embedding, or the run fails.
     """
 
     def __init__(self, model: nn.Module, input_size: Sequence[int]) -> None:
         self._modules = dict(model.named_modules())
         self._taps = self._find(model, input_size)
-        self._heard: dict[_Tap, Tensor] = {}
+        self._recorded: dict[_Tap, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self.names = [tap.module for tap in self._taps]
         *maps, embedding = self._taps
@@ -60,7 +61,7 @@ class FeatureTaps:
 
     def __enter__(self) -> FeatureTaps:
         for tap in self._taps:
-            self._handles.append(_listen(self._modules[tap.module], tap.into, self._hear(tap)))
+            self._handles.append(_register(self._modules[tap.module], tap.into, self._record(tap)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,50 +71,48 @@ class FeatureTaps:
 
     @property
     def features(self) -> list[Tensor]:
-        *maps, embedding = (self._heard[tap] for tap in self._taps)
+        *maps, embedding = (self._recorded[tap] for tap in self._taps)
         return [*maps, pooled(embedding)]
 
-    def _hear(self, tap: _Tap) -> Callable[[nn.Module, Tensor], None]:
-        def hear(module: nn.Module, x: Tensor) -> None:
+    def _record(self, tap: _Tap) -> Callable[[nn.Module, Tensor], None]:
+        def hook(module: nn.Module, x: Tensor) -> None:
             x = _arranged(module, x)
-            if tuple(x.shape[1:]) == tap.shape:  # a module may be called for other sizes, too
-                self._heard[tap] = x
+            if tuple(x.shape[1:]) == tap.shape:  # a module may be called with other sizes, too
+                self._recorded[tap] = x
 
-        return hear
+        return hook
 
     @torch.no_grad()
     def _find(self, model: nn.Module, input_size: Sequence[int]) -> list[_Tap]:
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
         images = torch.zeros(2, *input_size, dtype=like.dtype, device=like.device)
         seen: list[_Tap] = []
-        turned: list[Tensor] = []  # channels last, and kept alive: found again by identity
+        permuted: list[Tensor] = []  # channels last; kept alive to be recognised by identity
 
         def note(name: str, into: bool) -> Callable[[nn.Module, Tensor], None]:
-            def hear(module: nn.Module, x: Tensor) -> None:
+            def hook(module: nn.Module, x: Tensor) -> None:
                 batch = 2 <= x.dim() <= 4 and len(x) == len(images) and x.is_floating_point()
                 if not batch or x is images:
                     return
                 arranged = _arranged(module, x)
                 if arranged is not x:
-                    turned.append(x)
-                elif any(x is other for other in turned):  # a pool cannot tell which axis is which
+                    permuted.append(x)
+                elif any(x is other for other in permuted):  # the channel axis is unknown
                     return
                 seen.append(_Tap(name, into, tuple(arranged.shape[1:])))
 
-            return hear
+            return hook
 
         leaves = [(name, module) for name, module in self._modules.items() if _is_layer(module)]
-        handles = [_listen(m, into, note(n, into)) for n, m in leaves for into in (True, False)]
-        training = {module: module.training for module in self._modules.values()}
+        handles = [_register(m, into, note(n, into)) for n, m in leaves for into in (True, False)]
         try:
-            model.eval()(images)
+            with eval_mode(model):
+                model(images)
         except Exception as error:
             raise UserError(
-                f"{type(model).__name__} fails on images of {tuple(input_size)}: {error}"
+                f"{type(model).__name__} fails on images of {tuple(input_size)}: {one_line(error)}"
             ) from error
         finally:
-            for module, mode in training.items():
-                module.training = mode
             for handle in handles:
                 handle.remove()
         readers = [tap for tap in seen if tap.into and _classifies(self._modules[tap.module])]
@@ -121,18 +120,18 @@ class FeatureTaps:
             raise UserError(
                 f"{type(model).__name__} has no nn.Linear or 1x1 nn.Conv2d that reads an embedding"
             )
-        behind = len(seen) - 1 - seen[::-1].index(readers[-1])
+        end = len(seen) - seen[::-1].index(readers[-1])
         last: dict[int, _Tap] = {}
-        for tap in seen[: behind + 1]:
-            places = math.prod(tap.shape[1:] if len(tap.shape) == 3 else tap.shape[:-1])
-            if places > 1:
-                last.pop(places, None)  # in the order of the last tensors
-                last[places] = tap
+        for tap in seen[:end]:
+            locations = math.prod(tap.shape[1:] if len(tap.shape) == 3 else tap.shape[:-1])
+            if locations > 1:
+                last.pop(locations, None)  # to keep the order of the last tensors
+                last[locations] = tap
         return [*last.values(), readers[-1]]
 
 
 def pooled(x: Tensor) -> Tensor:
-    """Maps (B, C, H, W) and tokens (B, N, C) averaged over their places: (B, C)."""
+    """Maps (B, C, H, W) and tokens (B, N, C) averaged over their locations: (B, C)."""
     return x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x
 
 
@@ -158,16 +157,16 @@ def _classifies(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or pointwise
 
 
-def _listen(
-    module: nn.Module, into: bool, hear: Callable[[nn.Module, Tensor], None]
+def _register(
+    module: nn.Module, into: bool, hook: Callable[[nn.Module, Tensor], None]
 ) -> RemovableHandle:
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor):
-            hear(module, args[0])
+            hook(module, args[0])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            hear(module, output)
+            hook(module, output)
 
     if into:
         return module.register_forward_pre_hook(before)

@@ -1,7 +1,7 @@
-"""A model as straight-line code: traced with torch.fx, sliced where a single tensor flows.
+"""Tracing a model with torch.fx, and slicing the trace where a single tensor flows.
 
-Traced code runs with the *original* model as ``self``: weights, buffers, devices and modes have one
-home, the model, and tracing changes nothing about it.
+Traced code runs with the *original* model as ``self``, so weights, buffers, devices and modes are
+always the model's. Tracing does not change the model.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
-_BATCHES = (1, 2)  # sizes that tell what depends on the batch from what does not
+_BATCHES = (1, 2)  # batch sizes; what differs between them depends on the batch
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Trace:
 
     Attributes:
         nodes: in order of execution.
-        crossings: name -> index of a node after which only its value lives.
-        sizes: nodes that stand for sizes, such as the height of a feature map, and what they are;
-            None: the size of the batch. Sizes need not cross a cut.
+        crossings: name -> index of a node whose value is the only one needed by later nodes.
+        sizes: nodes that are sizes, such as the height of a feature map, and their values; None:
+            the batch size. They need not cross a cut.
     """
 
     nodes: list[fx.Node]
@@ -43,7 +43,7 @@ class Trace:
     sizes: dict[fx.Node, Any]
 
     def slice(self, start: str | None, stop: str | None) -> fx.Graph:
-        """The nodes behind crossing ``start`` (None: the input) up to ``stop`` (None: the end)."""
+        """The nodes after crossing ``start`` (None: the input) up to ``stop`` (None: the end)."""
         first = self.crossings[start] if start else 0
         last = self.crossings[stop] if stop else len(self.nodes) - 1
         graph = fx.Graph()
@@ -52,7 +52,7 @@ class Trace:
         before = set(self.nodes[:first])
 
         def copy(node: fx.Node) -> Any:
-            # Attributes are read where they are used, also when an earlier fragment read them too.
+            # Attributes are read where they are used, even if an earlier fragment reads them too.
             if node not in copies and node in before and node in self.sizes:
                 size = self.sizes[node]
                 copies[node] = graph.call_method("size", (images, 0)) if size is None else size
@@ -71,25 +71,26 @@ def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
     """Run the model once, in eval mode, on an image of ``input_size``.
 
     Raises:
-        UserError: that fails.
+        UserError: the model fails.
     """
     try:
         with _borrowed(model, False), torch.no_grad():
             model(_images(model, 1, input_size))
     except Exception as error:
         raise UserError(
-            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: {error}"
+            f"{type(model).__name__} fails on images of input_size={tuple(input_size)}: "
+            f"{one_line(error)}"
         ) from error
 
 
 def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
     """Trace a model of one image tensor in train or eval mode.
 
-    Control flow that depends on sizes or types is followed as for images of ``input_size``, where
-    that is given and the size of the batch makes no difference.
+    Control flow that depends on sizes or types is followed as for images of ``input_size``, if that
+    is given and the batch size makes no difference.
 
     Raises:
-        UserError: its own forward cannot be traced, or needs more than one argument.
+        UserError: the model's own forward cannot be traced, or needs more than one argument.
     """
     name = type(model).__name__
     try:
@@ -99,24 +100,24 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
             sizes = tracer.sizes()
     except Exception as error:
         raise UserError(
-            f"cannot trace {name}.forward to cut it: {error}; move what cannot be traced into a "
-            "submodule, which then stays in one piece"
+            f"cannot trace {name}.forward to cut it: {one_line(error)}; move what cannot be traced "
+            "into a submodule, which then stays in one piece"
         ) from error
     return Trace(nodes, _crossings(nodes, sizes), sizes)
 
 
 class _Tracer(fx.Tracer):
-    """Looks into every module it can; one that cannot be traced stays whole and runs as written."""
+    """Traces into modules where possible; one that cannot be traced is called as a whole."""
 
-    # What forward does to a buffer (a counter of batches) belongs in the fragment.
+    # Changes that forward makes to a buffer (a counter of batches) belong in the fragment.
     proxy_buffer_attributes = True
 
     def __init__(self, model: nn.Module, input_size: Sequence[int] | None) -> None:
         super().__init__()
         self._model = model
         self._input_size = input_size
-        self._examples: list[_Example] = []  # made when first asked
-        self._running = False  # an example, on the original modules
+        self._examples: list[_Example] = []  # created when first needed
+        self._running = False  # whether an example is running the original modules
 
     def create_args_for_root(
         self,
@@ -124,11 +125,11 @@ class _Tracer(fx.Tracer):
         is_module: bool,
         concrete_args: Any = None,
     ) -> tuple[Callable[..., Any], list[Any]]:
-        # Called as users call it, with images only: other arguments have their defaults.
+        # With images only; other arguments have their defaults.
         return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]
 
     def create_arg(self, a: Any) -> Any:
-        # The answer of a Hugging Face model: a dictionary.
+        # The output of a Hugging Face model is a dictionary.
         return super().create_arg(a["logits"] if isinstance(a, dict) and "logits" in a else a)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -144,9 +145,9 @@ class _Tracer(fx.Tracer):
         )
 
     def sizes(self) -> dict[fx.Node, Any]:
-        """See :class:`Trace`."""
+        """``Trace.sizes``."""
         found: dict[fx.Node, Any] = {}
-        suspects: set[fx.Node] = set()  # the others give tensors, which need not be looked at
+        suspects: set[fx.Node] = set()  # nodes that may be sizes; the others are tensors
         for node in self.graph.nodes:
             inputs = node.all_input_nodes
             indexed = node.target is operator.getitem and isinstance(node.args[1], int)
@@ -163,7 +164,7 @@ class _Tracer(fx.Tracer):
         return found
 
     def _values(self, node: fx.Node) -> list[Any]:
-        """What the node stands for, for a batch of one image and of two; [] if unknown."""
+        """The node's value for a batch of one image and of two; [] if unknown."""
         if self._input_size is None:
             return []
         self._running = True
@@ -173,7 +174,7 @@ class _Tracer(fx.Tracer):
                 self._examples = [_Example(self._model, batch, sizes) for batch in _BATCHES]
             return [example.value(node) for example in self._examples]
         except Exception:
-            self._input_size = None  # not again
+            self._input_size = None  # do not try again
             return []
         finally:
             self._running = False
@@ -202,16 +203,16 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
     def get_fresh_qualname(self, prefix: str) -> str:
-        # Asked for only to store a constant on the user's model, which is not ours to change.
+        # Called only to store a constant tensor on the user's model, which must not change.
         raise fx.proxy.TraceError("it makes a constant tensor; register it as a buffer instead")
 
 
 class _Example(fx.Interpreter):
-    """Runs a graph as it comes to be, on tensors that have shapes and types but no values."""
+    """Runs a graph while it is being built, on tensors without values."""
 
     def __init__(self, model: nn.Module, batch: int, input_size: Sequence[int]) -> None:
         self.mode = FakeTensorMode()
-        with FakeCopyMode(self.mode):  # what forward does to a buffer must not happen here
+        with FakeCopyMode(self.mode):  # forward must not change the model's own buffers
             copied = copy.deepcopy(model)
         super().__init__(copied, garbage_collect_values=False, graph=fx.Graph())
         with self.mode:
@@ -232,13 +233,13 @@ def _is_size(value: Any) -> bool:
 
 
 def _images(model: nn.Module, batch: int, input_size: Sequence[int]) -> Tensor:
-    """Black images of the type and on the device of the model's weights."""
+    """Black images with the dtype and device of the model's weights."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return torch.zeros(batch, *input_size, dtype=like.dtype, device=like.device)
 
 
 def _crossings(nodes: list[fx.Node], sizes: Collection[fx.Node]) -> dict[str, int]:
-    """Where one tensor alone flows on, under the outermost module path that ends there."""
+    """See ``Trace.crossings``; named after the outermost module that ends there."""
     position = {node: index for index, node in enumerate(nodes)}
     ends: dict[str, int] = {}
     for index, node in enumerate(nodes):
@@ -261,7 +262,7 @@ def _crossings(nodes: list[fx.Node], sizes: Collection[fx.Node]) -> dict[str, in
 
 
 def module_path(node: fx.Node) -> list[str]:
-    """Module path of the code a node stands for; a called module counts as such code."""
+    """Path of the module whose code a node belongs to; for a called module, its own path."""
     if node.op == "call_module":
         return str(node.target).split(".")
     stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -271,8 +272,8 @@ def module_path(node: fx.Node) -> list[str]:
 def measure(
     model: nn.Module, traced: Trace, input_size: Sequence[int]
 ) -> tuple[list[int], dict[fx.Node, tuple[int, ...]]]:
-    """FLOPs per image of every node; shapes per image of those that give a batch of floats."""
-    batch = 2  # tells a batch dimension from a dimension of length one
+    """FLOPs per image of each node; shapes per image of those that are a batch of floats."""
+    batch = 2  # so that a batch dimension differs from a dimension of length one
     flops: list[int] = []
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
@@ -287,7 +288,7 @@ def measure(
             return value
 
     images = _images(model, batch, input_size)
-    # The fused attention kernels of the CPU are not in the counter's table; their parts are.
+    # The counter does not know the fused attention kernels of the CPU, but their parts.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -304,7 +305,7 @@ def measure(
 
 
 def compile_graph(graph: fx.Graph, title: str) -> Forward:
-    """The graph as a Python function of (model, x), whose source shows in tracebacks."""
+    """The graph as a Python function of (model, x), whose source is shown in tracebacks."""
     code = graph.python_code("self")
     file = f"<edufast {title}>"
     linecache.cache[file] = (len(code.src), None, code.src.splitlines(keepends=True), file)
@@ -315,9 +316,9 @@ def compile_graph(graph: fx.Graph, title: str) -> Forward:
 
 @contextmanager
 def _borrowed(model: nn.Module, training: bool) -> Iterator[None]:
-    """The model in train or eval mode; afterwards its attributes are what they were before.
+    """The model in train or eval mode; all its attributes are restored afterwards.
 
-    Not only the modes: a forward may store what it computes, a proxy while it is traced.
+    Not only the modes, since a forward may store what it computes, which is a proxy when traced.
     """
     before = {module: vars(module).copy() for module in model.modules()}
     try:

@@ -7,20 +7,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors import SafetensorError, safe_open
+from pydantic import (
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from edufast.data import DataSet
 from edufast.data.class_map import ClassMap
+from edufast.models.tensor_file import Fingerprint, open_tensors, read_tensor
+from edufast.models.wrappers import unwrapped, wrapper_prefix
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 from edufast.utils.registry import is_import_path
 
-_KEY = "edufast"
+INFO = "edufast"  # key of a file's metadata
+_HASH = "sha256"  # key of what it says there
+
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -37,18 +49,49 @@ class ModelInfo:
         accuracy: on the validation split, over these classes.
         training_flops: spent on training it.
         training_seconds: likewise, on the machine that did.
+
+    Raises:
+        ValueError: classes and their ids do not go together.
     """
 
     model: str
     classes: tuple[str, ...]
-    class_ids: tuple[int, ...]
+    class_ids: tuple[NonNegativeInt, ...]
     data: str
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    image_size: PositiveInt
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[_Deviation, _Deviation, _Deviation]
     accuracy: float
-    training_flops: int
+    training_flops: NonNegativeInt
     training_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not len(self.classes) == len(self.class_ids) == len(set(self.class_ids)) > 0:
+            raise ValueError(
+                f"class_ids are {self.class_ids}; expected another one for each of the "
+                f"{len(self.classes)} classes"
+            )
+
+    def to_json(self, tensors: Fingerprint) -> str:
+        """As a file says it, with a hash of this and of the file's tensors."""
+        said = asdict(self)
+        return json.dumps({**said, _HASH: _hash(said, tensors)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> ModelInfo:
+        """As the file at ``path`` says it.
+
+        Raises:
+            UserError: it makes no sense.
+        """
+        try:
+            info: ModelInfo = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{key}: " for key in first["loc"][:1])
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{path} describes its model wrongly: {where}{message}") from error
+        return info
 
     @property
     def class_map(self) -> ClassMap:
@@ -81,17 +124,43 @@ class ModelInfo:
 
 
 def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) -> None:
-    """Write the state dict of ``model`` and ``info`` to a safetensors file."""
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    """Write the state dict of ``model`` and ``info`` to a safetensors file.
+
+    Tied tensors are written once, under their first name. The file says a hash of all it holds.
+
+    Raises:
+        UserError: the state holds something else than tensors.
+    """
+    state = _state(unwrapped(model))
     with atomic_write(path) as temporary:
-        save_file(state, temporary, metadata={_KEY: json.dumps(asdict(info), sort_keys=True)})
+        save_file(state, temporary, {INFO: info.to_json(Fingerprint(state))})
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors on the CPU, none of which shares memory with another."""
+    state: dict[str, Tensor] = {}
+    written: set[int] = set()  # tensors
+    memory: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(
+                f"{name!r} of {type(model).__name__} is a {type(tensor).__name__}; expected a "
+                "state of tensors only"
+            )
+        if id(tensor) not in written:
+            written.add(id(tensor))
+            copied = tensor.detach().cpu().contiguous()
+            place = copied.untyped_storage().data_ptr()
+            state[name] = copied.clone() if place in memory else copied
+            memory.add(place)
+    return state
 
 
 def read_info(path: str | os.PathLike[str]) -> ModelInfo:
     """What the file holds, without its weights.
 
     Raises:
-        UserError: the file is missing or was not written by :func:`save_model`.
+        UserError: the file is missing, damaged, or was not written by :func:`save_model`.
     """
     return _read(Path(path))[0]
 
@@ -100,6 +169,8 @@ def load_model(
     path: str | os.PathLike[str], *, model: str | None = None
 ) -> tuple[nn.Module, ModelInfo]:
     """The model of a file, in eval mode on the CPU, and what it is.
+
+    Files that were written before they said a hash are taken as they are.
 
     Args:
         path: a file of :func:`save_model`.
@@ -118,24 +189,56 @@ def load_model(
             f"{model!r}"
         )
     network = create_model(info.model, len(info.classes))
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit {info.model}: {error}") from error
+    misfit = _load(network, state)
+    if misfit:
+        raise UserError(f"{path} does not fit {info.model}: {misfit}")
     return network.eval(), info
 
 
-def _read(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"no model at {path}; expected a .safetensors file written by edufast")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    if _KEY not in metadata:
+def _load(network: nn.Module, state: dict[str, Tensor]) -> str:
+    """Load ``state`` and return the first thing that does not fit, or nothing.
+
+    A tensor that is missing may be tied to one that is there; wrappers' prefixes are taken off.
+    """
+    own: dict[str, Tensor] = network.state_dict(keep_vars=True)
+    if not state.keys() <= own.keys():
+        prefix = wrapper_prefix(state)
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    there = {id(own[name]) for name in state if name in own}
+    for name in own.keys() | state.keys():
+        if name not in own:
+            return f"it has a tensor {name!r}, which the model has not"
+        if name not in state:
+            if id(own[name]) not in there:
+                return f"it has no tensor {name!r}"
+        elif own[name].shape != state[name].shape:
+            found, expected = tuple(state[name].shape), tuple(own[name].shape)
+            return f"{name!r} has the shape {found}; expected {expected}"
+    network.load_state_dict(state, strict=False)
+    return ""
+
+
+def _read(path: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
+    with open_tensors(path) as file:
+        metadata = file.metadata() or {}
+        state = {name: read_tensor(file, name, path) for name in file.keys()}  # noqa: SIM118
+    if INFO not in metadata:
         raise UserError(f"{path} was not written by edufast: it does not say which model it holds")
-    fields = json.loads(metadata[_KEY])
-    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return ModelInfo(**{**fields, **lists}), state
+    info = ModelInfo.from_json(metadata[INFO], path)
+    check_hash(metadata[INFO], Fingerprint(state), path)
+    return info, state
+
+
+def check_hash(text: str, tensors: Fingerprint, path: Path) -> None:
+    """Compare the hash in what the file at ``path`` says, if there is one, with what it holds.
+
+    Raises:
+        UserError: they differ.
+    """
+    said = json.loads(text)
+    if said.pop(_HASH, None) not in (None, _hash(said, tensors)):
+        raise UserError(f"{path} is damaged: its content does not match its hash")
+
+
+def _hash(said: dict[str, Any], tensors: Fingerprint) -> str:
+    return tensors.hexdigest(json.dumps(said, sort_keys=True))

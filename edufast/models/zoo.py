@@ -21,7 +21,7 @@ def create_model(name: str, num_classes: int) -> nn.Module:
             ``"hf/<model type>"`` for a Hugging Face image classifier of the type's default size.
             Or a model of your own, registered, by its import path such as ``mypackage.nets:tiny``,
             or as an entry point of the group ``edufast.models``: a function of the number of
-            classes that returns an ``nn.Module``, or such a class. It maps images (B, 3, H, W) to
+            classes that returns an ``nn.Module``, or a class. It maps images (B, 3, H, W) to
             logits (B, num_classes).
         num_classes: width of the logits, at least 1.
 
@@ -53,15 +53,15 @@ def create_model(name: str, num_classes: int) -> nn.Module:
 
 
 def list_models() -> list[str]:
-    """Names of the networks defined here or registered, for :func:`create_model`."""
+    """Names of the networks defined here and of registered ones, for :func:`create_model`."""
     return list(MODELS)
 
 
 class Logits(nn.Module):
-    """A Hugging Face image classifier as a plain one: images (B, 3, H, W) to logits (B, classes).
+    """Wraps a Hugging Face image classifier: images (B, 3, H, W) to logits (B, classes).
 
-    A student takes ``model`` itself, too, and graduates as such. Teachers, export and evaluation
-    want a plain one.
+    A student may also be made from ``model`` itself, and then graduates as such. Teachers, export
+    and evaluation need plain logits.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -97,8 +97,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """CIFAR ResNet of depth 6n+2 (He et al. 2016, section 4.2) with projection shortcuts.
 
-    Images (B, 3, H, W) with H, W >= 8 to logits (B, num_classes). This is the variant of the
-    RepDistiller and mdistiller tables; they write ``x4`` for ``widths=(32, 64, 128, 256)``.
+    Images (B, 3, H, W) with H, W >= 8 to logits (B, num_classes). This is the variant used by
+    RepDistiller and mdistiller, where ``x4`` stands for ``widths=(32, 64, 128, 256)``.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu(self.bn1(x))
-        # The projection sees the activated input, the identity the raw one, as in the original.
+        # The projection reads the activated input, the identity the raw one, as in the original.
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         return self.conv2(self.relu(self.bn2(self.conv1(activated)))) + shortcut
 
@@ -169,7 +169,7 @@ class WideResNet(nn.Module):
 
 
 def _resnet50_cifar(num_classes: int) -> nn.Module:
-    """torchvision's ResNet-50 for 32x32 pixels: a 3x3 stem of stride 1 and no pooling after it."""
+    """torchvision's ResNet-50 for 32x32 pixels: a 3x3 stem with stride 1 and no pooling."""
     torchvision = _import("torchvision")
     model = torchvision.models.resnet50(weights=None, num_classes=num_classes)
     model.conv1 = _conv3x3(3, 64)
@@ -178,7 +178,7 @@ def _resnet50_cifar(num_classes: int) -> nn.Module:
     return model
 
 
-# Expansion, channels before halving, blocks, stride. The 24 channels keep the stem's resolution.
+# Expansion, channels before halving, blocks, stride. The 24 channels have the stem's resolution.
 _MOBILENET_CIFAR = [
     [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2],
     [6, 320, 1, 1],
@@ -186,9 +186,10 @@ _MOBILENET_CIFAR = [
 
 
 def _mobilenetv2_half(num_classes: int) -> nn.Module:
-    """torchvision's MobileNetV2 at half width for 32x32 pixels, as the distillation literature has
-    it: one stride of 2 left out, channels halved exactly, no dropout. Theirs has ReLU for ReLU6 and
-    one more 1x1 convolution in the first block (288 parameters)."""
+    """torchvision's MobileNetV2 with half width for 32x32 pixels, as used in the distillation
+    literature: with one stride of 2 less, channels halved exactly, and without dropout. The
+    literature's has ReLU for ReLU6 and a further 1x1 convolution in the first block (288
+    parameters)."""
     return _import("torchvision").models.MobileNetV2(
         num_classes, 0.5, _MOBILENET_CIFAR, round_nearest=1, dropout=0.0
     )
@@ -216,7 +217,7 @@ def _blocks_per_stage(depth: int, extra: int, per_block: int) -> int:
 
 
 def _initialise(model: nn.Module) -> None:
-    """Kaiming-normal convolutions, the linear layer and norms as PyTorch makes them."""
+    """Kaiming-normal convolutions; the linear layer and norms keep PyTorch's initialisation."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

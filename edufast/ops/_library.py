@@ -1,11 +1,19 @@
-"""Loading the compiled operators. Nothing compiles at import and nothing falls back silently."""
+"""The compiled operators ``torch.ops.edufast.*``: loading, registering, calling.
+
+Nothing compiles at import and nothing falls back silently.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from edufast.utils._torch_private import Operator, schema_of
 
 try:
     from edufast import _native
@@ -21,3 +29,52 @@ LIBRARY = os.environ.get("EDUFAST_LIBRARY") or str(
     Path(_native.__file__).with_name("libedufast.so")
 )
 torch.ops.load_library(LIBRARY)
+
+_LIBRARY = torch.library.Library("edufast", "FRAGMENT")
+
+
+def register(
+    operator: Operator, fake: Callable[..., Any], autograd: Callable[..., Any] | None = None
+) -> None:
+    """What an operator needs beside its kernels.
+
+    Args:
+        operator: ``torch.ops.edufast.<name>.default``.
+        fake: gives results of the right shapes for arguments that hold no numbers.
+        autograd: the kernel for the dispatch key Autograd; None: there is no derivative.
+    """
+    name = operator.name()
+    torch.library.register_fake(name, fake, lib=_LIBRARY)
+    _LIBRARY.impl(name, autograd or torch.library.fallthrough_kernel, "Autograd")
+
+
+def register_in_place(operator: Operator, kernel: Callable[..., None]) -> None:
+    """The bookkeeping of an operator that writes to its arguments; ``kernel`` gets the keyset."""
+    _LIBRARY.impl(operator.name(), kernel, "ADInplaceOrView", with_keyset=True)
+
+
+def define_like(operator: Operator, name: str, kernel: Callable[..., Any]) -> Operator:
+    """A new operator ``edufast::<name>`` with the schema of ``operator``, for CPU and CUDA tensors.
+
+    It is opaque to Inductor, which would have nothing to fuse with a kernel in Triton.
+    """
+    _LIBRARY.define(name + schema_of(operator))
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, kernel, key)
+    defined: Operator = getattr(torch.ops.edufast, name).default
+    return defined
+
+
+# What the checks in C++ say, in some builds of torch behind the place in the source that says it.
+_REFUSAL = re.compile(r"(?:\w+, [^,\n]*:\d+, )?(merge_: .*|.*; expected .*)")
+
+
+def checked(call: Callable[..., Any], *arguments: Any) -> Any:
+    """``call(*arguments)``, where what the checks in C++ refuse is a ValueError of one line."""
+    try:
+        return call(*arguments)
+    except RuntimeError as error:
+        refusal = _REFUSAL.match(str(error))
+        if type(error) is RuntimeError and refusal:
+            raise ValueError(refusal[1]) from None
+        raise

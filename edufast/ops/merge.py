@@ -1,123 +1,22 @@
-"""Merging lists of tensors: reference, dispatch, autograd, public functions."""
+"""Merging lists of tensors: copy, grow, average, in one pass."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edufast.ops import _library  # noqa: F401  (registers torch.ops.edufast)
+from edufast.ops._library import checked, register, register_in_place
 from edufast.ops.backends import select_backend
+from edufast.ops.reference.merge import Merge, reference
+from edufast.utils._torch_private import below_in_place, redispatch_below_in_place
 
-
-class Merge(NamedTuple):
-    """Arguments of the operator ``edufast::merge_``, in its order."""
-
-    targets: list[Tensor]
-    sources: list[Tensor]  # list after list, one list for each of the weights
-    weights: list[float]
-    keep: float
-    fill: list[float]  # per target, NaN: leave the rows; empty: leave all
-    moments: list[int]  # mean, variance, mean, variance ...
-    moment_weights: list[float]  # empty: the weights
-
-
-# --- reference --------------------------------------------------------------------------------
-
-
-def reference(*arguments: Any) -> None:
-    """What :func:`merge_` means, one PyTorch operation after the other; bit for bit."""
-    m = Merge(*arguments)
-    _checked(torch.ops.edufast.merge_check.default, *m)
-    lists = [m.sources[n * len(m.targets) :][: len(m.targets)] for n in range(len(m.weights))]
-    pooled = set(m.moments)
-    for mean, variance in zip(m.moments[::2], m.moments[1::2], strict=True):
-        _pool(m, mean, variance, lists)
-    for i, target in enumerate(m.targets):
-        sources = [tensors[i] for tensors in lists]
-        head = _rows(target, sources[0])
-        if i in pooled:
-            pass
-        elif target.is_floating_point():
-            head.copy_(_average(m.keep, head, m.weights, sources, _accumulator(target, *sources)))
-        else:
-            head.copy_(torch.stack(sources).amax(0))
-        if m.fill and not math.isnan(m.fill[i]) and target.dim():
-            target[len(head) :] = m.fill[i]
-
-
-def _average(
-    keep: float, target: Tensor, weights: Sequence[float], sources: Sequence[Tensor], dtype: Any
-) -> Tensor:
-    terms = [] if keep == 0 else [keep * target.to(dtype)]
-    terms += [w * source.to(dtype) for w, source in zip(weights, sources, strict=True)]
-    total = terms[0]
-    for term in terms[1:]:  # in this order, whatever the backend
-        total = total + term
-    return total
-
-
-def _pool(m: Merge, mean: int, variance: int, lists: Sequence[Sequence[Tensor]]) -> None:
-    weights = m.moment_weights or m.weights
-    means = [tensors[mean].double() for tensors in lists]
-    variances = [tensors[variance].double() for tensors in lists]
-    old_mean = _rows(m.targets[mean], means[0])
-    old_variance = _rows(m.targets[variance], means[0])
-    center = _average(m.keep, old_mean, weights, means, torch.float64)
-    parts = [(w, a, b) for w, a, b in zip(weights, means, variances, strict=True)]
-    if m.keep != 0:
-        parts.insert(0, (m.keep, old_mean.double(), old_variance.double()))
-    total = torch.zeros_like(center)
-    for w, a, b in parts:
-        total = total + w * ((a - center) * (a - center)) + w * b
-    old_mean.copy_(center)
-    old_variance.copy_(total)
-
-
-def _rows(target: Tensor, source: Tensor) -> Tensor:
-    return target[: len(source)] if target.dim() else target
-
-
-def _accumulator(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-# --- dispatch ---------------------------------------------------------------------------------
-
-
-def _run(backend: str, m: Merge) -> None:
-    if backend == "reference":
-        reference(*m)
-    elif backend == "triton":
-        from edufast.kernels.merge import merge_ as triton_merge_
-
-        triton_merge_(*m)
-    elif torch.compiler.is_compiling():
-        torch.ops.edufast.merge_.default(*m)
-    else:  # "cpp" and "cuda" are one operator on two devices
-        # Below _in_place, which would turn the lists into Python's and back: half of the time.
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            _checked(torch.ops.edufast.merge_.default, *m)
-        torch.autograd.graph.increment_version(m.targets)
-
-
-def _checked(op: Callable[..., Any], *arguments: Any) -> Any:
-    """The operators' checks raise RuntimeError; what they find is a wrong value."""
-    try:
-        return op(*arguments)
-    except RuntimeError as error:
-        message = str(error).partition("\n")[0]
-        if "merge_: " in message:
-            raise ValueError(message[message.index("merge_: ") :]) from None
-        raise
-
-
-# --- autograd: an in-place operation without a derivative -----------------------------------------
+# --- the operator: in place, without a derivative -----------------------------------------------
 
 
 def _refuse_grad(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -137,17 +36,42 @@ def _refuse_grad(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 def _in_place(keyset: Any, targets: list[Tensor], sources: list[Tensor], *rest: Any) -> None:
     _refuse_grad(targets, sources)
     torch.autograd.graph.increment_version(targets)
-    keyset = keyset & torch._C._after_ADInplaceOrView_keyset
-    torch.ops.edufast.merge_.default.redispatch(keyset, targets, sources, *rest)
+    operator = torch.ops.edufast.merge_.default
+    redispatch_below_in_place(operator, keyset, targets, sources, *rest)
 
 
-_LIBRARY = torch.library.Library("edufast", "IMPL")
-_LIBRARY.impl("merge_", _in_place, "ADInplaceOrView", with_keyset=True)
-
-
-@torch.library.register_fake("edufast::merge_")
 def _fake(*arguments: Any) -> None:
-    return None
+    """Writes nothing, for nothing is there to be written; so all tensors have to be like that."""
+    m = Merge(*arguments)
+    named = {f"targets[{i}]": t for i, t in enumerate(m.targets)}
+    named |= {f"sources[{i}]": t for i, t in enumerate(m.sources)}
+    meta = [name for name, t in named.items() if t.device.type == "meta"]
+    real = [name for name in named if name not in meta]
+    if meta and real:
+        raise ValueError(
+            f"merge_: {meta[0]} is on meta and {real[0]} on {named[real[0]].device}; expected meta "
+            "tensors throughout, or none"
+        )
+
+
+register(torch.ops.edufast.merge_.default, _fake)
+register_in_place(torch.ops.edufast.merge_.default, _in_place)
+
+
+def _run(backend: str, m: Merge) -> None:
+    if backend == "reference":
+        reference(*m)
+    elif backend == "triton":
+        from edufast.kernels.merge import merge_ as triton_merge_
+
+        triton_merge_(*m)
+    elif torch.compiler.is_compiling():
+        torch.ops.edufast.merge_.default(*m)
+    else:  # "cpp" and "cuda" are one operator on two devices
+        # Below _in_place, which would turn the lists into Python's and back: half of the time.
+        with below_in_place():
+            checked(torch.ops.edufast.merge_.default, *m)
+        torch.autograd.graph.increment_version(m.targets)
 
 
 # --- public functions -------------------------------------------------------------------------
@@ -254,24 +178,22 @@ class MergePlan:
         self._moments = [i for pair in moments for i in pair]
         self._number = None
         if self._backend in ("cpp", "cuda"):
-            self._number = _checked(
+            self._number = checked(
                 torch.ops.edufast.merge_plan.default,
                 self._targets, self._sources, self._count, self._fill, self._moments,
             )  # fmt: skip
             weakref.finalize(self, torch.ops.edufast.merge_plan_free.default, self._number)
 
     def __call__(self, weights: Sequence[float] | None = None, *, keep: float = 0.0) -> None:
-        """Merge with these weights; see :func:`merge_`. Breaks the graph of torch.compile."""
-        if torch.compiler.is_compiling():
-            _uncompiled(self, weights, keep)
-        else:
-            self._merge(weights, keep)
+        """Merge with these weights; see :func:`merge_`.
 
-    def _merge(self, weights: Sequence[float] | None, keep: float) -> None:
+        While torch.compile traces, the call becomes the one operator that :func:`merge_` is: a
+        graph would not see which tensors the plan stands for.
+        """
         _refuse_grad(self._targets, self._sources)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
-        if self._number is None:
+        if self._number is None or torch.compiler.is_compiling():
             m = Merge(
                 list(self._targets), self._sources, weights, float(keep), self._fill,
                 self._moments, moment_weights,
@@ -280,16 +202,12 @@ class MergePlan:
                 _run(self._backend, m)
             return
         run = torch.ops.edufast.merge_plan_run.default
-        _checked(run, self._number, weights, keep, moment_weights)
+        checked(run, self._number, weights, keep, moment_weights)
         torch.autograd.graph.increment_version(self._targets)
 
     def __reduce__(self) -> Any:
         """A copy is a plan for the copied tensors."""
         return _plan, self._arguments
-
-
-# A graph does not see which tensors a plan's number stands for.
-_uncompiled = torch.compiler.disable(MergePlan._merge)
 
 
 def _plan(targets: Any, lists: Any, fill: Any, moments: Any, counts: Any, backend: Any) -> Any:

@@ -55,17 +55,19 @@ class CachedFaculty(Faculty):
         self.folder = Path(folder)
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
-        self._data: DataSet | None = None
         self._augment: Augment | None = None
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Open the store for the training split of ``data``, augmented by ``augment``.
 
         Raises:
-            UserError, ValueError: as :class:`edufast.teachers.logit_store.LogitStore`.
+            UserError, ValueError: as :meth:`Faculty.prepare` and
+                :class:`edufast.teachers.logit_store.LogitStore`.
         """
-        if data is self._data and augment == self._augment:
+        if self._store is not None and data is self._data and augment == self._augment:
             return
+        self._store = None
+        super().prepare(data, augment)
         self._store = LogitStore(
             self.folder,
             self._teachers,
@@ -75,7 +77,7 @@ class CachedFaculty(Faculty):
             dtype=self._stored_dtype,
             top_k=self._top_k,
         )
-        self._data, self._augment = data, augment
+        self._augment = augment
 
     @property
     def store(self) -> LogitStore:

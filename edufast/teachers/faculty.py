@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import copy
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edufast.data import Augment, Batch, DataSet
+from edufast.data import Augment, Batch, DataSet, Loader
+from edufast.data.class_map import ClassMap
 from edufast.models.bn_folding import folded_if_traceable
+from edufast.teachers.preprocessing import (
+    ImageFormat,
+    Preprocess,
+    processor_format,
+    timm_format,
+)
+from edufast.utils._torch_private import with_own_code
+from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
+
+_CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
 
 
 @dataclass
@@ -20,14 +33,26 @@ class Teacher:
     """A classifier and the classes of its logits.
 
     Attributes:
-        model: maps images (B, 3, H, W) to logits (B, len(classes)).
+        model: maps images (B, 3, H, W) to logits (B, len(classes)), or to an object with such an
+            attribute ``logits``, as Hugging Face models do.
         classes: class id of each logit.
         name: in messages and reports.
+        mean: per channel, of pixel / 255, with which its training images were normalised; None:
+            that of the data set.
+        std: likewise.
+        image_size: height and width that it expects; None: that of the data set.
+
+    Raises:
+        ValueError: ``classes`` is empty or has a class twice, or ``mean``, ``std`` or
+            ``image_size`` is invalid.
     """
 
     model: nn.Module
     classes: Sequence[int]
     name: str = "teacher"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         self.classes = tuple(self.classes)
@@ -35,6 +60,47 @@ class Teacher:
             raise ValueError(
                 f"classes of {self.name} are {self.classes}; expected at least one, each once"
             )
+        try:
+            self.image_format(ImageFormat((0, 0, 0), (1, 1, 1), None))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    @classmethod
+    def pretrained(
+        cls,
+        model: nn.Module,
+        classes: Sequence[int],
+        name: str = "teacher",
+        *,
+        processor: Any = None,
+    ) -> Teacher:
+        """A teacher that looks at images as its publisher prepared them.
+
+        Only where it is asked for: timm's models say how even if their weights are random.
+
+        Args:
+            model, classes, name: as of the class.
+            processor: the Hugging Face image processor published with the weights; None: the model
+                is one of timm, whose ``pretrained_cfg`` says it.
+
+        Raises:
+            UserError: neither says it, or the processor does more than resize and normalise.
+        """
+        found = timm_format(model) if processor is None else processor_format(processor)
+        return cls(model, classes, name, found.mean, found.std, found.size)
+
+    def image_format(self, usual: ImageFormat) -> ImageFormat:
+        """What it expects where images are ``usual`` but for what it says of its own."""
+        return ImageFormat.of(
+            usual.mean if self.mean is None else self.mean,
+            usual.std if self.std is None else self.std,
+            usual.size if self.image_size is None else self.image_size,
+        )
+
+    @property
+    def has_weights(self) -> bool:
+        """Without any it only takes the place of a teacher that is never asked."""
+        return bool(self.model.state_dict())
 
 
 class Answer(NamedTuple):
@@ -52,9 +118,10 @@ class Answer(NamedTuple):
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    The models that run are copies in channels-last layout, with batch norm folded into the layers
-    before it. A model that torch.fx cannot trace is run itself and no longer requires gradients.
-    Teachers run one after another, so that memory holds the activations of only one.
+    The models that run are private copies in channels-last layout, with batch norm folded into the
+    layers before it if torch.fx can trace the model: later changes to a model do not affect its
+    copy, nor the other way round. Teachers run one after another, so that memory holds the
+    activations of only one.
 
     Args:
         teachers: any number, including none.
@@ -88,12 +155,14 @@ class Faculty(Sequence[Teacher]):
         self.device = torch.device(device)
         self.dtype = dtype
         self._models = [
-            _own_copy(teacher.model, dtype)
+            folded_if_traceable(teacher.model)
             .requires_grad_(False)
             .to(self.device, dtype)
             .to(memory_format=torch.channels_last)
             for teacher in self._teachers
         ]
+        self._data: DataSet | None = None  # that it was prepared for
+        self._preprocess: list[Preprocess] | None = None  # by teacher
         self._regular = [_compiled(m) for m in self._models] if compile else self._models
 
     def __len__(self) -> int:
@@ -106,11 +175,16 @@ class Faculty(Sequence[Teacher]):
         return iter(self._teachers)
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
-        """FLOPs (2 x multiply-adds) of a forward pass for one image of shape ``input_size``."""
-        return forward_flops(self._models[teacher], input_size)
+        """FLOPs (2 x multiply-adds) of a forward pass for one image, (3, H, W) for the student."""
+        return forward_flops(self._models[teacher], self.input_size(teacher, input_size))
+
+    def input_size(self, teacher: int, input_size: Sequence[int]) -> tuple[int, ...]:
+        """Shape that ``teacher`` expects of an image that is (3, H, W) for the student."""
+        own = self._teachers[teacher].image_size
+        return tuple(input_size) if own is None else (input_size[0], own, own)
 
     def model(self, teacher: int) -> nn.Module:
-        """The model that runs for ``teacher``, not compiled."""
+        """The model that runs for ``teacher``, on images as it expects them; not compiled."""
         return self._models[teacher]
 
     @torch.no_grad()
@@ -119,34 +193,125 @@ class Faculty(Sequence[Teacher]):
 
         Args:
             teacher: its position in the faculty.
-            images: normalised as for training, on the faculty's device.
+            images: normalised as for the student, on the faculty's device.
             eager: do not use compiled code, for an irregular number of images or to run hooks.
+
+        Raises:
+            UserError: the model returns no logits, or not one for each of the teacher's classes.
+            RuntimeError: the teacher has its own mean, std or image size, and :meth:`prepare` has
+                not been called, which tells it those of the images.
         """
+        images = self._expected_images(teacher, images)
         model = self._models[teacher] if eager else self._regular[teacher]
-        logits: Tensor = model(images if self.dtype is None else images.to(self.dtype))
-        return logits.float()
+        output = model(images if self.dtype is None else images.to(self.dtype))
+        return self._logits_of(output, teacher, len(images)).float()
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
-        """Called by a School before training, with its data set and augmentation."""
+        """Called by a School before training, with its data set and augmentation.
+
+        From here on, images are converted for teachers that expect another mean, std or size than
+        those of ``data``. Every teacher that has weights is run on a few training images; if its
+        accuracy on its own classes is hardly better than chance, a warning names it.
+
+        Raises:
+            UserError: a teacher fails on the images, or as :meth:`logits`; the message names it.
+        """
+        if data is self._data:
+            return
+        given = ImageFormat(data.mean, data.std, data.image_size)
+        self._preprocess = [
+            Preprocess(given, teacher.image_format(given), self.device)
+            for teacher in self._teachers
+        ]
+        present = [k for k, teacher in enumerate(self._teachers) if teacher.has_weights]
+        for k in present:
+            self._try_out(k, (3, data.image_size, data.image_size))
+        if present:
+            self._spot_check(present, data)
+        self._data = data
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
         """Logits of ``teacher`` for some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
 
+    def _try_out(self, k: int, input_size: Sequence[int]) -> None:
+        try:
+            self.logits(k, torch.zeros(1, *input_size, device=self.device), eager=True)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"teacher {k} ({self._teachers[k].name}) fails on images of {tuple(input_size)}: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
-def _own_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    folded = folded_if_traceable(model)
-    # Converting the teachers to another dtype must not convert the caller's model.
-    return copy.deepcopy(model) if folded is model and dtype is not None else folded
+    def _spot_check(self, present: Sequence[int], data: DataSet) -> None:
+        loader = Loader(
+            data.train,
+            batch_size=min(_CHECKED_AT_ONCE, len(data.train)),
+            image_size=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            device=self.device,
+        )
+        for k in present:
+            teacher = self._teachers[k]
+            known = np.flatnonzero(np.isin(data.train.labels, teacher.classes))
+            if not len(known):
+                continue
+            spread = np.linspace(0, len(known) - 1, min(_CHECKED, len(known))).astype(int)
+            positions, right = ClassMap.of(teacher.classes).positions(self.device), 0
+            for batch in loader.numbered(known[spread], np.zeros_like(spread)):
+                answers = self.logits(k, batch.images, eager=True).argmax(1)
+                right += int((answers == positions[batch.labels]).sum())
+            if _near_chance(right, len(spread), len(teacher.classes)):
+                warnings.warn(
+                    f"teacher {k} ({teacher.name}) is right about {right} of {len(spread)} "
+                    f"training images of its {len(teacher.classes)} classes, hardly more than "
+                    "chance; expected its classes in the order of its logits, and the mean, std "
+                    "and image_size it learned with",
+                    stacklevel=3,
+                )
 
+    def _expected_images(self, k: int, images: Tensor) -> Tensor:
+        if self._preprocess is not None:
+            return self._preprocess[k](images)
+        teacher = self._teachers[k]
+        if (teacher.mean, teacher.std, teacher.image_size) != (None, None, None):
+            raise RuntimeError(
+                f"teacher {k} ({teacher.name}) expects images of its own mean, std or size, and "
+                "nobody has said what the images at hand are: call prepare(data, augment) first"
+            )
+        return images
 
-def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
+    def _logits_of(self, output: object, k: int, count: int) -> Tensor:
+        teacher = self._teachers[k]
+        logits = getattr(output, "logits", output)
+        expected = (count, len(teacher.classes))
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"teacher {k} ({teacher.name}) gives a {type(logits).__name__}; expected logits, a "
+                f"tensor {expected}, or an object with an attribute 'logits' of that kind"
+            )
+        if logits.shape != expected:
+            raise UserError(
+                f"teacher {k} ({teacher.name}) gives logits {tuple(logits.shape)}; expected "
+                f"{expected}, one for each of its {expected[1]} classes"
+            )
         return logits
 
-    # Dynamo allows eight recompilations per code object: give each teacher one of its own.
-    run.__code__ = run.__code__.replace()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(run, dynamic=False)
+
+def _near_chance(correct: int, total: int, classes: int) -> bool:
+    """Whether guessing would be correct as often, within two standard deviations."""
+    chance = total / classes
+    limit = chance + 2 * math.sqrt(chance * (1 - 1 / classes))
+    return correct <= limit < total
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], object]:
+    def run(images: Tensor) -> object:
+        return model(images)
+
+    compiled: Callable[[Tensor], object] = torch.compile(with_own_code(run), dynamic=False)
     return compiled

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from edufast.data import Augment, DataSet
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.logit_rows import RowFormat, Rows
+from edufast.teachers.preprocessing import ImageFormat
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
-_VERSION = 1
+_VERSION = 2
 
 
 class LogitStore:
@@ -64,16 +65,17 @@ class LogitStore:
         self.views = countable_views(augment)
         self.folder = folder
         formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in teachers]
+        images = ImageFormat(data.mean, data.std, data.image_size)
         self._write_header(
             {
                 "version": _VERSION,
                 "data set": _fingerprint_of_data(data),
-                "normalisation": [data.image_size, *data.mean, *data.std],
+                "normalisation": _listed(images),
                 "augmentation": json.loads(json.dumps(asdict(augment))),
                 "dtype": str(dtype),
                 "top_k": top_k,
                 "precision": str(precision),
-                "teachers": [_header_of(teacher) for teacher in teachers],
+                "teachers": [_header_of(teacher, images) for teacher in teachers],
             }
         )
         self._rows = [
@@ -148,15 +150,20 @@ def countable_views(augment: Augment) -> int:
     return augment.views
 
 
-def _header_of(teacher: Teacher) -> dict[str, Any] | None:
+def _header_of(teacher: Teacher, images: ImageFormat) -> dict[str, Any] | None:
     """None for a teacher without weights: it takes the place of one that is never run."""
-    if not teacher.model.state_dict():
+    if not teacher.has_weights:
         return None
     return {
         "name": teacher.name,
         "classes": list(teacher.classes),
+        "images": _listed(teacher.image_format(images)),
         "sha256": _fingerprint_of_weights(teacher.model),
     }
+
+
+def _listed(images: ImageFormat) -> list[float | None]:
+    return [images.size, *images.mean, *images.std]
 
 
 def _fingerprint_of_weights(model: nn.Module) -> str:
@@ -184,6 +191,6 @@ def _fingerprint_of_data(data: DataSet) -> str:
 
 def _brief(value: object) -> str:
     if isinstance(value, dict) and "sha256" in value:
-        return f"{value['name']} (sha256 {value['sha256'][:12]})"
+        return f"{value['name']} (sha256 {value['sha256'][:12]}, images {value.get('images')})"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -75,7 +75,10 @@ class Supervision:
 
     def tap(self, input_size: Sequence[int]) -> list[list[tuple[int, ...]]]:
         """Record the teachers' features from now on; returns their shapes, by teacher."""
-        self.taps = [FeatureTaps(self._faculty.model(k), input_size) for k in self._teachers]
+        faculty = self._faculty
+        self.taps = [
+            FeatureTaps(faculty.model(k), faculty.input_size(k, input_size)) for k in self._teachers
+        ]
         return [taps.shapes for taps in self.taps]
 
     def owners(self, class_ids: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import nn
 from edufast.data import Batch, ClassSampler, DataSet, Loader
 from edufast.data.class_map import ClassMap
 from edufast.training.settings import Precision, autocast
+from edufast.utils.modes import eval_mode
 
 _BATCH = 256  # of evaluate_on
 
@@ -60,7 +61,7 @@ def evaluate(
     *,
     precision: Precision = "fp32",
 ) -> Accuracy:
-    """Accuracy of ``model`` in eval mode; its mode is restored. Reads the device once, at the end.
+    """Accuracy of ``model`` in eval mode; modes are restored. Reads the device once, at the end.
 
     Args:
         model: maps images (B, 3, H, W) to logits (B, C); on the batches' device.
@@ -72,20 +73,15 @@ def evaluate(
     positions, slice_of = class_map.positions(device), class_map.slice_of(device)
     # Per slice: samples, correct predictions among all classes, and among those of the slice.
     counts = torch.zeros(3, len(class_map.slices), dtype=torch.int64, device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(device, precision):
-            for batch in batches:
-                logits, targets = model(batch.images), positions[batch.labels]
-                own = slice_of[targets]
-                others = slice_of[None, :] != own[:, None]
-                free = logits.argmax(1) == targets
-                masked = logits.masked_fill(others, float("-inf")).argmax(1) == targets
-                tallies = torch.stack([torch.ones_like(free), free, masked]).long()
-                counts.index_add_(1, own, tallies)
-    finally:
-        model.train(was_training)
+    with eval_mode(model), autocast(device, precision):
+        for batch in batches:
+            logits, targets = model(batch.images), positions[batch.labels]
+            own = slice_of[targets]
+            others = slice_of[None, :] != own[:, None]
+            free = logits.argmax(1) == targets
+            masked = logits.masked_fill(others, float("-inf")).argmax(1) == targets
+            tallies = torch.stack([torch.ones_like(free), free, masked]).long()
+            counts.index_add_(1, own, tallies)
     total, free, masked = counts.cpu()
     shares = total.clamp_min(1)
     return Accuracy(

@@ -13,6 +13,7 @@ from edufast.student.student import Student
 from edufast.teachers.supervision import Supervision
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
+from edufast.utils.registry import call_user
 
 
 class Growth:
@@ -86,7 +87,8 @@ class Growth:
         if self._optimizer is None:
             self._optimizer = self._training.create_optimizer(student.active_parameters())
         if curriculum.grades[g].teachers:
-            algorithm.begin_grade(self._context(g))
+            what = f"{type(algorithm).__name__}.begin_grade"
+            call_user(what, algorithm.begin_grade, self._context(g))
         kept = list(algorithm.parameters())
         for parameter in own.difference(kept):
             self._optimizer.state.pop(parameter, None)

@@ -28,6 +28,7 @@ from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
 from edufast.utils.progress import TrainingBar
+from edufast.utils.registry import call_user
 from edufast.utils.signals import deferred_interrupt
 
 LOG_EVERY = 20  # steps between reads of the loss; each read waits for the device
@@ -253,7 +254,9 @@ class School:
         self.student.frozen = self.plan.grade.frozen(at.epoch)
         self._flops = self.student.training_flops()
         epochs = [plan.grade.epochs for plan in self.plans]
-        self.algorithm.begin_epoch(sum(epochs[: at.grade]) + at.epoch, sum(epochs))
+        done = sum(epochs[: at.grade]) + at.epoch
+        what = f"{type(self.algorithm).__name__}.begin_epoch"
+        call_user(what, self.algorithm.begin_epoch, done, sum(epochs))
         self.student.train()
 
     def train_step(self, batch: Batch) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
-from edufast.utils.errors import TrainingError
+from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
+from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
+from edufast.utils.registry import call_user
 
 BACKEND = "inductor"
 
@@ -85,15 +86,14 @@ class TrainStep:
 
         Raises:
             TrainingError: ``compile`` is True, but the step cannot be compiled.
+            UserError: an algorithm of the user's fails, or returns something else than a loss.
         """
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
             return self._backward(images, targets, outputs)
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
             return self._backward(images, targets, outputs)
-        except TorchDynamoException as error:
+        except compiler_error() as error:
             self._fall_back(error)
             return self._backward(images, targets, outputs)
 
@@ -109,19 +109,15 @@ class TrainStep:
         return loss.detach()
 
     def _compile(self) -> Callable[..., Tensor]:
-        from torch._dynamo import lookup_backend  # takes a second to import
-
-        inductor = lookup_backend(BACKEND)
+        inductor = compiler_backend(BACKEND)
 
         def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
             self.compiles += 1
             return inductor(graph, inputs)
 
-        # Dynamo counts recompilations per code object and gives up after eight. With a copy of the
-        # code object, the count starts at zero for every grade of every training in the process.
-        own = FunctionType(_loss.__code__.replace(), _loss.__globals__)
+        # Every grade of every training in the process is compiled on its own.
         compiled: Callable[..., Tensor] = torch.compile(
-            own, backend=counting, fullgraph=True, dynamic=False
+            with_own_code(_loss), backend=counting, fullgraph=True, dynamic=False
         )
         return compiled
 
@@ -153,7 +149,7 @@ def _loss(
         loss = loss + exit_weight * _logit_loss(algorithm, exit_logits.float(), targets, outputs)
     if outputs is not None and algorithm.reads_features:
         features = [feature.float() for feature in features]
-        loss = loss + algorithm.feature_loss(features, outputs, targets)
+        loss = loss + _part(algorithm, "feature_loss", features, outputs, targets)
     return loss
 
 
@@ -162,7 +158,17 @@ def _logit_loss(
 ) -> Tensor:
     if outputs is None:
         return F.cross_entropy(logits, targets)
-    return algorithm.logit_loss(logits, outputs, targets)
+    return _part(algorithm, "logit_loss", logits, outputs, targets)
+
+
+def _part(algorithm: Algorithm, method: str, *arguments: Any) -> Tensor:
+    """A part of the loss, by an algorithm that may be a user's."""
+    what = f"{type(algorithm).__name__}.{method}"
+    loss = call_user(what, getattr(algorithm, method), *arguments)
+    if not isinstance(loss, Tensor) or loss.dim():
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"{what} returned {found}; expected a Tensor without dimensions")
+    return loss
 
 
 # What compiling saves and costs, measured with 2 threads of an AMD EPYC (4 cores, AVX-512) for

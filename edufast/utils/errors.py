@@ -5,29 +5,34 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LISTED = 20  # most names that a message lists
+_LISTED = 20  # largest number of names in a message
 
 
 class UserError(ValueError):
-    """Something a user typed (a path, a recipe value, an argument) cannot be used."""
+    """Something a user typed (a path, a recipe value, an argument) cannot be used as it is."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot continue, for instance because the loss is not finite."""
+    """Training cannot go on, for instance because the loss is not finite."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop (Ctrl-C); the work done so far has been saved."""
+    """The user asked to stop (Ctrl-C); what was done so far is saved."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, with line breaks replaced by spaces."""
+    return " ".join(str(error).split())
 
 
 def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:
-    """The error for a name that is not in ``known``: it suggests close ones and lists all.
+    """The error for a name that is not in ``known``, with similar names and the known ones.
 
     Args:
-        what: the argument, or the recipe's key.
-        name: the value found.
-        known: the values accepted.
-        also: what else is accepted, in words.
+        what: the argument or key that has this value.
+        name: its value.
+        known: the names it may have.
+        also: alternatives to a name, in words.
     """
     names = list(dict.fromkeys(known))
     by_lower = {other.lower(): other for other in names}
@@ -35,4 +40,4 @@ def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") ->
     hint = f"did you mean {' or '.join(map(repr, close))}? Expected" if close else "expected"
     listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
     choices = [f"one of {listed}"] * bool(names) + [also] * bool(also)
-    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices)}")
+    return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices) or 'none'}")

@@ -1,10 +1,10 @@
-"""The event log of a run: one JSON object per line, appended as events happen."""
+"""The event log of a run: one JSON object a line, appended as things happen."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import Field, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,24 +13,24 @@ from edufast.utils.files import atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened; one line of the log: its kind, then its fields in order."""
+    """Something that happened, as one line of the log: its kind, then its fields in order."""
 
     kind: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the line, without the optional fields that are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if not self._unset(f)}
-        return {"event": self.kind, **values}
-
-    def _unset(self, field: Field[Any]) -> bool:
-        return field.default is None and getattr(self, field.name) is None
+        """What the line holds: every field but those that default to None and are None."""
+        optional = {field.name for field in fields(self) if field.default is None}
+        values = asdict(self).items()
+        return {"event": self.kind} | {
+            k: v for k, v in values if v is not None or k not in optional
+        }
 
 
 class EventLog:
-    """Appends events to the file ``path``; without a path, events are discarded.
+    """Appends events to ``path``; without one it keeps nothing.
 
-    Every line is flushed when it is written, so no event is lost when the run is interrupted. A
-    partial last line, left by a crash, is removed when the log is opened again.
+    Every line is flushed as it is written, so that neither a reader nor an interruption misses
+    one. A last line cut short by a crash is dropped when the run goes on.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

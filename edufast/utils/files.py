@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or Ctrl-C never leaves a partial file."""
+"""Writing files so that a crash, a full disk or Ctrl-C never leaves half of one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success fsync it and rename it to ``path``.
 
-    The folder is created if it is missing. If the block raises, the temporary file is removed and
-    ``path`` keeps its old content.
+    The folder is created when missing. A symbolic link stays one: as with ``open``, the file it
+    points to is written. If the block raises, the temporary file is removed and ``path`` keeps what
+    it held before.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
@@ -24,7 +25,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        # mkstemp creates files with mode 0600; set the mode that open() would have given.
+        # mkstemp creates 0600; give the file what a plain open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)

@@ -1,12 +1,12 @@
-"""Registries: the functions and classes behind the names in a recipe, extensible by users.
+"""Registries: what names in a recipe stand for, extensible by users.
 
-A name is either registered (by the package, or by a user with a decorator), an import path such as
+A name is registered (by this package, or by a user's decorator), an import path such as
 ``mypackage.losses:Mine``, or an entry point of an installed package.
 
-Looking up an import path runs the code of that module, by design: the path comes from the user, as
-an argument, on the command line, in a recipe, or in the config.yaml that a run folder keeps of one.
-Names in weight files may come from anybody; they are only looked up if the user has given the same
-path, see :func:`edufast.models.weights.load_model`.
+Looking up an import path runs the code of its module. This is intended, so import paths must come
+from the user: as an argument, on the command line, or in a recipe, of which the config.yaml of a
+run folder is a copy. Names in a file of weights do not; they are only looked up if the user gives
+the same path, see :func:`edufast.models.weights.load_model`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from edufast.utils.errors import UserError, unknown
+from edufast.utils.errors import UserError, one_line, unknown
 
-F = TypeVar("F")  # the entries of one registry: functions or classes with one signature
+F = TypeVar("F")  # type of a registry's entries: functions or classes
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[\w.-]+")
@@ -29,14 +29,14 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Registry(Generic[F]):
-    """Named functions and classes that make one kind of object; iterates over their names.
+    """Functions and classes by name, for one kind of object; iterates over the registered names.
 
     Args:
-        kind: what an entry is called in messages, such as "algorithm".
-        group: entry point group for other packages, such as "edufast.algorithms".
-        makes: type, or types, of the objects that entries return.
-        entries: the package's own entries.
-        also: what else is accepted in place of a name, for messages.
+        kind: of object, for messages, such as "algorithm".
+        group: of entry points, such as "edufast.algorithms".
+        makes: type or types of the objects that entries return.
+        entries: registered from the start.
+        also: alternatives to a name, for messages.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class Registry(Generic[F]):
         return name in self._entries or bool(_NAME.fullmatch(name) and self._declared(name))
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that registers a function or class for the current process.
+        """A decorator that registers a function or class in this process.
 
-        Registering the same one again replaces it, for instance when a notebook cell runs twice.
+        A function with the same module and name replaces the earlier one, for instance when a cell
+        of a notebook runs twice.
 
         Raises:
             UserError: ``name`` has characters other than letters, digits and ``_ - .``, or another
@@ -82,7 +83,7 @@ class Registry(Generic[F]):
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise UserError(
-                    f"{self.kind} {name!r} is already registered as {_origin(taken)}; expected "
+                    f"{self.kind} {name!r} is registered already, as {_origin(taken)}; expected "
                     f"another name for {_origin(entry)}"
                 )
             self._entries[name] = entry  # type: ignore[assignment]
@@ -91,10 +92,10 @@ class Registry(Generic[F]):
         return decorate
 
     def find(self, name: str) -> F:
-        """The entry called ``name``.
+        """The entry that ``name`` stands for.
 
         Raises:
-            UserError: there is none, it cannot be imported, or it is of the wrong kind.
+            UserError: there is none, it cannot be imported, or is of the wrong kind.
         """
         if not isinstance(name, str):
             raise UserError(f"{self.kind} is {name!r}; expected a name or an import path")
@@ -113,12 +114,12 @@ class Registry(Generic[F]):
         self._check(name, entry)
         return entry
 
-    def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Call the entry ``name`` and return its result.
+    def call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
+        """Call the entry ``name`` and check the type of what it returns.
 
         Raises:
-            UserError: as :meth:`find`; or the entry does not accept these arguments, raises an
-                exception, or returns an object of another type.
+            UserError: as :meth:`find`, or the entry does not accept the arguments, raises an
+                exception, or returns another type.
         """
         what, entry = f"{self.kind} {name!r}", self.find(name)
         assert callable(entry)
@@ -150,19 +151,19 @@ def is_import_path(name: str) -> bool:
     return _IMPORT_PATH.fullmatch(name) is not None
 
 
-def call_user(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """``function(*arguments, **options)``, for a user's code.
+def call_user(what: str, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+    """``function(*arguments, **options)``, for functions that users write.
 
     Raises:
-        UserError: for any exception, in one line: ``what``, the exception, and its place in the
-            user's file.
+        UserError: the function raised an exception; the message is one line with ``what``, the
+            exception, and the place in the user's file.
     """
     try:
         return function(*arguments, **options)
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what}: {_one_line(error)}") from error
+        raise UserError(f"{what}: {_summary(error)}") from error
 
 
 def _import(what: str, path: str) -> Any:
@@ -186,14 +187,14 @@ def _import(what: str, path: str) -> Any:
 def _check_arguments(
     what: str, entry: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    """Reject arguments that ``entry`` does not accept, before it runs."""
+    """Raise a UserError if ``entry`` does not accept the arguments."""
     try:
         signature = inspect.signature(entry)
-    except ValueError:  # some functions written in C have none
+    except ValueError:  # some functions written in C have no signature
         return
-    taken = signature.parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
-        named = [p.name for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    parameters = signature.parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for option in options:
             if option not in named:
                 raise unknown(f"{what}: option", option, named[len(arguments) :])
@@ -203,17 +204,18 @@ def _check_arguments(
         raise UserError(f"{what}: {error}; it takes {signature}") from error
 
 
-def _one_line(error: BaseException) -> str:
-    message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    # Skip this module and the import system: the first file left is the user's. Name its deepest
-    # line, not that of a library it called.
+def _summary(error: BaseException) -> str:
+    message = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+    # After our own frame and those of the import system comes the user's file.
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)[1:]
         if not frame.filename.startswith("<") and frame.filename != importlib.__file__
     ]
-    theirs = [frame for frame in frames if frame.filename == frames[0].filename]
-    return f"{message} ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else message
+    if not frames:
+        return message
+    deepest = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f"{message} ({deepest.filename}, line {deepest.lineno})"
 
 
 def _origin(entry: Any) -> str:

@@ -28,7 +28,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         interrupted = True
 
-    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield lambda: interrupted
     finally:

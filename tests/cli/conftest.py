@@ -1,14 +1,14 @@
-"""A folder of pictures of one's own, and a run on it."""
+"""A folder of pictures, a recipe for it, and a finished run."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
-from tests.cli.commands import edufast
+from tests.commands import edufast, write_pictures
 from tests.tiny import tiny_data
 
 RECIPE = {
@@ -27,23 +27,18 @@ RECIPE = {
 }
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures in class folders, and a recipe for them."""
     root = tmp_path_factory.mktemp("own")
-    data = tiny_data()
-    for split, samples in (("train", data.train), ("val", data.val)):
-        for number, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
-            path = root / "pictures" / split / data.classes[label] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+    write_pictures(tiny_data(), root / "pictures")
     recipe = RECIPE | {"data": {"source": str(root / "pictures"), "image_size": 16}}
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return root
 
 
-@pytest.fixture(scope="session")
-def run(folder):
+@pytest.fixture(scope="package")
+def run(folder: Path) -> Path:
     """A finished run."""
     out = folder / "run"
     result = edufast("train", folder / "recipe.yaml", "--out", out, "--json")

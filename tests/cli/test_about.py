@@ -9,7 +9,7 @@ from edufast.cli import doctor
 from edufast.experiments.cost import expected_cost
 from edufast.experiments.recipe import load_recipe, shipped_recipes
 from edufast.experiments.report.format import si
-from tests.cli.commands import edufast, words
+from tests.commands import edufast, words
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,8 @@ def test_a_recipe_of_unknown_images_has_no_total():
 
 def test_an_unknown_recipe_is_told_in_one_line():
     result = edufast("recipes", "quickstrat", code=2)
-    assert result.stderr.startswith("edufast: recipe 'quickstrat': no such file")
+    assert result.stderr.startswith("edufast: recipe is 'quickstrat'; did you mean 'quickstart'?")
+    assert result.stderr.count("\n") == 1
 
 
 def test_doctor_tells_every_finding():

@@ -6,7 +6,7 @@ import torch
 import edufast as package
 from edufast import _native
 from edufast.cli import app
-from tests.cli.commands import edufast, words
+from tests.commands import edufast, words
 
 COMMANDS = [[], *([c.callback.__name__] for c in app.registered_commands)]
 COMMANDS += [["bench"], ["bench", "kd"], ["bench", "merge"], ["bench", "train"]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.commands import edufast
+from tests.commands import edufast
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from edufast.data import load_dataset
 from edufast.models.weights import ModelInfo, save_model
 from edufast.models.zoo import create_model
-from tests.cli.commands import edufast
+from tests.commands import edufast
 
 
 def save(path, data, model="resnet8", classes=range(6)):

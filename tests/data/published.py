@@ -1,4 +1,4 @@
-"""Miniatures of published data sets, in their very layouts."""
+"""Miniatures of published data sets, in their very layouts, and what is asked of all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from edufast.data import load_dataset
+from edufast.utils.errors import UserError
 
 
 class Python2Pickler(pickle._Pickler):
@@ -140,3 +144,28 @@ def write_food101(parent: Path, train: int = 2, test: int = 1) -> Path:
     for part, lines in lists.items():
         (root / "meta" / f"{part}.txt").write_text("\n".join(lines))
     return root
+
+
+def check_folder_and_parent(name: str, root: Path, image_size: int) -> None:
+    """Both may be given, and mean the same data; a part of the training split can be held out."""
+    given, parent = load_dataset(f"{name}:{root}"), load_dataset(f"{name}:{root.parent}")
+    assert given.classes == parent.classes and given.name == f"{name}:{root}"
+    assert np.array_equal(given.train.labels, parent.train.labels)
+    assert np.array_equal(np.unique(given.train.labels), np.arange(len(given.classes)))
+    assert given.image_size == image_size
+    held = load_dataset(f"{name}:{root.parent}", holdout=0.5, image_size=16)
+    assert len(held.train) + len(held.val) == len(given.train)
+
+
+def refuses(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(source, image_size=32)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def drop_line(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))

@@ -1,35 +1,15 @@
+"""Any source as a data set: one image size, statistics, a part held out."""
+
 from __future__ import annotations
 
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits
 
-from edufast.data import Samples, datasets, load_dataset
+from edufast.data import DATA_SETS, DataSet, Samples, Splits, load_dataset, register_data_set
 from edufast.utils.errors import UserError
-
-
-def make_images(folder, count, first=0, colour=(10, 20, 30), suffix="png"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(first, first + count):
-        Image.new("RGB", (12, 10), colour).save(folder / f"{number:03}.{suffix}")
-
-
-def test_digits():
-    digits = load_dataset("digits")
-    assert digits.name == "digits" and digits.classes == tuple("0123456789")
-    assert digits.train.images.shape == (len(digits.train), 32, 32, 3)
-    assert digits.train.images.dtype == np.uint8 and digits.train.images.max() == 255
-    assert len(digits.train) + len(digits.val) == 1797
-    share = np.bincount(digits.val.labels) / np.bincount(
-        np.concatenate([digits.train.labels, digits.val.labels])
-    )
-    assert np.allclose(share, 0.2, atol=0.01)
-    again = load_dataset("digits")
-    assert np.array_equal(digits.val.images, again.val.images)
-    assert load_dataset("digits", image_size=16).val.images.shape[1:] == (16, 16, 3)
+from tests.data.folders import images_of, make_images, names
 
 
 def test_statistics_are_those_of_the_training_pixels():
@@ -37,96 +17,6 @@ def test_statistics_are_those_of_the_training_pixels():
     pixels = digits.train.images / 255
     assert digits.mean == pytest.approx(pixels.mean(axis=(0, 1, 2)))
     assert digits.std == pytest.approx(pixels.std(axis=(0, 1, 2)))
-
-
-def test_folder_with_splits(tmp_path):
-    for name in ("cat", "dog"):
-        make_images(tmp_path / "train" / name, 3)
-        make_images(tmp_path / "val" / name, 2, suffix="jpg")
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
-    (tmp_path / "train" / ".hidden").mkdir()
-    data = load_dataset(str(tmp_path))
-    assert data.classes == ("cat", "dog") and data.image_size == 224
-    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert [path.parent.name for path in data.train.images] == ["cat"] * 3 + ["dog"] * 3
-    assert data.val.labels.tolist() == [0, 0, 1, 1]
-    assert data.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
-    assert min(data.std) > 0  # all pixels are equal
-    assert load_dataset(str(tmp_path), image_size=64).image_size == 64
-
-
-@pytest.mark.parametrize("name", ["val", "valid", "test"])
-def test_names_of_the_validation_folder(tmp_path, name):
-    for part in ("train", name):
-        make_images(tmp_path / part / "a", 1)
-        make_images(tmp_path / part / "b", 1)
-    assert len(load_dataset(str(tmp_path), image_size=8).val) == 2
-
-
-def names(samples):
-    return {f"{path.parent.name}/{path.name}" for path in samples.images}
-
-
-def test_folder_split_is_stratified_and_stable(tmp_path):
-    for name in ("a", "b"):
-        make_images(tmp_path / "data" / name, 100)
-    data = load_dataset(str(tmp_path / "data"), image_size=8)
-    assert names(data.train).isdisjoint(names(data.val))
-    assert len(names(data.train) | names(data.val)) == 200
-    assert all(10 <= count <= 30 for count in np.bincount(data.val.labels))
-    make_images(tmp_path / "data" / "a", 50, first=100)
-    grown = load_dataset(str(tmp_path / "data"), image_size=8)
-    assert names(data.train) <= names(grown.train) and names(data.val) <= names(grown.val)
-    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
-    moved = load_dataset(str(tmp_path / "elsewhere"), image_size=8)
-    assert names(moved.val) == names(grown.val)
-
-
-def test_small_classes_are_in_both_splits(tmp_path):
-    for name in "abcdef":
-        make_images(tmp_path / name, 2)
-    data = load_dataset(str(tmp_path), image_size=8)
-    assert np.bincount(data.train.labels).tolist() == np.bincount(data.val.labels).tolist()
-
-
-def test_errors_of_folders(tmp_path):
-    def refuses(message):
-        with pytest.raises(UserError, match=message):
-            load_dataset(str(tmp_path), image_size=8)
-
-    refuses("a folder of images for each class, got none")
-    make_images(tmp_path / "a", 2)
-    refuses("at least 2 classes, got 1")
-    (tmp_path / "b").mkdir()
-    refuses("class 'b' has no images")
-    make_images(tmp_path / "b", 1)
-    refuses("class 'b': expected 2 images to split, got 1")
-    make_images(tmp_path / "train" / "a", 1)
-    refuses("has train, but none of val, valid, test")
-    make_images(tmp_path / "val" / "a", 1)
-    make_images(tmp_path / "val" / "c", 1)
-    refuses("class 'c' is in val only")
-    make_images(tmp_path / "train" / "c", 1)
-    (tmp_path / "train" / "a" / "000.png").write_bytes(b"not a PNG")
-    refuses(r"image file .*train/a/000\.png: cannot be read or decoded")
-
-
-def images_of(samples):
-    return {image.tobytes() for image in samples.images}
-
-
-def test_seeds_split_digits_anew_and_seed_0_takes_every_fifth():
-    first, second = load_dataset("digits"), load_dataset("digits", seed=1)
-    pixels, labels = load_digits(return_X_y=True)
-    fifth = np.concatenate([np.flatnonzero(labels == c)[4::5] for c in range(10)])
-    darkness = sorted(np.rint(pixels[fifth] * (255 / 16)).astype(int).mean(axis=1))
-    small = load_dataset("digits", image_size=8).val.images[..., 0]
-    assert sorted(small.mean(axis=(1, 2))) == pytest.approx(darkness)
-    assert np.array_equal(np.bincount(first.val.labels), np.bincount(second.val.labels))
-    common = images_of(first.val) & images_of(second.val)
-    assert len(common) < len(first.val) / 2
-    again = load_dataset("digits", seed=1)
-    assert np.array_equal(again.val.images, second.val.images)
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -160,37 +50,97 @@ def test_the_seed_chooses_the_holdout_and_the_split_of_folders(tmp_path):
     assert names(first.val) != names(second.val) and len(first.val) == len(second.val) == 40
 
 
-def test_holdout_and_seed_are_checked(tmp_path):
+def test_arguments_are_checked(tmp_path):
     for holdout in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match=r"holdout: expected a share in \[0, 1\), got"):
             load_dataset("digits", holdout=holdout)
     with pytest.raises(UserError, match="seed: expected at least 0, got -1"):
         load_dataset("digits", seed=-1)
+    with pytest.raises(UserError, match="image_size: expected at least 8 pixels, got 0"):
+        load_dataset("digits", image_size=0)
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "b", 4)
     with pytest.raises(UserError, match="holdout: class 'a' has one training image; expected 2"):
         load_dataset(str(tmp_path), image_size=8, holdout=0.1)
 
 
-def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UserError, match="'cifar1000': neither one of digits, glyphs, caltech"):
-        load_dataset("cifar1000")
-    with pytest.raises(UserError, match="image_size: expected at least 8 pixels, got 0"):
-        load_dataset("digits", image_size=0)
-
-
 def test_a_missing_package_is_named(monkeypatch):
     def missing(seed):
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
 
-    monkeypatch.setitem(datasets._EMBEDDED, "digits", missing)
+    monkeypatch.setitem(DATA_SETS._entries, "digits", missing)
     with pytest.raises(UserError, match=r"'digits' needs sklearn: pip install 'edufast\[train\]'"):
         load_dataset("digits")
 
 
-def test_samples_check_themselves():
-    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match="labels: expected 2, got 3"):
-        Samples(images, np.zeros(3, dtype=np.int64))
-    with pytest.raises(TypeError, match="expected int64, got int32"):
-        Samples(images, np.zeros(2, dtype=np.int32))
+# --- users' own: see test_sources.py for how they are found ------------------------------------
+
+
+@pytest.fixture
+def registrations_are_forgotten(monkeypatch):
+    monkeypatch.setattr(DATA_SETS, "_entries", dict(DATA_SETS._entries))
+
+
+def split(count, size, value=100):
+    images = np.full((2 * count, *size, 3), value, dtype=np.uint8)
+    images[::2] += 50
+    return Samples(images, np.arange(2 * count) % 2)
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_splits_of_ones_own_get_a_size_and_statistics():
+    @register_data_set("squares")
+    def squares(seed):
+        return Splits(["light", "dark"], split(6, (20, 12), 100 + seed), split(2, (20, 12)))
+
+    data = load_dataset("squares", seed=3)
+    assert data.name == "squares" and data.classes == ("light", "dark")
+    assert data.image_size == 20  # the longer side
+    assert data.train.images.shape == (12, 20, 20, 3) and len(data.val) == 4
+    assert data.mean == pytest.approx([(103 + 25) / 255] * 3)
+    assert data.std == pytest.approx([25 / 255] * 3)
+    assert load_dataset("squares", image_size=8).train.images.shape == (12, 8, 8, 3)
+    held = load_dataset("squares", holdout=0.5)
+    assert len(held.train) == len(held.val) == 6
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_a_data_set_of_ones_own_keeps_the_size_and_statistics_it_has():
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+    @register_data_set("known")
+    def known(seed):
+        train, val = split(6, (16, 16)), split(2, (16, 16))
+        return DataSet("any name", ("a", "b"), train, val, 24, mean, std)
+
+    data = load_dataset("known")
+    assert (data.name, data.image_size, data.mean, data.std) == ("known", 24, mean, std)
+    assert data.train.images.shape == (12, 24, 24, 3)
+    other = load_dataset("known", image_size=8, holdout=0.5)
+    assert (other.image_size, len(other.val), other.mean) == (8, 6, mean)
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_files_of_ones_own_are_photographs(tmp_path):
+    make_images(tmp_path, 4)
+    files = tuple(sorted(tmp_path.iterdir()))
+
+    @register_data_set("pictures")
+    def pictures(seed):
+        labels = np.array([0, 1])
+        return Splits(("a", "b"), Samples(files[:2], labels), Samples(files[2:], labels))
+
+    data = load_dataset("pictures")
+    assert data.image_size == 224 and data.train.images == files[:2]
+    assert data.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_without_a_validation_split_a_part_must_be_held_out():
+    @register_data_set("half")
+    def half(seed):
+        return Splits(("a", "b"), split(6, (8, 8)), split(0, (8, 8)))
+
+    with pytest.raises(UserError, match="'half': val is empty; expected a holdout above 0"):
+        load_dataset("half")
+    assert len(load_dataset("half", holdout=0.25).val) == 4

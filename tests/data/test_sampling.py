@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edufast.data import MixedSampler, SliceSampler
-from edufast.data.sampling import _shared_out
+from edufast.data.sampling import _apportioned
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 10))
 
@@ -81,7 +81,7 @@ def test_groups_are_shuffled_apart():
     ],
 )
 def test_quotas_are_the_largest_remainders_and_never_nothing(total, sizes, expected):
-    assert _shared_out(total, sizes) == expected
+    assert _apportioned(total, sizes) == expected
 
 
 def test_slices_come_one_after_another_each_shuffled():

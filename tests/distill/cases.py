@@ -1,4 +1,4 @@
-"""Batches as students and teachers see them, and plain float64 pieces of the papers' formulas."""
+"""Batches of logits as a Supervision gives them, and the pieces of formulas in float64."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ import math
 import torch
 from torch import Tensor
 
+from edufast.distill import TeacherOutputs
 from edufast.ops import ClassSlices
-from edufast.teachers.supervision import TeacherOutputs, gated_logits
+from edufast.teachers.supervision import gated_logits
 
 BATCH, CLASSES = 12, 7
-SLICES = [(0, 3), [5, 3]]  # class 4 and 6 belong to nobody's slice
+SLICES = [(0, 3), [5, 3]]  # classes 4 and 6 are in no slice
 
 
-def outputs(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
-    """Student logits, what the teachers say, labels.
+def draw(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
+    """Student logits, teacher outputs, labels.
 
     The kinds are what a Supervision gives: "full" (one teacher), "several" (full), "routed" (rows
-    of others are NaN), "gated" (columns of nobody are -inf).
+    of other owners are NaN), "gated" (columns in no slice are -inf).
     """
     generator = torch.Generator().manual_seed(3)
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return 3 * torch.randn(*shape, generator=generator)
 
-    logits = draw(BATCH, CLASSES).requires_grad_()
+    logits = normal(BATCH, CLASSES).requires_grad_()
     index = torch.arange(BATCH)
     everyone = slice(0, BATCH)
     labels = torch.tensor([0, 1, 2, 2, 1, 0, 0, 5, 3, 3, 5, 3])  # grouped by owner
     if kind in ("full", "several"):
         count = 1 if kind == "full" else 3
-        answers = [draw(BATCH, CLASSES) for _ in range(count)]
+        answers = [normal(BATCH, CLASSES) for _ in range(count)]
         return logits, TeacherOutputs(answers, None, "mean", [everyone] * count, [], index), labels
     slices = ClassSlices.of(SLICES, CLASSES)
-    answers = [draw(BATCH, size) for size in slices.sizes]
+    answers = [normal(BATCH, size) for size in slices.sizes]
     rows = [slice(0, 7), slice(7, BATCH)]
     if kind == "gated":
         target = gated_logits(answers, slices, labels, num_classes=CLASSES, temperature=4.0)
@@ -47,27 +48,27 @@ def outputs(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
 KINDS = ("full", "several", "routed", "gated")
 
 
-def columns(said: TeacherOutputs, k: int) -> list[int]:
+def columns(outputs: TeacherOutputs, k: int) -> list[int]:
     """Classes that teacher ``k`` speaks about."""
     classes = [range(*s) if isinstance(s, tuple) else s for s in SLICES]
-    return list(classes[k]) if said.slices else list(range(said.logits[k].shape[1]))
+    return list(classes[k]) if outputs.slices else list(range(outputs.logits[k].shape[1]))
 
 
-def read(said: TeacherOutputs, k: int, row: int) -> bool:
+def read(outputs: TeacherOutputs, k: int, row: int) -> bool:
     """Whether anything is asked of teacher ``k`` about a row."""
-    return said.weighting != "routed" or row in range(*said.rows[k].indices(BATCH))
+    return outputs.weighting != "routed" or row in range(*outputs.rows[k].indices(BATCH))
 
 
-def weight_of(said: TeacherOutputs, k: int, row: int) -> float:
+def weight_of(outputs: TeacherOutputs, k: int, row: int) -> float:
     """By "mean" or, where samples are routed, by ownership."""
-    if said.weighting == "routed":
-        return float(read(said, k, row))
-    return 1 / len(said.logits)
+    if outputs.weighting == "routed":
+        return float(read(outputs, k, row))
+    return 1 / len(outputs.logits)
 
 
-def rows_of(said: TeacherOutputs, logits: Tensor, k: int, row: int) -> tuple[Tensor, Tensor]:
+def rows_of(outputs: TeacherOutputs, logits: Tensor, k: int, row: int) -> tuple[Tensor, Tensor]:
     """Student's and teacher's logits of a row over the classes that the teacher speaks about."""
-    return logits[row].double()[columns(said, k)], said.logits[k][row].double()
+    return logits[row].double()[columns(outputs, k)], outputs.logits[k][row].double()
 
 
 def possible(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,7 +129,7 @@ def test_epochs_are_counted_over_the_whole_training():
         def begin_epoch(self, epoch, epochs):
             told.append((epoch, epochs))
 
-        def logit_loss(self, logits, teaching, labels):
+        def logit_loss(self, logits, outputs, labels):
             return nn.functional.cross_entropy(logits, labels)
 
     school(Listening(1.0)).fit()
@@ -180,6 +180,39 @@ def test_what_an_algorithm_learns_and_remembers_is_compiled_along_once_a_grade(n
     training = replace(TRAINING, compile=True)
     school(name, "routed", training=training).fit()
     assert set(counts) == {1}
+
+
+def test_an_algorithm_and_a_weighting_of_the_users_are_compiled_to_the_same_bits(
+    mypackage, monkeypatch
+):
+    """Looked up once and checked in every step, without a break in the graph."""
+    mypackage.write(
+        own="""
+        import torch
+        from torch.nn import functional as F
+        from edufast.distill import KD
+
+        def by_entropy(logits, outputs, labels, temperature):
+            soft = [torch.log_softmax(t.float(), 1) for t in outputs.logits]
+            return torch.softmax(torch.stack([(p.exp() * p).sum(1) for p in soft], 1), 1)
+
+        class Weighted(KD):
+            def logit_loss(self, logits, outputs, labels):
+                wrong = outputs.logits[0].argmax(1) != labels
+                return super().logit_loss(logits, outputs, labels) * (1 + wrong.float().mean())
+        """
+    )
+    monkeypatch.setattr(step_module, "BACKEND", "aot_eager")
+    states = []
+    for compiled in (False, True):
+        algorithm = create_algorithm("mypackage.own:Weighted", weighting="mypackage.own:by_entropy")
+        training = replace(TRAINING, compile=compiled)
+        taught = school(algorithm, "full", training=training)
+        taught.fit()
+        states.append(taught.student.state_dict())
+    assert taught.step.compiles == 1
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["fitnet", "crd"])

@@ -12,12 +12,11 @@ from rich.console import Console
 from edufast.data import load_dataset
 from edufast.data.outline import OUTLINES
 from edufast.experiments.cost import expected_cost
-from edufast.experiments.method import Methods
+from edufast.experiments.method import plan_methods
 from edufast.experiments.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
-from edufast.experiments.teachers import load_teacher, train_teacher
+from edufast.experiments.teacher_training import load_teacher, train_teacher
 from edufast.models.weights import read_info
 from edufast.teachers.faculty import Faculty
-from edufast.training.school import School
 from edufast.utils.event_log import EventLog
 
 SLICES = [{"model": "resnet8", "classes": c} for c in ("0-2", "3-6", "7-9")]
@@ -65,24 +64,18 @@ def small(**changes) -> Recipe:
 )
 def test_as_a_school_counts(recipe: Recipe, tmp_path: Path) -> None:
     data = recipe.data.load()
-    methods = Methods(recipe, data, ["education"])
+    education = plan_methods(recipe, data, ["education"])["education"]
     teachers, taught = [], 0
-    for k, classes in enumerate(methods.slices):
+    for k, classes in enumerate(recipe.teacher_classes(data)):
         path = tmp_path / f"{k}.safetensors"
         event_log = EventLog(tmp_path / f"{k}.jsonl")
         train_teacher(
             recipe, k, data, path, device="cpu", checkpoint=tmp_path / f"{k}.pt",
             event_log=event_log, console=Console(quiet=True),
         )  # fmt: skip
-        teachers.append(load_teacher(path, k, classes, data))
+        teachers.append(load_teacher(path, k, classes, data, recipe.teachers[k]))
         taught += read_info(path).training_flops
-    school = School(
-        methods.student("education", 0),
-        Faculty(teachers),
-        methods.education,
-        data,
-        training=recipe.create_training(),
-    )
+    school = education.create_school(0, Faculty(teachers), device="cpu")
     school.fit()
     cost, at = expected_cost(recipe), school.progress
     assert cost is not None

@@ -1,32 +1,10 @@
-"""What the methods train, and that their budgets are as equal as whole batches allow."""
+"""What the methods of a recipe train, and who teaches."""
 
 import pytest
 
 from edufast.distill import KD
-from edufast.experiments.method import METHODS, Methods, samples_of_grades, training_flops
-from edufast.experiments.recipe import parse_recipe
-from edufast.utils.flops import TRAINING_FACTOR
-from tests.tiny import tiny_data
-
-DATA = tiny_data()
-
-
-def methods(names=tuple(METHODS), full=True, **changes):
-    slices = ["0-1", "2-3", "4-5", *(["all"] if full else [])]
-    content = {
-        "name": "r",
-        "data": {"source": "digits"},
-        "student": {"model": "resnet8"},
-        "teachers": [{"model": "resnet8", "classes": classes} for classes in slices],
-        "curriculum": {"preset": "default", "epochs": 10, "samples": 100},
-        "algorithm": {"name": "kd", "temperature": 2.0, "alpha": 0.6},
-        "training": {"batch_size": 16},
-    }
-    return Methods(parse_recipe(content | changes), DATA, names)
-
-
-def seen(of, method, samples=None):
-    return sum(samples_of_grades(of.curriculum(method, samples), DATA, 16))
+from edufast.utils.errors import UserError
+from tests.experiments.plans import DATA, methods
 
 
 # (method, targets of its grades, its teachers in the last grade)
@@ -42,13 +20,13 @@ def seen(of, method, samples=None):
     ],
 )
 def test_who_teaches(method, targets, teachers):
-    of = methods()
-    grades = of.curriculum(method).grades
+    of = methods()[method]
+    grades = of.curriculum.grades
     assert [grade.target for grade in grades] == targets
     assert tuple(grades[-1].teachers) == teachers
-    student = of.student(method, seed=0)
-    assert len(student.fragments) == len(grades)
-    assert of.algorithm(method).temperature == 2.0
+    assert of.teachers == sorted({k for grade in grades for k in grade.teachers})
+    assert len(of.create_student(seed=0).fragments) == len(grades)
+    assert of.recipe.create_algorithm().temperature == 2.0
 
 
 @pytest.mark.parametrize(
@@ -61,47 +39,38 @@ def test_who_teaches(method, targets, teachers):
 )
 def test_plain_distillation_takes_what_means_the_same(algorithm, temperature, alpha):
     of = methods(algorithm=algorithm)
-    plain = of.algorithm("kd")
+    algorithms = {name: method.recipe.create_algorithm() for name, method in of.items()}
+    plain = algorithms["kd"]
     assert (type(plain), plain.temperature, plain.alpha) == (KD, temperature, alpha)
     assert plain.divergence == "forward_kl" and plain.weighting == "mean"
-    assert type(of.algorithm("alone")) is type(of.algorithm("education"))
+    assert type(algorithms["alone"]) is type(algorithms["education"])
+
+
+def sizes(of):
+    """Classes that each teacher knows."""
+    return [len(classes) for classes in of["education"].recipe.teacher_classes(DATA)]
 
 
 def test_a_teacher_of_all_classes_comes_last_where_a_method_needs_one():
-    assert [len(s) for s in methods(("scratch", "routed", "education"), full=False).slices] == [
-        2
-    ] * 3
+    assert sizes(methods(("scratch", "routed", "education"), full=False)) == [2, 2, 2]
     of = methods(("alone",), full=False)
-    assert [len(s) for s in of.slices] == [2, 2, 2, 6]
-    assert of.curriculum("education").grades[-1].target == "gated", "education stays as it was"
+    assert sizes(of) == [2, 2, 2, 6] and of["alone"].teachers == [3]
+    assert of["education"].curriculum.grades[-1].target == "gated", "education stays as it was"
 
 
-# Samples an epoch that batches divide and that they do not; epochs that divide the steps and not.
-@pytest.mark.parametrize(("samples", "epochs"), [(96, 9), (100, 10), (None, 7), (80, 13)])
-@pytest.mark.parametrize("method", ["scratch", "kd", "grades"])
-def test_budgets_are_equal_to_within_two_batches_or_a_hundredth(method, samples, epochs):
-    curriculum = {"preset": "default", "epochs": epochs, "samples": samples}
-    of = methods(curriculum=curriculum, training={"batch_size": 16})
-    education = sum(samples_of_grades(of.education, DATA, 16))
-    tolerance = max(32, 0.01 * education)
-    assert abs(seen(of, method, of.samples(method, "samples")) - education) <= tolerance
-
-    count = of.samples(method, "flops")
-    assert (seen(of, method, count) < education) == (method != "grades")
-    flops = [
-        training_flops(of.student(name, 0), curriculum, samples_of_grades(curriculum, DATA, 16))
-        for name, curriculum in (
-            (method, of.curriculum(method, count)),
-            ("education", of.education),
-        )
-    ]
-    whole = TRAINING_FACTOR * of.student("scratch", 0).flops(1)
-    assert abs(flops[0] - flops[1]) <= tolerance * whole
+def test_only_what_is_asked_for_is_planned_and_education():
+    assert list(methods(("routed", "scratch", "routed"))) == ["routed", "scratch", "education"]
+    assert list(methods(())) == ["education"]
 
 
-def test_any_number_of_samples_is_kept_in_shape():
-    of = methods()
-    for samples in (1, 500, 5000):
-        assert abs(seen(of, "scratch", samples) - samples) <= max(32, 0.01 * samples)
-    lengths = [g.samples for g in of.curriculum("grades", 3 * seen(of, "education")).grades]
-    assert lengths == [288] * 3  # of 96 an epoch
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("kd",), "teachers: none; expected one of all classes"),
+        (("routed",), "r: target is 'routed' with teachers"),
+    ],
+)
+def test_a_recipe_without_the_teachers_a_method_needs_is_told(names, message):
+    alone = {"grades": [{"epochs": 2, "classes": "0-5"}]}
+    with pytest.raises(UserError, match=message):
+        methods(names, teachers=[], curriculum=alone)

@@ -106,6 +106,15 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             r"teachers.0.weights: 'no.safetensors' does not exist; expected",
         ),
         (
+            {"teachers": [{"model": "m", "mean": [0.5, 0.5, 0.5]}]},
+            r"teachers.0.mean: \(0.5, 0.5, 0.5\) without weights; a teacher that is taught here",
+        ),
+        (
+            {"teachers": [{"model": "m", "image_size": 24}]},
+            r"teachers.0.image_size: 24 without weights",
+        ),
+        ({"teachers": [{"model": "m", "std": [0.5, 0, 0.5]}]}, r"teachers.0.std.1: found 0"),
+        (
             {"curriculum": {"grades": [{"epoch": 1}]}},
             r"grades.0.epoch: unknown key; did you mean '",
         ),
@@ -156,7 +165,7 @@ def test_recipes_that_do_not_fit_their_data_say_why(changes, message):
 
 
 def test_files_that_are_no_recipe(tmp_path):
-    with pytest.raises(UserError, match=r"no such file; shipped recipes are .*quickstart"):
+    with pytest.raises(UserError, match=r"recipe is 'nowhere.yaml'; expected one of .*quickstart"):
         load_recipe("nowhere.yaml")
     path = tmp_path / "r.yaml"
     path.write_text("a: [")

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from edufast.data import caltech256, glyphs
 from edufast.experiments.recipe import load_recipe, shipped_recipes
-from edufast.experiments.run import Run, RunConfig
+from edufast.experiments.run import run
+from edufast.experiments.run_folder import RunConfig
 from tests.data import published
 
 
@@ -58,7 +59,7 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
     config = RunConfig(
         recipe=load_recipe(name, changes), methods=("education",), seeds=(0,), export=False
     )
-    result = Run(config, tmp_path / "run", Console(quiet=True)).execute()["education"][0]
-    assert 0 <= result["accuracy"] <= 1
-    assert result["samples"] == 3 * 64 and result["teacher_flops"] > 0
+    result = run(config, tmp_path / "run", Console(quiet=True))["education"][0]
+    assert 0 <= result.accuracy <= 1
+    assert result.samples == 3 * 64 and result.teacher_flops > 0
     assert (tmp_path / "run" / "student.safetensors").is_file()

@@ -8,7 +8,7 @@ import json
 import math
 import pickle
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +85,45 @@ def test_average_follows_a_model_whose_memory_moves() -> None:
     train_a_little(model)
     ema.update()
     assert torch.equal(ema.averages["0.weight"], model[0].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_average_of_a_coarse_type_does_not_stall(dtype: torch.dtype) -> None:
+    model = nn.Conv2d(2, 2, 2).to(dtype).to(memory_format=torch.channels_last)
+    nn.init.constant_(model.weight, 0.125)
+    ema = ExponentialMovingAverage(model, 0.999)
+    nn.init.constant_(model.weight, 1.0)
+    for _ in range(3000):
+        ema.update()
+    expected = torch.full_like(model.weight, 1 - 0.875 * 0.999**3000, dtype=torch.float32)
+    average = ema.averages["weight"]
+    torch.testing.assert_close(average, expected, rtol=1e-4, atol=0)
+    assert average.is_contiguous(memory_format=torch.channels_last)
+    with ema.applied():
+        assert model.weight.dtype == dtype and torch.equal(model.weight, expected.to(dtype))
+    assert torch.equal(model.weight, torch.ones_like(model.weight))
+    again = ExponentialMovingAverage(model, 0.5)
+    again.load_state_dict(ema.state_dict())
+    assert torch.equal(again.averages["weight"], average)
+    before_float32 = {name: p.detach() for name, p in model.named_parameters()}
+    again.load_state_dict({"decay": 0.5, "averages": before_float32})
+    assert torch.equal(again.averages["weight"], model.weight.float())
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_average_of_a_wrapped_model_is_that_of_the_model(wrap: Callable[..., nn.Module]) -> None:
+    model = small_model()
+    plain, wrapped = ExponentialMovingAverage(model), ExponentialMovingAverage(wrap(model))
+    state = {f"_orig_mod.{name}": t + 1 for name, t in plain.averages.items()}
+    plain.load_state_dict({"decay": 0.9, "averages": state})
+    wrapped.load_state_dict(plain.state_dict())
+    train_a_little(model)
+    plain.update()
+    wrapped.update()
+    assert plain.averages.keys() == wrapped.averages.keys()
+    other = small_model()
+    wrapped.copy_to(wrap(other))
+    assert torch.equal(other[0].weight, plain.averages["0.weight"])
 
 
 def test_average_refuses_what_does_not_fit() -> None:
@@ -197,14 +236,14 @@ def test_streams_one_tensor_of_each_file(tmp_path: Path, monkeypatch: pytest.Mon
         def get_tensor(self, name: str) -> Tensor:
             return track(self._file.get_tensor(name).clone())
 
-    real_open, real_empty = edufast.models.averaging._open, torch.empty_like
+    real_open, real_empty = edufast.models.averaging.open_tensors, torch.empty_like
 
     @contextmanager
     def tracked_open(path: Path) -> Iterator[Tracked]:
         with real_open(path) as file:
             yield Tracked(file)
 
-    monkeypatch.setattr(edufast.models.averaging, "_open", tracked_open)
+    monkeypatch.setattr(edufast.models.averaging, "open_tensors", tracked_open)
     monkeypatch.setattr(torch, "empty_like", lambda t: track(real_empty(t)))
     average_files(paths, tmp_path / "out.safetensors")
     assert size * 4 * 3 <= peak <= size * 4 * 3.5

@@ -11,40 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from edufast.models.cutting import Cutting, cut
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
-
-
-def run(cutting: Cutting, model: nn.Module, x: Tensor) -> Tensor:
-    for fragment in cutting.fragments:
-        x = fragment(model, x)
-    return x
+from tests.models.networks import Block, Residual, run
 
 
 def names(cutting: Cutting) -> list[str]:
     return [fragment.name for fragment in cutting.fragments]
-
-
-class Block(nn.Module):
-    """A user's residual block with functional dropout."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(width, width)
-        self.second = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + F.dropout(self.second(F.relu(self.first(x))), 0.5, self.training)
-
-
-class Residual(nn.Module):
-    def __init__(self, blocks: int = 4, block: type[nn.Module] = Block) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(block(8) for _ in range(blocks))
-        self.fc = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return self.fc(x)
 
 
 def mlp() -> nn.Sequential:
@@ -179,18 +150,6 @@ def test_wrong_number_of_fragments(count: object) -> None:
         cut(create_model("resnet8", 10), count, input_size=(3, 32, 32))  # type: ignore[arg-type]
 
 
-def test_what_forward_reads_from_training_is_live() -> None:
-    model = Residual()
-    cutting = cut(model, 3, input_size=(8,))
-    x = torch.randn(64, 8)
-    for training in (False, True, False):
-        model.train(training)
-        torch.manual_seed(0)
-        expected = model(x)
-        torch.manual_seed(0)
-        assert torch.equal(run(cutting, model, x), expected)
-
-
 def test_weights_are_those_of_the_model() -> None:
     model = Residual()
     cutting = cut(model, 2, input_size=(8,))
@@ -201,88 +160,6 @@ def test_weights_are_those_of_the_model() -> None:
         model.fc.bias += 1
     model.eval()
     assert torch.equal(run(cutting, model, x), model(x))
-
-
-class Branching(Block):
-    """Control flow that depends on data: cannot be traced."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.sum() > 0 else x
-
-
-def test_a_module_that_cannot_be_traced_stays_whole() -> None:
-    model = Residual(block=Branching).eval()
-    cutting = cut(model, 2, input_size=(8,), cuts=["blocks.1"])
-    for x in (torch.ones(2, 8), -torch.ones(2, 8)):
-        assert torch.equal(run(cutting, model, x), model(x))
-
-
-class FunctionalBetween(nn.Module):
-    """Works on outside of its submodules, behind one that cannot be traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = Branching(8)
-        self.second = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x))
-        return self.fc(self.second(x) * 2)
-
-
-def test_cuts_keep_their_places_behind_what_cannot_be_traced() -> None:
-    model = FunctionalBetween().eval()
-    x = -torch.ones(2, 8)  # negative: would not survive the activation
-    first, last = cut(model, 2, input_size=(8,), cuts=["first"]).fragments
-    assert torch.equal(first(model, x), x)
-    assert torch.equal(last(model, x), model(x))
-
-
-class Tokens(nn.Module):
-    """Questions about sizes, sizes handed on, the size of the batch: what transformers do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, 8, 4, 4)
-        self.first = nn.Linear(8, 8)
-        self.second = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, 5)
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls = x.shape[2]  # a proxy, while it is traced
-        batch, _, height, width = x.shape
-        if height % 4 or width % 4 or x.dtype != self.fc.weight.dtype:
-            raise ValueError("the size of the images is no multiple of 4")
-        height, width = height // 4, width // 4
-        x = self.embed(x).flatten(2).transpose(1, 2)
-        x = self.first(x)
-        x = self.second(x).reshape(batch, height * width, 8)
-        return self.fc(x.sum(1) / (height * width))
-
-
-def test_sizes_are_no_obstacle() -> None:
-    model = Tokens().eval()
-    cutting = cut(model, 3, input_size=(3, 8, 12), cuts=["embed", "first"])
-    assert model.calls == 0
-    assert [fragment.shape for fragment in cutting.fragments] == [(8, 2, 3), (6, 8), (5,)]
-    for batch in (1, 2, 5):
-        x = torch.randn(batch, 3, 8, 12)
-        assert torch.equal(run(cutting, model, x), model(x))
-
-
-class AskingForTheBatch(Block):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if len(x.shape) == 2 and x.shape[0] > 1 else x
-
-
-def test_what_depends_on_the_size_of_the_batch_stays_whole() -> None:
-    model = Residual(block=AskingForTheBatch).eval()
-    cutting = cut(model, 2, input_size=(8,), cuts=["blocks.1"])
-    for batch in (1, 2):
-        x = torch.randn(batch, 8)
-        assert torch.equal(run(cutting, model, x), model(x))
 
 
 class Windows(nn.Module):
@@ -371,23 +248,6 @@ def test_channels_behind_permutations_are_told_by_their_number() -> None:
         cut(Permuted(8), 2, input_size=(3, 8, 8), cuts=["relu"])
 
 
-class Answer(dict):
-    logits = property(lambda self: self["logits"])
-
-
-class AnsweringInADictionary(Residual):
-    """The way of Hugging Face."""
-
-    def forward(self, x: Tensor, labels: Tensor | None = None, **options: object) -> Answer:
-        return Answer(loss=None if labels is None else labels.sum(), logits=super().forward(x))
-
-
-def test_logits_in_a_dictionary() -> None:
-    model = AnsweringInADictionary().eval()
-    x = torch.randn(2, 8)
-    assert torch.equal(run(cut(model, 2, input_size=(8,)), model, x), model(x).logits)
-
-
 class Shared(nn.Module):
     """One weight used in two fragments, read directly; an optional argument; a token."""
 
@@ -413,29 +273,6 @@ def test_weights_read_by_several_fragments() -> None:
     model.double()  # a cast replaces the buffers: fragments must see the new ones
     assert torch.equal(run(cutting, model, x.double()), model(x.double()))
     assert all("scale" in fragment.parameters for fragment in cutting.fragments)
-
-
-class Counting(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.calls.add_(1)
-        return self.linear(x) + self.calls
-
-
-def test_buffers_changed_by_forward_change_when_a_fragment_runs() -> None:
-    model = Residual(block=Counting)
-    cutting = cut(model, 2, input_size=(8,))
-    assert [int(block.calls) for block in model.blocks] == [0, 0, 0, 0]
-    x = torch.randn(2, 8)
-    run(cutting, model, x)
-    assert [int(block.calls) for block in model.blocks] == [1, 1, 1, 1]
-    model.eval()
-    assert torch.equal(run(cutting, model, x), model(x))
 
 
 class TwoInputs(nn.Module):
@@ -480,13 +317,6 @@ def test_models_that_cannot_be_cut(model: nn.Module, message: str) -> None:
     with pytest.raises(UserError, match=message):
         cut(model, 1, input_size=(8,))
     assert not any(name.startswith("_tensor_constant") for name in vars(model))
-
-
-def test_modes_of_submodules_survive() -> None:
-    model = Residual()
-    model.blocks[1].eval()
-    cut(model, 2, input_size=(8,))
-    assert [block.training for block in model.blocks] == [True, False, True, True]
 
 
 def test_mlp_without_images() -> None:

@@ -61,7 +61,7 @@ def test_grid_head_reads_the_means_of_places(
 
 
 def test_head_order_is_checked() -> None:
-    with pytest.raises(ValueError, match="head='last': expected one of grid, pool_first, paper"):
+    with pytest.raises(ValueError, match="head is 'last'; expected one of grid, pool_first, paper"):
         ReferenceHead(3, 3, 3, "last")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="head='last'"):
+    with pytest.raises(ValueError, match="head is 'last'"):
         student(head="last")

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edufast.models.zoo import ResNet, create_model, list_models
+from edufast.models.zoo import MODELS, ResNet, create_model, list_models, register_model
 from edufast.utils.errors import UserError
+from tests.conftest import UserPackage
 
 # Parameters with 100 classes, as the tables of RepDistiller and mdistiller have them.
 KNOWN = {
@@ -95,11 +96,12 @@ def test_hugging_face_classifiers_give_logits() -> None:
         ("resnet21", "did you mean .*resnet20"),
         ("torchvision/resnet19", "torchvision/resnet18"),
         ("timm/resnet19", "timm/resnet18"),
-        ("timm/hf-hub:someone/model", "unknown"),  # would download
-        ("torchvision/", "unknown"),
-        ("hf/vt", "did you mean hf/.*vit"),
-        ("zzz", "known: resnet8"),
-        ("", "unknown"),
+        ("timm/hf-hub:someone/model", "model is 'timm/hf-hub:someone/model'; exp"),  # no download
+        ("torchvision/", "model is 'torchvision/'; .*one of torchvision/alexnet"),
+        ("hf/vt", "did you mean .*'hf/vit'"),
+        ("zzz", "model is 'zzz'; expected one of resnet8, .*; or torchvision/<name>, timm/<name>"),
+        ("", "model is ''; expected one of resnet8"),
+        ("hf/ResNet", "did you mean 'hf/resnet'"),
     ],
 )
 def test_unknown_names_list_near_matches(name: str, hint: str) -> None:
@@ -128,3 +130,72 @@ def test_missing_library_says_what_to_install(
 def test_depth_must_fit_the_blocks(depth: int) -> None:
     with pytest.raises(ValueError, match="depth"):
         ResNet(depth, 10)
+
+
+# --- users' own ------------------------------------------------------------------------------
+
+NETS = """
+from torch import nn
+
+def tiny(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, num_classes))
+
+class Linear(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(12, num_classes)
+
+def weights(num_classes):
+    return dict(nn.Linear(2, num_classes).state_dict())
+
+def failing(num_classes):
+    return nn.Linear(2, num_classes).weight.view(7, 7)
+
+def of_nothing():
+    return nn.Identity()
+"""
+
+
+@pytest.fixture
+def registrations_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+
+
+def told(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        create_model(name, 10)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_a_model_is_registered_by_a_decorator() -> None:
+    @register_model("mine")
+    def mine(num_classes: int) -> nn.Module:
+        return nn.Linear(3, num_classes)
+
+    assert create_model("mine", 7).out_features == 7 and list_models()[-1] == "mine"
+    with pytest.raises(UserError, match="model 'resnet20' is registered already"):
+        register_model("resnet20")(mine)
+
+
+def test_a_model_is_found_by_its_import_path_and_its_entry_point(mypackage: UserPackage) -> None:
+    mypackage.write(nets=NETS)
+    mypackage.declare("edufast.models", small="mypackage.nets:tiny")
+    for name in ("mypackage.nets:tiny", "small"):
+        assert create_model(name, 7)(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
+    assert create_model("mypackage.nets:Linear", 7).out_features == 7  # a class
+
+
+def test_what_is_no_model_is_told(mypackage: UserPackage) -> None:
+    package = mypackage.write(nets=NETS)
+    assert told("mypackage.nets:weights") == (
+        "model 'mypackage.nets:weights' returned a dict; expected a Module"
+    )
+    assert "RuntimeError: shape '[7, 7]' is invalid" in told("mypackage.nets:failing")
+    assert f"({package / 'nets.py'}, line 16)" in told("mypackage.nets:failing")
+    assert "too many positional arguments; it takes ()" in told("mypackage.nets:of_nothing")
+    assert "model 'mypackage.nets:nn' is a module; expected a class or" in told("mypackage.nets:nn")
+    assert "is the class Path; expected" in told("pathlib:Path")
+    assert "did you mean 'tiny'" in told("mypackage.nets:tinny")
+    assert "there is no module 'mypackage.net'" in told("mypackage.net:tiny")

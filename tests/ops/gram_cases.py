@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edufast.ops import ClassSlices
-from edufast.ops.min_norm import Problem
+from edufast.ops.reference.min_norm import Gram
 from tests.ops.cases import slices_of
 
 
@@ -46,11 +46,11 @@ def inputs(case: Case, device: str = "cpu") -> tuple[Tensor, list[Tensor], dict]
     return z, teachers, {"slices": slices, "temperature": case.temperature}
 
 
-def problem(z: Tensor, teachers: list[Tensor], slices: object, temperature: object) -> Problem:
+def problem(z: Tensor, teachers: list[Tensor], slices: object, temperature: object) -> Gram:
     k = len(teachers)
     named = ClassSlices.of(slices or [(0, z.shape[1])] * k, z.shape[1], z.device)
     many = list(temperature) if isinstance(temperature, tuple) else [float(temperature)] * k
-    return Problem(z, teachers, list(named.columns), list(named.starts), many)
+    return Gram(z, teachers, list(named.columns), list(named.starts), many)
 
 
 def gap(gram: Tensor, weights: Tensor, cap: float) -> float:

@@ -1,10 +1,9 @@
-"""dist_loss: the cpp backend against the fp64 reference, and the reference against its formula."""
+"""dist_loss: the cpp backend against the fp64 reference."""
 
 from __future__ import annotations
 
 import math
 
-import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,17 +51,6 @@ cases = st.builds(
 @given(cases)
 def test_any_case(case):
     assert_accurate(case, "cpp")
-
-
-def test_the_formula_is_the_correlation_of_probabilities():
-    z, t = inputs(Case(rows=9, classes=6, dtype=torch.float64))
-    p, q = (torch.softmax(x / 2, 1).numpy() for x in (z, t))
-    rows = numpy.mean([numpy.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
-    columns = numpy.mean([numpy.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
-    expected = 4 * (1.5 * (1 - rows) + 0.5 * (1 - columns))
-    for backend in ("reference", "cpp"):
-        ours = dist_loss(z, t, temperature=2.0, beta=1.5, gamma=0.5, backend=backend)
-        assert ours.item() == pytest.approx(expected, abs=1e-5)  # the epsilon of 1e-8 is in it
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
@@ -148,17 +136,6 @@ class TestConventions:
         assert torch.isfinite(loss) and torch.isfinite(grad).all()
 
 
-def test_upstream_gradients_and_kept_graphs():
-    z, t = inputs(Case(rows=9, classes=5, dtype=torch.float16))
-    z.requires_grad_()
-    loss = dist_loss(z, t)
-    one = torch.autograd.grad(loss, z, retain_graph=True)[0].float()
-    scaled = torch.autograd.grad(loss * 65536, z)[0].float() / 65536  # finer below fp16's normals
-    torch.testing.assert_close(scaled, one, rtol=1e-3, atol=1e-7)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(dist_loss(z, t), z, create_graph=True)
-
-
 def test_deterministic_for_any_number_of_threads():
     case = Case(rows=257, classes=1000)
     before = torch.get_num_threads()
@@ -209,12 +186,12 @@ def test_compile_without_breaks_or_recompilation():
             r"teacher has shape \(4, 6\); expected \(4, 5",
         ),
         ({"teacher": torch.zeros(4, 5).long()}, TypeError, "teacher has dtype torch.int64"),
-        ({"temperature": 0.0}, ValueError, "temperature is 0.0; expected a finite number above 0"),
+        ({"temperature": 0.0}, ValueError, "temperature is 0.0; expected a number from 1e-18 to"),
         ({"temperature": math.nan}, ValueError, "temperature is nan"),
-        ({"beta": -1.0}, ValueError, "beta is -1.0; expected a finite number of at least 0"),
+        ({"beta": -1.0}, ValueError, "beta is -1.0; expected a number from 0 to 1e18"),
         ({"gamma": math.inf}, ValueError, "gamma is inf"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'reference', 'cpp' or 'tr"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected one of 'reference', 'cpp'"),
     ],
 )
 def test_errors(change, error, message):

@@ -13,11 +13,12 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels.dist_loss import _INTERPRETED, row_tile  # noqa: E402
+from edufast.kernels._common import INTERPRETED  # noqa: E402
+from edufast.kernels.dist_loss import row_tile  # noqa: E402
 
 from tests.ops.dist_cases import Case, assert_accurate, evaluate, inputs  # noqa: E402
 
-interpreted = pytest.mark.skipif(not _INTERPRETED, reason="needs TRITON_INTERPRET=1")
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 # The interpreter computes what a GPU masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from edufast.ops import kd_loss
-from edufast.ops.kd_loss import _DEFAULTS, _problem
+from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
+from edufast.ops.kd_loss import kd_loss_arguments
 from tests.ops.cases import Case, Inputs, evaluate, inputs
 
 
 def operator_arguments(x: Inputs, requires_grad: bool = True) -> tuple:
     student = x.student.detach().requires_grad_(requires_grad)
     teachers = [t.detach().requires_grad_(requires_grad) for t in x.teachers]
-    return tuple(_problem(student, teachers, x.labels, **{**_DEFAULTS, **x.arguments})[0])
+    return tuple(kd_loss_arguments(student, teachers, x.labels, **x.arguments))
 
 
 @pytest.mark.parametrize("teacher_grad", [False, True])
@@ -73,9 +73,31 @@ def test_compiled_backward_with_every_kind_of_slice():
         leaves = [t.detach().requires_grad_() for t in (x.student, *x.teachers)]
         prepared = dict(x.arguments)
         if slices == "lists":
-            from edufast.ops import ClassSlices
-
             prepared["slices"] = ClassSlices.of(prepared["slices"], 23)
         loss = compiled(leaves[0], leaves[1:], x.labels, **prepared)
         for a, b in zip(torch.autograd.grad(loss, leaves), expected.grads, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("grad_mode", [True, False])
+@pytest.mark.parametrize("backend", ["cpp", "reference", "triton"])
+def test_loss_and_gradient_compile_into_one_graph(backend, grad_mode):
+    """As in a training loop: the logits come from within the graph, and require a gradient."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    x = inputs(Case(weighting="entropy", slices="disjoint"), device)
+    weight = torch.ones(23, requires_grad=True, device=device)
+
+    def step(student, teachers, labels):
+        return kd_loss_and_grad(student * weight, teachers, labels, backend=backend, **x.arguments)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    with torch.set_grad_enabled(grad_mode):
+        for ours, expected in zip(
+            compiled(x.student, x.teachers, x.labels),
+            step(x.student, x.teachers, x.labels),
+            strict=True,
+        ):
+            assert torch.equal(ours, expected) and not ours.requires_grad

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from edufast.ops import kd_loss
 from tests.ops.cases import (
     DIVERGENCES,
     DTYPES,
@@ -225,101 +224,6 @@ def test_unread_rows_may_hold_anything():
         assert torch.equal(a, b)
 
 
-# --- autograd -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_upstream_gradient(reduction):
-    x = inputs(Case(reduction=reduction, teacher_grad=True))
-    upstreams = [torch.tensor(-3.0).expand(6), torch.randn(6)] if reduction == "none" else [
-        torch.tensor(-3.0),
-        torch.tensor(0.0),
-    ]  # fmt: skip
-    for upstream in upstreams:
-        assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
-
-
-def test_a_second_loss_on_the_same_logits():
-    x = inputs(Case())
-    student = x.student.requires_grad_()
-    before = student.detach().clone()
-    first = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
-    second = torch.nn.functional.cross_entropy(student, x.labels)
-    (first + second).backward()
-    assert torch.equal(student.detach(), before)
-    expected = evaluate(x, "cpp").grads[0]
-    student.grad = None
-    torch.nn.functional.cross_entropy(student, x.labels).backward()
-    torch.testing.assert_close(student.grad + expected, student.grad + expected)
-
-
-def test_retain_graph_and_accumulation():
-    """The gradient handed out must not be the one that is kept."""
-    x = inputs(Case())
-    student = x.student.requires_grad_()
-    expected = evaluate(x, "cpp").grads[0]
-    loss = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
-    loss.backward(retain_graph=True)
-    student.grad.mul_(100)  # as a gradient clipper might
-    student.grad = None
-    loss.backward(retain_graph=True)
-    assert torch.equal(student.grad, expected)
-    loss.backward()
-    assert torch.equal(student.grad, 2 * expected)
-    with pytest.raises(RuntimeError, match="second time"):
-        loss.backward()
-
-
-def test_double_backward_is_refused():
-    x = inputs(Case())
-    student = x.student.requires_grad_()
-    loss = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(loss, student, create_graph=True)
-
-
-def test_teachers_get_gradients_only_when_asked():
-    x = inputs(Case())
-    teachers = [t.requires_grad_() for t in x.teachers]
-    student = x.student.requires_grad_()
-    kd_loss(student, teachers, x.labels, backend="cpp", **x.arguments).backward()
-    assert student.grad is not None and all(t.grad is None for t in teachers)
-    x.arguments["teacher_grad"] = True
-    kd_loss(x.student.detach(), teachers, x.labels, backend="cpp", **x.arguments).backward()
-    assert all(t.grad is not None for t in teachers)
-
-
-def test_fp16_gradients_survive_a_gradient_scaler():
-    """Divided by the batch they are below fp16's smallest number; scaled first they are not."""
-    scale = 2.0**16
-    x = inputs(Case(rows=4096, classes=10, dtype=torch.float16, scale=0.01, ignored=0, teachers=1))
-    upstream = torch.tensor(scale)
-    ours = evaluate(x, "cpp", upstream).grads[0]
-    assert ours.dtype == torch.float16
-    assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
-    assert (ours != 0).float().mean() > 0.99
-
-
-def test_autocast_leaves_the_loss_alone():
-    x = inputs(Case(dtype=torch.bfloat16))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = evaluate(x, "cpp")
-    assert ours.loss.dtype == torch.float32
-    assert torch.equal(ours.loss, evaluate(x, "cpp").loss)
-
-
-def test_function_transforms_are_refused():
-    x = inputs(Case())
-
-    def loss(student):
-        return kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
-
-    with pytest.raises(RuntimeError, match=r"autograd\.Function"):
-        torch.func.grad(loss)(x.student)
-    with pytest.raises(RuntimeError):
-        torch.func.vmap(loss)(x.student.expand(2, -1, -1))
-
-
 # --- corners ------------------------------------------------------------------------------------
 
 
@@ -363,7 +267,7 @@ def test_thirty_two_teachers():
 def test_a_label_out_of_range(label):
     x = inputs(Case())
     x.labels[3] = label
-    with pytest.raises(RuntimeError, match=rf"labels\[3\] is {label}; expected 0 to 22"):
+    with pytest.raises(ValueError, match=rf"^labels\[3\] is {label}; expected 0 to 22"):
         evaluate(x, "cpp")
 
 
@@ -376,50 +280,3 @@ def test_an_own_ignore_index():
     ours = evaluate(x, "cpp")
     assert (ours.grads[0][:2] == 0).all()
     assert expected.grads[0].shape == ours.grads[0].shape
-
-
-ERRORS = [
-    ({"temperature": 0.0}, ValueError, "temperature is 0.0"),
-    ({"temperature": math.nan}, ValueError, "temperature is nan"),
-    ({"temperature": [1.0, 2.0]}, ValueError, "or 3 of them"),
-    ({"alpha": 1.5}, ValueError, "alpha is 1.5"),
-    ({"alpha": math.nan}, ValueError, "alpha is nan"),
-    ({"label_smoothing": 1.0}, ValueError, "label_smoothing is 1.0"),
-    ({"weighting": "median"}, ValueError, "weighting is 'median'"),
-    ({"weighting": "given"}, ValueError, "pass the tensor"),
-    ({"weighting": torch.ones(2)}, ValueError, r"weighting has shape \(2,\)"),
-    ({"divergence": "l2"}, ValueError, "divergence is 'l2'"),
-    ({"divergence": "js", "divergence_params": (1.0,)}, ValueError, "0 < beta < 1"),
-    ({"divergence": "dkd", "divergence_params": (1.0,)}, ValueError, "dkd takes 2"),
-    ({"reduction": "max"}, ValueError, "reduction is 'max'"),
-    ({"backend": "fortran"}, ValueError, "backend is 'fortran'"),
-    ({"backend": "cuda"}, ValueError, "runs on cuda"),
-    ({"slices": [(0, 23), (0, 23)]}, ValueError, "one slice for each teacher"),
-    ({"slices": [(0, 23), (0, 23), (0, 22)]}, ValueError, "as many classes"),
-]
-
-
-@pytest.mark.parametrize(("change", "error", "message"), ERRORS)
-def test_bad_arguments(change, error, message):
-    x = inputs(Case())
-    arguments = {"backend": "cpp", **x.arguments, **change}
-    with pytest.raises(error, match=message):
-        kd_loss(x.student, x.teachers, x.labels, **arguments)
-
-
-def test_bad_tensors():
-    x = inputs(Case())
-    with pytest.raises(ValueError, match="teachers is empty"):
-        kd_loss(x.student, [], x.labels)
-    with pytest.raises(ValueError, match="student has shape"):
-        kd_loss(x.student[0], x.teachers, x.labels)
-    with pytest.raises(ValueError, match=r"teachers\[1\] has shape \(5, 23\)"):
-        kd_loss(x.student, [x.teachers[0], x.teachers[1][:5]], x.labels)
-    with pytest.raises(TypeError, match=r"teachers\[0\] has dtype torch.int64"):
-        kd_loss(x.student, [x.teachers[0].long()], x.labels)
-    with pytest.raises(ValueError, match="labels has shape"):
-        kd_loss(x.student, x.teachers, x.labels[:3])
-    with pytest.raises(ValueError, match=r"torch.int64"):
-        kd_loss(x.student, x.teachers, x.labels.int())
-    with pytest.raises(RuntimeError, match="expected 1 to 32"):
-        kd_loss(x.student, x.teachers * 11, x.labels, backend="cpp")

@@ -14,10 +14,11 @@ import torch
 
 pytest.importorskip("triton")
 
+from edufast.kernels import _common
 from edufast.kernels import kd_loss as kernel
 
 from edufast.ops import ClassSlices, kd_loss
-from edufast.ops.kd_loss import _DEFAULTS, _problem
+from edufast.ops.kd_loss import kd_loss_arguments
 from tests.ops.cases import (
     DIVERGENCES,
     DTYPES,
@@ -31,7 +32,7 @@ from tests.ops.cases import (
     truth,
 )
 
-DEVICE = "cpu" if kernel._INTERPRETED else "cuda"
+DEVICE = "cpu" if _common.INTERPRETED else "cuda"
 pytestmark = pytest.mark.skipif(
     DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU or TRITON_INTERPRET=1"
 )
@@ -154,13 +155,13 @@ def test_offsets_beyond_two_to_the_31_elements(regime):
 
 def test_every_gradient_element_is_written(regime, monkeypatch):
     """Outputs start as NaN instead of whatever memory held."""
-    fake = kernel._fake
+    empty_results = kernel.empty_results
 
-    def poisoned(*arguments):
-        loss, grad, teacher_grads = fake(*arguments)
+    def poisoned(p):
+        loss, grad, teacher_grads = empty_results(p)
         return loss, grad.fill_(math.nan), [t.fill_(math.nan) for t in teacher_grads]
 
-    monkeypatch.setattr(kernel, "_fake", poisoned)
+    monkeypatch.setattr(kernel, "empty_results", poisoned)
     x = make(Case(rows=6, ignored=3, slices="disjoint", weighting="routed", teacher_grad=True))
     for grad in evaluate(x, "triton").grads:
         assert torch.isfinite(grad).all() and (grad[:3] == 0).all()
@@ -285,12 +286,12 @@ def test_what_it_refuses(monkeypatch):
     with pytest.raises(TypeError, match=r"teachers\[1\] is torch.float64"):
         evaluate(x, "triton")
     x = make(Case())
-    elsewhere = [*x.teachers[:2], x.teachers[2].to("meta")]
-    problem, _ = _problem(x.student, elsewhere, x.labels, **{**_DEFAULTS, **x.arguments})
+    p = kd_loss_arguments(x.student, x.teachers, x.labels, **x.arguments)
+    elsewhere = p._replace(teachers=[*x.teachers[:2], x.teachers[2].to("meta")])
     with pytest.raises(ValueError, match=r"teachers\[2\] is on meta"):
-        kernel._check(problem)
-    monkeypatch.setattr(kernel, "_INTERPRETED", False)
-    with pytest.raises(ValueError, match="runs on cuda; the logits are on cpu"):
+        kernel.kd_loss(*elsewhere)
+    monkeypatch.setattr(_common, "INTERPRETED", False)
+    with pytest.raises(ValueError, match="runs on cuda; student is on cpu"):
         evaluate(inputs(Case()), "triton")
 
 
@@ -300,9 +301,8 @@ def test_what_it_refuses(monkeypatch):
 def test_opcheck():
     x = make(Case(rows=2, teachers=1, slices="lists", weighting="given_rows", teacher_grad=True))
     leaves = [t.requires_grad_() for t in (x.student, *x.teachers)]
-    arguments = {**_DEFAULTS, **x.arguments}
-    problem, _ = _problem(leaves[0], leaves[1:], x.labels, **arguments)
-    results = torch.library.opcheck(kernel.kd_loss, tuple(problem))
+    arguments = kd_loss_arguments(leaves[0], leaves[1:], x.labels, **x.arguments)
+    results = torch.library.opcheck(kernel.kd_loss, tuple(arguments))
     assert set(results.values()) == {"SUCCESS"}
 
 

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edufast import _native
-from edufast.ops.merge import Merge, reference
+from edufast.ops.reference.merge import Merge, reference
+from tests.ops.cuda_emulation.driver import load_merge
 from tests.ops.merge_cases import after, assert_same_bits, merges, poolings
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def emulation() -> None:
-    """Registers edufast_emulated::merge_; skips the tests where there is no g++."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ was not found: the CUDA kernels cannot be emulated")
-    torch_dir = Path(torch.__file__).parent
-    major, minor = map(int, _native.torch_target.split("."))
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "libmerge.so"
-        subprocess.run(
-            [
-                compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-w",
-                "-fPIC", "-shared", "-fvisibility=hidden",
-                f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-                f"-I{ROOT / 'tests/ops/cuda_emulation'}", f"-I{ROOT / 'csrc'}",
-                "-isystem", str(torch_dir / "include"),
-                *(str(ROOT / name) for name in (
-                    "tests/ops/cuda_emulation/merge.cpp", "csrc/merge.cpp",
-                    "csrc/merge_arguments.cpp",
-                )),
-                str(torch_dir / "lib/libtorch_cpu.so"), "-o", str(library),
-            ],
-            check=True,
-        )  # fmt: skip
-        torch.ops.load_library(str(library))
+    load_merge()
 
 
 def emulated(*arguments: object) -> None:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels.merge import _INTERPRETED  # noqa: E402
+from edufast.kernels._common import INTERPRETED  # noqa: E402
 from edufast.kernels.merge import merge_ as triton_merge_  # noqa: E402
 
 from edufast.ops import merge_  # noqa: E402
-from edufast.ops.merge import Merge, reference  # noqa: E402
+from edufast.ops.reference.merge import Merge, reference  # noqa: E402
 from tests.ops.merge_cases import after, merges, poolings  # noqa: E402
 
-interpreted = pytest.mark.skipif(not _INTERPRETED, reason="needs TRITON_INTERPRET=1")
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
 
 
 @interpreted

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from edufast.ops import kd_loss, min_norm_weights
-from edufast.ops.min_norm import reference_gram, reference_weights
+from edufast.ops.reference.min_norm import reference_gram, reference_weights
 from tests.ops.gram_cases import Case, assert_optimal, inputs, problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -65,22 +65,6 @@ cases = st.builds(
 @given(cases)
 def test_gram_of_any_case(case):
     assert_accurate_gram(case)
-
-
-def test_gram_is_that_of_kd_losses_gradients():
-    z, teachers, arguments = inputs(Case(dtype=torch.float64, slices="overlapping"))
-    grads = []
-    for k in range(3):
-        weights = torch.eye(3)[k]
-        leaf = z.clone().requires_grad_()
-        loss = kd_loss(
-            leaf, teachers, torch.zeros(6, dtype=torch.long), alpha=0.0, weighting=weights,
-            reduction="sum", **arguments,
-        )  # fmt: skip
-        grads.append(torch.autograd.grad(loss, leaf)[0].flatten())
-    expected = torch.stack(grads) @ torch.stack(grads).T
-    for gram in (reference_gram, lambda p: torch.ops.edufast.gradient_gram(*p)):
-        torch.testing.assert_close(gram(problem(z, teachers, **arguments)), expected)
 
 
 def test_gram_is_the_same_for_any_number_of_threads():
@@ -282,13 +266,13 @@ def zeros(*shape: int) -> Tensor:
         ({"teachers": [zeros(4, 5).long()]}, TypeError, r"teachers\[0\] has dtype torch.int64"),
         ({"teachers": [zeros(4, 2)]}, ValueError, r"teachers have \(2,\) classes, but slices"),
         ({"slices": [(0, 6), (0, 5)]}, ValueError, r"slices\[0\] is \(0, 6\)"),
-        ({"temperature": 0}, ValueError, "temperature is 0; expected one finite number above 0"),
+        ({"temperature": 0}, ValueError, "temperature is 0; expected one number from 1e-18 to"),
         ({"temperature": [1.0]}, ValueError, r"temperature is \[1.0\]; .* or 2 of them"),
         ({"cap": 0.4}, ValueError, "cap is 0.4; expected a number from 1/K = 0.5 to 1"),
         ({"cap": 1.5}, ValueError, "cap is 1.5"),
         ({"cap": math.nan}, ValueError, "cap is nan"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'reference', 'cpp' or 'tr"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected one of 'reference', 'cpp'"),
     ],
 )
 def test_errors(change, error, message):

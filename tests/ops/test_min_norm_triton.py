@@ -13,13 +13,13 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels import min_norm  # noqa: E402
+from edufast.kernels import _common, min_norm  # noqa: E402
 
 from edufast.ops import min_norm_weights  # noqa: E402
-from edufast.ops.min_norm import reference_gram  # noqa: E402
+from edufast.ops.reference.min_norm import reference_gram  # noqa: E402
 from tests.ops.gram_cases import Case, assert_optimal, inputs, problem  # noqa: E402
 
-interpreted = pytest.mark.skipif(not min_norm._INTERPRETED, reason="needs TRITON_INTERPRET=1")
+interpreted = pytest.mark.skipif(not _common.INTERPRETED, reason="needs TRITON_INTERPRET=1")
 # The interpreter computes what a GPU masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 

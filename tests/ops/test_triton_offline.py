@@ -41,16 +41,12 @@ def problem(
     temperature: float = 4.0,
     teacher_grad: bool = False,
 ) -> Any:
-    from edufast.ops.kd_loss_reference import (
-        DEFAULT_PARAMS,
-        DIVERGENCES,
-        REDUCTIONS,
-        WEIGHTINGS,
-        Problem,
-    )
+    from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
+    from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
+    from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 
     logits = torch.empty(rows, classes, dtype=dtype)
-    return Problem(
+    return KDLoss(
         student=logits,
         teachers=[torch.empty_like(logits) for _ in range(teachers)],
         labels=torch.empty(rows, dtype=torch.int64),
@@ -103,7 +99,7 @@ class Compiler:
         from edufast.kernels import kd_loss as kernel
 
         self._launched = []
-        _, grad, teacher_grads = kernel._fake(*p)
+        _, grad, teacher_grads = kernel.empty_results(p)
         kernel._launch(p, torch.empty(len(p.student)), grad, teacher_grads)
         return self._launched
 

@@ -5,9 +5,22 @@ import pytest
 import torch
 from torch import nn
 
+from edufast.distill import create_algorithm
 from edufast.models.zoo import create_model
+from edufast.student.student import Student
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from tests.tiny import Constant, constant_faculty, tiny_faculty
+from edufast.training.curriculum import Curriculum
+from edufast.training.school import School
+from edufast.utils.errors import UserError
+from tests.tiny import (
+    TRAINING,
+    Constant,
+    constant_faculty,
+    tiny_data,
+    tiny_faculty,
+    tiny_model,
+)
 
 IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -50,16 +63,35 @@ def test_bfloat16_teachers_answer_in_float32_and_nearly_the_same():
     assert faculty.flops(0, (3, 16, 16)) > 0
 
 
-def test_a_model_that_cannot_be_folded_keeps_its_own_dtype():
-    class Moody(Constant):
-        def forward(self, images):
-            return super().forward(images) if images.sum() > -1e9 else images
+def traceable():
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 2))
 
-    model = Moody(2)
-    assert Faculty([Teacher(model, [0, 1])]).model(0) is model
-    faculty = Faculty([Teacher(model, [0, 1])], dtype=torch.bfloat16)
+
+def untraceable():
+    return Constant(2)  # it counts the images
+
+
+@pytest.mark.parametrize("build", [traceable, untraceable])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_happens_to_a_model_afterwards_does_not_reach_the_teacher(build, dtype):
+    model = build()
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=dtype)
+    before = faculty.logits(0, IMAGES)
+    model.train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert torch.equal(faculty.logits(0, IMAGES), before)
+
+
+@pytest.mark.parametrize("build", [traceable, untraceable])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_faculty_leaves_the_model_as_it_was(build, dtype):
+    model = build()
+    faculty = Faculty([Teacher(model, [0, 1])], dtype=dtype)
     assert faculty.logits(0, IMAGES).shape == (6, 2)
-    assert model.linear.weight.dtype == torch.float32
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
@@ -87,6 +119,89 @@ def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
 def test_a_teacher_names_each_class_once():
     with pytest.raises(ValueError, match="at least one, each once"):
         Teacher(Constant(2), [1, 1])
+
+
+class Gives(nn.Module):
+    """Wraps a model's logits."""
+
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.model, self.wrap = model, wrap
+
+    def forward(self, images):
+        return self.wrap(self.model(images))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "found"),
+    [
+        (lambda z: z[:, :2], r"logits \(1, 2\); expected \(1, 3\), one for each of its 3 classes"),
+        (lambda z: z.repeat(1, 2), r"logits \(1, 6\); expected \(1, 3\)"),
+        (lambda z: z[0], r"logits \(3,\); expected \(1, 3\)"),
+        (lambda z: z[:, :, None], r"logits \(1, 3, 1\); expected \(1, 3\)"),
+        (lambda z: (z, z), r"a tuple; expected logits, a tensor \(1, 3\)"),
+        (lambda z: {"logits": z}, "a dict; expected logits"),
+        (lambda z: None, "a NoneType; expected logits"),
+    ],
+)
+@pytest.mark.parametrize("target", ["full", "routed", "gated"])
+def test_a_school_refuses_a_teacher_whose_logits_are_not_its_classes(wrap, found, target):
+    right = Teacher(tiny_model(3), range(3))
+    wrong = Teacher(Gives(tiny_model(3), wrap), range(3, 6), "the wrong one")
+    if target == "full":
+        wrong.classes, classes = range(3), range(3)
+    else:
+        classes = range(6)
+    teachers = [1] if target == "full" else [0, 1]
+    curriculum = Curriculum.single(classes, 1, teachers=teachers, target=target)
+    student = Student(tiny_model(len(classes)), 1, input_size=(3, 16, 16))
+    with pytest.raises(UserError, match=r"teacher 1 \(the wrong one\) gives " + found):
+        School(student, Faculty([right, wrong]), curriculum, tiny_data(), training=TRAINING)
+
+
+def test_a_teacher_that_does_not_take_the_images_is_named():
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(784, 3))
+    faculty = Faculty([Teacher(grey, range(3), "grey")])
+    with pytest.raises(
+        UserError, match=r"^teacher 0 \(grey\) fails on images of \(3, 16, 16\): .*$"
+    ):
+        faculty.prepare(tiny_data(), TRAINING.augment)
+
+
+def test_a_loop_of_ones_own_is_told_as_well():
+    faculty = Faculty([Teacher(Constant(3), [0, 1], "bob")])
+    with pytest.raises(
+        UserError, match=r"teacher 0 \(bob\) gives logits \(6, 3\); expected \(6, 2\)"
+    ):
+        faculty.logits(0, IMAGES)
+
+
+def test_a_cache_does_not_take_logits_that_are_not_the_classes(tmp_path):
+    faculty = CachedFaculty([Teacher(tiny_model(4), range(3))], tmp_path / "cache")
+    with pytest.raises(UserError, match=r"gives logits \(1, 4\); expected \(1, 3\)"):
+        faculty.prepare(tiny_data(), TRAINING.augment)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_hugging_face_models_are_teachers_as_they_are():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=16, patch_size=8, num_labels=3,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).eval()
+    images = torch.randn(2, 3, 16, 16)
+    for dtype in (None, torch.bfloat16):
+        faculty = Faculty([Teacher(model, range(3))], dtype=dtype)
+        with torch.no_grad():
+            expected = model(images).logits
+        torch.testing.assert_close(faculty.logits(0, images), expected, rtol=0.05, atol=0.05)
+        assert faculty.flops(0, (3, 16, 16)) > 0
+    curriculum = Curriculum.single(range(3), 1, teachers=[0], target="full")
+    student = Student(tiny_model(3), 1, input_size=(3, 16, 16))
+    fitnet = create_algorithm("fitnet")
+    school = School(student, faculty, curriculum, tiny_data(), algorithm=fitnet, training=TRAINING)
+    assert school.fit()(images).shape == (2, 3)
 
 
 def test_flops_of_a_linear_teacher():

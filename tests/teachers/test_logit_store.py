@@ -58,6 +58,9 @@ def other_pixel():
     [
         (lambda t: {"teachers": other_weights(t)}, "another teacher 1: teacher .sha256 "),
         (lambda t: {"teachers": t[::-1]}, "another teacher 0"),
+        (lambda t: {"teachers": [t[0], replace(t[1], mean=(0.5,) * 3)]}, r"images .16, 0\.3, 0\.3"),
+        (lambda t: {"teachers": [t[0], replace(t[1], std=(0.5,) * 3)]}, "another teacher 1"),
+        (lambda t: {"teachers": [t[0], replace(t[1], image_size=24)]}, "another teacher 1"),
         (lambda t: {"precision": torch.bfloat16}, "another precision"),
         (lambda t: {"data": other_pixel()}, "another data set"),
         (lambda t: {"data": replace(DATA, mean=(0.3, 0.3, 0.4))}, "another normalisation"),
@@ -72,7 +75,8 @@ def test_what_the_logits_do_not_belong_to_is_refused(tmp_path, change, message):
     store(tmp_path, teachers)
     with pytest.raises(UserError, match=message):
         store(tmp_path, **{"teachers": teachers, **change(teachers)})
-    store(tmp_path, teachers, data=replace(DATA), augment=Augment(pad=1, flip=False))
+    same = [teachers[0], replace(teachers[1], mean=DATA.mean, std=DATA.std, image_size=16)]
+    store(tmp_path, same, data=replace(DATA), augment=Augment(pad=1, flip=False))
 
 
 def test_uncountable_views_are_refused(tmp_path):

@@ -43,3 +43,11 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "other.pt").write_bytes(b"hello")
     with pytest.raises(UserError, match="not an EduFast checkpoint"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_a_line(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"a": 1})
+    path.write_bytes(path.read_bytes().replace(b"EDUFAST2", b"EDUFAST1", 1))
+    with pytest.raises(UserError, match="another version of EduFast: found format 1; expected 2"):
+        load_checkpoint(path)

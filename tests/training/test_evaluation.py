@@ -42,3 +42,9 @@ def test_accuracy_over_all_by_slice_and_masked():
         assert accuracy.slices == (1 / 3, 0.0)
         assert accuracy.masked == (2 / 3, 1.0)
     assert model.training
+
+
+def test_what_was_in_eval_mode_on_purpose_stays_in_it():
+    model = nn.Sequential(Table([[1.0, 0.0]]).train(), nn.Dropout().eval())
+    evaluate(model, batches([0], 1), ClassMap.of([0, 1]))
+    assert [module.training for module in model.modules()] == [True, True, False]

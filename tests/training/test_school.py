@@ -1,13 +1,18 @@
+import gc
 import itertools
 import json
 import math
+import os
+import weakref
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 
 import edufast.training.school as school_module
-from edufast.distill import KD
+from edufast.distill import KD, create_algorithm
 from edufast.student.student import Student
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.growth import Growth
@@ -290,3 +295,42 @@ def test_no_step_before_a_grade_has_begun():
     idle = school()
     with pytest.raises(RuntimeError, match=r"call begin_grade\(\) first"):
         idle.train_step(next(idle.loader.epoch(0)))
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def taught_and_dropped(way, folder, monkeypatch):
+    """A School that has begun and ended in some ``way``; it is gone when this returns."""
+    faculty = tiny_faculty(*SLICES)
+    if way == "cached":
+        faculty = CachedFaculty(list(faculty), folder / "cache")
+    taught = school(
+        faculty=faculty, algorithm=create_algorithm("fitnet" if way == "features" else "kd")
+    )
+    if way == "interrupted":
+        monkeypatch.setattr(school_module, "deferred_interrupt", lambda: nullcontext(lambda: True))
+        with suppress(Interrupted):  # pytest.raises would hold on to the frames
+            taught.fit()
+    elif way != "never begun":
+        taught.fit()
+    loaders = [plan.loader for plan in taught.plans]
+    return [weakref.ref(thing) for thing in (taught, taught.student, faculty, *loaders)]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted there")
+@pytest.mark.parametrize("way", ["taught", "cached", "features", "interrupted", "never begun"])
+def test_a_school_leaves_nothing_behind(tmp_path, monkeypatch, way):
+    """Neither threads nor memory, without the help of the cycle collector."""
+    taught_and_dropped("taught", tmp_path, monkeypatch)  # what stays stays once
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        for number in range(3):
+            left = taught_and_dropped(way, tmp_path / str(number), monkeypatch)
+            assert [thing() for thing in left] == [None] * len(left)
+            assert threads() == before
+    finally:
+        gc.enable()

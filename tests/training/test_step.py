@@ -15,7 +15,7 @@ from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep, worth_compiling
-from edufast.utils.errors import Interrupted, TrainingError
+from edufast.utils.errors import Interrupted, TrainingError, UserError
 from edufast.utils.event_log import EventLog
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
@@ -242,3 +242,43 @@ def test_adamw_learns_through_growth():
     trained = school(Curriculum.graded(SLICES, 12), optimizer="adamw", lr=0.01)
     trained.fit()
     assert trained.progress.accuracy > 0.5
+
+
+class Mistaken(KD):
+    """A user's algorithm with a mistake in one of its methods."""
+
+    def __init__(self, method):
+        super().__init__()
+        setattr(self, method, self.wrong)
+
+    def wrong(self, *arguments):
+        return self.nothing_of_that_name
+
+
+class Unreduced(KD):
+    reads_features = False
+
+    def logit_loss(self, logits, outputs, labels):
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+@pytest.mark.parametrize("compiled", [False, "auto"])
+@pytest.mark.parametrize("method", ["begin_grade", "begin_epoch", "logit_loss", "feature_loss"])
+def test_a_mistake_in_a_users_algorithm_is_told_in_one_line(
+    method, compiled, traced_only, monkeypatch
+):
+    monkeypatch.setattr(step_module, "_COMPILE_SECONDS", -1e9)  # auto would compile
+    algorithm = Mistaken(method)
+    monkeypatch.setattr(Mistaken, "reads_features", method == "feature_loss", raising=False)
+    with pytest.raises(UserError) as caught:
+        school(algorithm=algorithm, compile=compiled).fit()
+    message = str(caught.value)
+    assert message.startswith(f"Mistaken.{method}: AttributeError: 'Mistaken' object has no attr")
+    assert "\n" not in message and "test_step.py, line " in message
+    assert isinstance(caught.value.__cause__, AttributeError)
+
+
+def test_a_loss_that_is_no_number_is_told():
+    message = r"Unreduced.logit_loss returned \(16,\); expected a Tensor without dimensions"
+    with pytest.raises(UserError, match=message):
+        school(algorithm=Unreduced(), compile=False).fit()

@@ -23,3 +23,16 @@ def test_a_written_file_has_the_mode_that_open_would_have_given(tmp_path):
     assert (tmp_path / "new" / "f").read_text() == "all"
     modes = [os.stat(path).st_mode for path in (tmp_path / "new" / "f", tmp_path / "plain")]
     assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_a_link_to_the_file_that_is_written(tmp_path, there):
+    real, link = tmp_path / "store" / "real", tmp_path / "link"
+    real.parent.mkdir()
+    if there:
+        real.write_text("old")
+    link.symlink_to(real)
+    with atomic_write(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and real.read_text() == "new"
+    assert list(real.parent.iterdir()) == [real]

@@ -213,6 +213,7 @@ def test_options_that_an_entry_does_not_take_are_refused_before_it_runs(shapes):
         return Shape(len(options))
 
     assert shapes.call("anything", a=1, b=2).sides == 2
+    assert shapes.call("anything", self=1, what=2, function=3, name=4).sides == 4
 
 
 # --- by entry point --------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._inductor.utils import fresh_cache
+
+from edufast.utils._torch_private import fresh_compiler_cache
 
 
 class Contestant(Protocol):
@@ -104,7 +105,7 @@ def compete(
     steps: dict[str, int] = {}
     for name, make in contestants.items():
         report(f"{name}: first steps")
-        with fresh_cache():  # nothing is reused that another contestant or an earlier run compiled
+        with fresh_compiler_cache():  # nothing that another loop or an earlier run compiled
             runners[name] = Runner(make(), batch_size, device)
             steps[name] = runners[name].warm_up(seconds)
     for number in range(rounds):

@@ -6,23 +6,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edufast.experiments.events import RunLog, read_run
+from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
-__all__ = ["RunLog", "read_run", "write_report", "write_sweep"]
+if TYPE_CHECKING:
+    from edufast.experiments.report.summary import SweepSummary
+    from edufast.experiments.sweep_config import SweepConfig
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write ``report.html`` and ``plots/*.png`` of a run from what it logged so far.
 
     Works on one run or a comparison, finished or not: what metrics.jsonl does not hold is left
     out, and the page says which parts are unfinished.
 
     Args:
-        run_dir: holds metrics.jsonl and, optionally, config.yaml.
+        folder: holds metrics.jsonl and, optionally, config.yaml.
 
     Returns:
         The path of ``report.html``.
@@ -30,8 +32,10 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: there is no metrics.jsonl, a line of it is malformed, or matplotlib is missing.
     """
-    run_dir = Path(run_dir)
-    log = read_run(run_dir)
+    run = RunFolder(folder)
+    if not run.metrics.is_file():
+        raise UserError(f"{folder} is no run directory: it has no {run.metrics.name}")
+    log = run.log()
     with _matplotlib():
         from edufast.experiments.report.page import render
         from edufast.experiments.report.plots import plots
@@ -40,54 +44,53 @@ def write_report(run_dir: Path) -> Path:
     pictures = []
     for plot in plots(log):
         light, dark = png(plot.draw(LIGHT)), png(plot.draw(DARK))
-        with atomic_write(run_dir / "plots" / f"{plot.name}.png") as temporary:
+        with atomic_write(folder / "plots" / f"{plot.name}.png") as temporary:
             temporary.write_bytes(light)
         pictures.append((plot, light, dark))
-    page = run_dir / "report.html"
+    config = run.config_file.read_text("utf-8") if run.config_file.is_file() else None
+    name = folder.absolute().name if log.run is None else log.run.name
+    page = folder / "report.html"
     with atomic_write(page) as temporary:
-        temporary.write_text(render(log, pictures), "utf-8")
+        temporary.write_text(render(name, log, config, pictures), "utf-8")
     return page
 
 
 def write_sweep(
     folder: Path,
-    config: Mapping[str, Any],
+    config: SweepConfig,
     runs: Mapping[str, Mapping[int, Path]],
     teachers: Sequence[Path],
-) -> dict[str, Any]:
+) -> SweepSummary:
     """Write the summary of a sweep, finished or not, and its report.
 
     Args:
         folder: gets sweep.json, sweep.md, sweep.png and .svg (accuracy by variant),
             sweep-flops.png and .svg (accuracy against student FLOPs), metrics.jsonl of all runs
             together, report.html and plots/.
-        config: of the sweep, with its variants.
+        config: of the sweep.
         runs: run folders by variant and seed.
         teachers: event logs of the teachers.
-
-    Returns:
-        What sweep.json holds.
 
     Raises:
         UserError: an event log is malformed, or matplotlib is missing.
     """
     with _matplotlib():
         from edufast.experiments.report import sweep
-        from edufast.experiments.report.plots import flops
+        from edufast.experiments.report.curves import flops
         from edufast.experiments.report.style import LIGHT, png, svg
+        from edufast.experiments.report.summary import merged_events, summarise
 
-    with atomic_write(folder / "metrics.jsonl") as temporary:
-        events = sweep.merged_events(config, runs, teachers)
-        temporary.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
-    log = read_run(folder)
-    summary = sweep.summarise(config, runs, log)
-    for name, text in (
-        ("sweep.json", sweep.to_json(summary)),
-        ("sweep.md", sweep.markdown(summary)),
-    ):
+    merged = RunFolder(folder)
+    with atomic_write(merged.metrics) as temporary:
+        events = merged_events(config, runs, teachers)
+        temporary.write_text("".join(json.dumps(e.to_dict()) + "\n" for e in events), "utf-8")
+    log = merged.log()
+    summary = summarise(config, runs, log)
+    texts = {"sweep.json": sweep.to_json(summary), "sweep.md": sweep.markdown(summary)}
+    for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
-    if any(entry["seeds"] for entry in summary["variants"]):
+    if summary.finished:
         figures = {"sweep": sweep.draw(summary, LIGHT), "sweep-flops": flops(log, LIGHT)}
         for name, drawn in figures.items():
             for suffix, write in ((".png", png), (".svg", svg)):

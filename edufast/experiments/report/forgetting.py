@@ -6,34 +6,39 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import Method
 from edufast.experiments.report.style import Theme, figure, label, readable, title
+from edufast.experiments.run_log import MethodLog
 
 _ANNOTATED_SLICES = 12  # more columns leave no room for a number in each cell
 
 
-def accuracy_matrix(method: Method, key: str) -> np.ndarray | None:
-    """(grades, slices) mean over seeds, NaN where not yet taught; None without such events."""
-    events = [e for t in method.trials.values() for e in t.grades if e.get(key)]
+def accuracy_matrix(method: MethodLog, *, masked: bool = False) -> np.ndarray | None:
+    """(grades, slices): mean over seeds, NaN where not yet taught; None before the first grade.
+
+    Args:
+        masked: with the answer restricted to the sample's own slice.
+    """
+    events = [event for trial in method.trials.values() for event in trial.grades]
     if not events:
         return None
-    shape = (max(e["grade"] for e in events), max(len(e[key]) for e in events))
+    by_slice = [e.slice_accuracy_masked if masked else e.slice_accuracy for e in events]
+    shape = (max(event.grade for event in events), max(map(len, by_slice)))
     total, count = np.zeros(shape), np.zeros(shape)
-    for event in events:
-        for column, value in enumerate(event[key]):
-            if value is not None:
-                total[event["grade"] - 1, column] += value
-                count[event["grade"] - 1, column] += 1
+    for event, accuracies in zip(events, by_slice, strict=True):
+        for column, accuracy in enumerate(accuracies):
+            if accuracy is not None:
+                total[event.grade - 1, column] += accuracy
+                count[event.grade - 1, column] += 1
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
 
 
-def caption(method: Method) -> str:
+def caption(method: MethodLog) -> str:
     """Says what the matrix shows, with the forgetting of Chaudhry et al. (2018) as a number."""
     text = (
         f"Columns are the class slices. Reading down a column of {method.name} shows what later "
         "grades do to what earlier grades taught; blank: not yet taught."
     )
-    matrix = accuracy_matrix(method, "slice_accuracy")
+    matrix = accuracy_matrix(method)
     if matrix is None or len(matrix) < 2:
         return text
     earlier = np.isfinite(matrix[:-1]).any(axis=0) & np.isfinite(matrix[-1])
@@ -43,15 +48,15 @@ def caption(method: Method) -> str:
     return f"{text} Forgetting, the mean fall from a slice's best: {100 * drop:.1f} points."
 
 
-def forgetting(method: Method, theme: Theme) -> Figure:
+def forgetting(method: MethodLog, theme: Theme) -> Figure:
     """Two matrices, grades by slices: accuracy over all classes taught, and within the slice."""
     panels = [
         (name, matrix)
-        for name, key in (
-            ("among all classes taught", "slice_accuracy"),
-            ("among the slice's own classes", "slice_accuracy_masked"),
+        for name, masked in (
+            ("among all classes taught", False),
+            ("among the slice's own classes", True),
         )
-        if (matrix := accuracy_matrix(method, key)) is not None
+        if (matrix := accuracy_matrix(method, masked=masked)) is not None
     ]
     rows = panels[0][1].shape[0]
     # The colours span what occurs, at least 20 points; the numbers tell the absolute values.
@@ -87,7 +92,7 @@ def _draw_matrix(axis: Axes, matrix: np.ndarray, limits: tuple[float, float], th
     step = max(1, columns // _ANNOTATED_SLICES)
     axis.set_xticks(range(0, columns, step), [str(i + 1) for i in range(0, columns, step)])
     axis.set_yticks(range(rows), [f"grade {i + 1}" for i in range(rows)])
-    # Lines of paper between the cells.
+    # Gaps between the cells.
     axis.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axis.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
     axis.grid(which="minor", color=theme.paper, linewidth=2)

@@ -1,23 +1,27 @@
-"""Numbers as a reader wants them."""
+"""Numbers and settings as a reader wants them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
+from edufast.experiments.events import Equal, Split
+
+SPLITS: dict[Split, str] = {
+    "holdout": "on a held-out part of the training split",
+    "validation": "on the data set's validation split",
+}
+EQUAL: dict[Equal, str] = {
+    "samples": "numbers of samples",
+    "flops": "student FLOPs",
+    "time": "training time",
+}
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def deviation(values: Sequence[float]) -> float:
     """Sample standard deviation, 0 for a single value."""
-    if len(values) < 2:
-        return 0.0
-    centre = mean(values)
-    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def percent(share: float) -> str:
@@ -26,7 +30,7 @@ def percent(share: float) -> str:
 
 def spread(shares: Sequence[float]) -> str:
     """Shares of one as a percentage, mean ± standard deviation where there are several."""
-    text = f"{100 * mean(shares):.1f}"
+    text = f"{100 * fmean(shares):.1f}"
     if len(shares) > 1:
         text += f" ± {100 * deviation(shares):.1f}"
     return f"{text} %"

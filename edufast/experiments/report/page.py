@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from statistics import fmean
 from string import Template
-from typing import Any
 
-from edufast.experiments.events import EQUAL, SPLITS, Event, Method, RunLog
-from edufast.experiments.report.format import mean, percent, si, spread
+from edufast.experiments.events import ResultEvent, RunEvent
+from edufast.experiments.report.format import EQUAL, SPLITS, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.plots import Plot
+from edufast.experiments.run_log import MethodLog, RunLog
 
-_NOTHING = "–"
+Quantity = Callable[[ResultEvent], float]
 
 
-def render(log: RunLog, pictures: Sequence[tuple[Plot, bytes, bytes]]) -> str:
+def render(
+    name: str, log: RunLog, config: str | None, pictures: Sequence[tuple[Plot, bytes, bytes]]
+) -> str:
     """The page as text: no scripts, no references to other files.
 
     Args:
-        log: the run.
+        name: of the run.
+        log: what happened.
+        config: the resolved recipe as text, if there is one.
         pictures: each plot with its PNG in the light and in the dark theme.
     """
     template = Template(
         files("edufast.experiments.report").joinpath("page.html").read_text("utf-8")
     )
-    figures = {plot.name: _figure(*picture) for picture in pictures for plot in picture[:1]}
-    matrices = [html for name, html in figures.items() if name.startswith("forgetting")]
+    figures = {picture[0].name: _figure(*picture) for picture in pictures}
+    matrices = [html for plot, html in figures.items() if plot.startswith("forgetting")]
     learning = [figures.get("accuracy", ""), figures.get("grades", ""), *matrices]
-    spending = [figures.get(name, "") for name in ("flops", "cost", "time", "throughput")]
+    spending = [figures.get(plot, "") for plot in ("flops", "cost", "time", "throughput")]
     sections = [
         ("Results", _results(log)),
         ("Class slices", _slices(log)),
         ("Learning and forgetting", "".join(learning)),
         ("Cost", "".join(spending)),
         ("Teachers", _teachers(log)),
-        ("Curriculum", _curriculum(log)),
+        ("Curriculum", "" if log.run is None else _curriculum(log.run)),
         ("Exported files", _exports(log)),
-        ("Configuration", _config(log)),
+        ("Configuration", "" if config is None else _config(config)),
     ]
-    name = str(log.run.get("name", "run"))
     return template.substitute(
         title=escape(name),
-        facts=_facts(log.run),
+        facts="" if log.run is None else _facts(log.run),
         notice=_notice(log),
         tiles=_tiles(log),
         sections="\n".join(
@@ -80,17 +84,16 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _facts(run: Event) -> str:
+def _facts(run: RunEvent) -> str:
     """One line under the title: what was run, on what."""
-    facts: list[tuple[str, Any]] = [
-        (key, run[key]) for key in ("dataset", "num_classes", "student", "device") if key in run
-    ]
-    if "torch" in run:
-        facts.append(("PyTorch", run["torch"]))
-    return "".join(
-        f"<span>{escape(key.replace('num_classes', 'classes'))} <b>{escape(str(value))}</b></span>"
-        for key, value in facts
-    )
+    facts = {
+        "dataset": run.dataset,
+        "classes": str(run.num_classes),
+        "student": run.student,
+        "device": run.device,
+        "PyTorch": run.torch,
+    }
+    return "".join(f"<span>{key} <b>{escape(value)}</b></span>" for key, value in facts.items())
 
 
 def _notice(log: RunLog) -> str:
@@ -108,16 +111,24 @@ def _tiles(log: RunLog) -> str:
     education, baseline = log.methods.get("education"), log.baseline
     if education is None or not education.results:
         return ""
-    accuracy = [r["accuracy"] for r in education.results]
+    accuracy = [result.accuracy for result in education.results]
     tiles = [("accuracy by education", spread(accuracy), _seeds(education))]
     if baseline is not None:
-        reference = [r["accuracy"] for r in baseline.results]
-        gap = 100 * (mean(accuracy) - mean(reference))
-        tiles.append((f"against {baseline.name}", f"{gap:+.1f} points", spread(reference)))
-        for key, text in (("student_flops", "student FLOPs"), ("seconds", "time")):
-            ratio = _ratio(education, baseline, key)
-            if ratio is not None:
-                tiles.append((text, f"{ratio:.2f} ×", f"of {baseline.name}"))
+        reference = [result.accuracy for result in baseline.results]
+        gap = 100 * (fmean(accuracy) - fmean(reference))
+        tiles += [
+            (f"against {baseline.name}", f"{gap:+.1f} points", spread(reference)),
+            (
+                "student FLOPs",
+                f"{_ratio(education, baseline, lambda result: result.student_flops):.2f} ×",
+                f"of {baseline.name}",
+            ),
+            (
+                "time",
+                f"{_ratio(education, baseline, lambda result: result.seconds):.2f} ×",
+                f"of {baseline.name}",
+            ),
+        ]
     return (
         '<div class="tiles">'
         + "".join(
@@ -134,23 +145,21 @@ def _results(log: RunLog) -> str:
     if not methods:
         return ""
     baseline = log.baseline or methods[0]
-    rows = []
-    for method in methods:
-        ratio = _ratio(method, baseline, "student_flops")
-        rows.append(
-            [
-                method.name,
-                str(len(method.results)),
-                spread([r["accuracy"] for r in method.results]),
-                spread(best) if (best := _values(method, "best_accuracy")) else _NOTHING,
-                _average(method, "samples", lambda value: f"{value:,.0f}"),
-                _NOTHING if ratio is None else f"{ratio:.2f} ×",
-                _average(method, "teacher_flops", lambda value: si(value, "FLOP")),
-                _average(method, "teacher_training_flops", lambda value: si(value, "FLOP")),
-                _average(method, "teacher_training_seconds", duration),
-                _average(method, "seconds", duration),
-            ]
-        )
+    rows = [
+        [
+            method.name,
+            str(len(method.results)),
+            spread([result.accuracy for result in method.results]),
+            spread([result.best_accuracy for result in method.results]),
+            f"{_mean(method, lambda result: result.samples):,.0f}",
+            f"{_ratio(method, baseline, lambda result: result.student_flops):.2f} ×",
+            si(_mean(method, lambda result: result.teacher_flops), "FLOP"),
+            si(_mean(method, lambda result: result.teacher_training_flops), "FLOP"),
+            duration(_mean(method, lambda result: result.teacher_training_seconds)),
+            duration(_mean(method, lambda result: result.seconds)),
+        ]
+        for method in methods
+    ]
     heads = [
         "method",
         "seeds",
@@ -164,38 +173,34 @@ def _results(log: RunLog) -> str:
         "time",
     ]
     note = (
-        f"Accuracy {SPLITS[log.run.get('split', 'validation')]}. Means over seeds; ± is one sample "
-        "standard deviation. The best epoch is chosen on the same images: read it as optimistic. "
-        "Teachers that several students share were trained once."
+        f"Accuracy {SPLITS[log.run.split if log.run else 'validation']}. Means over seeds; ± is "
+        "one sample standard deviation. The best epoch is chosen on the same images: read it as "
+        "optimistic. Teachers that several students share were trained once."
     )
-    if "equal" in log.run:
-        note += f" Methods had equal {EQUAL[log.run['equal']]}."
-    if _values(baseline, "student_flops"):
-        flops = _average(baseline, "student_flops", lambda value: si(value, "FLOP"))
-        note += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."
+    if log.run is not None:
+        note += f" Methods had equal {EQUAL[log.run.equal]}."
+    flops = si(_mean(baseline, lambda result: result.student_flops), "FLOP")
+    note += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."
     return _table(heads, rows) + f'<p class="note">{escape(note)}</p>'
 
 
 def _slices(log: RunLog) -> str:
     """What the students know of each grade's classes, at the end."""
-    methods = [method for method in log.methods.values() if _values(method, "slice_accuracy")]
-    counts = {len(r["slice_accuracy"]) for m in methods for r in m.results}
+    methods = [method for method in log.methods.values() if method.results]
+    counts = {len(result.slice_accuracy) for m in methods for result in m.results}
     if len(counts) != 1 or counts == {1}:
         return ""
-    rows = [
-        [
-            f"{method.name}{words}",
-            *(spread(shares) for shares in zip(*_values(method, key), strict=True)),
+    rows = []
+    for method in methods:
+        free = [result.slice_accuracy for result in method.results]
+        masked = [result.slice_accuracy_masked for result in method.results]
+        rows += [
+            [method.name, *map(spread, zip(*free, strict=True))],
+            [f"{method.name}, within the slice", *map(spread, zip(*masked, strict=True))],
         ]
-        for method in methods
-        for words, key in (
-            ("", "slice_accuracy"),
-            (", within the slice", "slice_accuracy_masked"),
-        )
-    ]
     note = (
         "Accuracy on the classes of each grade after the last epoch: with the answer free among "
-        "all classes, and within the slice, where the other classes are masked. The distance is "
+        "all classes, and within the slice, where the other classes are masked. The difference is "
         "what a student loses between slices rather than within them."
     )
     heads = ["method", *(f"slice {number}" for number in range(1, counts.pop() + 1))]
@@ -207,36 +212,34 @@ def _teachers(log: RunLog) -> str:
         return ""
     rows = [
         [
-            str(event["teacher"]),
-            str(event.get("model", _NOTHING)),
-            str(len(event["classes"])) if "classes" in event else _NOTHING,
-            percent(event["accuracy"]),
-            _optional(event, "samples", lambda value: f"{value:,.0f}"),
-            _optional(event, "flops", lambda value: si(value, "FLOP")),
-            _optional(event, "seconds", duration),
+            str(teacher.teacher),
+            teacher.model,
+            str(len(teacher.classes)),
+            percent(teacher.accuracy),
+            f"{teacher.samples:,}",
+            si(teacher.flops, "FLOP"),
+            duration(teacher.seconds),
         ]
-        for event in log.teachers
+        for teacher in log.teachers
     ]
     return _table(
         ["teacher", "model", "classes", "accuracy on them", "samples", "training", "time"], rows
     )
 
 
-def _curriculum(log: RunLog) -> str:
+def _curriculum(run: RunEvent) -> str:
     parts = []
-    if log.run.get("grades"):
-        keys = ("fragments", "classes", "epochs", "target")
+    if run.grades:
         rows = [
-            [str(grade.get("grade", number)), *(str(grade.get(key, _NOTHING)) for key in keys)]
-            for number, grade in enumerate(log.run["grades"], start=1)
+            [str(value) for value in (g.grade, g.fragments, g.classes, g.epochs, g.target)]
+            for g in run.grades
         ]
-        parts.append(_table(["grade", *keys], rows))
-    names, slices = log.run.get("classes", []), log.run.get("slices", [])
-    if slices:
+        parts.append(_table(["grade", "fragments", "classes", "epochs", "target"], rows))
+    if run.slices:
         items = "".join(
             f"<dt>slice {number}, {len(ids)} classes</dt>"
-            f"<dd>{escape(', '.join(_class_name(names, i) for i in ids))}</dd>"
-            for number, ids in enumerate(slices, start=1)
+            f"<dd>{escape(', '.join(_class_name(run.classes, c) for c in ids))}</dd>"
+            for number, ids in enumerate(run.slices, start=1)
         )
         parts.append(f"<details><summary>Classes of each slice</summary><dl>{items}</dl></details>")
     return "".join(parts)
@@ -247,18 +250,18 @@ def _exports(log: RunLog) -> str:
         return ""
     rows = [
         [
-            str(event["path"]),
-            _optional(event, "bytes", lambda value: si(value, "B")),
-            _optional(event, "opset", str),
-            _optional(event, "accuracy", percent),
-            _compared(event),
-            f"{100 * event['agreement']:.2f} %",
-            _optional(event, "accuracy_torch", percent),
-            _optional(event, "accuracy_onnx", percent),
-            _optional(event, "max_abs_difference", lambda value: f"{value:.1e}"),
-            _optional(event, "latency_ms", lambda value: f"{value:.2f} ms"),
+            export.path,
+            si(export.bytes, "B"),
+            str(export.opset),
+            percent(export.accuracy),
+            f"{export.samples:,} {'random images' if export.noise else 'images'}",
+            f"{100 * export.agreement:.2f} %",
+            _known(export.accuracy_torch),
+            _known(export.accuracy_onnx),
+            f"{export.max_abs_difference:.1e}",
+            f"{export.latency_ms:.2f} ms",
         ]
-        for event in log.exports
+        for export in log.exports
     ]
     heads = [
         "file",
@@ -275,45 +278,31 @@ def _exports(log: RunLog) -> str:
     return _table(heads, rows)
 
 
-def _config(log: RunLog) -> str:
-    if log.config is None:
-        return ""
+def _config(text: str) -> str:
     return (
         "<details><summary>The resolved recipe, config.yaml</summary>"
-        f"<pre>{escape(log.config)}</pre></details>"
+        f"<pre>{escape(text)}</pre></details>"
     )
 
 
-def _compared(export: Event) -> str:
-    kind = "random images" if export.get("noise") else "images"
-    return _optional(export, "samples", lambda count: f"{count:,} {kind}")
+def _class_name(names: Sequence[str], class_id: int) -> str:
+    return names[class_id] if class_id < len(names) else str(class_id)
 
 
-def _class_name(names: Sequence[Any], index: int) -> str:
-    return str(names[index]) if index < len(names) else str(index)
+def _known(share: float | None) -> str:
+    return "–" if share is None else percent(share)
 
 
-def _seeds(method: Method) -> str:
+def _seeds(method: MethodLog) -> str:
     count = len(method.results)
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
-def _values(method: Method, key: str) -> list[Any]:
-    return [r[key] for r in method.results if r.get(key) is not None]
+def _mean(method: MethodLog, quantity: Quantity) -> float:
+    """Over the seeds of a method that has results."""
+    return fmean(quantity(result) for result in method.results)
 
 
-def _average(method: Method, key: str, write: Any) -> str:
-    values = _values(method, key)
-    return write(mean(values)) if values else _NOTHING
-
-
-def _optional(event: Event, key: str, write: Any) -> str:
-    return _NOTHING if event.get(key) is None else write(event[key])
-
-
-def _ratio(method: Method, baseline: Method, key: str) -> float | None:
-    """How much of ``key`` a method takes, relative to the baseline."""
-    own, reference = _values(method, key), _values(baseline, key)
-    if not own or not reference or mean(reference) == 0:
-        return None
-    return mean(own) / mean(reference)
+def _ratio(method: MethodLog, baseline: MethodLog, quantity: Quantity) -> float:
+    """How much of ``quantity`` a method takes, relative to the baseline."""
+    return _mean(method, quantity) / _mean(baseline, quantity)

@@ -1,28 +1,16 @@
-"""The summary of a sweep: numbers by variant, a table of them and two figures."""
+"""The summary of a sweep as a table, as JSON and as a figure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from edufast.experiments.events import DIVERGED, EQUAL, SPLITS, Event, RunLog, read_events
-from edufast.experiments.report.format import deviation, mean, si, spread
+from edufast.experiments.report.format import EQUAL, SPLITS, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.style import Theme, figure, grid, label, legend, title
+from edufast.experiments.report.summary import SweepSummary
 
-# Of a result, averaged over seeds.
-_COSTS = (
-    "samples",
-    "student_flops",
-    "teacher_flops",
-    "teacher_training_flops",
-    "teacher_training_seconds",
-    "training_seconds",
-)
 HEADS = (
     "variant",
     "seeds",
@@ -34,119 +22,40 @@ HEADS = (
 )
 
 
-def merged_events(
-    config: Mapping[str, Any], runs: Mapping[str, Mapping[int, Path]], teachers: Sequence[Path]
-) -> list[Event]:
-    """What all runs of a sweep journalled, as if they were one comparison of the variants.
-
-    Args:
-        config: of the sweep.
-        runs: folders by variant and seed; those that did not begin are skipped.
-        teachers: event logs of the teachers.
-    """
-    logs = {
-        variant: [read_events(path) for folder in folders.values() if (path := _metrics(folder))]
-        for variant, folders in runs.items()
-    }
-    starts = [e for log in logs.values() for events in log for e in events if e["event"] == "run"]
-    about: Event = {"event": "run", **(starts[0] if starts else {})}
-    about |= {"name": f"{config['recipe']['name']}: sweep", "equal": config["equal"]}
-    for key in ("grades", "slices"):
-        if any(start[key] != about[key] for start in starts):
-            del about[key]  # each variant has its own
-    merged = [about]
-    for number, path in enumerate(path for path in teachers if path.exists()):
-        merged += [event | {"teacher": number} for event in read_events(path)[-1:]]
-    for variant, log in logs.items():
-        for events in log:
-            merged += [
-                event | {"method": variant}
-                for event in events
-                if event["event"] not in ("run", "step", "teacher")
-            ]
-    return merged
-
-
-def _metrics(folder: Path) -> Path | None:
-    path = folder / "metrics.jsonl"
-    return path if path.exists() else None
-
-
-def summarise(
-    config: Mapping[str, Any], runs: Mapping[str, Mapping[int, Path]], log: RunLog
-) -> dict[str, Any]:
-    """Means and deviations by variant, as written to sweep.json.
-
-    FLOPs are relative to the first variant in a single grade that has a result, else to the first.
-    ``training_seconds`` leave validation and compilation out.
-    """
-    variants: list[dict[str, Any]] = []
-    for name, changes in config["recipe"]["variants"].items():
-        results = log.methods[name].results if name in log.methods else []
-        entry: dict[str, Any] = {
-            "name": name,
-            "method": changes.get("method", "education"),
-            "changes": {key: value for key, value in changes.items() if key != "method"},
-            "seeds": [result["seed"] for result in results],
-            "diverged": [s for s, run in runs[name].items() if (run / DIVERGED).exists()],
-        }
-        ended = {*entry["seeds"], *entry["diverged"]}
-        entry["unfinished"] = sorted(set(runs[name]) - ended)
-        if results:
-            for key in ("accuracy", "best_accuracy"):
-                values = [result[key] for result in results]
-                entry[key] = {"mean": mean(values), "deviation": deviation(values)}
-                entry[key]["values"] = values
-            for key in ("slice_accuracy", "slice_accuracy_masked"):
-                entry[key] = [mean(s) for s in zip(*(r[key] for r in results), strict=True)]
-            entry |= {key: mean([result[key] for result in results]) for key in _COSTS}
-        variants.append(entry)
-    finished = [entry for entry in variants if entry["seeds"]]
-    single = [e for e in finished if e["method"] not in ("grades", "education")]
-    for entry in finished:
-        whole = (single or finished)[0]["student_flops"]
-        entry["relative_student_flops"] = entry["student_flops"] / whole
-    return {
-        "name": config["recipe"]["name"],
-        "split": log.run.get("split", "validation"),
-        **{key: config[key] for key in ("equal", "seeds", "teacher_seeds", "data_seeds")},
-        "variants": variants,
-    }
-
-
-def rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def rows(summary: SweepSummary) -> list[list[str]]:
     """The table of a summary, under :data:`HEADS`."""
     return [
         [
-            entry["name"],
-            str(len(entry["seeds"])),
-            spread(entry["accuracy"]["values"]),
-            spread(entry["best_accuracy"]["values"]),
-            f"{si(entry['student_flops'], '')} ({entry['relative_student_flops']:.2f} ×)",
-            " + ".join(si(entry[key], "") for key in ("teacher_flops", "teacher_training_flops")),
-            duration(entry["training_seconds"]),
+            variant.name,
+            str(len(variant.seeds)),
+            spread(means.accuracy.values),
+            spread(means.best_accuracy.values),
+            f"{si(means.student_flops, '')} ({means.relative_student_flops:.2f} ×)",
+            f"{si(means.teacher_flops, '')} + {si(means.teacher_training_flops, '')}",
+            duration(means.training_seconds),
         ]
-        for entry in summary["variants"]
-        if entry["seeds"]
+        for variant, means in summary.finished
     ]
 
 
-def note(summary: Mapping[str, Any]) -> str:
+def note(summary: SweepSummary) -> str:
     """What the numbers of a summary are, in words."""
     text = (
-        f"Accuracy {SPLITS[summary['split']]}: mean ± one sample standard deviation over seeds "
-        f"({_count(summary['seeds'], 'student seed')}, {_count(summary['teacher_seeds'], 'set')} "
-        f"of teachers, {_count(summary['data_seeds'], 'draw')} of the data). The best epoch is "
+        f"Accuracy {SPLITS[summary.split]}: mean ± one sample standard deviation over seeds "
+        f"({_count(summary.seeds, 'student seed')}, {_count(summary.teacher_seeds, 'set')} "
+        f"of teachers, {_count(summary.data_seeds, 'draw')} of the data). The best epoch is "
         "chosen on the same images: read it as optimistic. Baselines had equal "
-        f"{EQUAL[summary['equal']]}. Teachers are shared between variants and were trained once."
+        f"{EQUAL[summary.equal]}. Teachers are shared between variants and were trained once."
     )
-    for state, means in (
-        ("diverged", "Diverged, with the number of seeds, which are not among the means"),
-        ("unfinished", "Unfinished, with the number of seeds missing"),
+    diverged = {variant.name: len(variant.diverged) for variant in summary.variants}
+    unfinished = {variant.name: len(variant.unfinished) for variant in summary.variants}
+    for meaning, counts in (
+        ("Diverged, with the number of seeds, which are not among the means", diverged),
+        ("Unfinished, with the number of seeds missing", unfinished),
     ):
-        cases = [f"{e['name']} ({len(e[state])})" for e in summary["variants"] if e[state]]
+        cases = [f"{name} ({count})" for name, count in counts.items() if count]
         if cases:
-            text += f" {means}: {', '.join(cases)}."
+            text += f" {meaning}: {', '.join(cases)}."
     return text
 
 
@@ -154,29 +63,29 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
+def markdown(summary: SweepSummary) -> str:
     """The table and what it shows."""
     lines = [HEADS, ["---"] * len(HEADS), *rows(summary)]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"# {summary['name']}: sweep\n\n{note(summary)}\n\n{table}\n"
+    return f"# {summary.name}: sweep\n\n{note(summary)}\n\n{table}\n"
 
 
-def to_json(summary: Mapping[str, Any]) -> str:
-    return json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+def to_json(summary: SweepSummary) -> str:
+    return json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def draw(summary: Mapping[str, Any], theme: Theme) -> Figure:
+def draw(summary: SweepSummary, theme: Theme) -> Figure:
     """Accuracy of every variant, last and best epoch, with deviations."""
-    entries = [entry for entry in summary["variants"] if entry["seeds"]]
-    result, (axis,) = figure(theme, 1.4 + 0.42 * len(entries))
-    for key, text, offset, marker, colour in (
-        ("accuracy", "last epoch", -0.13, "o", theme.palette[0]),
-        ("best_accuracy", "best epoch", 0.13, "D", theme.palette[1]),
+    means = [means for _, means in summary.finished]
+    result, (axis,) = figure(theme, 1.4 + 0.42 * len(means))
+    for spreads, text, offset, marker, colour in (
+        ([m.accuracy for m in means], "last epoch", -0.13, "o", theme.palette[0]),
+        ([m.best_accuracy for m in means], "best epoch", 0.13, "D", theme.palette[1]),
     ):
         axis.errorbar(
-            [entry[key]["mean"] for entry in entries],
-            [row + offset for row in range(len(entries))],
-            xerr=[entry[key]["deviation"] for entry in entries],
+            [spread.mean for spread in spreads],
+            [row + offset for row in range(len(spreads))],
+            xerr=[spread.deviation for spread in spreads],
             color=colour,
             marker=marker,
             markersize=7,
@@ -184,9 +93,9 @@ def draw(summary: Mapping[str, Any], theme: Theme) -> Figure:
             linestyle="none",
             label=text,
         )
-    title(result, f"{summary['name']}: accuracy by variant", theme)
-    label(axis, theme, f"accuracy {SPLITS[summary['split']]}")
-    axis.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
+    title(result, f"{summary.name}: accuracy by variant", theme)
+    label(axis, theme, f"accuracy {SPLITS[summary.split]}")
+    axis.set_yticks(range(len(means)), [variant.name for variant, _ in summary.finished])
     axis.tick_params(axis="y", labelcolor=theme.ink)
     axis.invert_yaxis()
     axis.margins(x=0.08, y=0.08)

@@ -2,9 +2,9 @@
 //
 // Blocks run one after the other in order (the blocks of a cluster together). A fiber runs until
 // its next barrier or warp operation, and a warp as far ahead of the others as barriers allow; the
-// order is the caller's, so that a missing barrier shows as a result that depends on it. Threads that wait at different
-// barriers, or for a thread that has left, end the run with an error, and shared memory starts as
-// NaN.
+// order is the caller's, so that a missing barrier shows as a result that depends on it. Threads
+// that wait at different barriers, or for a thread that has left, end the run with an error, and
+// shared memory starts as NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -180,8 +180,14 @@ inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
 // order: of the threads; 0 ascending, 1 descending, more: random.
 inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned order,
                 std::function<void()> kernel) {
-  Launch state = {{static_cast<unsigned>(blocks)}, {static_cast<unsigned>(threads)}, cluster,
-                  std::move(kernel), {}, {}, {}, {}};
+  Launch state = {{static_cast<unsigned>(blocks)},
+                  {static_cast<unsigned>(threads)},
+                  cluster,
+                  std::move(kernel),
+                  {},
+                  {},
+                  {},
+                  {}};
   launch = &state;
   for (int block = 0; block < blocks; block += cluster) run_cluster(block, shared_bytes, order);
   launch = nullptr;
@@ -254,8 +260,8 @@ struct Cluster {
   template <class T>
   T* map_shared_rank(T* address, int rank) const {
     const auto offset = reinterpret_cast<char*>(address) - ::dynamic_shared();
-    return reinterpret_cast<T*>(
-        reinterpret_cast<char*>(emulation::launch->shared[rank].data()) + offset);
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(emulation::launch->shared[rank].data()) +
+                                offset);
   }
 };
 inline Cluster this_cluster() { return {}; }

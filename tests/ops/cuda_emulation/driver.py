@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from edufast.ops.kd_loss import _problem, kd_loss
-from edufast.ops.kd_loss_reference import REDUCTIONS, Problem
+from edufast import _native
+from edufast.ops.kd_loss import kd_loss_arguments
+from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
 from tests.ops.cases import Inputs, Outcome
 
+HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[3]
 MAX_TEACHERS = 32
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -30,7 +32,7 @@ class CLogits(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("row_stride", ctypes.c_int64),
         ("col_stride", ctypes.c_int64),
-        ("dtype", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8),
     ]
 
     @classmethod
@@ -72,7 +74,7 @@ class CProblem(ctypes.Structure):
         ("reduction", ctypes.c_int64),
         ("loss", ctypes.c_void_p),
         ("grad", ctypes.c_void_p),
-        ("grad_dtype", ctypes.c_int32),
+        ("grad_dtype", ctypes.c_uint8),
     ]
 
 
@@ -118,41 +120,61 @@ class Emulated(NamedTuple):
     workspace: Tensor
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The emulation, compiled; skips the test where there is no g++."""
+def _build(target: Path, *arguments: str | Path) -> None:
+    """Compile a shared library; skips the test where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ was not found: the CUDA kernels cannot be emulated")
-    folder = Path(tempfile.mkdtemp(prefix="edufast-cuda-emulation-"))
-    target = folder / "kd_loss.so"
-    here = Path(__file__).parent
-    subprocess.run(
-        [
-            compiler, "-std=c++20", "-O1", "-fPIC", "-shared", "-w",
-            "-fno-strict-aliasing", f"-I{here}", f"-I{ROOT / 'csrc'}", str(here / "kd_loss.cpp"),
-            "-o", str(target),
-        ],
-        check=True,
-    )  # fmt: skip
-    loaded = ctypes.CDLL(str(target))
-    shutil.rmtree(folder)
+    options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-fno-strict-aliasing"]
+    includes = [f"-I{HERE}", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([compiler, *options, *includes, *arguments, "-o", target], check=True)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The emulated kernels of kd_loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "kd_loss.so"
+        _build(target, HERE / "kd_loss.cpp")
+        loaded = ctypes.CDLL(str(target))
     loaded.kd_loss.restype = CChoice
     loaded.problem_bytes.restype = loaded.workspace_bytes.restype = ctypes.c_int64
     assert loaded.problem_bytes() == ctypes.sizeof(CProblem)
     return loaded
 
 
+@functools.cache
+def load_merge() -> None:
+    """Registers edufast_emulated::merge_: the operator with the emulated kernel behind it."""
+    torch_dir = Path(torch.__file__).parent
+    major, minor = map(int, _native.torch_target.split("."))
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "libmerge.so"
+        _build(
+            target,
+            "-Dedufast=edufast_emulated",  # the namespace, in C++ and in torch
+            f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+            "-ffp-contract=off",
+            "-fvisibility=hidden",
+            "-isystem",
+            torch_dir / "include",
+            HERE / "merge.cpp",
+            ROOT / "csrc/checks.cpp",
+            *(ROOT / "csrc").glob("merge*.cpp"),
+            torch_dir / "lib/libtorch_cpu.so",
+        )
+        torch.ops.load_library(str(target))
+
+
 _tokens = itertools.count(1)
 
 
-def problem_of(x: Inputs) -> Problem:
-    defaults = (kd_loss.__kwdefaults__ or {}) | x.arguments | {"backend": "reference"}
-    return _problem(x.student, x.teachers, x.labels, **defaults)[0]
+def problem_of(x: Inputs) -> KDLoss:
+    return kd_loss_arguments(x.student, x.teachers, x.labels, **x.arguments)
 
 
 def run(
-    p: Problem,
+    p: KDLoss,
     device: Device | None = None,
     order: int = 0,
     workspace: Tensor | None = None,
@@ -188,7 +210,10 @@ def run(
         c.weight_row_stride = p.weights.stride(0) if p.weights.dim() == 2 else 0
         c.weight_col_stride = p.weights.stride(-1)
     c.weighting, c.divergence, c.reduction = p.weighting, p.divergence, p.reduction
-    c.divergence_params[: len(p.divergence_params)] = p.divergence_params
+    params = list(p.divergence_params)
+    if len(params) == 1:  # js takes beta; the kernels get 1 - beta, too
+        params.append(1 - params[0])
+    c.divergence_params[: len(params)] = params
     c.alpha, c.label_smoothing = p.alpha, p.label_smoothing
     none = p.reduction == REDUCTIONS["none"]
     loss = torch.full(

@@ -1,0 +1,127 @@
+"""The folder of a run: what it is for, and where everything in it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import PositiveFloat
+
+from edufast.experiments.events import Equal
+from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
+from edufast.experiments.run_log import RunLog, read_run
+from edufast.experiments.schema import Section, read_section
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+
+class RunConfig(Section):
+    """What a run folder is for; its config.yaml.
+
+    Attributes:
+        methods: student trainings, in order, each with every seed.
+        seeds: of the student's weights and of the order and views of the samples. Teachers use the
+            recipe's seed.
+        equal: in what the budget of every method equals that of education distillation.
+        seconds: of training that equal "time" means; None: what education distillation takes, which
+            is one of the methods.
+        device: "cpu" or a CUDA device.
+        export: write and verify student.onnx of the first education graduate.
+        teachers: folder of the run whose teachers are used; None: this one's.
+        cache: folder of stored teachers' logits, which students read and add to, and which a run
+            without methods fills; None: the teachers answer every time.
+        recipe: resolved, with every default filled in.
+    """
+
+    methods: tuple[MethodName, ...]
+    seeds: tuple[int, ...]
+    equal: Equal = "samples"
+    seconds: PositiveFloat | None = None
+    device: str = "cpu"
+    export: bool = True
+    teachers: Path | None = None
+    cache: Path | None = None
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it makes. Besides what is listed here: student.onnx and, of a student
+    with exits, student-exit1.onnx and so on; report.html and plots/."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved :class:`RunConfig`."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """The event log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def student(self) -> Path:
+        """Weights of the first education graduate."""
+        return self.path / "student.safetensors"
+
+    @property
+    def diverged(self) -> Path:
+        """Of a run of a sweep whose loss was not finite: at which step."""
+        return self.path / "diverged.txt"
+
+    def teacher(self, k: int) -> Path:
+        """Weights of the teacher at position ``k``."""
+        return self.path / "teachers" / f"teacher{k}.safetensors"
+
+    def checkpoint(self, training: str) -> Path:
+        """What keeps a training resumable."""
+        return self.path / "checkpoints" / f"{training}.pt"
+
+    def log(self) -> RunLog:
+        """What happened so far.
+
+        Raises:
+            UserError: a line of the event log is malformed.
+        """
+        return read_run(self.metrics) if self.metrics.exists() else RunLog()
+
+    def read_config(self) -> RunConfig:
+        """The config of an existing run.
+
+        Raises:
+            UserError: the folder holds no run, or its config.yaml was damaged.
+        """
+        if not self.config_file.is_file():
+            raise UserError(f"{self.path} holds no run: {self.config_file} does not exist")
+        config = read_section(RunConfig, self.config_file)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{self.config_file}: recipe")
+        return config
+
+    def holds(self, config: RunConfig) -> bool:
+        """Whether there is a run of ``config`` already.
+
+        Raises:
+            UserError: there is another one, or its config.yaml was damaged.
+        """
+        if not self.config_file.exists():
+            return False
+        if read_section(RunConfig, self.config_file) != config:
+            raise UserError(
+                f"{self.path} holds a run of another recipe or with other options; choose another "
+                f"--out, or go on with it: edufast resume {self.path}"
+            )
+        return True
+
+    def claim(self, config: RunConfig) -> None:
+        """Make the folder one for ``config``, unless it is already.
+
+        Raises:
+            UserError: as :meth:`holds`.
+        """
+        if not self.holds(config):
+            content = config.model_dump(mode="json")
+            with atomic_write(self.config_file) as temporary:
+                temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

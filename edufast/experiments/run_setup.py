@@ -1,0 +1,105 @@
+"""What a run works with, put together and checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from edufast.data import DataSet
+from edufast.experiments.events import PlannedGrade, RunEvent
+from edufast.experiments.method import dry_run, plan_methods
+from edufast.experiments.recipe import DataSection
+from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.teachers.logit_store import countable_views
+from edufast.utils.errors import UserError
+from edufast.utils.event_log import EventLog
+from edufast.utils.lock import folder_lock
+
+
+class Setup:
+    """What a run works with. Whatever can be checked before a training is checked here; the folder
+    is written to within :meth:`opened` only.
+
+    Args:
+        config: what to do.
+        path: the folder.
+        console: told what happens; None: standard error.
+        load: reads the data.
+
+    Attributes:
+        methods: those of the config by name, and education.
+        recipe: the config's, with a teacher of all classes where a method needs one.
+        event_log: of the folder.
+
+    Raises:
+        UserError: the folder holds a run of another config, or the recipe does not fit its data.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        console: Console | None = None,
+        load: Callable[[DataSection], DataSet] = DataSection.load,
+    ) -> None:
+        self.config, self.folder = config, RunFolder(path)
+        self.console = console or Console(stderr=True)
+        if config.equal == "time" and config.seconds is None and "education" not in config.methods:
+            raise UserError("equal time: expected education among the methods, whose time it is")
+        self.data = load(config.recipe.data)
+        self.methods = plan_methods(config.recipe, self.data, config.methods)
+        self.recipe = self.methods["education"].recipe
+        cached = config.cache is not None
+        dry_run(self.methods, config.methods, config.device, cached=cached)
+        if cached:
+            countable_views(self.recipe.create_training().augment)
+        self.folder.holds(config)
+        self.event_log = EventLog()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within the block the folder is one of this config, and no other process is in it.
+
+        Raises:
+            UserError: another process is, or the folder holds a run of another config by now.
+        """
+        with folder_lock(self.folder.path):
+            self.folder.claim(self.config)
+            self.event_log = EventLog(self.folder.metrics)
+            if self.folder.log().run is None:
+                self.event_log.write(self._description())
+            yield
+
+    def teacher_file(self, k: int) -> Path:
+        """Weights of the teacher at position ``k``, which may not exist yet."""
+        folder = RunFolder(self.config.teachers) if self.config.teachers else self.folder
+        return self.recipe.teachers[k].weights or folder.teacher(k)
+
+    def _description(self) -> RunEvent:
+        education = self.methods["education"].curriculum
+        return RunEvent(
+            name=self.recipe.name,
+            dataset=self.data.name,
+            classes=list(self.data.classes),
+            num_classes=len(self.data.classes),
+            device=self.config.device,
+            torch=torch.__version__,
+            student=self.recipe.student.model,
+            split="holdout" if self.recipe.data.holdout else "validation",
+            equal=self.config.equal,
+            slices=[list(grade.classes) for grade in education.grades if grade.classes],
+            grades=[
+                PlannedGrade(
+                    grade=g + 1,
+                    fragments=education.fragments[g],
+                    classes=len(education.taught(g)),
+                    epochs=grade.epochs,
+                    target=str(grade.target),
+                )
+                for g, grade in enumerate(education.grades)
+            ],
+        )

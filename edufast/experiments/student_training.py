@@ -1,0 +1,124 @@
+"""The student of a method: trained, measured, and the first of education distillation kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from edufast.edge.trained import export_trained, latency
+from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
+from edufast.experiments.method import Method
+from edufast.experiments.run_setup import Setup
+from edufast.models.weights import ModelInfo, read_info, save_model
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum
+from edufast.training.evaluation import evaluate_on
+from edufast.training.events import EpochEvent
+from edufast.training.school import School
+
+
+def train_student(setup: Setup, method: Method, seed: int, faculty: Faculty) -> ResultEvent:
+    """Train one student and log its result; of education, the first one is saved and exported.
+
+    Raises:
+        Interrupted: after Ctrl-C; call again to go on.
+        TrainingError, ExportError: a step failed; the message says why.
+    """
+    school = method.create_school(
+        seed,
+        faculty,
+        device=setup.config.device,
+        event_log=setup.event_log,
+        checkpoint=setup.folder.checkpoint(f"{method.name}-{seed}"),
+    )
+    graduate = school.fit()
+    if (method.name, seed) == ("education", setup.config.seeds[0]):
+        _keep(setup, school, graduate)
+    for phase, seconds in school.progress.phases.items():
+        setup.event_log.write(
+            PhaseEvent(method=method.name, seed=seed, phase=phase, seconds=seconds)
+        )
+    result = _result(setup, method, seed, school)
+    setup.event_log.write(result)
+    setup.console.print(
+        f"{method.name}, seed {seed}: {result.accuracy:.1%} (best {result.best_accuracy:.1%} after "
+        f"epoch {result.best_epoch}), {result.samples:,} samples, "
+        f"{result.student_flops / 1e12:.2f} TFLOP, {result.seconds:.0f} s"
+    )
+    return result
+
+
+def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
+    """Save the graduate; export the smaller students that end at its exits."""
+    at = school.progress
+    info = ModelInfo.describe(
+        setup.recipe.student.model,
+        setup.data,
+        range(len(setup.data.classes)),
+        at.accuracy,
+        at.student_flops,
+        at.seconds,
+    )
+    save_model(setup.folder.student, graduate, info)
+    if setup.config.export:
+        for depth in school.student.depths[:-1]:
+            export_student(setup, school.student.graduate(depth), info, f"student-exit{depth}.onnx")
+
+
+def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEvent:
+    at, student = school.progress, school.student
+    # By the slices of education, also where the method has a single grade.
+    accuracy = evaluate_on(student, setup.data, setup.methods["education"].curriculum.class_map)
+    epochs = setup.folder.log().methods[method.name].trials[seed].epochs
+    best_accuracy, best_epoch = _best(epochs, method.curriculum)
+    taught_by = [read_info(setup.teacher_file(k)) for k in method.teachers]
+    return ResultEvent(
+        method=method.name,
+        seed=seed,
+        accuracy=at.accuracy,
+        best_accuracy=best_accuracy,
+        best_epoch=best_epoch,
+        slice_accuracy=list(accuracy.slices),
+        slice_accuracy_masked=list(accuracy.masked),
+        samples=at.samples,
+        student_flops=at.student_flops,
+        teacher_flops=at.teacher_flops,
+        teacher_training_flops=sum(info.training_flops for info in taught_by),
+        teacher_training_seconds=sum(info.training_seconds for info in taught_by),
+        seconds=at.seconds,
+        # What equal time is about: measuring and compiling are no training.
+        training_seconds=at.seconds
+        - sum(at.phases.get(phase, 0.0) for phase in ("validation", "compile")),
+        data_wait=at.data_wait,
+    )
+
+
+def _best(epochs: Sequence[EpochEvent], curriculum: Curriculum) -> tuple[float, int]:
+    """Best accuracy, and after which epoch (from 1), of those in which all classes are taught."""
+    count = len(curriculum.class_map)
+    complete = [
+        (epoch.accuracy, number)
+        for number, epoch in enumerate(epochs, start=1)
+        if len(curriculum.taught(epoch.grade - 1)) == count
+    ]
+    return max(complete, key=lambda pair: (pair[0], -pair[1]))
+
+
+def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> None:
+    """Write ``model`` to the file ``name`` of the run's folder, verify and measure it.
+
+    Raises:
+        ExportError: the file does not do what the model does.
+    """
+    report = export_trained(model, info, setup.data, setup.folder.path / name)
+    accuracy = evaluate_on(model, setup.data, info.class_map).overall
+    milliseconds = latency(report.path, info.image_size)
+    setup.event_log.write(
+        ExportEvent(**report.to_dict(), accuracy=accuracy, latency_ms=milliseconds)
+    )
+    setup.console.print(
+        f"exported {report.path} ({accuracy:.1%}, {report.bytes / 1e6:.2f} MB, "
+        f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch "
+        f"{report.parity.agreement:.1%}"
+    )

@@ -1,0 +1,106 @@
+"""What a sweep is for: variants of a recipe, how often each, and by which measure equal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import PositiveInt
+
+from edufast.experiments.events import Equal
+from edufast.experiments.method import METHODS
+from edufast.experiments.recipe import Recipe, parse_recipe
+from edufast.experiments.schema import Section, parse_value, read_section
+from edufast.utils.errors import UserError, unknown
+from edufast.utils.files import atomic_write
+
+_FILE = "sweep.yaml"
+
+
+class SweepConfig(Section):
+    """What a sweep folder is for; its sweep.yaml.
+
+    Attributes:
+        seeds: of students: 0 to this many, exclusive.
+        teacher_seeds: sets of teachers; student seed s learns from set s modulo this.
+        data_seeds: draws of the data (splits, rendering), likewise.
+        equal: see :class:`edufast.experiments.run_folder.RunConfig`; of each variant relative to
+            education distillation by the same variant, for "time" to the first variant that is
+            one.
+        device: "cpu" or a CUDA device.
+        recipe: with its variants.
+    """
+
+    seeds: PositiveInt
+    teacher_seeds: PositiveInt = 1
+    data_seeds: PositiveInt = 1
+    equal: Equal = "samples"
+    device: str = "cpu"
+    recipe: Recipe
+
+    @classmethod
+    def read(cls, folder: Path) -> SweepConfig:
+        """The config of an existing sweep.
+
+        Raises:
+            UserError: sweep.yaml was damaged.
+        """
+        config = read_section(cls, folder / _FILE)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{folder / _FILE}: recipe")
+        return config
+
+    def write(self, folder: Path) -> None:
+        """Make ``folder`` one of this config."""
+        content = self.model_dump(mode="json")
+        with atomic_write(folder / _FILE) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether ``folder`` is that of a sweep."""
+    return (folder / _FILE).is_file()
+
+
+def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] = ()) -> Recipe:
+    """``recipe`` with the variants that a sweep runs.
+
+    Args:
+        recipe: its own variants, else what ``vary`` makes of the recipe, else every method.
+        vary: ``key=value,value`` each; every variant is run with every combination of them. The key
+            ``method`` chooses among :data:`edufast.experiments.method.METHODS`.
+        only: names of the variants wanted; none: all.
+
+    Raises:
+        UserError: a variant is not valid, or there is none of a name.
+    """
+    variants: dict[str, dict[str, Any]] = recipe.variants
+    if not variants and not vary:
+        variants = {name: {"method": name} for name in METHODS}
+    axes = [_axis(text) for text in vary]
+    if axes:
+        variants = {
+            ", ".join(filter(None, (name, *(text for text, _ in values)))): changes
+            | dict(change for _, change in values)
+            for name, changes in (variants or {"": {}}).items()
+            for values in itertools.product(*axes)
+        }
+    for name in only:
+        if name not in variants:
+            raise unknown("--only", name, variants)
+    chosen = {name: changes for name, changes in variants.items() if not only or name in only}
+    for name, changes in chosen.items():
+        recipe.variant(changes, f"variant {name}")
+    return recipe.model_copy(update={"variants": chosen})
+
+
+def _axis(text: str) -> list[tuple[str, tuple[str, Any]]]:
+    """``key=a,b`` as (name, (key, value)) of each value."""
+    key, separator, values = text.partition("=")
+    found = parse_value(f"[{values}]", f"--vary {text}")
+    if not separator or not found:
+        raise UserError(f"--vary {text}: expected key.subkey=value,value")
+    return [(f"{key}={json.dumps(value).strip(chr(34))}", (key, value)) for value in found]

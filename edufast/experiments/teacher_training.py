@@ -1,0 +1,126 @@
+"""The teachers of a recipe: each trained once and kept as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from edufast.data import DataSet
+from edufast.experiments.events import TeacherEvent
+from edufast.experiments.recipe import Recipe, TeacherSection
+from edufast.models.weights import ModelInfo, load_model, save_model
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty, Teacher
+from edufast.training.curriculum import Curriculum
+from edufast.training.school import School
+from edufast.training.settings import SchoolOptions
+from edufast.utils.errors import UserError
+from edufast.utils.event_log import EventLog
+
+
+def train_teacher(
+    recipe: Recipe,
+    k: int,
+    data: DataSet,
+    path: Path,
+    *,
+    device: str,
+    checkpoint: Path,
+    event_log: EventLog,
+    console: Console,
+) -> TeacherEvent:
+    """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
+
+    Returns what is written to the event log.
+    """
+    section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
+    torch.manual_seed(recipe.seed + k)
+    model = recipe.create_teacher_model(k, len(classes))
+    school = School(
+        Student(model, 1, input_size=(3, data.image_size, data.image_size)),
+        Faculty([]),
+        Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
+        data,
+        training=recipe.create_teaching(),
+        options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),
+    )
+    graduate, at = school.fit(), school.progress
+    info = ModelInfo.describe(
+        section.model, data, classes, at.accuracy, at.student_flops, at.seconds
+    )
+    event = TeacherEvent(
+        teacher=k,
+        model=section.model,
+        classes=list(classes),
+        accuracy=at.accuracy,
+        seconds=at.seconds,
+        flops=at.student_flops,
+        samples=at.samples,
+    )
+    event_log.write(event)
+    save_model(path, graduate, info)
+    console.print(
+        f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
+        f"{at.seconds:.0f} s"
+    )
+    return event
+
+
+def load_teacher(
+    path: Path, k: int, classes: Sequence[int], data: DataSet, section: TeacherSection
+) -> Teacher:
+    """A teacher from its file, who looks at images as the file says it learned to.
+
+    Args:
+        path: the file, of the run or of anybody.
+        k: its position among the teachers.
+        classes: class ids it should know.
+        data: what it should have learned.
+        section: of the recipe; the model and, where it names them, mean, std and image_size are
+            those of the file.
+
+    Raises:
+        UserError: it knows other classes or another data set; its images were not as ``section``
+            says; or, where that says nothing, it learned from other images of the data set
+            (``data.seed`` or ``data.holdout`` differ): it may know those that validate the student.
+    """
+    network, info = load_model(path, model=section.model)
+    if info.class_ids != tuple(classes) or info.data != data.name:
+        raise UserError(
+            f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
+            f"{_brief(classes)} of {data.name}"
+        )
+    if (info.mean, info.std) != (section.mean or data.mean, section.std or data.std):
+        source = (
+            f"those of {data.name} as this recipe draws and holds them out have"
+            if section.mean is section.std is None
+            else f"teachers.{k} says"
+        )
+        raise UserError(
+            f"{path} was trained on images of mean {_rounded(info.mean)} and deviation "
+            f"{_rounded(info.std)}; {source} {_rounded(section.mean or data.mean)} and "
+            f"{_rounded(section.std or data.std)}"
+        )
+    if section.image_size not in (None, info.image_size):
+        raise UserError(
+            f"{path} was trained on images of {info.image_size} pixels; teachers.{k} says "
+            f"{section.image_size}"
+        )
+    return Teacher(network, classes, f"{info.model} ({k})", info.mean, info.std, info.image_size)
+
+
+def absent_teacher(classes: Sequence[int]) -> Teacher:
+    """Takes the place of a teacher in the faculty that is never asked."""
+    return Teacher(nn.Identity(), classes)
+
+
+def _brief(classes: Sequence[int]) -> str:
+    return f"{classes[0]}..{classes[-1]} ({len(classes)})"
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"

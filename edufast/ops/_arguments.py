@@ -1,0 +1,227 @@
+"""Validation that the operators share; what only one of them has is checked beside it.
+
+Messages name the argument, the value found and the value expected. The bounds are those of the
+operators in C++ (csrc/checks.h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from edufast.ops.slices import ClassSlices, Slice
+from edufast.utils._torch_private import values_are_at_hand
+
+MAX_TEACHERS = 32
+
+# The bounds are literals: torch.compile would take a global float for a number that may change.
+
+
+def is_temperature(x: float) -> bool:
+    """T, 1 / T and their squares are then normal float32 numbers."""
+    return 1e-18 <= x <= 1e18
+
+
+def is_weight(x: float) -> bool:
+    """Of a term of a loss; the bound leaves float32 room for products."""
+    return 0 <= x <= 1e18
+
+
+# --- from what users type to what operators take ------------------------------------------------
+
+
+def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+    """The number that the operators' schemas give to a name."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+    return choices[value]
+
+
+def one_for_each_teacher(temperature: float | Sequence[float], teachers: int) -> list[float]:
+    """K temperatures from one, or from K."""
+    if isinstance(temperature, (int, float)):
+        temperatures = [float(temperature)] * teachers
+    else:
+        temperatures = [float(t) for t in temperature]
+    if len(temperatures) != teachers or not all(is_temperature(t) for t in temperatures):
+        raise ValueError(
+            f"temperature is {temperature}; expected one number from 1e-18 to 1e18, or {teachers} "
+            "of them"
+        )
+    return temperatures
+
+
+def class_slices(
+    slices: Sequence[Slice] | ClassSlices | None, student: Tensor, teachers: Sequence[Tensor]
+) -> ClassSlices:
+    """One slice for each teacher; None: every teacher knows all classes.
+
+    Of the teachers only the number of classes is looked at; the rest is left to the checks below.
+    """
+    check_student(student)
+    classes = student.shape[1]
+    if slices is None:
+        slices = ClassSlices((0,) * len(teachers), (), (classes,) * len(teachers))
+    elif not isinstance(slices, ClassSlices):
+        slices = ClassSlices.of(slices, classes, student.device)
+    sizes = tuple(t.shape[-1] if t.dim() else 0 for t in teachers)
+    # Sizes one by one: while tracing they are symbols, and a tuple of them cannot be compared.
+    if len(slices.sizes) != len(sizes) or any(
+        a != b for a, b in zip(sizes, slices.sizes, strict=True)
+    ):
+        raise ValueError(
+            f"teachers have {sizes} classes, but slices name {slices.sizes}; expected one slice "
+            "for each teacher, with as many classes as it has logits"
+        )
+    return slices
+
+
+# --- what operators take ------------------------------------------------------------------------
+
+
+def check_student(student: Tensor) -> None:
+    """Logits (B, C) of a float type; more classes the kernels would not count in 32 bits."""
+    if student.dim() != 2 or not 1 <= student.shape[1] <= 2**30:
+        raise ValueError(
+            f"student has shape {tuple(student.shape)}; expected (B, C) with 1 <= C <= 2^30"
+        )
+    check_float("student", student)
+
+
+def check_teachers(student: Tensor, teachers: Sequence[Tensor]) -> None:
+    """1 to 32 logits (B, C_k), each of its own float type, on the student's device."""
+    if not 1 <= len(teachers) <= MAX_TEACHERS:
+        raise ValueError(f"teachers has {len(teachers)} tensors; expected 1 to {MAX_TEACHERS}")
+    rows, classes = student.shape
+    for k, t in enumerate(teachers):
+        if t.dim() != 2 or t.shape[0] != rows or not 1 <= t.shape[1] <= classes:
+            raise ValueError(
+                f"teachers[{k}] has shape {tuple(t.shape)}; expected ({rows}, C_k) like student, "
+                f"with 1 <= C_k <= {classes}"
+            )
+        check_float(f"teachers[{k}]", t)
+        check_device(f"teachers[{k}]", t, student)
+
+
+def check_slices(
+    student: Tensor, teachers: Sequence[Tensor], columns: Sequence[Tensor], starts: Sequence[int]
+) -> None:
+    """Slices as the operators take them: see :class:`edufast.ops.ClassSlices`.
+
+    Classes in a list are not looked at: they may be on a device.
+    """
+    if len(starts) != len(teachers):
+        raise ValueError(
+            f"starts has {len(starts)} numbers; expected {len(teachers)}, like teachers"
+        )
+    if len(columns) not in (0, len(teachers)):
+        raise ValueError(
+            f"columns has {len(columns)} tensors; expected {len(teachers)}, like teachers, or none"
+        )
+    classes = student.shape[1]
+    for k, t in enumerate(teachers):
+        last = classes - t.shape[1]
+        if columns and columns[k].numel():
+            _check_columns(f"columns[{k}]", columns[k], t.shape[1], student)
+            last = 0
+        if not 0 <= starts[k] <= last:
+            raise ValueError(
+                f"starts[{k}] is {starts[k]}; expected 0 to {last} for {t.shape[1]} of {classes} "
+                "classes"
+            )
+
+
+def _check_columns(name: str, columns: Tensor, size: int, student: Tensor) -> None:
+    if columns.dim() != 1 or columns.shape[0] != size or columns.dtype != torch.int64:
+        raise ValueError(
+            f"{name} has shape {tuple(columns.shape)} and dtype {columns.dtype}; expected "
+            f"({size},) and torch.int64"
+        )
+    if not columns.is_contiguous():
+        raise ValueError(f"{name} has stride {columns.stride(0)}; expected a contiguous tensor")
+    check_device(name, columns, student)
+
+
+def check_labels(labels: Tensor, student: Tensor) -> None:
+    """(B,) int64 on the student's device."""
+    rows = student.shape[0]
+    if labels.dim() != 1 or labels.shape[0] != rows or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected ({rows},) "
+            "and torch.int64"
+        )
+    check_device("labels", labels, student)
+
+
+def check_given_weights(name: str, weights: Tensor, student: Tensor, teachers: int) -> None:
+    """(K,) or (B, K) on the student's device."""
+    rows = student.shape[0]
+    one_each = weights.dim() == 1 and weights.shape[0] == teachers
+    row_each = weights.dim() == 2 and weights.shape[0] == rows and weights.shape[1] == teachers
+    if not (one_each or row_each):
+        raise ValueError(
+            f"{name} has shape {tuple(weights.shape)}; expected ({teachers},) or "
+            f"({rows}, {teachers})"
+        )
+    check_device(name, weights, student)
+
+
+def check_float(name: str, x: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected float32, bfloat16, float16 or float64"
+        )
+
+
+def check_device(name: str, x: Tensor, student: Tensor) -> None:
+    """A kernel must not meet memory of another device, nor a meta tensor, which has none."""
+    if x.device != student.device:
+        raise ValueError(f"{name} is on {x.device}; expected {student.device}, like student")
+
+
+def check_temperature(name: str, temperature: float) -> None:
+    if not is_temperature(temperature):
+        raise ValueError(f"{name} is {temperature}; expected a number from 1e-18 to 1e18")
+
+
+def check_temperatures(temperatures: Sequence[float], teachers: int) -> None:
+    if len(temperatures) != teachers:
+        raise ValueError(
+            f"temperatures has {len(temperatures)} numbers; expected {teachers}, like teachers"
+        )
+    for k, temperature in enumerate(temperatures):
+        check_temperature(f"temperatures[{k}]", temperature)
+
+
+def check_weight(name: str, value: float) -> None:
+    if not is_weight(value):
+        raise ValueError(f"{name} is {value}; expected a number from 0 to 1e18")
+
+
+def check_code(name: str, value: int, choices: Mapping[str, int]) -> None:
+    """A number that stands for one of ``choices``."""
+    if value not in choices.values():
+        raise ValueError(f"{name} is {value}; expected 0 to {len(choices) - 1}")
+
+
+def check_indices(
+    labels: Tensor, ignore_index: int, columns: Sequence[Tensor], classes: int
+) -> None:
+    """Labels and listed classes in range, where the numbers can be looked at."""
+    if values_are_at_hand(labels):
+        wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"labels[{row}] is {int(labels[row])}; expected 0 to {classes - 1} or ignore_index "
+                f"{ignore_index}"
+            )
+    for k, listed in enumerate(columns):
+        if values_are_at_hand(listed):
+            outside = listed[(listed < 0) | (listed >= classes)]
+            if len(outside):
+                raise ValueError(
+                    f"columns[{k}] names class {int(outside[0])}; expected 0 to {classes - 1}"
+                )

@@ -1,0 +1,103 @@
+"""Autograd of the fused losses, whose forward pass has already computed the gradient."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edufast.ops._library import checked
+from edufast.utils._torch_private import Operator, below_autograd, graph_is_kept
+
+
+class FusedLoss(torch.autograd.Function):
+    """A fused loss: ``apply(operator, arguments, *inputs)`` gives the loss and the gradients.
+
+    Called directly: the machinery of ``torch.library.register_autograd`` takes longer than a small
+    problem's loss.
+
+    Args:
+        operator: returns the loss, its gradient for the first of ``inputs``, and, if it has them, a
+            list of the gradients for the others.
+        arguments: of the operator, ``inputs`` among them.
+        inputs: what the loss is differentiated for.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, operator: Operator, arguments: tuple[Any, ...], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        with below_autograd():
+            loss, grad, *others = operator(*arguments)
+        grads = (grad, *itertools.chain(*others))
+        ctx.save_for_backward(*grads)
+        ctx.mark_non_differentiable(*grads)
+        ctx.set_materialize_grads(False)
+        ctx.operator = operator
+        ctx.dtypes = [x.dtype for x in inputs]
+        return loss, *grads
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            name = ctx.operator.name().removeprefix("edufast::").removesuffix("_triton")
+            raise RuntimeError(
+                f"{name} has no second derivative in its fused backends (create_graph=True); "
+                "use backend='reference'"
+            )
+        grads: list[Tensor | None] = [None] * len(ctx.dtypes)
+        if d_loss is not None:
+            for i, grad in enumerate(ctx.saved_tensors):
+                grads[i] = _times(grad, d_loss).to(ctx.dtypes[i])
+        return (None, None, *grads)
+
+
+def _times(grad: Tensor, d_loss: Tensor) -> Tensor:
+    """``grad * d_loss``, without the pass over memory where ``loss.backward()`` began on the CPU.
+
+    A kept graph will need ``grad`` again, while its receiver may change it: then it is copied.
+    """
+    if (
+        type(d_loss) is Tensor  # not while tracing
+        and d_loss.device.type == "cpu"
+        and d_loss.dim() == 0
+        and d_loss.item() == 1
+        and not graph_is_kept()
+    ):
+        return grad
+    return grad * (d_loss[:, None] if d_loss.dim() else d_loss)
+
+
+def differentiable_loss(operator: Operator, arguments: tuple[Any, ...], *inputs: Tensor) -> Tensor:
+    """The loss of a fused operator, differentiable for ``inputs``; see :class:`FusedLoss`."""
+    if torch.compiler.is_compiling():
+        traced: Tensor = operator(*arguments)[0]  # one node in the graph
+        return traced
+    loss: Tensor = checked(FusedLoss.apply, operator, arguments, *inputs)[0]
+    return loss
+
+
+def loss_and_gradient(operator: Operator, arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Loss and first gradient of a fused operator, without autograd's bookkeeping."""
+    if torch.compiler.is_compiling():
+        with torch.no_grad():
+            loss, grad, *_ = operator(*arguments)
+    else:
+        with below_autograd():
+            loss, grad, *_ = checked(operator, *arguments)
+    return loss, grad
+
+
+def loss_dtype(student: Tensor) -> torch.dtype:
+    """Of a loss: float32, and float64 for float64 logits."""
+    return torch.float64 if student.dtype == torch.float64 else torch.float32
+
+
+def gradient_dtype(logits: Tensor) -> torch.dtype:
+    """Of a gradient as the fused operators return it: the logits', but float32 for float16.
+
+    Divided by the batch, a float16 gradient would underflow before a gradient scaler reaches it.
+    """
+    return torch.float32 if logits.dtype == torch.float16 else logits.dtype

@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch: the specification that every backend agrees with."""

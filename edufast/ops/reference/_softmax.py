@@ -1,0 +1,41 @@
+"""Softmax and Kullback-Leibler divergence of rows that may hold -inf."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Softmax(NamedTuple):
+    log_p: Tensor  # (B, n), -inf where masked
+    p: Tensor  # (B, n)
+    masked: Tensor  # (B, n) bool: the logit is -inf
+    empty: Tensor  # (B,) bool: every logit is -inf
+
+
+def softmax(logits: Tensor, temperature: float = 1.0) -> Softmax:
+    """Of each row of ``logits / temperature`` (B, n); an empty row has probabilities of 0."""
+    x = logits / temperature
+    masked = torch.isneginf(x)
+    empty = masked.all(1)
+    shift = x.detach().masked_fill(masked, torch.finfo(x.dtype).min).amax(1, keepdim=True)
+    total = torch.exp(x - shift).sum(1, keepdim=True)
+    log_p = x - (shift + torch.log(total.masked_fill(empty[:, None], 1.0)))
+    return Softmax(log_p, torch.exp(log_p), masked, empty)
+
+
+def kl(a: Softmax, b: Softmax) -> Tensor:
+    """KL(a || b) per row; classes that ``a`` masks contribute 0; 0 where a side is empty."""
+    ratio = a.log_p.masked_fill(a.masked, 0) - b.log_p.masked_fill(a.masked | b.masked, 0)
+    # Mass, though it may have underflown, on a class that ``b`` masks.
+    outside = (b.masked & ~a.masked).any(1)
+    divergence = (a.p * ratio).sum(1).masked_fill(outside, math.inf)
+    return divergence.masked_fill(a.empty | b.empty, 0)
+
+
+def log_of_zero(dtype: torch.dtype) -> float:
+    """Stands for log 0 where -inf has no derivative; its products with T^2 do not overflow."""
+    return -math.sqrt(torch.finfo(dtype).max)

@@ -1,0 +1,44 @@
+"""Splits check themselves when they are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edufast.data import Samples
+
+LABELS = np.array([0, 1], dtype=np.int64)
+IMAGES = np.zeros((2, 8, 6, 3), dtype=np.uint8)
+FILES = (Path("a.png"), Path("b.png"))
+
+
+@pytest.mark.parametrize("images", [IMAGES, FILES])
+def test_a_subset_has_its_samples_in_the_order_asked_for(images):
+    samples = Samples(images, LABELS)
+    subset = samples.subset(np.array([1, 0, 1]))
+    assert len(samples) == 2 and len(subset) == 3
+    assert subset.labels.tolist() == [1, 0, 1]
+    pairs = zip(subset.images, (1, 0, 1), strict=True)
+    assert all(np.array_equal(image, images[i]) for image, i in pairs)
+    assert type(subset.images) is type(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (IMAGES, np.zeros(3, dtype=np.int64), ValueError, "labels: expected 2, got 3"),
+        (FILES, np.zeros(1, dtype=np.int64), ValueError, "labels: expected 2, got 1"),
+        (IMAGES, np.zeros(2, dtype=np.int32), TypeError, "an array of int64, got int32"),
+        (IMAGES, [0, 1], TypeError, "labels: expected an array of int64, got list"),
+        (IMAGES / 255, LABELS, ValueError, r"array \(N, H, W, 3\), got float64 \(2, 8, 6, 3\)"),
+        (IMAGES[..., 0], LABELS, ValueError, r"images: expected a uint8 array \(N, H, W, 3\), got"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, ValueError, r"got uint8 \(2, 3, 8, 6\)"),
+        (list(FILES), LABELS, TypeError, "images: expected an array or a tuple of Paths"),
+        (("a.png", "b.png"), LABELS, TypeError, "images: expected an array or a tuple of Paths"),
+    ],
+)
+def test_what_is_no_split_is_told(images, labels, error, message):
+    with pytest.raises(error, match=message):
+        Samples(images, labels)

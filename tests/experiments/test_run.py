@@ -1,0 +1,88 @@
+"""Runs: what is trained, in which order, and what a second attempt leaves alone."""
+
+from pathlib import Path
+
+import pytest
+
+from edufast.experiments.events import ResultEvent
+from edufast.experiments.run import run, teach, train
+from edufast.experiments.run_log import read_events
+from edufast.teachers.faculty import Faculty
+from edufast.utils.errors import UserError
+from edufast.utils.lock import folder_lock
+from tests.experiments.small import QUIET, small_config, small_setup
+
+DIGITS = {
+    "data": {"source": "digits", "image_size": 8, "holdout": 0.6},
+    "teachers": [{"model": "resnet8", "classes": classes} for classes in ("0-4", "5-9")],
+    "curriculum": {"epochs": 3, "shares": [1, 2], "samples": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    results = run(small_config("education", "scratch", recipe=DIGITS), folder, QUIET)
+    assert list(results) == ["education", "scratch"] and list(results["scratch"]) == [0]
+    return folder
+
+
+def test_a_run_ends_with_student_export_and_report(finished):
+    for name in ("student.safetensors", "student.onnx", "report.html"):
+        assert (finished / name).is_file()
+
+
+def test_what_is_finished_is_read_from_the_log(finished):
+    config = small_config("education", "scratch", recipe=DIGITS)
+    before = read_events(finished / "metrics.jsonl")
+    again = run(config, finished, QUIET)
+    more = read_events(finished / "metrics.jsonl")[len(before) :]
+    assert [event.kind for event in more] == ["export"]
+    found = {event.method: event for event in before if isinstance(event, ResultEvent)}
+    assert {name: by_seed[0] for name, by_seed in again.items()} == found
+
+
+def test_another_run_in_the_folder_is_refused_and_changes_nothing(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds a run of another recipe"):
+        run(small_config("education", recipe=DIGITS), finished, QUIET)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
+def test_equal_time_trains_education_first_and_answers_in_the_order_asked(tmp_path):
+    setup = small_setup(tmp_path, "scratch", "education", equal="time", export=False)
+    with setup.opened():
+        results = train(setup, teach(setup))
+    events = read_events(tmp_path / "metrics.jsonl")
+    trained = [event.method for event in events if isinstance(event, ResultEvent)]
+    assert trained == ["education", "scratch"] and list(results) == ["scratch", "education"]
+
+
+def test_only_the_teachers_that_are_asked_are_trained(tmp_path):
+    setup = small_setup(tmp_path, "scratch", "kd")
+    with setup.opened():
+        faculty = teach(setup)
+    assert [teacher.teacher for teacher in setup.folder.log().teachers] == [2]
+    assert [len(teacher.model.state_dict()) > 0 for teacher in faculty] == [False, False, True]
+    assert isinstance(faculty, Faculty) and not setup.teacher_file(0).exists()
+
+
+def test_without_methods_all_teachers_are_trained_and_asked_ahead(tmp_path):
+    setup = small_setup(tmp_path / "run", cache=tmp_path / "cache")
+    with setup.opened():
+        teach(setup)
+        assert [teacher.teacher for teacher in setup.folder.log().teachers] == [0, 1]
+        assert train(setup, teach(setup)) == {}
+    cached = small_setup(
+        tmp_path / "cached", "education", teachers=tmp_path / "run", cache=tmp_path / "cache"
+    )
+    with cached.opened():
+        result = train(cached, teach(cached))["education"][0]
+    assert result.teacher_flops == 0 < result.teacher_training_flops
+
+
+def test_a_folder_in_use_is_refused_and_nothing_is_written(tmp_path):
+    refused = pytest.raises(UserError, match=r"is in use by process \d+ on .*; wait until it ends")
+    with folder_lock(tmp_path), refused:
+        run(small_config("education", recipe=DIGITS), tmp_path, QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -1,0 +1,80 @@
+"""What does not fit is told before anything is trained or written."""
+
+import pytest
+
+from edufast.utils.errors import UserError
+from tests.experiments.small import small_setup
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "message"),
+    [
+        (("scratch",), {"equal": "time"}, "equal time: expected education among the methods"),
+        (("kd",), {"recipe": {"student": {"model": "resnet9"}}}, "model is 'resnet9'; did you"),
+        (
+            ("education",),
+            {"recipe": {"student": {"model": "resnet8", "cuts": ["x"]}}},
+            "cannot cut after 'x'",
+        ),
+        (
+            (),
+            {"recipe": {"teachers": [{"model": "resnet9"}], "curriculum": {
+                "grades": [{"epochs": 1, "classes": "0-5"}]}}},
+            "model is 'resnet9'; did you mean",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_leaves_no_folder(tmp_path, methods, changes, message):
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", *methods, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"algorithm": {"name": "fitnet"}}, "--cache: fitnet reads the teachers' features"),
+        (
+            {"training": {"augment": {"random_resized_crop": [0.5, 1.0]}}},
+            "random_resized_crop|augment.replay",
+        ),
+    ],
+)
+def test_what_cannot_be_cached_leaves_no_folder(tmp_path, recipe, message):
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", "education", recipe=recipe, cache=tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_without_cuts_needs_none_that_fit(tmp_path):
+    cut = {"student": {"model": "resnet8", "cuts": ["x"]}}
+    small_setup(tmp_path / "run", "scratch", recipe=cut)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_begins_once_with_what_the_run_is_about(tmp_path):
+    for _ in range(2):
+        setup = small_setup(tmp_path / "run", "scratch", equal="flops")
+        with setup.opened():
+            pass
+    assert len(setup.folder.metrics.read_text().splitlines()) == 1
+    about = setup.folder.log().run
+    assert about is not None and (about.name, about.equal) == ("small", "flops")
+    assert (about.dataset, about.num_classes) == ("tiny", 6)
+    assert about.slices == [[0, 1, 2], [3, 4, 5]]
+    assert about.grades is not None and [grade.classes for grade in about.grades] == [3, 6]
+
+
+def test_a_teacher_is_that_of_the_recipe_of_another_run_or_its_own(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.touch()
+    teachers = [
+        {"model": "resnet8", "classes": "0-2", "weights": str(weights)},
+        {"model": "resnet8", "classes": "3-5"},
+    ]
+    own = small_setup(tmp_path / "own", "kd", recipe={"teachers": teachers})
+    assert own.teacher_file(0) == weights
+    assert own.teacher_file(1) == tmp_path / "own" / "teachers" / "teacher1.safetensors"
+    assert own.teacher_file(2).name == "teacher2.safetensors", "kd asks one of all classes"
+    other = small_setup(tmp_path / "run", "kd", teachers=tmp_path / "own")
+    assert other.teacher_file(1) == own.teacher_file(1)

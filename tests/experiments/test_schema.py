@@ -1,0 +1,69 @@
+"""Files that people write: read, changed by key, and checked."""
+
+import pytest
+
+from edufast.experiments.schema import Section, check, override, parse_value, read_section
+from edufast.utils.errors import UserError
+
+
+class Inner(Section):
+    rate: float = 0.1
+
+
+class Outer(Section):
+    name: str
+    inner: Inner = Inner()
+    items: tuple[Inner, ...] = ()
+
+
+def test_a_section_is_read_from_its_file(tmp_path):
+    (tmp_path / "f.yaml").write_text("name: a\nitems: [{rate: 2}]\n")
+    assert read_section(Outer, tmp_path / "f.yaml") == Outer(name="a", items=(Inner(rate=2),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [", "f.yaml: not valid YAML"),
+        (b"\xff", "f.yaml: not valid YAML"),
+        (b"- name", "f.yaml: found list; expected keys and values"),
+        (b"inner: {}", "f.yaml: name: missing; it has no default"),
+        (b"nmae: a", "f.yaml: nmae: unknown key; did you mean 'name'"),
+        (b"name: a\nzzz: 1", "f.yaml: zzz: unknown key; expected one of inner, items, name"),
+        (b"name: a\ninner: {rat: 1}", "f.yaml: inner.rat: unknown key; did you mean 'rate'"),
+        (b"name: a\nitems: [{rate: x}]", "f.yaml: items.0.rate: found 'x'; input should be"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, content, message):
+    (tmp_path / "f.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_section(Outer, tmp_path / "f.yaml")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_values_are_set_by_key():
+    content = {"name": "a", "items": [{"rate": 1}]}
+    override(content, "inner.rate", 3, "--set")
+    override(content, "items.0.rate", 4, "--set")
+    override(content, "name", "b", "--set")
+    checked = check(Outer, content, "f")
+    assert (checked.name, checked.inner.rate, checked.items[0].rate) == ("b", 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("items.1.rate", "--set: 1 is no position in a list of 1 entries"),
+        ("items.x", "--set: x is no position in a list of 1 entries"),
+        ("name.rate", "--set: name is not a section"),
+    ],
+)
+def test_a_key_that_leads_nowhere_is_told(key, message):
+    with pytest.raises(UserError, match=message):
+        override({"name": "a", "items": [{}]}, key, 1, "--set")
+
+
+def test_values_are_yaml():
+    assert parse_value("[1, a]", "--set") == [1, "a"]
+    with pytest.raises(UserError, match="--set x=: not valid YAML"):
+        parse_value("[", "--set x=")

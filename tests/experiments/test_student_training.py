@@ -1,0 +1,56 @@
+"""Students of a run: which is kept, and what is said of each."""
+
+import pytest
+
+from edufast.experiments.run import teach
+from edufast.experiments.run_setup import Setup
+from edufast.experiments.student_training import export_student, train_student
+from edufast.models.weights import load_model
+from tests.experiments.small import small_setup
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Education with two seeds and scratch with one, trained."""
+    folder = tmp_path_factory.mktemp("run")
+    setup = small_setup(folder, "education", "scratch", seeds=(4, 2), export=False)
+    with setup.opened():
+        faculty = teach(setup)
+        for name, seed in (("scratch", 4), ("education", 2)):
+            train_student(setup, setup.methods[name], seed, faculty)
+            assert not setup.folder.student.exists()
+        train_student(setup, setup.methods["education"], 4, faculty)
+    return setup
+
+
+def test_the_first_education_student_is_kept(setup):
+    _, info = load_model(setup.folder.student)
+    result = setup.folder.log().results["education", 4]
+    assert (info.accuracy, info.training_flops) == (result.accuracy, result.student_flops)
+    assert info.class_ids == (0, 1, 2, 3, 4, 5)
+
+
+def test_results_say_how_good_a_student_is_and_what_it_took(setup):
+    log = setup.folder.log()
+    assert set(log.results) == {("education", 2), ("education", 4), ("scratch", 4)}
+    for (method, seed), result in log.results.items():
+        epochs = log.methods[method].trials[seed].epochs
+        known = [(e.accuracy, -n) for n, e in enumerate(epochs, 1) if e.grade == epochs[-1].grade]
+        assert (result.best_accuracy, -result.best_epoch) == max(known)
+        assert result.accuracy == epochs[-1].accuracy
+        assert len(result.slice_accuracy) == len(result.slice_accuracy_masked) == 2
+        phases = log.methods[method].trials[seed].phases
+        assert result.training_seconds == pytest.approx(result.seconds - phases["validation"])
+    scratch, education = log.results["scratch", 4], log.results["education", 4]
+    assert (scratch.teacher_flops, scratch.teacher_training_flops) == (0, 0)
+    taught = sum(teacher.flops for teacher in log.teachers)
+    assert education.teacher_flops > 0 and education.teacher_training_flops == taught
+
+
+def test_an_export_is_measured_on_the_whole_validation_split(setup):
+    export_student(setup, *load_model(setup.folder.student), "again.onnx")
+    (export,) = setup.folder.log().exports
+    assert (setup.folder.path / export.path).name == "again.onnx"
+    result = setup.folder.log().results["education", 4]
+    assert export.accuracy == pytest.approx(result.accuracy)
+    assert export.agreement == 1.0 and not export.noise and export.latency_ms > 0

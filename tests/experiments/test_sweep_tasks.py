@@ -1,0 +1,59 @@
+"""What a sweep trains: which teachers are shared, and what waits for what."""
+
+import pytest
+import yaml
+
+from edufast.experiments.recipe import parse_recipe
+from edufast.experiments.sweep_config import SweepConfig, with_variants
+from edufast.experiments.sweep_tasks import plan_tasks
+from edufast.utils.errors import UserError
+
+
+# What a variant changes, and how many of its two teachers can be those of the plain recipe (nobody
+# asks the one of the last slice).
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"training.lr": 0.5}, 2),  # `teaching` says how teachers are trained
+        ({"teaching.lr": 0.5}, 0),
+        ({"teacher_epochs": 2}, 0),
+        ({"teachers.0.epochs": 5}, 1),
+        ({"teachers.0.epochs": 1}, 2),  # as teacher_epochs says
+        ({"student.model": "resnet14"}, 2),
+        ({"seed": 1}, 0),
+        ({"data.seed": 1}, 0),
+    ],
+)
+def test_variants_share_the_teachers_that_are_the_same(recipe, tmp_path, changes, shared):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    both = base.model_copy(update={"variants": {"plain": {}, "changed": changes}})
+    tasks = plan_tasks(SweepConfig(recipe=both, seeds=1), tmp_path)
+    assert len(tasks.teachers) == 4 - shared
+
+
+def test_each_seed_has_its_teachers_and_data(recipe, tmp_path):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    config = SweepConfig(recipe=base, seeds=4, teacher_seeds=2, data_seeds=3)
+    students = [task for task in plan_tasks(config, tmp_path).students if task.variant == "kd"]
+    assert [task.recipe.seed for task in students] == [0, 1, 0, 1]
+    assert [task.recipe.data.seed for task in students] == [0, 1, 2, 0]
+
+
+def test_equal_time_waits_for_its_reference(recipe, tmp_path):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    tasks = plan_tasks(SweepConfig(recipe=base, seeds=2, equal="time"), tmp_path)
+    references = {task.name: task.reference for task in tasks.students}
+    assert references["kd, seed 1"] == tmp_path / "runs" / "graded-1"
+    assert references["graded, seed 1"] is None
+    order = [task.product.name for task in tasks.in_order() if task in tasks.students]
+    assert order[:3] == ["graded-0", "plain-0", "kd-0"]
+    with pytest.raises(UserError, match="expected a variant with the method education"):
+        only = with_variants(base, only=["kd"])
+        plan_tasks(SweepConfig(recipe=only, seeds=2, equal="time"), tmp_path)
+
+
+def test_two_variants_of_one_folder_are_refused(recipe, tmp_path):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    alike = base.model_copy(update={"variants": {"a b": {}, "a/b": {"training.lr": 0.2}}})
+    with pytest.raises(UserError, match="two names make the same folder name"):
+        plan_tasks(SweepConfig(recipe=alike, seeds=1), tmp_path)

@@ -1,0 +1,64 @@
+"""Which tests are slow, and which of the others ``--fast`` (``make test-fast``) runs."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+import pytest
+
+# Patterns of path::name below tests/. Everything else takes two seconds at most on one core.
+SLOW = (
+    # Starting processes: Python with torch, compilers.
+    "test_examples.py::*",
+    "test_import.py::*",
+    "test_readme.py::test_the_example_trains_and_exports",
+    "ops/test_cuda_build.py::*",
+    "ops/test_*_cuda.py::*",
+    "ops/test_import.py::*",
+    "ops/test_kd_loss_ddp.py::*",
+    "ops/test_triton_offline.py::*",
+    "*::test_*_ctrl_c_*",
+    "*::test_every_instruction_set",
+    "*::test_processes_*",
+    "*::test_without_dali_*",
+    # Compiling, and Triton's interpreter.
+    "*::test_*_compile*",
+    "*::test_compile*",
+    "ops/test_dist_loss_triton.py::*",
+    "ops/test_min_norm_triton.py::*",
+    # Training and exporting.
+    "bench/*",
+    "cli/test_files.py::test_a_*",
+    "cli/test_train.py::*",
+    "edge/test_export.py::*",
+    "experiments/test_sweep.py::*",
+    "experiments/test_shipped_recipes.py::test_runs_on_a_miniature",
+    # Many files, images, networks or numbers.
+    "data/test_caltech256.py::*",
+    "data/test_food101.py::*",
+    "data/test_glyphs.py::test_classes_are_balanced_*",
+    "experiments/test_cost.py::test_every_shipped_recipe_*",
+    "ops/test_merge.py::test_offsets_beyond_32_bits",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="leave out slow tests (tests/fast.py), and of every test all cases but the first",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    first: dict[str, pytest.Item] = {}
+    for item in items:
+        test = item.nodeid.removeprefix("tests/").partition("[")[0]
+        if any(fnmatch(test, pattern) for pattern in SLOW):
+            item.add_marker("slow")
+        else:
+            first.setdefault(test, item)
+    if config.getoption("--fast"):
+        kept = list(first.values())
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept

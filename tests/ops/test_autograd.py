@@ -1,0 +1,150 @@
+"""Autograd of the fused losses, each hazard a test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edufast.ops import dist_loss, kd_loss
+from edufast.ops._autograd import gradient_dtype, loss_dtype
+from tests.ops import dist_cases
+from tests.ops.cases import Case, assert_accurate, evaluate, inputs
+
+DEVICE = {"cpp": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_upstream_gradient(reduction):
+    x = inputs(Case(reduction=reduction, teacher_grad=True))
+    upstreams = [torch.tensor(-3.0).expand(6), torch.randn(6)] if reduction == "none" else [
+        torch.tensor(-3.0),
+        torch.tensor(0.0),
+    ]  # fmt: skip
+    for upstream in upstreams:
+        assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
+
+
+def test_a_second_loss_on_the_same_logits():
+    x = inputs(Case())
+    student = x.student.requires_grad_()
+    before = student.detach().clone()
+    first = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+    second = torch.nn.functional.cross_entropy(student, x.labels)
+    (first + second).backward()
+    assert torch.equal(student.detach(), before)
+    expected = evaluate(x, "cpp").grads[0]
+    student.grad = None
+    torch.nn.functional.cross_entropy(student, x.labels).backward()
+    torch.testing.assert_close(student.grad + expected, student.grad + expected)
+
+
+def test_retain_graph_and_accumulation():
+    """The gradient handed out must not be the one that is kept."""
+    x = inputs(Case())
+    student = x.student.requires_grad_()
+    expected = evaluate(x, "cpp").grads[0]
+    loss = kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+    loss.backward(retain_graph=True)
+    student.grad.mul_(100)  # as a gradient clipper might
+    student.grad = None
+    loss.backward(retain_graph=True)
+    assert torch.equal(student.grad, expected)
+    loss.backward()
+    assert torch.equal(student.grad, 2 * expected)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+FUSED = {
+    "kd_loss": lambda z, t, backend: kd_loss(
+        z, [t], torch.arange(2, device=z.device), backend=backend
+    ),
+    "dist_loss": lambda z, t, backend: dist_loss(z, t, backend=backend),
+}
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+@pytest.mark.parametrize("name", FUSED)
+def test_a_second_derivative_is_refused(name, backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
+    z, t = (torch.randn(2, 3, requires_grad=True, device=DEVICE[backend]) for _ in range(2))
+    loss = FUSED[name](z, t, backend)
+    with pytest.raises(RuntimeError, match=f"^{name} has no second derivative .*='reference'$"):
+        torch.autograd.grad(loss, z, create_graph=True)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_the_reference_has_a_second_derivative(name):
+    z, t = (torch.randn(2, 3, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradgradcheck(
+        lambda z: FUSED[name](z, t, "reference"), z.requires_grad_()
+    )
+
+
+def test_teachers_get_gradients_only_when_asked():
+    x = inputs(Case())
+    teachers = [t.requires_grad_() for t in x.teachers]
+    student = x.student.requires_grad_()
+    kd_loss(student, teachers, x.labels, backend="cpp", **x.arguments).backward()
+    assert student.grad is not None and all(t.grad is None for t in teachers)
+    x.arguments["teacher_grad"] = True
+    kd_loss(x.student.detach(), teachers, x.labels, backend="cpp", **x.arguments).backward()
+    assert all(t.grad is not None for t in teachers)
+
+
+def test_fp16_gradients_survive_a_gradient_scaler():
+    """Divided by the batch they are below fp16's smallest number; scaled first they are not."""
+    scale = 2.0**16
+    x = inputs(Case(rows=4096, classes=10, dtype=torch.float16, scale=0.01, ignored=0, teachers=1))
+    upstream = torch.tensor(scale)
+    ours = evaluate(x, "cpp", upstream).grads[0]
+    assert ours.dtype == torch.float16
+    assert_accurate(x, evaluate(x, "cpp", upstream), upstream=upstream)
+    assert (ours != 0).float().mean() > 0.99
+
+
+def test_autocast_leaves_the_loss_alone():
+    x = inputs(Case(dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = evaluate(x, "cpp")
+    assert ours.loss.dtype == torch.float32
+    assert torch.equal(ours.loss, evaluate(x, "cpp").loss)
+
+
+def test_function_transforms_are_refused():
+    x = inputs(Case())
+
+    def loss(student):
+        return kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
+
+    with pytest.raises(RuntimeError, match=r"autograd\.Function"):
+        torch.func.grad(loss)(x.student)
+    with pytest.raises(RuntimeError):
+        torch.func.vmap(loss)(x.student.expand(2, -1, -1))
+
+
+def test_dist_loss_keeps_its_graph_and_float16_its_digits():
+    z, t = dist_cases.inputs(dist_cases.Case(rows=9, classes=5, dtype=torch.float16))
+    z.requires_grad_()
+    loss = dist_loss(z, t)
+    one = torch.autograd.grad(loss, z, retain_graph=True)[0].float()
+    scaled = torch.autograd.grad(loss * 65536, z)[0].float() / 65536  # finer below fp16's normals
+    torch.testing.assert_close(scaled, one, rtol=1e-3, atol=1e-7)
+
+
+def test_gradients_of_float16_wait_in_float32():
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    stored = [gradient_dtype(torch.empty(1, dtype=d)) for d in types]
+    losses = [loss_dtype(torch.empty(1, dtype=d)) for d in types]
+    assert stored == [torch.float32, torch.bfloat16, torch.float32, torch.float64]
+    assert losses == [torch.float32] * 3 + [torch.float64]
+
+
+def test_an_unused_loss_gives_no_gradient():
+    """The other results of the operator are no losses: what is asked of them is nothing."""
+    x = inputs(Case(teacher_grad=True))
+    leaves = [t.requires_grad_() for t in (x.student, *x.teachers)]
+    loss = kd_loss(leaves[0], leaves[1:], x.labels, backend="cpp", **x.arguments)
+    grads = torch.autograd.grad(loss * 0, leaves)
+    assert all((g == 0).all() and g.dtype == t.dtype for g, t in zip(grads, leaves, strict=True))

@@ -1,0 +1,52 @@
+"""The examples run as they are, and their students learn."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """What an example prints."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        torch.manual_seed(0)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def write_cifar100(path: Path, per_class: int, seed: int) -> None:
+    """Records in the layout of CIFAR-100: six classes, of three colours at two heights."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(6), per_class)
+    images = generator.integers(0, 100, (len(labels), 3, 32, 32), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        top = 4 + 12 * (label // 3)
+        image[label % 3, top : top + 12, 8:24] += 150
+    records = [np.zeros((len(labels), 1)), labels[:, None], images.reshape(len(labels), -1)]
+    np.concatenate(records, axis=1).astype(np.uint8).tofile(path)
+
+
+def test_a_graded_training_in_one_file(run, tmp_path):
+    write_cifar100(tmp_path / "train.bin", per_class=32, seed=0)
+    write_cifar100(tmp_path / "test.bin", per_class=20, seed=1)
+    told = run("cifar_in_one_file.py", tmp_path, 16)
+    assert re.findall(r"grade (\d): (\d) classes", told) == [("1", "2"), ("2", "4"), ("3", "6")]
+    assert float(re.findall(r"accuracy ([\d.]+)%", told)[0]) > 70
+
+
+def test_the_loss_in_a_loop_of_ones_own(run):
+    accuracies = [float(x) for x in re.findall(r"accuracy ([\d.]+)%", run("your_own_loop.py"))]
+    assert accuracies[0] < 10 and accuracies[-1] > 80

@@ -1,0 +1,44 @@
+"""A folder has one user at a time, and a dead one leaves nothing locked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edufast.utils.errors import UserError
+from edufast.utils.lock import folder_lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from edufast.utils.lock import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_user_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    refused = pytest.raises(UserError, match=rf"run is in use by process {os.getpid()} on .*since")
+    with folder_lock(folder), refused, folder_lock(folder):
+        pass
+    with folder_lock(folder):  # free again
+        pass
+
+
+def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    refused = pytest.raises(UserError, match=f"in use by process {other.pid} on")
+    with refused, folder_lock(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with folder_lock(tmp_path):
+        pass
