@@ -1,1 +1,1 @@
-"""The student: grows by fragments and classes, with its optimiser, and has early exits."""
+"""The student, its growth together with its optimiser, and its early exits."""

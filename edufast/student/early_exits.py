@@ -1,4 +1,4 @@
-"""Early exits: an image leaves the student as soon as an exit is sure of it."""
+"""Early exits: inference that ends for each image at the first confident exit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edufast.student.student import Student
 
 
 class Answer(NamedTuple):
-    """What an :class:`EarlyExit` gives.
+    """The result of an :class:`EarlyExit`.
 
     Attributes:
-        logits: (B, classes), columns by class id.
-        depth: (B,) int64, after how many fragments each image left.
+        logits: (B, classes), columns in the order of class ids.
+        depth: (B,) int64, the number of fragments that each image ran through.
     """
 
     logits: Tensor
@@ -26,13 +26,13 @@ class Answer(NamedTuple):
 class EarlyExit(nn.Module):
     """Inference with a student whose exits were kept and trained (``grow(keep_exits=True)``).
 
-    An image leaves at the first exit that gives one class a probability of ``threshold`` or more,
-    else at the last. Only the images that are left run through the next fragment. Whether some are
-    left is asked of the device once per exit.
+    An image leaves at the first exit that gives some class a probability of at least ``threshold``,
+    or else at the last exit. Only the remaining images run through the next fragment. At every exit
+    but the last, the host waits for the device once to learn how many remain.
 
     Args:
-        student: with all classes. Copied, in eval mode.
-        threshold: from 0, where all leave at the first exit, to 1.
+        student: must have all classes. It is copied, and the copy put in eval mode.
+        threshold: from 0, where all images leave at the first exit, to 1.
 
     Raises:
         ValueError: ``threshold`` is out of range.
@@ -57,17 +57,19 @@ class EarlyExit(nn.Module):
         if self.training:
             raise RuntimeError("early exits are for inference: call eval() first")
         student, x = self.student, images
-        left = torch.arange(len(images), device=images.device)  # rows of x among the images
+        left = torch.arange(
+            len(images), device=images.device
+        )  # index of the image in each row of x
         taken = torch.full_like(left, student.grown)
         logits = images.new_empty(0)
         for depth, fragment in enumerate(student.fragments[: student.grown], 1):
             x = fragment(student.model, x)
             if depth not in student.depths:
                 continue
-            answers = student.read(x, depth)
-            # Images that stay overwrite their rows at the next exit.
-            logits = logits.index_copy(0, left, answers) if len(logits) else answers
-            sure = answers.softmax(1).amax(1) >= self.threshold
+            exit_logits = student.read(x, depth)
+            # Images that remain overwrite their rows at the next exit.
+            logits = logits.index_copy(0, left, exit_logits) if len(logits) else exit_logits
+            sure = exit_logits.softmax(1).amax(1) >= self.threshold
             if depth == student.grown:
                 break
             taken[left[sure]] = depth

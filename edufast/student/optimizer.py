@@ -1,4 +1,4 @@
-"""What growth does to an optimiser: parameters leave, join and hand on their state."""
+"""Updating an optimiser after growth: parameters are removed, added and replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 
 def copy_rows(source: Tensor, target: Tensor) -> None:
-    """Into the first rows of a linear's tensor, or of a 1x1 convolution's."""
+    """Copy into the first rows of ``target``, a tensor of a linear layer or a 1x1 convolution."""
     first = target[: len(source)]
     first.copy_(source.view_as(first))
 
@@ -26,8 +26,13 @@ def follow_growth(
 ) -> None:
     """Bring the groups and the state of an optimizer in line with the parameters now active.
 
-    ``carried``: parameters and those that got their rows. What is gone leaves its place in its
-    group to the last of them.
+    Args:
+        optimizer: updated in place.
+        before: the parameters that were active before growth.
+        active: those that are active now, by name.
+        carried: pairs of a parameter and one that received its rows. If the first is no longer
+            active, the last that received its rows takes its place in its group.
+        keep_state: False clears the state of all parameters.
     """
     groups, state = optimizer.param_groups, optimizer.state
     names = {parameter: name for name, parameter in active.items()}
@@ -44,11 +49,11 @@ def follow_growth(
     for parameter in gone:
         state.pop(parameter, None)
 
-    heirs = {old: new for old, new in carried if old in gone}
+    successors = {old: new for old, new in carried if old in gone}
     seen: set[Tensor] = set()
     for group in groups:
-        # Also dropped: a carried parameter's successor that the optimizer held already.
-        params = [heirs.get(parameter, parameter) for parameter in group["params"]]
+        # A successor that the optimizer already had is not added a second time.
+        params = [successors.get(parameter, parameter) for parameter in group["params"]]
         group["params"] = [p for p in dict.fromkeys(params) if p not in gone and p not in seen]
         seen.update(group["params"])
     groups[-1]["params"] += [p for p in active.values() if p not in seen]
@@ -59,9 +64,9 @@ def follow_growth(
 
 
 def _widen(value: Any, old: Tensor, new: Tensor) -> Any:
-    """A tensor of optimizer state shaped like ``old``, with zeros for the rows ``new`` adds."""
+    """A ``value`` of the state of ``old``, for ``new``: with zeros for rows that ``old`` lacks."""
     if not isinstance(value, Tensor) or value.shape != old.shape:
-        return copy.deepcopy(value)  # a step counter; the old parameter may live on
+        return copy.deepcopy(value)  # such as a step counter; the old parameter may remain in use
     wide = torch.zeros_like(new, dtype=value.dtype)
     copy_rows(value, wide)
     return wide

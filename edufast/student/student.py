@@ -1,4 +1,4 @@
-"""The student: a model taught fragment by fragment, class by class, and given back whole."""
+"""The student: a model that is taught fragment by fragment and class by class."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from edufast.utils.flops import TRAINING_FACTOR
 class Student(nn.Module):
     """A classifier that grows by fragments and by classes (education distillation).
 
-    The model stays the one home of its weights; fragments are code that runs on it. While some are
-    missing, a :class:`ReferenceHead` closes the student; afterwards the model's own classifier
-    does. A new student has nothing: call :meth:`grow`.
+    The model keeps its weights; fragments are code that runs parts of it. While fragments are
+    missing, a :class:`ReferenceHead` computes the logits; afterwards the model's own classifier
+    does. A new student has no fragments: call :meth:`grow`.
 
     Args:
-        model: maps (B, *input_size) to logits (B, C) with a final ``nn.Linear`` or 1x1
-            ``nn.Conv2d``. The student owns it from now on.
+        model: maps images (B, *input_size) to logits (B, C) with a final ``nn.Linear`` or 1x1
+            ``nn.Conv2d``. It is trained in place.
         grades: number of fragments.
         input_size: shape of one image.
-        cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: stages of
-            about equal FLOPs, see :func:`edufast.models.cutting.cut`.
+        cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: fragments
+            of about equal FLOPs, see :func:`edufast.models.cutting.cut`.
         head: kind of the reference heads, ``"grid"``, ``"pool_first"``, ``"paper"`` or
             ``"linear"``.
         head_width: channels after the adapter of a reference head; None: the ``in_features`` of the
             model's classifier.
-        seed: from it and the stage (fragments, classes) come the weights of new heads and rows.
+        seed: of the weights of new heads and rows, together with the numbers of fragments and
+            classes.
 
     Raises:
-        UserError: the model cannot be cut as asked.
-        ValueError: ``head`` or ``head_width`` is wrong.
+        UserError: the model cannot be cut as requested.
+        ValueError: ``head`` or ``head_width`` is invalid.
     """
 
     def __init__(
@@ -61,41 +62,42 @@ class Student(nn.Module):
             raise ValueError(f"head_width={head_width!r}: expected a positive integer")
         self.cutting = cut(model, grades, input_size=input_size, cuts=cuts)
         self.model = model
-        self.exits = nn.ModuleDict()  # number of fragments -> head kept from that grade
+        self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments
         self.head: ReferenceHead | None = None
         self.head_kind: Kind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
         self.input_size = tuple(input_size)
         self.seed = seed
-        self.grown = 0  # fragments that exist
-        self.frozen = 0  # fragments, the first ones, that get no gradients
+        self.grown = 0  # number of fragments that exist
+        self.frozen = 0  # number of fragments, from the first, that get no gradients
         self.classes = 0  # width of the logits
         self.class_map = ClassMap.of(range(self.num_classes))
 
     @property
     def fragments(self) -> tuple[Fragment, ...]:
-        """All fragments, grown or not: their names, FLOPs and output shapes."""
+        """All fragments, grown or not, with their names, FLOPs and output shapes."""
         return self.cutting.fragments
 
     @property
     def classifier(self) -> nn.Linear:
-        """The model's last layer; a 1x1 ``nn.Conv2d`` has the same weight but for two axes."""
+        """The model's last layer; if it is a 1x1 ``nn.Conv2d``, its weight has two more axes."""
         return cast(nn.Linear, self.model.get_submodule(self.cutting.classifier))
 
     @property
     def num_classes(self) -> int:
-        """Classes of the finished student."""
+        """Number of classes of the finished student."""
         return self.classifier.weight.shape[0]
 
     def assign_classes(self, class_map: ClassMap) -> None:
-        """Let the logits stand for the classes of ``class_map``, in its order.
+        """Assign the classes of ``class_map`` to the logits, in its order.
 
-        The model's own rows are taken to be in the order of rising class ids, and move along: the
-        classes taught so far are always the first columns of the logits. A School does this.
+        The rows of the model's classifier are taken to be in the order of class ids and are
+        permuted accordingly, so that the classes taught so far are always the first columns of the
+        logits. A School calls this.
 
         Raises:
-            ValueError: the model has more or fewer classes.
-            RuntimeError: something has grown already.
+            ValueError: the model has another number of classes.
+            RuntimeError: the student has already grown.
         """
         if len(class_map) != self.num_classes:
             raise ValueError(
@@ -103,7 +105,7 @@ class Student(nn.Module):
                 "the model"
             )
         if self.grown and class_map != self.class_map:
-            raise RuntimeError("the student has grown already: its classes cannot change any more")
+            raise RuntimeError("the student has already grown: its classes can no longer change")
         if not self.grown:
             _permute_rows(self.classifier, self.class_map.by_id)
             _permute_rows(self.classifier, _inverse(class_map.by_id))
@@ -113,7 +115,7 @@ class Student(nn.Module):
         """Images (B, *input_size) to logits (B, classes), columns in the order of the class map.
 
         Raises:
-            RuntimeError: nothing has grown yet.
+            RuntimeError: the student has not grown yet.
         """
         self._check_grown()
         for fragment in self.fragments[: self.grown]:
@@ -122,22 +124,22 @@ class Student(nn.Module):
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """After how many fragments there is an exit, kept or closing; the last is ``grown``."""
+        """Numbers of fragments after which there is an exit; the last of them is ``grown``."""
         return (*map(int, self.exits), self.grown) if self.grown else ()
 
     def forward_exits(self, x: Tensor) -> list[Tensor]:
-        """Logits (B, classes) of the exits at :attr:`depths` in one pass; the last are forward's.
+        """Logits (B, classes) of all exits, at :attr:`depths`, in one pass.
 
         Raises:
-            RuntimeError: nothing has grown yet.
+            RuntimeError: the student has not grown yet.
         """
         return self.forward_answers(x)[0]
 
     def forward_answers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What :meth:`forward_exits` gives, and the features on the way, of :attr:`feature_shapes`.
+        """The logits of :meth:`forward_exits`, and the features, see :attr:`feature_shapes`.
 
         Raises:
-            RuntimeError: nothing has grown yet.
+            RuntimeError: the student has not grown yet.
         """
         self._check_grown()
         heads = self._heads()
@@ -146,7 +148,7 @@ class Student(nn.Module):
             if depth == len(self.fragments):
                 break
             x = fragment(self.model, x)
-            # Heads of frozen fragments go on learning: as exits they are students of their own.
+            # Heads of frozen fragments keep learning: as exits they are students of their own.
             x = embedding = x.detach() if depth <= self.frozen else x
             features.append(_channels_in_place(x, fragment))
             if depth in heads:
@@ -164,10 +166,10 @@ class Student(nn.Module):
 
     @property
     def feature_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the features, without the batch: maps (C, H, W) or tokens (N, C).
+        """Shapes of the features of one image: maps (C, H, W) or tokens (N, C).
 
-        One for each grown fragment, of the last one what is pooled for the classifier; at the end
-        the embedding (C,), which the closing linear layer reads.
+        One for each fragment (for the last of all, the features that are pooled for the
+        classifier), then that of the embedding (C,), which the last linear layer reads.
         """
         pieces = list(self.fragments[: self.grown])
         if self.grown == len(self.fragments):
@@ -176,7 +178,7 @@ class Student(nn.Module):
         return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
     def read(self, features: Tensor, depth: int) -> Tensor:
-        """Logits (B, classes) from what fragment number ``depth``, one of ``depths``, gives."""
+        """Logits (B, classes) of the exit at ``depth``, from the output of that fragment."""
         head = self._heads().get(depth)
         return features[:, : self.classes] if head is None else head(features)
 
@@ -190,31 +192,32 @@ class Student(nn.Module):
         keep_state: bool = True,
         keep_exits: bool = False,
     ) -> None:
-        """Let the first ``fragments`` fragments exist and the logits be ``classes`` wide.
+        """Grow to the first ``fragments`` fragments and to ``classes`` logits.
 
-        More fragments get a new head, or the model's own classifier once all exist; more classes
-        alone get new rows in the head at hand, and so do the exits kept from earlier grades. New
-        weights are drawn as PyTorch's layers draw them, from a generator of their own seeded by
-        (seed, fragments below, classes). Rows of the model's classifier are left as they are, so
-        those of classes not yet taught see weight decay only. All that existed and is neither
-        replaced nor widened keeps its weights bit for bit.
+        If fragments are added, the student gets a new head, or the model's own classifier once all
+        fragments exist. If only classes are added, the current head gets new rows, and so do the
+        exits kept from earlier grades. New weights are initialised like those of PyTorch's layers,
+        from a separate generator seeded by (seed, fragments below, classes). Rows of the model's
+        classifier are not initialised again; those of classes that are not taught yet change by
+        weight decay only. Everything that existed and is neither replaced nor widened keeps its
+        weights bit for bit.
 
         Args:
-            fragments: from what exists up to all.
-            classes: from what exists up to all.
-            optimizer: updated in place. Parameters that ceased to exist leave it, new ones join its
-                last group (a carried linear takes the place of the old one), and within a group
-                the order is that of :meth:`active_parameters`. Kept parameters keep their state bit
-                for bit; carried rows keep theirs and new rows start with zeros.
-            keep_rows: carry the rows of the old head into the new head or classifier.
-            keep_state: False forgets the optimizer's whole state, as the paper's authors do.
-            keep_exits: where fragments are added, keep the old head as an exit of its own, to be
-                trained along by means of :meth:`forward_exits` and to graduate as a smaller
-                student.
+            fragments: from the current number to all.
+            classes: from the current number to all.
+            optimizer: updated in place. Parameters that no longer exist are removed, new ones are
+                added to the last group (a linear layer that received rows takes the place of the
+                old one), and within a group they are in the order of :meth:`active_parameters`.
+                Parameters and rows that are kept keep their state bit for bit; the state of new
+                rows starts with zeros.
+            keep_rows: copy the rows of the old head into the new head or classifier.
+            keep_state: False clears the optimizer's whole state, as the paper's authors do.
+            keep_exits: if fragments are added, keep the old head as an exit, which is trained along
+                with the rest through :meth:`forward_exits` and can graduate as a smaller student.
 
         Raises:
-            ValueError: ``fragments`` or ``classes`` would shrink or exceed what the model has, or
-                the rows to keep do not have the width of those they should become.
+            ValueError: ``fragments`` or ``classes`` is less than the current number or more than
+                the model has, or ``keep_rows`` is True and the rows have different widths.
         """
         _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
         _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
@@ -244,7 +247,7 @@ class Student(nn.Module):
 
         carried = []
         for source, target in renewed:
-            there = dict(target.named_parameters())  # perhaps without a bias
+            there = dict(target.named_parameters())  # a bias may be missing
             carried += [(p, there[name]) for name, p in source.named_parameters() if name in there]
         with torch.no_grad():
             for rows, new_rows in carried:
@@ -253,14 +256,14 @@ class Student(nn.Module):
             follow_growth(optimizer, before, dict(self._active()), carried, keep_state)
 
     def active_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of what has grown: the model's in its own order, then the head's."""
+        """Parameters of what has grown: the model's in their order, then those of heads."""
         return (parameter for _, parameter in self._active())
 
     def flops(self, fragments: int | None = None) -> int:
-        """Forward FLOPs per image (2 x multiply-adds) of the student closed after ``fragments``.
+        """Forward FLOPs (2 x multiply-adds) per image of ``fragments`` fragments and their head.
 
-        None: of all there is, kept exits included. Heads count with the present number of classes,
-        before any growth with all of them.
+        None: of the current student, including kept exits. Heads have the current number of
+        classes or, if the student has not grown yet, all classes.
         """
         count = self.grown if fragments is None else fragments
         _check_growth("fragments", count, 0, len(self.fragments))
@@ -274,13 +277,13 @@ class Student(nn.Module):
         return total
 
     def training_flops(self) -> int:
-        """FLOPs per image of a training step of all there is; frozen fragments only run forward."""
+        """FLOPs per image of a training step; frozen fragments have a forward pass only."""
         frozen = sum(fragment.flops for fragment in self.fragments[: self.frozen])
         return TRAINING_FACTOR * self.flops() - (TRAINING_FACTOR - 1) * frozen
 
     @property
     def columns_by_id(self) -> tuple[int, ...]:
-        """Columns of the logits in the order of rising class ids.
+        """Columns of the logits in the order of class ids.
 
         Raises:
             RuntimeError: classes are missing.
@@ -296,8 +299,9 @@ class Student(nn.Module):
         """The finished student: a plain copy in eval mode, its logits in the order of class ids.
 
         Args:
-            exit: one of ``depths`` for the student that ends there, a ``torch.fx.GraphModule`` of
-                the model's first fragments and the head, for inference. None: the whole model.
+            exit: one of ``depths``, for a smaller student that ends there: a
+                ``torch.fx.GraphModule`` of the model's first fragments and the head, for inference.
+                None: the whole model.
 
         Raises:
             ValueError: there is no such exit.
@@ -322,7 +326,7 @@ class Student(nn.Module):
 
     def _check_grown(self) -> None:
         if self.grown == 0:
-            raise RuntimeError("nothing has grown yet: call grow(fragments=1, classes=...) first")
+            raise RuntimeError("the student has not grown yet: call grow(fragments=1, classes=...)")
 
     def _heads(self) -> dict[int, ReferenceHead]:
         """The heads that exist, by the number of fragments below them."""
@@ -333,7 +337,7 @@ class Student(nn.Module):
         return self.classifier if self.head is None else self.head.linear
 
     def _width(self, depth: int) -> int:
-        """Features that the closing linear layer reads after ``depth`` fragments."""
+        """Number of features that the last linear layer reads after ``depth`` fragments."""
         if depth == len(self.fragments):
             return self.classifier.weight.shape[1]
         last = self.fragments[depth - 1]
@@ -343,7 +347,7 @@ class Student(nn.Module):
         stage = repr((self.seed, depth, classes)).encode()
         last = self.fragments[depth - 1]
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            # Not torch.manual_seed: that would reseed the accelerators, too.
+            # Not torch.manual_seed, which would also seed the accelerators.
             torch.default_generator.manual_seed(zlib.crc32(stage))
             head = ReferenceHead(
                 last.channels,
@@ -363,7 +367,7 @@ class Student(nn.Module):
                 yield name, parameter
 
     def __getstate__(self) -> dict[str, Any]:
-        # Traced code cannot be pickled: keep the cuts and trace again.
+        # Traced code cannot be pickled: keep the cuts, and trace again when it is loaded.
         return {**self.__dict__, "cutting": [piece.name for piece in self.fragments[:-1]]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The teachers: asked live or read from the cache, and what a grade asks of them."""
+"""The teachers, run live or read from a cache, and the supervision of a grade by them."""

@@ -1,4 +1,4 @@
-"""Teachers whose logits are computed once and kept on disk for every student that follows."""
+"""Teachers whose logits are computed once and stored on disk for all later students."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _FILL_BATCH = 256
 class CachedFaculty(Faculty):
     """A :class:`Faculty` that stores its logits for every view of every training sample.
 
-    The logits found in the store belong to exactly the pixels the student is shown, whatever its
-    seed, batches and curriculum. What is not stored yet, or damaged, is computed by the teacher and
-    stored on the way. Reading waits for no device; storing does. Features are not stored.
+    Stored logits belong to exactly the pixels that the student is shown, whatever its seed, batches
+    and curriculum. Logits that are missing or damaged are computed by the teacher and stored.
+    Reading never waits for the device; storing does. Features are not stored.
 
     Args:
         teachers, device, dtype, compile: as of :class:`Faculty`.
         folder: of the store, see :class:`edufast.teachers.logit_store.LogitStore`.
-        stored_dtype: of the stored logits, ``torch.bfloat16`` or ``torch.float32`` (to the bit).
-        top_k: keep only the largest logits, in bfloat16, with their classes and the rest's mass,
-            which reading shares out evenly among the rest (Fast Knowledge Distillation,
-            arXiv 2112.01528). Teachers of no more classes are stored whole. None: all logits.
+        stored_dtype: of the stored logits, ``torch.bfloat16`` or ``torch.float32`` (exact).
+        top_k: store only this many logits per view, the largest, in bfloat16, with their classes
+            and the mass of the rest, which is spread evenly over the other classes when it is read
+            (Fast Knowledge Distillation, arXiv 2112.01528). Teachers with no more classes than that
+            are stored completely. None: all logits.
     """
 
     has_features: ClassVar[bool] = False
@@ -57,7 +58,7 @@ class CachedFaculty(Faculty):
         self._augment: Augment | None = None
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
-        """Open the store for the training split of ``data``, seen through ``augment``.
+        """Open the store for the training split of ``data``, augmented by ``augment``.
 
         Raises:
             UserError, ValueError: as :meth:`Faculty.prepare` and
@@ -80,23 +81,25 @@ class CachedFaculty(Faculty):
 
     @property
     def store(self) -> LogitStore:
-        """Where the logits are.
+        """The store of the logits.
 
         Raises:
-            RuntimeError: before :meth:`prepare`.
+            RuntimeError: :meth:`prepare` has not been called.
         """
         if self._store is None:
             raise RuntimeError("the logit store is not open yet: call prepare(data, augment) first")
         return self._store
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
-        """Logits of some rows of a batch, those not stored being computed and stored.
+        """Logits of some rows of a batch; those that are not stored are computed and stored.
 
         Raises:
-            ValueError: the views of the batch are not countable.
+            ValueError: the batch has no view numbers, because its views are not countable.
         """
         if batch.views is None:
-            raise ValueError("batch.views is None; expected numbers, of a countable augmentation")
+            raise ValueError(
+                "batch.views is None; expected view numbers, from a countable augmentation"
+            )
         views = batch.views[rows].numpy()
         stored_logits, stored = self.store.read(teacher, views)
         missing = np.flatnonzero(~stored)
@@ -112,18 +115,19 @@ class CachedFaculty(Faculty):
         return Answer(logits, len(missing))
 
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:
-        """Compute all that is missing, showing a progress bar. Stops at Ctrl-C and goes on later.
+        """Compute all missing logits, with a progress bar.
 
         Args:
-            questions: class ids by teacher, about whose samples each will be asked; see
-                :meth:`edufast.training.curriculum.Curriculum.questions`.
+            questions: class ids of the samples that each teacher will be run on, by its position;
+                see :meth:`edufast.training.curriculum.Curriculum.questions`.
 
         Returns:
-            How many rows were computed.
+            The number of rows computed.
 
         Raises:
-            Interrupted: after Ctrl-C; what was computed is stored.
-            RuntimeError: before :meth:`prepare`.
+            Interrupted: after Ctrl-C; the logits computed so far are stored, and another call
+                continues from there.
+            RuntimeError: :meth:`prepare` has not been called.
         """
         wanted = {k: self._missing(k, classes) for k, classes in questions.items()}
         total = sum(len(views) for views in wanted.values())

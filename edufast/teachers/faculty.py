@@ -1,4 +1,4 @@
-"""The teachers: frozen classifiers that each know a slice of the classes."""
+"""The teachers: frozen classifiers, each of a slice of the classes."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows 
 
 @dataclass
 class Teacher:
-    """A classifier and what its logits stand for.
+    """A classifier and the classes of its logits.
 
     Attributes:
         model: maps images (B, 3, H, W) to logits (B, len(classes)), or to an object with such an
             attribute ``logits``, as Hugging Face models do.
         classes: class id of each logit.
-        name: for reports.
-        mean: per channel, of pixel / 255, by which the images it learned from were normalised;
-            None: as those of the data set are.
+        name: in messages and reports.
+        mean: per channel, of pixel / 255, with which its training images were normalised; None:
+            that of the data set.
         std: likewise.
-        image_size: height and width it expects; None: as those of the data set are.
+        image_size: height and width that it expects; None: that of the data set.
 
     Raises:
-        ValueError: a class is named twice or there is none, or the format of images makes no sense.
+        ValueError: ``classes`` is empty or has a class twice, or ``mean``, ``std`` or
+            ``image_size`` is invalid.
     """
 
     model: nn.Module
@@ -103,28 +104,33 @@ class Teacher:
 
 
 class Answer(NamedTuple):
-    """What a teacher says about n images."""
+    """Logits of a teacher for n images.
 
-    logits: Tensor  # (n, C_k) float32
-    computed: int  # of how many the teacher computed them; the others were stored
+    Attributes:
+        logits: (n, C_k) float32.
+        computed: number of images that the teacher was run on; the logits of others were stored.
+    """
+
+    logits: Tensor
+    computed: int
 
 
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    What runs is a private copy, channels last, with batch norm folded into the layers before it
-    where torch.fx can trace the model: nothing that happens to the model afterwards reaches it, and
-    it changes nothing about the model. They run one after another, so that memory holds the
-    activations of one.
+    The models that run are private copies in channels-last layout, with batch norm folded into the
+    layers before it if torch.fx can trace the model: later changes to a model do not affect its
+    copy, nor the other way round. Teachers run one after another, so that memory holds the
+    activations of only one.
 
     Args:
-        teachers: any number of them, also none.
+        teachers: any number, including none.
         device: where they run.
-        dtype: in which they compute; ``torch.bfloat16`` is what is meant for. None: their own.
-        compile: compile each for every number of images it is regularly asked about.
+        dtype: of their weights and activations, usually ``torch.bfloat16``. None: unchanged.
+        compile: whether to compile each teacher, once for every regular number of images.
 
     Attributes:
-        has_features: whether :meth:`model` may be run for features that a loss reads.
+        has_features: whether :meth:`model` can be run for features that a loss reads.
     """
 
     has_features: ClassVar[bool] = True
@@ -133,8 +139,9 @@ class Faculty(Sequence[Teacher]):
     # 20 s), 64 images of 32 x 32, resnet110 | resnet32x4:
     #   float32 246 | 685, channels first 302 | 806, inference mode 239 | 676, compiled 221 | 637
     #   bfloat16 106 | 336, compiled 93 | 325 (compiling: 13 s to 30 s each)
-    # Inference mode gains too little for tensors that autograd refuses. Three teachers of one
-    # architecture as one call (vmap over stacked weights) took 1.1 to 1.5 times as long as in turn.
+    # Inference mode gains too little to be worth tensors that autograd rejects. Three teachers of
+    # one architecture in a single call (vmap over stacked weights) took 1.1 to 1.5 times as long as
+    # one after another.
 
     def __init__(
         self,
@@ -168,29 +175,31 @@ class Faculty(Sequence[Teacher]):
         return iter(self._teachers)
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
-        """FLOPs of a forward pass of one image, (3, H, W) for the student (2 x multiply-adds)."""
+        """FLOPs (2 x multiply-adds) of a forward pass for one image, (3, H, W) for the student."""
         return forward_flops(self._models[teacher], self.input_size(teacher, input_size))
 
     def input_size(self, teacher: int, input_size: Sequence[int]) -> tuple[int, ...]:
-        """Shape in which ``teacher`` looks at an image that is (3, H, W) for the student."""
+        """Shape that ``teacher`` expects of an image that is (3, H, W) for the student."""
         own = self._teachers[teacher].image_size
         return tuple(input_size) if own is None else (input_size[0], own, own)
 
     def model(self, teacher: int) -> nn.Module:
-        """What runs for ``teacher``, on images as it expects them: a folded copy, not compiled."""
+        """The model that runs for ``teacher``, on images as it expects them; not compiled."""
         return self._models[teacher]
 
     @torch.no_grad()
     def logits(self, teacher: int, images: Tensor, *, eager: bool = False) -> Tensor:
-        """What ``teacher`` says about ``images`` (B, 3, H, W): (B, C_k) float32.
+        """Logits (B, C_k) float32 of ``teacher`` for ``images`` (B, 3, H, W).
 
         Args:
-            eager: do not run compiled code: for an odd number of images, or where hooks listen.
+            teacher: its position in the faculty.
+            images: normalised as for the student, on the faculty's device.
+            eager: do not use compiled code, for an irregular number of images or to run hooks.
 
         Raises:
-            UserError: the model gives no logits, or more or fewer than the teacher has classes.
-            RuntimeError: the teacher expects images of its own mean, std or size, and nobody has
-                called :meth:`prepare`, which says what the images are.
+            UserError: the model returns no logits, or not one for each of the teacher's classes.
+            RuntimeError: the teacher has its own mean, std or image size, and :meth:`prepare` has
+                not been called, which tells it those of the images.
         """
         images = self._expected_images(teacher, images)
         model = self._models[teacher] if eager else self._regular[teacher]
@@ -198,14 +207,14 @@ class Faculty(Sequence[Teacher]):
         return self._logits_of(output, teacher, len(images)).float()
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
-        """Called by a School before it asks anything: what will be learned, in which views.
+        """Called by a School before training, with its data set and augmentation.
 
-        Teachers that expect other images than ``data`` has are given those from here on. Every
-        teacher that has weights is tried out on a few training images; if what it says about its
-        own classes is hardly better than chance, a warning names it.
+        From here on, images are converted for teachers that expect another mean, std or size than
+        those of ``data``. Every teacher that has weights is run on a few training images; if its
+        accuracy on its own classes is hardly better than chance, a warning names it.
 
         Raises:
-            UserError: that fails, or as :meth:`logits`; the message names the teacher.
+            UserError: a teacher fails on the images, or as :meth:`logits`; the message names it.
         """
         if data is self._data:
             return
@@ -222,7 +231,7 @@ class Faculty(Sequence[Teacher]):
         self._data = data
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
-        """What ``teacher`` says about some rows of a batch."""
+        """Logits of ``teacher`` for some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
 
@@ -293,11 +302,11 @@ class Faculty(Sequence[Teacher]):
         return logits
 
 
-def _near_chance(right: int, asked: int, classes: int) -> bool:
-    """Whether guessing would get as many right, within two standard deviations."""
-    chance = asked / classes
+def _near_chance(correct: int, total: int, classes: int) -> bool:
+    """Whether guessing would be correct as often, within two standard deviations."""
+    chance = total / classes
     limit = chance + 2 * math.sqrt(chance * (1 - 1 / classes))
-    return right <= limit < asked
+    return correct <= limit < total
 
 
 def _compiled(model: nn.Module) -> Callable[[Tensor], object]:

@@ -15,18 +15,18 @@ from edufast.utils.errors import UserError
 
 Words = NDArray[np.uint32]
 
-_SCAN_BYTES = 64 << 20  # read at a time where all rows are looked at
+_SCAN_BYTES = 64 << 20  # read at a time when all rows are checked
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How (n, C) logits become (n, width) words of 32 bits, and back.
+    """Encoding of logits (n, C) as words (n, width) of 32 bits.
 
     Attributes:
         classes: C.
-        dtype: float32 or bfloat16, of the stored logits.
-        top_k: store this many, each bfloat16 with its class, and the logarithm of the rest's mass;
-            None: all.
+        dtype: of the stored logits, float32 or bfloat16.
+        top_k: store only this many logits, the largest, each in bfloat16 with its class, and the
+            logarithm of the mass of the rest; None: all.
     """
 
     classes: int
@@ -35,10 +35,10 @@ class RowFormat:
 
     @classmethod
     def of(cls, classes: int, dtype: torch.dtype, top_k: int | None) -> RowFormat:
-        """The format of a teacher of ``classes``, who may have fewer than ``top_k``.
+        """The format for a teacher of ``classes`` classes, which may be fewer than ``top_k``.
 
         Raises:
-            ValueError: a dtype or top_k other than those expected.
+            ValueError: ``dtype`` or ``top_k`` is not supported.
         """
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
@@ -52,13 +52,13 @@ class RowFormat:
 
     @property
     def width(self) -> int:
-        """Words a row."""
+        """Words per row."""
         if self.top_k is not None:
             return self.top_k + 1
         return self.classes if self.dtype == torch.float32 else (self.classes + 1) // 2
 
     def encode(self, logits: Tensor) -> Words:
-        """(n, C) float32 on the host to words."""
+        """Logits (n, C) float32, on the host, to words (n, width)."""
         if self.top_k is not None:
             return self._encode_top(logits, self.top_k)
         if self.dtype == torch.bfloat16:
@@ -68,7 +68,7 @@ class RowFormat:
         return _words(logits.float())
 
     def decode(self, words: Words) -> Tensor:
-        """Words to (n, C) float32."""
+        """Words (n, width) to logits (n, C) float32."""
         stored = torch.from_numpy(words.view(np.int32))
         if self.top_k is not None:
             return self._decode_top(stored, self.top_k)
@@ -82,7 +82,7 @@ class RowFormat:
 
     def _decode_top(self, words: Tensor, k: int) -> Tensor:
         entries, rest = words[:, :k], words[:, k:].view(torch.float32)
-        # Their bits are the upper half of a float32's.
+        # The bits of a bfloat16 are the upper half of a float32's.
         top = (entries << 16).view(torch.float32)
         classes = (entries >> 16).long() & 0xFFFF
         share = rest - float(np.log(self.classes - k))
@@ -90,10 +90,11 @@ class RowFormat:
 
 
 class Rows:
-    """``count`` rows in the file ``path``, which is made where it does not exist.
+    """``count`` rows in the file ``path``, which is created if it does not exist.
 
-    A row is its words and a checksum of them and of its place. Read through a memory map; written
-    by pwrite, because a full disk is an error there, and a crash in a memory map.
+    A row consists of its words and a checksum of these and of the row's number. Rows are read
+    through a memory map but written with pwrite: if the disk is full, pwrite raises an error, while
+    writing to a memory map kills the process.
     """
 
     def __init__(self, path: Path, count: int, row: RowFormat) -> None:
@@ -103,7 +104,7 @@ class Rows:
         if os.fstat(self._file).st_size != count * self._bytes:
             os.ftruncate(self._file, count * self._bytes)
         self._table = np.memmap(path, np.uint32, "r", shape=(count, row.width + 1))
-        # Multilinear hashing (Lemire and Kaser 2014): the place, then the words.
+        # Multilinear hashing (Lemire and Kaser 2014) of the row's number and its words.
         random = np.random.Generator(np.random.Philox(key=row.width))
         self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
 
@@ -111,15 +112,15 @@ class Rows:
         os.close(self._file)
 
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Logits (n, C) float32, and which of them (n,) are stored and undamaged."""
+        """Logits (n, C) float32, and a mask (n,) of those that are stored and undamaged."""
         found = self._table[rows]
         return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
 
     def write(self, rows: NDArray[np.int64], logits: Tensor) -> None:
-        """Store (n, C) float32 logits, on the host.
+        """Store logits (n, C) float32, which are on the host.
 
         Raises:
-            UserError: the disk is full, or cannot be written to.
+            UserError: the file cannot be written, for instance because the disk is full.
         """
         words = self._format.encode(logits)
         stored = np.hstack([words, self._checksums(rows, words)[:, None]])
@@ -130,7 +131,7 @@ class Rows:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from error
 
     def stored(self) -> NDArray[np.bool_]:
-        """(count,) which rows are stored and undamaged."""
+        """Mask (count,) of the rows that are stored and undamaged."""
         step = max(1, _SCAN_BYTES // self._bytes)
         starts = range(0, len(self._table), step)
         sections = [np.arange(start, min(start + step, len(self._table))) for start in starts]
@@ -141,7 +142,7 @@ class Rows:
         return valid
 
     def _checksums(self, rows: NDArray[np.int64], words: Words) -> Words:
-        """(n,) never 0, which is what a hole in the file reads as."""
+        """Checksums (n,); never 0, because that is what a row that was not written reads as."""
         place, first, *_ = self._multipliers
         total = first + rows.astype(np.uint64) * place
         total = total + (words * self._multipliers[2:]).sum(1, dtype=np.uint64)

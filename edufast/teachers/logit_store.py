@@ -1,4 +1,4 @@
-"""A folder with the logits of teachers for every view of every training sample."""
+"""A folder with teachers' logits for every view of every training sample."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ _VERSION = 2
 
 
 class LogitStore:
-    """A table a teacher, one row for each ``Batch.views`` number of the training split.
+    """A table per teacher, with a row for each ``Batch.views`` number of the training split.
 
-    header.json holds all that the logits are a function of, and refuses what is not of the same
-    teachers, data and augmentation. Files are sparse: only what was stored takes space.
+    header.json describes everything that the logits depend on. A folder whose header does not match
+    the teachers, the data and the augmentation is refused. Files are sparse: only stored rows take
+    up space.
 
-    Rows are written without a transaction. A row that a crash tore, that was damaged later or that
-    belongs elsewhere fails its checksum and counts as not stored.
+    Rows are written without transactions. A row that a crash left incomplete, that was damaged
+    later or that belongs elsewhere fails its checksum and counts as not stored.
 
     Args:
-        folder: header.json and a file a teacher; made where it does not exist.
-        teachers: whose logits these are. Others may be added to a folder later, behind these or in
-            the place of one without weights; none can be exchanged.
+        folder: of header.json and a file per teacher; created if it does not exist.
+        teachers: whose logits these are. More can be added to a folder later, at the end or in
+            place of one without weights; none can be replaced.
         data: the tables cover ``data.train``.
         augment: of the students; its views must be countable.
-        precision: in which the teachers compute.
+        precision: dtype in which the teachers compute.
         dtype: of the stored logits, ``torch.bfloat16`` or ``torch.float32``.
-        top_k: keep only the largest logits; None: all.
+        top_k: store only this many logits per view, the largest; None: all.
 
     Raises:
-        UserError: the views cannot be counted, or the folder holds the logits of another teacher,
-            data set or augmentation, or stored in another way; the message says which.
-        ValueError: ``dtype`` or ``top_k`` is none of those expected.
+        UserError: the views cannot be counted, or the folder holds logits of another teacher, data
+            set or augmentation, or in another format; the message says which.
+        ValueError: ``dtype`` or ``top_k`` is not supported.
     """
 
     def __init__(
@@ -83,19 +84,19 @@ class LogitStore:
         ]
 
     def read(self, teacher: int, views: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Logits (n, C_k) float32 of views (n,), and which of them (n,) are stored."""
+        """Logits (n, C_k) float32 of views (n,), and a mask (n,) of those that are stored."""
         return self._rows[teacher].read(views)
 
     def write(self, teacher: int, views: NDArray[np.int64], logits: Tensor) -> None:
-        """Store (n, C_k) float32 logits, on the host.
+        """Store logits (n, C_k) float32, which are on the host.
 
         Raises:
-            UserError: the disk is full, or cannot be written to.
+            UserError: the file cannot be written, for instance because the disk is full.
         """
         self._rows[teacher].write(views, logits)
 
     def stored(self, teacher: int) -> NDArray[np.bool_]:
-        """(N, views): which rows of ``teacher`` are stored and undamaged. Reads the whole file."""
+        """Mask (N, views) of the rows that are stored and undamaged; reads the whole file."""
         return self._rows[teacher].stored().reshape(-1, self.views)
 
     def _write_header(self, header: dict[str, Any]) -> None:
@@ -117,14 +118,14 @@ class LogitStore:
             found["teachers"] = list(found["teachers"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is damaged; delete {self.folder}, it can be made again"
+                f"{path} is damaged; delete {self.folder}, it can be rebuilt"
             ) from error
         return found
 
     def _refuse_another(self, header: dict[str, Any], found: dict[str, Any]) -> None:
         pairs = [(key, header[key], found.get(key)) for key in header if key != "teachers"]
         both = zip(header["teachers"], found["teachers"], strict=False)
-        # Nothing is stored yet of a teacher that was absent.
+        # Nothing has been stored for a teacher without weights.
         known = [(k, ours, theirs) for k, (ours, theirs) in enumerate(both) if ours and theirs]
         pairs += [(f"teacher {k}", ours, theirs) for k, ours, theirs in known]
         for what, expected, other in pairs:
@@ -136,17 +137,21 @@ class LogitStore:
 
 
 def countable_views(augment: Augment) -> int:
-    """``augment.views``, or UserError where they are too many."""
+    """``augment.views``.
+
+    Raises:
+        UserError: there are too many views to count.
+    """
     if augment.views is None:
         raise UserError(
-            "augment: random resized crops have too many views to keep logits of each; expected "
-            "augment.replay, the number of views of a sample to choose from"
+            "augment: random resized crops have too many views to store logits of each; expected "
+            "augment.replay, the number of views per sample"
         )
     return augment.views
 
 
 def _header_of(teacher: Teacher, images: ImageFormat) -> dict[str, Any] | None:
-    """None: it has no weights, and only takes the place of one that is not asked."""
+    """None for a teacher without weights: it takes the place of one that is never run."""
     if not teacher.has_weights:
         return None
     return {
@@ -171,8 +176,8 @@ def _fingerprint_of_weights(model: nn.Module) -> str:
 
 
 def _fingerprint_of_data(data: DataSet) -> str:
-    """Of the training split: of pixels in memory, but of image files the last folder, the name and
-    the size, since reading them all could take hours."""
+    """Hash of the training split: of its pixels if they are in memory; of image files the names,
+    their folders' names and their sizes, because reading them all could take hours."""
     images, digest = data.train.images, hashlib.sha256(data.train.labels.tobytes())
     if isinstance(images, np.ndarray):
         digest.update(str(images.shape).encode())

@@ -1,4 +1,4 @@
-"""What a grade asks of the teachers."""
+"""The supervision of a grade: which teachers run on which samples, and what is distilled."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ Target: TypeAlias = Literal["routed", "gated", "full", "none"]
 
 
 class Supervision:
-    """The faculty's part in one grade: ``supervision(batch, targets)`` gives its outputs.
+    """Supervision of one grade: ``supervision(batch, targets)`` returns the teacher outputs.
 
-    Where each sample visits only its owner, batches come grouped by owner (:attr:`groups`), so that
-    a teacher looks at a run of rows whose bounds the host knows: nothing is read from the device.
+    With a routed target, batches must be grouped by owner (:attr:`groups`), so that each teacher
+    runs on consecutive rows whose bounds the host knows: nothing is read from the device.
 
     Args:
         faculty: the teachers.
-        teachers: positions of those who teach in this grade.
+        teachers: positions in the faculty of this grade's teachers.
         target: see :class:`edufast.Grade`.
         class_map: of the classes taught so far.
-        temperature: T of the loss that follows, needed to assemble a gated target.
+        temperature: T of the loss, which a gated target depends on.
 
     Attributes:
-        groups: class lists by which to group the samples of every batch: those of each teacher
-            that owns some, then the rest.
-        taps: on ``faculty.model(k)`` of each k in ``teachers``, for losses that read features;
-            empty where none does.
-        visits: images each teacher of the faculty has looked at, not those found in the cache.
+        groups: class ids by which to group the samples of every batch: those of each owner, then
+            the rest.
+        taps: on ``faculty.model(k)`` of each k in ``teachers``; empty unless :meth:`tap` was
+            called.
+        visits: number of images that each teacher of the faculty was run on, without those whose
+            logits were in the cache.
 
     Raises:
         ValueError: a teacher does not fit the target; the message names it.
@@ -73,7 +74,7 @@ class Supervision:
             self.groups = [*owned, rest] if rest else owned
 
     def tap(self, input_size: Sequence[int]) -> list[list[tuple[int, ...]]]:
-        """Listen to the features of the teachers from now on; returns their shapes, by teacher."""
+        """Record the teachers' features from now on; returns their shapes, by teacher."""
         faculty = self._faculty
         self.taps = [
             FeatureTaps(faculty.model(k), faculty.input_size(k, input_size)) for k in self._teachers
@@ -81,9 +82,9 @@ class Supervision:
         return [taps.shapes for taps in self.taps]
 
     def owners(self, class_ids: Tensor) -> Tensor | None:
-        """(N,) which of the grade's teachers each sample of these class ids is routed to.
+        """(N,) position in ``teachers`` of the one that each sample is routed to, or -1.
 
-        -1: nobody. None: every teacher looks at every sample.
+        None: every teacher runs on every sample.
         """
         if self._target != "routed":
             return None
@@ -94,27 +95,27 @@ class Supervision:
         return owners
 
     def __call__(self, batch: Batch, targets: Tensor) -> TeacherOutputs | None:
-        """What the teachers say about a batch whose classes are at positions ``targets`` (B,).
+        """Teacher outputs for a batch whose classes are at the positions ``targets`` (B,).
 
-        None when the target is "none": nobody teaches.
+        None if the grade's target is "none".
 
         Raises:
-            ValueError: each sample is to visit its owner, but the batch is not grouped that way.
+            ValueError: the target is routed, but the batch is not grouped by owner.
         """
         if self._target == "none":
             return None
         rows = self._rows(batch)
         logits, features = [], []
         for position, part in enumerate(rows):
-            answer, tapped = self._ask(position, batch, part)
-            logits.append(answer)
-            features.append(tapped)
+            own_logits, own_features = self._run(position, batch, part)
+            logits.append(own_logits)
+            features.append(own_features)
         if self._target == "routed":
             # A routed loss never reads the rows of another owner.
             spread = [_spread(z, part, len(targets)) for z, part in zip(logits, rows, strict=True)]
             return TeacherOutputs(spread, self._slices, "routed", rows, features, batch.index)
         if self._target == "full":
-            taught = [answer[:, c] for answer, c in zip(logits, self._columns, strict=True)]
+            taught = [z[:, columns] for z, columns in zip(logits, self._columns, strict=True)]
             return TeacherOutputs(taught, None, "mean", rows, features, batch.index)
         target = gated_logits(
             logits,
@@ -126,7 +127,7 @@ class Supervision:
         return TeacherOutputs([target], None, "mean", rows, features, batch.index)
 
     def _rows(self, batch: Batch) -> list[slice]:
-        """The rows each teacher looks at."""
+        """The rows that each teacher runs on."""
         if self._target != "routed":
             return [slice(0, len(batch.labels))] * len(self._teachers)
         if len(batch.parts) != len(self.groups):
@@ -137,8 +138,8 @@ class Supervision:
         bounds = itertools.pairwise(itertools.accumulate(batch.parts, initial=0))
         return [slice(*bound) for bound in itertools.islice(bounds, len(self._teachers))]
 
-    def _ask(self, position: int, batch: Batch, rows: slice) -> tuple[Tensor, list[Tensor]]:
-        """A teacher's logits for some rows, and its features where they are tapped."""
+    def _run(self, position: int, batch: Batch, rows: slice) -> tuple[Tensor, list[Tensor]]:
+        """A teacher's logits for some rows, and its features if they are tapped."""
         k, images = self._teachers[position], batch.images[rows]
         if not len(images):
             return images.new_empty(0, len(self._faculty[k].classes)), []
@@ -157,7 +158,7 @@ class Supervision:
         missing = [c for c in ids if c not in column]
         if missing:
             raise ValueError(
-                f"target 'full' asks teacher {k} ({teacher.name}), but it does not know class "
+                f"target 'full' needs teacher {k} ({teacher.name}), but it does not know class "
                 f"{missing[0]}; expected a teacher of every class taught"
             )
         columns = [column[c] for c in ids]
@@ -167,7 +168,7 @@ class Supervision:
 
 
 def _spread(logits: Tensor, rows: slice, batch: int) -> Tensor:
-    """(batch, C) float32 with ``logits`` at ``rows``, and NaN elsewhere."""
+    """(batch, C) float32 with ``logits`` in ``rows`` and NaN elsewhere."""
     everything = logits.new_full((batch, logits.shape[1]), math.nan, dtype=torch.float32)
     everything[rows] = logits
     return everything
@@ -182,22 +183,26 @@ def gated_logits(
     temperature: float,
     leak: float = 0.1,
 ) -> Tensor:
-    """Assemble slice teachers into one soft target over all classes taught.
+    """Combine the logits of slice teachers into one soft target over all classes taught.
 
-    A slice teacher says nothing about other slices. Here the target chooses the slice: its owner's
-    softened distribution gets the mass ``1 - leak``, the others share ``leak`` equally, so that the
-    student sees both which slice it is and what each teacher finds alike within its own.
+    A slice teacher knows nothing about other slices. Here the sample's class decides between the
+    slices: the softened distribution of its owner gets the mass ``1 - leak``, and the others share
+    ``leak`` equally. So the student learns the slice of each sample as well as the similarities
+    that each teacher sees between its own classes.
 
     Args:
-        logits: (B, C_k) a teacher.
-        slices: their classes; each class in at most one slice.
+        logits: (B, C_k) of each teacher.
+        slices: their classes; each class is in at most one slice.
         targets: (B,) position of each sample's class.
-        num_classes: C, the classes taught.
-        temperature: T at which the target will be softened; softmax(result / T) is the target.
-        leak: mass for the slices that do not hold the target, in [0, 1).
+        num_classes: C, the number of classes taught.
+        temperature: T of the loss; the target is softmax(result / T).
+        leak: mass of the slices that do not contain the sample's class, in [0, 1).
 
     Returns:
-        (B, C) float32 logits; -inf for classes in no slice.
+        Logits (B, C) float32; -inf for classes in no slice.
+
+    Raises:
+        ValueError: ``leak`` is out of range.
     """
     if not 0 <= leak < 1:
         raise ValueError(f"leak is {leak}; expected a number in [0, 1)")
@@ -206,8 +211,8 @@ def gated_logits(
     shared = torch.where(owned.any(1, keepdim=True), leak, 1.0) / max(1, count - 1)
     gates = torch.where(owned > 0, 1 - leak, shared) if count > 1 else torch.ones_like(owned)
     target = logits[0].new_full((len(targets), num_classes), -math.inf, dtype=torch.float32)
-    for k, answer in enumerate(logits):
-        log_p = torch.log_softmax(answer.float() / temperature, 1) + gates[:, k, None].log()
+    for k, own in enumerate(logits):
+        log_p = torch.log_softmax(own.float() / temperature, 1) + gates[:, k, None].log()
         target.index_copy_(1, _columns(slices, k, targets.device), log_p * temperature)
     return target
 

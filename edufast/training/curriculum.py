@@ -86,7 +86,7 @@ class Curriculum:
     Attributes:
         grades: at least one. No class is added twice.
         order: of the samples within an epoch. "mixed": batches mix all classes taught; "slices":
-            the classes of one grade after those of another (the authors' order).
+            one grade's classes after another's (the authors' order).
         schedule: of the learning rate. "held": warm-up in every grade, then constant, and annealed
             (half a cosine) in the last grade only. "restart": warm-up and annealing in every grade.
             "paper": no warm-up, x0.1 at 150/240, 180/240 and 210/240 of all steps.
@@ -163,13 +163,13 @@ class Curriculum:
     def questions(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
         """Class ids of the samples that each teacher is run on, by its position in the faculty: its
         own classes in routed grades, in others all classes taught at the time."""
-        asked: dict[int, set[int]] = {}
+        questions: dict[int, set[int]] = {}
         for g, grade in enumerate(self.grades):
             for k in grade.teachers:
                 routed = grade.target == "routed"
                 classes = teachers[k].classes if routed else self.taught(g).ids
-                asked.setdefault(k, set()).update(classes)
-        return asked
+                questions.setdefault(k, set()).update(classes)
+        return questions
 
     def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
         """Factor on the base learning rate in ``step`` (from 0) of ``grade`` (from 0).

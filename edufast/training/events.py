@@ -63,7 +63,7 @@ class GradeEvent(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class CompileEvent(TrainingEvent):
-    """When a grade begins or cannot be compiled: whether its step is compiled, and why."""
+    """When a grade begins or its step cannot be compiled: whether it is compiled, and why."""
 
     kind: ClassVar[str] = "compile"
     compiled: bool

@@ -17,7 +17,7 @@ from edufast.utils.registry import call_user
 
 
 class Growth:
-    """Takes student, algorithm and optimiser from grade to grade: ``growth.begin(g)``.
+    """Brings student, algorithm and optimiser from grade to grade: ``growth.begin(g)``.
 
     Args:
         student: must not have grown yet. Its classes become those of the curriculum.

@@ -18,7 +18,7 @@ Compile: TypeAlias = Literal["auto", True, False]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A context; with "bf16", PyTorch computes in bfloat16 where autocast considers it safe."""
+    """A context in which PyTorch autocasts to bfloat16 if ``precision`` is "bf16"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

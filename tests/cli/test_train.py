@@ -302,7 +302,7 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
                 "--set",
                 "curriculum={grades: [{epochs: 1, classes: 0-59, teachers: [0], target: full}]}",
             ),
-            "asks teacher 0 (teacher), but it does not know class 20",
+            "needs teacher 0 (teacher), but it does not know class 20",
         ),
     ],
 )

@@ -266,7 +266,7 @@ def test_classes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="class_map has 9 classes; expected 10"):
         student(ids=range(9))
     model = finished()
-    with pytest.raises(RuntimeError, match="has grown already"):
+    with pytest.raises(RuntimeError, match="has already grown"):
         model.assign_classes(ClassMap.of(range(10, 20)))
 
 

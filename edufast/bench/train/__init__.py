@@ -43,7 +43,7 @@ def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], 
     Names that begin with + are this project's: each adds to the optimisations before it.
     """
     fast = fast_precision(setting.device)
-    everybody: dict[str, Callable[[], Contestant]] = {
+    makers: dict[str, Callable[[], Contestant]] = {
         show.PLAIN: partial(PlainLoop, setting),
         show.CAREFUL_EAGER: partial(CarefulLoop, setting, compiled=False),
         show.CAREFUL: partial(CarefulLoop, setting, compiled=True),
@@ -59,7 +59,7 @@ def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], 
         show.FLOOR: partial(Floor, setting, LoopOptions(fast)),
         show.FLOOR_CACHED: partial(Floor, setting, LoopOptions(fast, cache="warm")),
     }
-    return {n: make for n, make in everybody.items() if compiling or n not in show.UNCOMPILED}
+    return {n: make for n, make in makers.items() if compiling or n not in show.UNCOMPILED}
 
 
 def run(

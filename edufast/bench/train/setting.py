@@ -26,7 +26,7 @@ class Pair:
     Attributes:
         teacher, student: names for :func:`edufast.models.zoo.create_model`.
         image_size: height and width in pixels.
-        classes: in all, a multiple of ``TEACHERS``.
+        classes: number of classes, a multiple of ``TEACHERS``.
         samples: of an epoch; CIFAR-100's by default.
     """
 
