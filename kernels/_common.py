@@ -232,8 +232,8 @@ def positive(total):
 
 @triton.jit
 def rescale(x, scale):
-    """x * scale for a sum so far: 0 where everything before was -inf, NaN where it was NaN."""
-    return tl.where((scale == 0) & (x == x), 0.0, x * scale)
+    """x * scale for a sum so far: 0 where everything before was -inf; NaN and inf stay."""
+    return tl.where((scale == 0) & (tl.abs(x) < _INF), 0.0, x * scale)
 
 
 @triton.jit

@@ -13,8 +13,8 @@ q are their softmaxes at the teacher's temperature. A divergence has
   that is differentiated. DKD's terms leave the label out; its whole gradient there is ``label``.
 
 The sums are a tuple of values per row: maximum and sum of exponentials relative to it, of z and of
-t, and two of the divergence's own. (Plain tuples: Triton 3.6 forgets the names of a tuple inside
-another.)
+t, and two by which the divergence compares them, of q and of p. (Plain tuples: Triton 3.6 forgets
+the names of a tuple inside another.)
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ def _log_ratio(log_p, log_q, p):
 
 
 @triton.jit
+def _weighted_log_ratio(e, u, v):
+    """e (u - v): 0 where u has no mass; infinite where v alone has none, though e may underflow."""
+    return tl.where(u == -_INF, 0.0, tl.where(v == -_INF, _INF, e * (u - v)))
+
+
+@triton.jit
 def _log_to_mixture(p, q, q_share, p_share):
     """log(p / m), m = p_share * p + q_share * q; 0 where p is.
 
@@ -93,12 +99,8 @@ def empty_sums(ROWS: tl.constexpr):
 
 @triton.jit
 def accumulate(sums, z, t, temperature, DIVERGENCE: tl.constexpr):
-    """Add a tile to the sums.
-
-    KL and DKD: ``cross`` is the sum of e^u (u - v), u being the divergence's first argument;
-    ``outside`` is 1 once that side has mass, though it may underflow, and the other none.
-    """
-    old_z_max, z_sum, old_t_max, t_sum, cross, outside = sums
+    """Add a tile to the sums: ``q_cross`` is that of e^v (v - u), ``p_cross`` of e^u (u - v)."""
+    old_z_max, z_sum, old_t_max, t_sum, q_cross, p_cross = sums
     z_max, t_max = tl.maximum(old_z_max, tl.max(z, 1)), tl.maximum(old_t_max, tl.max(t, 1))
     z_scale = tl.exp((old_z_max - finite(z_max)) / temperature)
     t_scale = tl.exp((old_t_max - finite(t_max)) / temperature)
@@ -107,33 +109,29 @@ def accumulate(sums, z, t, temperature, DIVERGENCE: tl.constexpr):
     # How far the maxima moved since the last tile changes every u - v summed so far.
     z_drift, t_drift = finite(old_z_max) - finite(z_max), finite(old_t_max) - finite(t_max)
     drift = (z_drift - t_drift) / temperature
+    if (DIVERGENCE == FORWARD_KL) | (DIVERGENCE == DKD):
+        q_cross = rescale(q_cross - t_sum * drift, t_scale)
+        q_cross += tl.sum(_weighted_log_ratio(f, v, u), 1)
     if DIVERGENCE == REVERSE_KL:
-        cross = rescale(cross + z_sum * drift, z_scale)
-        cross += tl.sum(e * _log_ratio(u, v, e), 1)
-        alone = (z > -_INF) & (t == -_INF)
-        outside = tl.maximum(outside, tl.max(tl.where(alone, 1.0, 0.0), 1))
-    elif DIVERGENCE != JS:
-        cross = rescale(cross - t_sum * drift, t_scale)
-        cross += tl.sum(f * _log_ratio(v, u, f), 1)
-        alone = (t > -_INF) & (z == -_INF)
-        outside = tl.maximum(outside, tl.max(tl.where(alone, 1.0, 0.0), 1))
+        p_cross = rescale(p_cross + z_sum * drift, z_scale)
+        p_cross += tl.sum(_weighted_log_ratio(e, u, v), 1)
     z_sum = rescale(z_sum, z_scale) + tl.sum(e, 1)
     t_sum = rescale(t_sum, t_scale) + tl.sum(f, 1)
-    return z_max, z_sum, t_max, t_sum, cross, outside
+    return z_max, z_sum, t_max, t_sum, q_cross, p_cross
 
 
 @triton.jit
 def accumulate_mixture(sums, whole, z, t, temperature, beta, one_minus_beta):
-    """JS: add a tile's sum p log(p / m) and sum q log(q / m) to the last two sums.
+    """JS: add a tile's sums of q log(q / m) and of p log(p / m) to the last two.
 
     ``whole`` is what ``accumulate`` summed over all tiles.
     """
-    z_max, z_sum, t_max, t_sum, p_to_m, q_to_m = sums
+    z_max, z_sum, t_max, t_sum, q_to_m, p_to_m = sums
     _, p = softmax(z, whole[0], whole[1], temperature)
     _, q = softmax(t, whole[2], whole[3], temperature)
-    p_to_m += tl.sum(p * _log_to_mixture(p, q, beta, one_minus_beta), 1)
     q_to_m += tl.sum(q * _log_to_mixture(q, p, one_minus_beta, beta), 1)
-    return z_max, z_sum, t_max, t_sum, p_to_m, q_to_m
+    p_to_m += tl.sum(p * _log_to_mixture(p, q, beta, one_minus_beta), 1)
+    return z_max, z_sum, t_max, t_sum, q_to_m, p_to_m
 
 
 # --- value and coefficients of each -------------------------------------------------------------
@@ -142,26 +140,26 @@ def accumulate_mixture(sums, whole, z, t, temperature, beta, one_minus_beta):
 @triton.jit
 def _forward_kl(sums):
     """DKD, too: over the classes without the label."""
-    _, z_sum, _, t_sum, cross, outside = sums
+    _, z_sum, _, t_sum, q_cross, _ = sums
     both = (z_sum != 0) & (t_sum != 0)
-    value = cross / positive(t_sum) + (tl.log(positive(z_sum)) - tl.log(positive(t_sum)))
+    value = q_cross / positive(t_sum) + (tl.log(positive(z_sum)) - tl.log(positive(t_sum)))
     value = tl.where(both, value, 0.0)
+    mean = tl.where(value == _INF, 0.0, value)  # no gradient is promised there, but a finite one
     one = tl.where(both, 1.0, 0.0)
     zero = tl.zeros_like(one)
-    infinite = tl.where(both & (outside != 0), _INF, 0.0)
-    return value + infinite, (one, -one, zero, zero, zero), (zero, zero, one, value, zero)
+    return value, (one, -one, zero, zero, zero), (zero, zero, one, mean, zero)
 
 
 @triton.jit
 def _reverse_kl(sums):
-    z_max, z_sum, t_max, t_sum, cross, outside = sums
-    value, of_teacher, of_student = _forward_kl((t_max, t_sum, z_max, z_sum, cross, outside))
+    z_max, z_sum, t_max, t_sum, q_cross, p_cross = sums
+    value, of_teacher, of_student = _forward_kl((t_max, t_sum, z_max, z_sum, p_cross, q_cross))
     return value, of_student, of_teacher
 
 
 @triton.jit
 def _js(sums, beta, one_minus_beta):
-    _, z_sum, _, t_sum, p_to_m, q_to_m = sums
+    _, z_sum, _, t_sum, q_to_m, p_to_m = sums
     one = tl.where((z_sum != 0) & (t_sum != 0), 1.0, 0.0)
     zero = tl.zeros_like(one)
     p_to_m, q_to_m = tl.where(one != 0, p_to_m, 0.0), tl.where(one != 0, q_to_m, 0.0)
@@ -190,9 +188,8 @@ def _dkd(sums, z_label, t_label, has_label, temperature, target_weight, rest_wei
     q_label, q_rest = tl.exp(log_q_label), tl.exp(log_q_rest)
     ratio_label = _log_ratio(log_q_label, log_p_label, q_label)
     ratio_rest = _log_ratio(log_q_rest, log_p_rest, q_rest)
-    outside = ((v_label > -_INF) & (u_label == -_INF)) | ((v_rest > -_INF) & (u_rest == -_INF))
-    target = q_label * ratio_label + q_rest * ratio_rest + tl.where(outside, _INF, 0.0)
-    target = tl.where(defined, target, 0.0)
+    target = _weighted_log_ratio(q_label, log_q_label, log_p_label)
+    target = tl.where(defined, target + _weighted_log_ratio(q_rest, log_q_rest, log_p_rest), 0.0)
 
     # The student's: of the others from p_rest - q_rest, of the label from p_label - q_label.
     to_rest = target_weight * tl.where(defined, tl.exp(log_p_rest) - q_rest, 0.0)
@@ -236,13 +233,15 @@ def gradient(
     """The gradient on p's side, the teacher's if ``TEACHER``; the shares are those in JS's m."""
     own, other, ratio, mean, label = coefficients
     value = own[:, None] * p
+    # The first argument of a KL divergence has a ratio, the second has an other.
+    FIRST: tl.constexpr = (DIVERGENCE == REVERSE_KL) != TEACHER
     if DIVERGENCE == JS:
         log_ratio = _log_to_mixture(p, q, q_share, p_share)
         value += ratio[:, None] * (p * (log_ratio - mean[:, None]))
-    elif (DIVERGENCE == REVERSE_KL) == TEACHER:
-        value += other[:, None] * q
-    else:
+    elif FIRST:
         value += ratio[:, None] * (p * (_log_ratio(log_p, log_q, p) - mean[:, None]))
+    else:
+        value += other[:, None] * q
     if DIVERGENCE == DKD:
         value = tl.where(is_label, label[:, None], value)
     return value

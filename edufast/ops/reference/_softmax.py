@@ -22,8 +22,9 @@ def softmax(logits: Tensor, temperature: float = 1.0) -> Softmax:
     masked = torch.isneginf(x)
     empty = masked.all(1)
     shift = x.detach().masked_fill(masked, torch.finfo(x.dtype).min).amax(1, keepdim=True)
-    total = torch.exp(x - shift).sum(1, keepdim=True)
-    log_p = x - (shift + torch.log(total.masked_fill(empty[:, None], 1.0)))
+    shifted = x - shift  # first: where logits are large, the logarithm would be lost in them
+    total = torch.exp(shifted).sum(1, keepdim=True)
+    log_p = shifted - torch.log(total.masked_fill(empty[:, None], 1.0))
     return Softmax(log_p, torch.exp(log_p), masked, empty)
 
 

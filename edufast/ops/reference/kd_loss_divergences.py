@@ -49,8 +49,11 @@ def js(pair: Pair, beta: float) -> Tensor:
     p, q = softmax(pair.z), softmax(pair.t)
     floor = log_of_zero(pair.z.dtype)
     log_p, log_q = p.log_p.masked_fill(p.masked, floor), q.log_p.masked_fill(q.masked, floor)
-    log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log1p(-beta))
-    terms = beta * q.p * (log_q - log_m) + (1 - beta) * p.p * (log_p - log_m)
+    # log(m / p) and log(m / q) as they stand: log m would lose the digits in which it differs.
+    ahead, log_beta, log_rest = log_q - log_p, math.log(beta), math.log1p(-beta)
+    p_to_m = -torch.logaddexp(torch.full_like(ahead, log_rest), ahead + log_beta)
+    q_to_m = -torch.logaddexp(torch.full_like(ahead, log_beta), log_rest - ahead)
+    terms = beta * q.p * q_to_m + (1 - beta) * p.p * p_to_m
     return terms.sum(1).masked_fill(p.empty | q.empty, 0)
 
 
