@@ -16,8 +16,6 @@ bool same(View::Sizes a, View::Sizes b) {
 void check_tensor(const View& v, const OwnedTensor& tensor, Argument name) {
   MERGE_CHECK(v.supported, name, " has an unsupported dtype, ", dtype_name(shared(tensor)),
               "; expected float32, bfloat16, float16, float64, an integer type or bool");
-  MERGE_CHECK(v.device.type != aoti_torch_device_type_meta(), name,
-              " is on meta; expected a device with memory");
 }
 
 void check_pair(const MergeArguments& a, int64_t n, int64_t i) {
@@ -58,7 +56,7 @@ void check_aliasing(const MergeArguments& a) {
   std::vector<Range> written;
   written.reserve(a.pairs());
   for (int64_t i = 0; i < a.pairs(); ++i) {
-    if (a.target_views[i].size == 0) continue;
+    if (!a.target_views[i].has_memory()) continue;
     MERGE_CHECK(
         !a.target_views[i].overlaps_itself(), target_name(i),
         " has several elements in one place of memory; expected one each (is it expanded?)");
@@ -72,7 +70,7 @@ void check_aliasing(const MergeArguments& a) {
   for (int64_t i = 0; i < a.pairs(); ++i) {
     for (int64_t n = 0; n < a.num_sources; ++n) {
       const View& s = a.source_views[a.index(n, i)];
-      if (s.size == 0) continue;
+      if (!s.has_memory()) continue;
       const Range r = range_of(s, i);
       auto next = std::partition_point(written.begin(), written.end(),
                                        [&](const Range& w) { return w.end <= r.begin; });

@@ -378,12 +378,25 @@ def test_a_fault_that_there_was(operator, changes, message):
 
 @pytest.mark.parametrize("operator", ["merge_plan", "merge_check"])
 @pytest.mark.parametrize("where", ["targets", "sources"])
-def test_a_merge_without_memory(operator, where):
+def test_a_merge_between_memory_and_none(operator, where):
     """These have no fake: a meta tensor comes to C++, where its address was read."""
     tensors = [t.to("meta") for t in CALLS[operator]()[where]]
-    name = {"targets": r"targets\[0\]", "sources": r"sources\[0\]\[0\]"}[where]
-    with pytest.raises(RuntimeError, match=rf"{name} is on meta; expected a device with memory"):
+    devices = ("meta", "cpu") if where == "targets" else ("cpu", "meta")
+    message = r"targets\[0\] is on {}, but sources\[0\]\[0\] is on {}; expected one device"
+    with pytest.raises(RuntimeError, match=message.format(*devices)):
         call(operator, **{where: tensors})
+
+
+def test_a_merge_without_memory():
+    """There is nothing to do and nothing that could be shared, but no kernel to plan for either."""
+    meta = {
+        name: [t.to("meta") for t in value]
+        for name, value in merge_().items()
+        if name in ("targets", "sources")
+    }
+    call("merge_check", **meta)
+    with pytest.raises(RuntimeError, match=r"targets\[0\] is on meta; expected cpu"):
+        call("merge_plan", **meta)
 
 
 @pytest.mark.parametrize("label", [INT64[0], -101, -1, CLASSES, 2**32, INT64[1]])
