@@ -127,15 +127,29 @@ template <class A> A sum_centred(const A* x, A max, int64_t n) {
   return sum_lanes<A>(sum);
 }
 
-// log(p / m) and log(q / m) with m = beta q + (1 - beta) p; 0 where the probability is.
+// log(p / m) with m = p_share p + q_share q; 0 where p is. m / p - 1 is formed from q - p: with a
+// share of 1e-7, m itself would be p or q after rounding.
+template <class A>
+EDUFAST_INLINE Vec<A> log_ratio_to_mixture(Vec<A> p, Vec<A> q, A p_share, A q_share) {
+  const Vec<A> y = q_share * ((q - p) / p), x = 1 + y, rounded = x - 1;
+  const Vec<A> most = splat(A(1e37));  // instead of an overflow, where p is about to underflow
+  Vec<A> far = p_share + q_share * (q / p);
+  far = far > most ? most : far;
+  const auto near = (y < A(0.5)) & (y > A(-0.5));
+  const Vec<A> log_x = log(near ? x : far);
+  // The logarithm of 1 + y that has the digits of y, though x has lost them (Kahan).
+  const Vec<A> log_near = rounded == 0 ? y : log_x * (y / rounded);
+  return p > 0 ? -(near ? log_near : log_x) : Vec<A>{};
+}
+
+// log(p / m) and log(q / m) with m = beta q + (1 - beta) p.
 template <class A>
 void log_ratios_to_mixture(const A* e, A p_scale, const A* f, A q_scale, A beta, A one_minus_beta,
                            int64_t n, A* p_log_ratio, A* q_log_ratio) {
   for_vectors<A>(n, [&](int64_t i, auto lanes) {
     const Vec<A> p = load(e + i, lanes) * p_scale, q = load(f + i, lanes) * q_scale;
-    const Vec<A> m = beta * q + one_minus_beta * p;
-    store(p_log_ratio + i, p > 0 ? log(p / m) : Vec<A>{}, lanes);
-    store(q_log_ratio + i, q > 0 ? log(q / m) : Vec<A>{}, lanes);
+    store(p_log_ratio + i, log_ratio_to_mixture<A>(p, q, one_minus_beta, beta), lanes);
+    store(q_log_ratio + i, log_ratio_to_mixture<A>(q, p, beta, one_minus_beta), lanes);
   });
 }
 
