@@ -30,8 +30,6 @@ LAYERS = [
 HEIGHT = {folder: height for height, layer in enumerate(LAYERS) for folder in layer}
 
 TESTS = Path(__file__).parent
-# Folders that are being split into files for each module; to be emptied when that is done.
-WITHOUT_NAMESAKES = {"data", "distill", "experiments", "models", "ops"}
 
 
 def modules() -> dict[str, Path]:
@@ -97,7 +95,7 @@ def test_every_module_has_a_test_file_of_its_name() -> None:
     missing = []
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE)
-        if module.stem.startswith("__") or module.parts[0] in WITHOUT_NAMESAKES:
+        if module.stem.startswith("__"):
             continue
         namesake = TESTS / module.parent / f"test_{module.stem.lstrip('_')}.py"
         if not namesake.exists():
