@@ -63,11 +63,18 @@ def show(what: Table) -> None:
 
 
 def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """Call ``function``; what the user got wrong ends the command in one line and code 2."""
+    """Call ``function``; what the user got wrong ends the command in one line and code 2.
+
+    So does what the file system refuses (a full disk, a file in the place of a folder), with code
+    1: files are written whole or not at all, so the same command goes on when that is mended.
+    """
     try:
         return function(*arguments, **keywords)
     except UserError as error:
         fail(str(error), 2)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        fail(f"{where}{error.strerror or error}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,5 +1,8 @@
 """What the commands share."""
 
+import errno
+import os
+
 import pytest
 import torch
 import typer
@@ -38,6 +41,25 @@ def test_what_the_user_got_wrong_ends_in_one_line_and_code_2(capsys):
         user(wrong)
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err == f"edufast: {message.strip()}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENOTDIR, "Not a directory"),
+        (errno.ENAMETOOLONG, "File name too long"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(number, message, capsys):
+    def refused():
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    with pytest.raises(typer.Exit) as ended:
+        user(refused)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == f"edufast: runs/x: {message}\n"
 
 
 def test_other_errors_pass():

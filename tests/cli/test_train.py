@@ -314,6 +314,16 @@ def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["file", "file/run", "x" * 300])
+def test_a_run_folder_that_cannot_be_made_is_told_in_one_line(folder, tmp_path, name):
+    (tmp_path / "file").write_text("precious")
+    result = edufast("train", folder / "recipe.yaml", "--out", tmp_path / name, code=1)
+    text = one_line(result)
+    assert text.startswith("edufast: ") and "Traceback" not in text
+    assert any(reason in text for reason in ("File exists", "Not a directory", "name too long"))
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_ctrl_c_leaves_a_run_that_resumes(folder):
     out = folder / "stopped"
     command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"),
