@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,8 +76,7 @@ def runner(path: Path) -> Run:
         ExportError: onnxruntime cannot load the file or, when called, cannot run it on a batch.
     """
     require()
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
@@ -96,6 +96,14 @@ def runner(path: Path) -> Run:
             ) from error
 
     return run
+
+
+def load_onnxruntime() -> Any:
+    """The module onnxruntime, without telemetry: it would write a device id to the home folder."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def require() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from edufast.data import ClassSampler, DataSet, Loader, Samples
 from edufast.edge.export import ExportReport, export
+from edufast.edge.onnx import load_onnxruntime
 from edufast.models.weights import ModelInfo
 
 VERIFY_SAMPLES = 256  # validation images on which an export is compared with PyTorch
@@ -65,8 +66,7 @@ def validation_images(
 
 def latency(path: Path, image_size: int, runs: int = 50) -> float:
     """Median time in milliseconds that onnxruntime takes for one uint8 image on one thread."""
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,10 +140,10 @@ def read_events(path: Path) -> list[Event]:
     """The events of a log, in the order in which they were written.
 
     Events of unknown kinds, fields of unknown names, and a last line that a crash cut short are
-    left out.
+    left out; so, with a warning, are damaged lines.
 
     Raises:
-        UserError: a line is no event, or an event lacks a field.
+        UserError: a line is no event but whole, or an event lacks a field.
     """
     lines = path.read_text("utf-8", errors="replace").rstrip().split("\n")
     events = []
@@ -151,9 +152,11 @@ def read_events(path: Path) -> list[Event]:
             continue
         try:
             event = _parse(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                warnings.warn(f"{path}:{number} is damaged and left out", stacklevel=2)
+            continue
         except ValueError as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                break
             raise UserError(f"{path}:{number}: {error}") from error
         if event is not None:
             events.append(event)

@@ -17,6 +17,7 @@ from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
+from edufast.utils.files import remove_partial_files
 from edufast.utils.lock import folder_lock
 
 
@@ -68,6 +69,7 @@ class Setup:
             UserError: another process is, or the folder holds a run of another config by now.
         """
         with folder_lock(self.folder.path):
+            remove_partial_files(self.folder.path)
             self.folder.claim(self.config)
             self.event_log = EventLog(self.folder.metrics)
             if self.folder.log().run is None:

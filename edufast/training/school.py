@@ -17,7 +17,7 @@ from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
-from edufast.training.checkpoint import load_checkpoint, save_checkpoint
+from edufast.training.checkpoint import latest_checkpoint, save_checkpoint
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import Accuracy, evaluate
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
@@ -170,8 +170,10 @@ class School:
             TrainingError: the loss is not finite.
         """
         checkpoint = self.options.checkpoint
-        if checkpoint is not None and checkpoint.exists():
-            self.load_state_dict(load_checkpoint(checkpoint))
+        if checkpoint is not None:
+            state = latest_checkpoint(checkpoint, self._bar.say)
+            if state is not None:
+                self.load_state_dict(state)
         with deferred_interrupt() as interrupted, self._bar:
             while self.progress.grade < len(self.plans):
                 self._teach_grade(interrupted)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from edufast.training.checkpoint import load_checkpoint, save_checkpoint
+from edufast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from edufast.utils.errors import UserError
 
 
@@ -51,3 +51,17 @@ def test_a_checkpoint_of_another_version_is_refused_in_a_line(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"EDUFAST2", b"EDUFAST1", 1))
     with pytest.raises(UserError, match="another version of EduFast: found format 1; expected 2"):
         load_checkpoint(path)
+
+
+def test_where_a_checkpoint_is_damaged_the_one_before_is_taken(tmp_path):
+    path, told = tmp_path / "c.pt", []
+    assert latest_checkpoint(path, told.append) is None
+    for number in range(3):
+        save_checkpoint(path, {"a": number})
+    assert latest_checkpoint(path, told.append) == {"a": 2} and told == []
+    path.write_bytes(path.read_bytes()[:-1])
+    assert latest_checkpoint(path, told.append) == {"a": 1}
+    assert len(told) == 1 and "c.pt is damaged" in told[0]
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"")
+    assert latest_checkpoint(path, told.append) is None and len(told) == 3

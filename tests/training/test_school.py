@@ -334,3 +334,13 @@ def test_a_school_leaves_nothing_behind(tmp_path, monkeypatch, way):
             assert threads() == before
     finally:
         gc.enable()
+
+
+def test_a_training_goes_on_without_its_damaged_checkpoint_to_the_same_bits(tmp_path, capsys):
+    path = tmp_path / "c.pt"
+    expected = school(seed=3, checkpoint=path).fit()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert same_weights(school(seed=3, checkpoint=path).fit(), expected)
+    assert "c.pt is damaged" in capsys.readouterr().err.replace("\n", "")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, remove_partial_files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -36,3 +36,19 @@ def test_a_link_stays_a_link_to_the_file_that_is_written(tmp_path, there):
         temporary.write_text("new")
     assert link.is_symlink() and real.read_text() == "new"
     assert list(real.parent.iterdir()) == [real]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    kept = [tmp_path / ".hidden", tmp_path / "sub" / "f.partial"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # no time to clean up
+        with atomic_write(tmp_path / "sub" / "f"):
+            raise Killed
+    for path in kept:
+        path.touch()
+    assert len(list((tmp_path / "sub").iterdir())) == 2
+    remove_partial_files(tmp_path)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
