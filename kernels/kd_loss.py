@@ -201,12 +201,12 @@ def _loop_kernel(
             busy = any_row(read if teacher.grad is None else rows.exists)
             if busy & touches(teacher, first, CLASSES):
                 t, mask = load_teacher(teacher, rows, column, read, classes)
-                sums = _recall(kept + k * _KEPT, _SUMS)
+                teacher_sums = _recall(kept + k * _KEPT, _SUMS)
                 of_student = _recall(kept + k * _KEPT + _SUMS, _COEFFICIENTS)
                 of_teacher = _recall(kept + k * _KEPT + _SUMS + _COEFFICIENTS, _COEFFICIENTS)
                 grad = add_gradients(
-                    grad, sums, of_student, of_teacher, tl.where(mask, z, -_INF), t, teacher, rows,
-                    column, is_label, classes, param0, param1, DIVERGENCE,
+                    grad, teacher_sums, of_student, of_teacher, tl.where(mask, z, -_INF), t,
+                    teacher, rows, column, is_label, classes, param0, param1, DIVERGENCE,
                 )  # fmt: skip
         store_student_grad(student, grad, rows, column)
 

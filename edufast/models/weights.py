@@ -205,7 +205,7 @@ def _load(network: nn.Module, state: dict[str, Tensor]) -> str:
         prefix = wrapper_prefix(state)
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     there = {id(own[name]) for name in state if name in own}
-    for name in own.keys() | state.keys():
+    for name in {**own, **state}:
         if name not in own:
             return f"it has a tensor {name!r}, which the model has not"
         if name not in state:

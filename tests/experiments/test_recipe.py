@@ -107,7 +107,7 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ),
         (
             {"teachers": [{"model": "m", "mean": [0.5, 0.5, 0.5]}]},
-            r"teachers.0.mean: \(0.5, 0.5, 0.5\) without weights; a teacher that is taught here",
+            r"teachers.0.mean: \(0.5, 0.5, 0.5\) without weights; a teacher that is trained here",
         ),
         (
             {"teachers": [{"model": "m", "image_size": 24}]},

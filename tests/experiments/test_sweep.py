@@ -102,9 +102,9 @@ def test_a_student_that_diverges_is_counted_and_the_others_go_on(recipe):
     [
         (("--vary", "training.lr"), "--vary training.lr: expected key.subkey=value,value"),
         (("--vary", "training.lrr=1,2"), "training.lrr: unknown key; did you mean 'lr'?"),
-        (("--vary", "method=magic"), "method: found 'magic'; expected one of scratch, kd"),
-        (("--only", "nothing"), "--only: 'nothing'; expected some of plain, kd, graded"),
-        (("--equal", "money"), "--equal: 'money'; expected one of samples, flops, time"),
+        (("--vary", "method=magic"), "method is 'magic'; expected one of scratch, kd"),
+        (("--only", "nothing"), "--only is 'nothing'; expected one of plain, kd, graded"),
+        (("--equal", "money"), "--equal is 'money'; expected one of samples, flops, time"),
         (("--set", "variants.kd.training.lr=x"), "variants.kd"),
         (("--vary", "student.cuts=[x]"), "cannot cut after 'x'"),
     ],
