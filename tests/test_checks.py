@@ -1,5 +1,6 @@
 """The checks of a commit are those of `make lint`."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,3 +50,42 @@ def test_the_commands_that_contributing_names_exist():
 def test_the_tests_that_a_tool_runs_exist(script):
     paths = re.findall(r"tests/[\w/.]+", script.read_text())
     assert paths and all((ROOT / path).exists() for path in paths)
+
+
+def _names_no_encoding(call):
+    """Whether a call reads or writes text in the encoding of the locale."""
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    match call.func:
+        case ast.Attribute(attr="read_text"):
+            return not call.args
+        case ast.Attribute(attr="write_text"):
+            return len(call.args) < 2
+        case ast.Name(id="open"):
+            return "b" not in "".join(map(ast.unparse, call.args[1:2]))
+    return False
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("p.read_text()", True),
+        ("p.write_text(t)", True),
+        ("p.write_text(t, 'utf-8')", False),
+        ("open(p)", True),
+        ("open(p, 'rb')", False),
+        ("open(p, 'a', encoding='utf-8')", False),
+    ],
+)
+def test_a_call_that_names_no_encoding_is_found(code, expected):
+    assert _names_no_encoding(ast.parse(code, mode="eval").body) == expected
+
+
+def test_text_is_read_and_written_in_an_encoding_of_its_own_and_not_the_locales():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "edufast").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and _names_no_encoding(node)
+    ]
+    assert found == []

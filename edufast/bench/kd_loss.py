@@ -380,6 +380,8 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     if out is None:
         return
     with atomic_write(out / "kd_loss.json") as path:
-        path.write_text(json.dumps({"machine": machine(device), "results": results}, indent=1))
+        path.write_text(
+            json.dumps({"machine": machine(device), "results": results}, indent=1), "utf-8"
+        )
     with atomic_write(out / "kd_loss.png") as path:
         plot(results, path)

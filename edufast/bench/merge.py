@@ -259,6 +259,8 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     if out is None:
         return
     with atomic_write(out / "merge.json") as path:
-        path.write_text(json.dumps({"machine": machine(device), "results": results}, indent=1))
+        path.write_text(
+            json.dumps({"machine": machine(device), "results": results}, indent=1), "utf-8"
+        )
     with atomic_write(out / "merge.png") as path:
         plot(results, path)

@@ -38,7 +38,7 @@ def last_level_cache(device: str) -> int:
     sizes = [
         int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
         for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-        if (text := path.read_text().strip())
+        if (text := path.read_text("utf-8").strip())
     ]
     return max(sizes, default=32 << 20)
 
@@ -113,7 +113,7 @@ def peak_extra_bytes(candidate: Candidate, device: str) -> int | None:
         return torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # memory that malloc has kept could be reused unseen
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")  # resets VmHWM
         before = _resident("VmRSS")
         candidate(0)
         return max(0, _resident("VmHWM") - before)
@@ -122,7 +122,7 @@ def peak_extra_bytes(candidate: Candidate, device: str) -> int | None:
 
 
 def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) << 10
     raise OSError(f"/proc/self/status has no {field}")
@@ -132,7 +132,7 @@ def machine(device: str) -> dict[str, Any]:
     """What a reader needs to know about the machine that was measured."""
     cpu = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,26 +21,37 @@ _VAL_SHARE = 0.2
 
 def folder(root: Path, seed: int = 0) -> Splits:
     """``root/train/<class>/*`` with ``root/val/<class>/*`` (or ``valid`` or ``test``), or
-    ``root/<class>/*``, of which about a fifth of each class is for validation.
+    ``root/<class>/*``, of which about a fifth of each class is for validation. What else is in
+    the folders of the classes is left out, and counted in a warning.
 
     Raises:
-        UserError: fewer than two classes, a class without images, or one in validation only.
+        UserError: fewer than two classes, a class without images, with a name that is not UTF-8,
+            or in validation only.
     """
+    skipped: Counter[str] = Counter()
     if (root / "train").is_dir():
         val_root = next((root / name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
         if val_root is None:
             expected = ", ".join(_VAL_FOLDERS)
             raise UserError(f"data folder {root}: has train, but none of {expected}")
-        train, val = _class_folders(root / "train"), _class_folders(val_root)
+        train, val = (_class_folders(part, skipped) for part in (root / "train", val_root))
         unknown = sorted(val.keys() - train.keys())
         if unknown:
             raise UserError(f"data folder {root}: class {unknown[0]!r} is in {val_root.name} only")
     else:
-        split = {name: _split(files, seed) for name, files in _class_folders(root).items()}
+        split = {name: _split(files, seed) for name, files in _class_folders(root, skipped).items()}
         train = {name: files for name, (files, _) in split.items()}
         val = {name: files for name, (_, files) in split.items()}
     if len(train) < 2:
         raise UserError(f"data folder {root}: expected at least 2 classes, got {len(train)}")
+    if skipped:
+        used = sum(len(files) for split in (train, val) for files in split.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+        warnings.warn(
+            f"data folder {root}: {used} images are used, {skipped.total()} entries left out: "
+            f"{kinds}; expected {', '.join(sorted(IMAGE_SUFFIXES))} in the folder of a class",
+            stacklevel=2,
+        )
     classes = tuple(sorted(train))
     return Splits(
         classes,
@@ -60,22 +74,45 @@ def position(path: Path, seed: int) -> float:
     files does not move the others.
     """
     name = f"{path.parent.name}/{path.name}"
-    digest = hashlib.sha256((f"{seed}:{name}" if seed else name).encode()).digest()
+    text = f"{seed}:{name}" if seed else name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _class_folders(root: Path) -> dict[str, list[Path]]:
-    """The image files of each folder in ``root``, sorted. Other files are ignored."""
+def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
+    """The image files of each folder in ``root``, sorted. What else is in it is counted in
+    ``skipped``, by kind."""
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
     found = {}
     for each in folders:
-        files = sorted(p for p in each.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if os.fsencode(each.name).decode("utf-8", "ignore") != each.name:  # runs write it to files
+            raise UserError(f"data folder {root}: class {each.name!r}: expected a name in UTF-8")
+        files = []
+        with os.scandir(each) as entries:
+            for entry in entries:
+                kind = _left_out(entry)
+                if kind is None:
+                    files.append(each / entry.name)
+                else:
+                    skipped[kind] += 1
         if not files:
             raise UserError(f"data folder {root}: class {each.name!r} has no images")
-        found[each.name] = files
+        found[each.name] = sorted(files)
     return found
+
+
+def _left_out(entry: os.DirEntry[str]) -> str | None:
+    """The kind of what is no image file, in the plural; None: it is one."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if entry.name.startswith("."):  # such as ._1.jpg, which macOS puts beside 1.jpg
+        return "hidden"
+    if entry.is_dir():
+        return "folders"
+    if not entry.is_file():  # reading a pipe would wait for ever
+        return "pipes, devices or broken links"
+    return None if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
 
 
 def _split(files: list[Path], seed: int) -> tuple[list[Path], list[Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,15 +58,18 @@ def read_pairs(path: Path, separator: str, archive: str) -> Iterator[tuple[str, 
 
 
 def files_in(folder: Path, suffix: str, archive: str) -> set[str]:
-    """Names of the files in ``folder`` that end in ``suffix``, in upper or lower case.
+    """Names of the files in ``folder`` that end in ``suffix``, in upper or lower case, without
+    hidden ones such as ._1.jpg, which macOS puts beside 1.jpg.
 
     Raises:
         UserError: the folder is missing, or has no such file.
     """
     try:
-        names = {path.name for path in folder.iterdir() if path.suffix.lower() == suffix}
+        with os.scandir(folder) as entries:
+            files = {e.name for e in entries if e.is_file() and not e.name.startswith(".")}
     except OSError as error:
         raise UserError(f"{folder}: missing; it is a folder of {archive}") from error
+    names = {name for name in files if os.path.splitext(name)[1].lower() == suffix}
     if not names:
         raise UserError(f"{folder}: has no {suffix} images; expected those of {archive}")
     return names

@@ -18,6 +18,7 @@ again.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -105,7 +106,7 @@ def _parsed(source: str) -> tuple[str | None, Path | None]:
     folders, and folders over import paths."""
     name, colon, rest = source.partition(":")
     if name not in DATA_SETS:
-        if Path(source).is_dir():
+        if os.path.isdir(source):  # unlike Path.is_dir, False for a name that is too long
             return None, Path(source)
         attribute, second, further = rest.partition(":")
         if is_import_path(f"{name}:{attribute}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,15 @@ from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.distill import Algorithm, create_algorithm
-from edufast.experiments.schema import Section, check, override, parse_value, read_yaml
+from edufast.experiments.schema import (
+    Section,
+    check,
+    override,
+    parse_value,
+    quoted,
+    read_text,
+    read_yaml,
+)
 from edufast.models.heads import Kind
 from edufast.models.zoo import create_model
 from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
@@ -30,7 +39,12 @@ from edufast.training.settings import Compile, Precision, Training
 from edufast.utils.errors import UserError, unknown
 
 # `2/3`: the second of three equal shares of the classes.
-_SHARE = r"[1-9]\d*/[1-9]\d*"
+_SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
+
+# Far above what any run needs, and low enough that a slip of the finger takes no memory.
+_MOST_CLASSES = 1_000_000
+_MOST_TEACHERS = 1024
+_LARGEST_IMAGE = 4096
 
 # Of a curriculum as a whole.
 _OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
@@ -44,24 +58,35 @@ def _class_ids(value: object) -> object:
         return value
     ids: list[int] = []
     for part in value.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
         if not match:
-            raise ValueError(f"{part.strip()!r} is no class range; expected for instance 0-19")
+            raise ValueError(
+                f"{quoted(part.strip())} is no class range; expected for instance 0-19"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < _MOST_CLASSES or len(ids) + last - first >= _MOST_CLASSES:
+            raise ValueError(
+                f"{part.strip()!r}: expected ascending ids below {_MOST_CLASSES:,}, as 0-19"
+            )
         ids += range(first, last + 1)
     return ids
 
 
-ClassIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_class_ids)]
+ClassIds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)]], BeforeValidator(_class_ids)
+]
+ImageSize = Annotated[int, Field(gt=0, le=_LARGEST_IMAGE)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+VariantName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line
 
 
 class DataSection(Section):
     """Which images to learn from: see :func:`edufast.data.load_dataset`."""
 
     source: str
-    image_size: PositiveInt | None = None
+    image_size: ImageSize | None = None
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def load(self) -> DataSet:
         """The images.
@@ -92,7 +117,7 @@ class TeacherSection(Section):
     weights: Path | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    image_size: PositiveInt | None = None
+    image_size: ImageSize | None = None
     epochs: PositiveInt | None = None
 
 
@@ -137,7 +162,7 @@ class AlgorithmSection(BaseModel):
 class AugmentSection(Section):
     """Random views; see :class:`edufast.data.Augment`."""
 
-    pad: Annotated[int, Field(ge=0)] = 4
+    pad: Annotated[int, Field(ge=0, le=_LARGEST_IMAGE)] = 4
     flip: bool = True
     random_resized_crop: tuple[float, float] | None = None
     replay: PositiveInt | None = None
@@ -159,18 +184,18 @@ class TrainingSection(Section):
 class Recipe(Section):
     """A whole run. :func:`load_recipe` reads one from YAML."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=60)]  # of a folder
     data: DataSection
     student: StudentSection
-    teachers: list[TeacherSection] = Field(default_factory=list)
+    teachers: list[TeacherSection] = Field(default_factory=list, max_length=_MOST_TEACHERS)
     curriculum: CurriculumSection
     algorithm: AlgorithmSection = AlgorithmSection()
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
     baselines: list[MethodName] = Field(default_factory=list)
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0)] = 0
+    variants: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
+    seed: Seed = 0
 
     def variant(self, changes: Mapping[str, Any], source: str = "variant") -> Recipe:
         """The recipe with dotted keys changed, and without variants of its own.
@@ -379,17 +404,20 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
             what was expected.
     """
     if source in shipped_recipes():
-        text = (resources.files("edufast.experiments") / "recipes" / f"{source}.yaml").read_text()
-    elif Path(source).is_file():
-        text = Path(source).read_text()
+        text = (resources.files("edufast.experiments") / "recipes" / f"{source}.yaml").read_text(
+            encoding="utf-8"
+        )
+    elif os.path.isfile(source):  # unlike Path.is_file, False for a name that is too long
+        text = read_text(Path(source))
     else:
         raise unknown("recipe", source, shipped_recipes(), also="an existing YAML file")
     content = read_yaml(text, source)
     for text in overrides:
+        origin = " ".join(f"--set {text}".split())
         key, separator, value = text.partition("=")
         if not separator:
-            raise UserError(f"--set {text}: expected key.subkey=value")
-        override(content, key, parse_value(value, f"--set {text}"), f"--set {text}")
+            raise UserError(f"{origin}: expected key.subkey=value")
+        override(content, key, parse_value(value, origin), origin)
     return parse_recipe(content, source)
 
 
@@ -401,9 +429,9 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
     """
     recipe = check(Recipe, content, source)
     for k, teacher in enumerate(recipe.teachers):
-        if teacher.weights is not None and not teacher.weights.is_file():
+        if teacher.weights is not None and not os.path.isfile(teacher.weights):
             raise UserError(
-                f"{source}: teachers.{k}.weights: {str(teacher.weights)!r} does not exist; "
+                f"{source}: teachers.{k}.weights: {quoted(str(teacher.weights))} does not exist; "
                 "expected a .safetensors file written by edufast teach"
             )
         for key in ("mean", "std", "image_size"):
@@ -412,6 +440,13 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
                     f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights; a "
                     "teacher that is trained here learns from the images of data"
                 )
+    for name in ("training", "teaching"):
+        section, size = getattr(recipe, name), recipe.data.image_size
+        if section and size and section.augment.pad > size:
+            raise UserError(
+                f"{source}: {name}.augment.pad: found {section.augment.pad}; expected at most "
+                f"data.image_size, {size}"
+            )
     try:
         recipe.create_algorithm()
     except UserError as error:

@@ -124,4 +124,6 @@ class RunFolder:
         if not self.holds(config):
             content = config.model_dump(mode="json")
             with atomic_write(self.config_file) as temporary:
-                temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+                temporary.write_text(
+                    yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8"
+                )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,16 +13,57 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 
 
 class Section(BaseModel):
     """Part of a file: its keys, their types and defaults. Unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 SectionType = TypeVar("SectionType", bound=Section)
+
+_DEEPEST = 16  # levels of a dotted key
+
+# Messages quote values from outside, which may be of any length.
+_quote = reprlib.Repr()
+_quote.maxstring = _quote.maxother = 80
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values, without what is valid YAML but never meant: a key given twice, of which
+    YAML keeps the last, and numbers that no setting can have."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {quoted(key.value)} is given twice", problem_mark=key.start_mark
+                )
+            seen.add((key.tag, str(key.value)))
+        return node
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
+        number: int | float = read(node)
+        if not (abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)):
+            raise yaml.MarkedYAMLError(
+                problem=f"found {quoted(node.value)}; expected a finite number of at most 64 bits",
+                problem_mark=node.start_mark,
+            )
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+
+
+def quoted(value: object) -> str:
+    """``value`` as messages show it: its representation, shortened to about 80 characters."""
+    return _quote.repr(value)
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
@@ -29,10 +72,7 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
     Raises:
         UserError: it is no YAML, or something else than keys and values.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = parse_value(text, source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: found {type(content).__name__}; expected keys and values")
     return content
@@ -44,11 +84,20 @@ def read_section(model: type[SectionType], path: Path) -> SectionType:
     Raises:
         UserError: the first thing wrong with it.
     """
+    return check(model, read_yaml(read_text(path), str(path)), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it is not UTF-8.
+        OSError: it cannot be read.
+    """
     try:
-        text = path.read_text("utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
-    return check(model, read_yaml(text, str(path)), str(path))
+        raise UserError(f"{path}: not valid YAML: {error}; expected UTF-8") from error
 
 
 def check(model: type[SectionType], content: dict[str, Any], source: str) -> SectionType:
@@ -60,7 +109,7 @@ def check(model: type[SectionType], content: dict[str, Any], source: str) -> Sec
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error, model)}") from error
+        raise UserError(" ".join(f"{source}: {_explain(error, model)}".split())) from error
 
 
 def parse_value(text: str, source: str) -> Any:
@@ -70,18 +119,24 @@ def parse_value(text: str, source: str) -> Any:
         UserError: it is no YAML.
     """
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise UserError(f"{source}: not valid YAML: nested too deep") from error
+    # PyYAML lets through what Python says about values such as 2024-13-01 or !!bool x.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise UserError(f"{source}: not valid YAML: {one_line(error)}") from error
 
 
 def override(content: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set ``key``, such as ``training.lr`` or ``teachers.0.model``, in place.
 
     Raises:
-        UserError: a position that a list does not have, or a key inside something that has none.
+        UserError: a position that a list does not have, a key inside something that has none, or
+            more levels than any key has.
     """
     *path, last = key.split(".")
+    if len(path) >= _DEEPEST:
+        raise UserError(f"{source}: {len(path) + 1} levels; expected at most {_DEEPEST}")
     section: Any = content
     for name in path:
         section = _enter(section, name, source)
@@ -95,7 +150,7 @@ def override(content: dict[str, Any], key: str, value: Any, source: str) -> None
 def _enter(section: Any, name: str, source: str) -> Any:
     """The item ``name`` of a section or list of sections; a section that is not there begins."""
     if isinstance(section, list):
-        if not name.isdigit() or int(name) >= len(section):
+        if name not in map(str, range(len(section))):
             raise UserError(f"{source}: {name} is no position in a list of {len(section)} entries")
         return section[int(name)]
     if section.get(name) is None:
@@ -122,7 +177,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     close = difflib.get_close_matches(str(first["input"]), re.findall(r"'([^']+)'", message))
     hint = f"did you mean {close[0]!r}? " if first["type"] == "literal_error" and close else ""
-    return f"{key}: found {first['input']!r}; {hint}{message[0].lower()}{message[1:]}"
+    return f"{key}: found {quoted(first['input'])}; {hint}{message[0].lower()}{message[1:]}"
 
 
 def _is_branch(part: int | str) -> bool:

@@ -57,7 +57,9 @@ class SweepConfig(Section):
         """Make ``folder`` one of this config."""
         content = self.model_dump(mode="json")
         with atomic_write(folder / _FILE) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            temporary.write_text(
+                yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8"
+            )
 
 
 def is_sweep(folder: Path) -> bool:

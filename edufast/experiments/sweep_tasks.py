@@ -143,7 +143,7 @@ class StudentTask:
                 result = train(setup, teach(setup))[self.method][self.seed]
         except TrainingError as error:  # an outcome of the variant, no failure of the sweep
             with atomic_write(setup.folder.diverged) as temporary:
-                temporary.write_text(f"{error}\n")
+                temporary.write_text(f"{error}\n", "utf-8")
             return f"diverged: {error}"
         return f"{result.accuracy:.1%}, {result.seconds:.0f} s"
 

@@ -109,12 +109,12 @@ class LogitStore:
             if header == found:
                 return
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(header, indent=2))
+            temporary.write_text(json.dumps(header, indent=2), "utf-8")
 
     def _read_header(self) -> dict[str, Any]:
         path = self.folder / "header.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
             found["teachers"] = list(found["teachers"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

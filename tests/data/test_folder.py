@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -106,3 +108,55 @@ def test_a_hidden_folder_and_other_files_are_not_looked_at(tmp_path):
     (tmp_path / "README").write_text("")
     splits = folder(tmp_path)
     assert splits.classes == ("a", "b") and len(splits.train) + len(splits.val) == 4
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), (".",)])
+def test_what_is_no_picture_is_left_out_and_counted_in_one_line(tmp_path, parts):
+    for part in parts:
+        for name in ("a", "b"):
+            make_images(tmp_path / part / name, 2)
+    odd = tmp_path / parts[0] / "a"
+    os.mkfifo(odd / "pipe.png")
+    (odd / "broken.png").symlink_to("nowhere.png")
+    make_images(odd / "folder.jpg", 1)
+    make_images(odd / "nested", 3)
+    for name in ("x.gif", "y.GIF", "z.jfif", "notes", "._000.png", ".hidden.png"):
+        (odd / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out") as caught:
+        splits = folder(tmp_path)
+    (message,) = [str(warning.message) for warning in caught]
+    used = 4 * len(parts)
+    assert (
+        f"{used} images are used, 10 entries left out: 2 .gif, 1 .jfif, 2 folders, 2 hid" in message
+    )
+    assert "2 pipes, devices or broken links, 1 without a suffix; expected .bmp," in message
+    assert names(splits.train) | names(splits.val) == {
+        f"{name}/{number:03}.png" for name in "ab" for number in range(2)
+    }
+
+
+def test_a_folder_of_pictures_only_gives_no_warning(tmp_path):
+    for name in ("a", "b"):
+        make_images(tmp_path / name, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder(tmp_path)
+
+
+def test_a_class_of_odd_entries_only_has_no_images(tmp_path):
+    make_images(tmp_path / "a", 2)
+    make_images(tmp_path / "b" / "nested.png", 2)
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    with pytest.raises(UserError, match="class 'b' has no images"):
+        folder(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    for name in ("a", "b"):
+        make_images(tmp_path / name, 2)
+    os.rename(tmp_path / "a" / "000.png", os.fsencode(tmp_path / "a") + b"/caf\xe9.png")
+    assert len(folder(tmp_path).train) == 2
+    os.rename(tmp_path / "b", os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(UserError, match=r"class 'caf\\udce9': expected a name in UTF-8") as caught:
+        folder(tmp_path)
+    str(caught.value).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from edufast.data.layout import files_in, find_folder, read_lines, read_pairs
@@ -43,8 +45,10 @@ def test_pairs_are_the_first_two_columns(tmp_path):
 
 
 def test_files_are_known_by_their_suffix_in_either_case(tmp_path):
-    for name in ("a.jpg", "b.JPG", "c.png", "jpg"):
+    for name in ("a.jpg", "b.JPG", "c.png", "jpg", "._a.jpg"):
         (tmp_path / name).write_text("")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
     assert files_in(tmp_path, ".jpg", "s.tar") == {"a.jpg", "b.JPG"}
     with pytest.raises(UserError, match=r"has no .gif images; expected those of s.tar"):
         files_in(tmp_path, ".gif", "s.tar")

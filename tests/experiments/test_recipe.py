@@ -1,7 +1,12 @@
+import string
+
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edufast.experiments.recipe import load_recipe, parse_recipe, shipped_recipes
+from edufast.experiments.schema import read_yaml
 from edufast.utils.errors import UserError
 from tests.tiny import tiny_data
 
@@ -122,6 +127,40 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ({"algorithm": {"name": "kd", "beta": 1}}, r"algorithm 'kd': .*'beta'"),
         ({"baselines": ["magic"]}, r"baselines.0: found 'magic'; .*'scratch'"),
         ({"name": "a/b"}, r"name: found 'a/b'"),
+        ({"name": ".."}, r"name: found '..'"),
+        ({"name": ""}, r"name: found ''"),
+        ({"name": "n" * 300}, r"name: found 'nnn.*at most 60 characters"),
+        (
+            {"teachers": [{"model": "m", "classes": "0-10000000000"}]},
+            r"ascending ids below 1,000,0",
+        ),
+        ({"teachers": [{"model": "m", "classes": "0-" + "9" * 5000}]}, r"is no class range"),
+        ({"teachers": [{"model": "m", "classes": ",".join(["0-999999"] * 2)}]}, r"ids below 1,0"),
+        ({"teachers": [{"model": "m", "classes": "9-0"}]}, r"'9-0': expected ascending ids"),
+        ({"teachers": [{"model": "m", "classes": [1_000_000]}]}, r"classes.0: found 1000000"),
+        ({"teachers": [{"model": "m", "classes": "1/" + "9" * 5000}]}, r"is no class range"),
+        ({"teachers": [{"model": "m"}] * 1025}, r"teachers: .*at most 1024 items"),
+        (
+            {"teachers": [{"model": "m", "weights": "w" * 5000}]},
+            r"teachers.0.weights: 'www.*does not exist",
+        ),
+        ({"data": {"source": "digits", "image_size": 10**9}}, r"data.image_size: .*to 4096"),
+        ({"data": {"source": "digits", "seed": 2**63}}, r"data.seed: found 9223372036854775808"),
+        ({"seed": 2**63}, r"seed: found 9223372036854775808; .*less than"),
+        ({"training": {"augment": {"pad": 10**30}}}, r"training.augment.pad: found 10+;"),
+        (
+            {
+                "data": {"source": "digits", "image_size": 32},
+                "teaching": {"augment": {"pad": 33}},
+            },
+            r"teaching.augment.pad: found 33; expected at most data.image_size, 32",
+        ),
+        ({"variants": {"a\nb": {}}}, r"variants.a b.*: found 'a\\nb'"),
+        ({"training": {"lr": float("inf")}}, r"training.lr: found inf; .*finite"),
+        (
+            {"curriculum": {"epochs": 8, "exit_weight": float("nan")}},
+            r"curriculum.exit_weight: found nan; .*finite",
+        ),
     ],
 )
 def test_wrong_recipes_are_told_in_one_line(changes, message):
@@ -174,3 +213,73 @@ def test_files_that_are_no_recipe(tmp_path):
     path.write_text("- 1")
     with pytest.raises(UserError, match=r"found list; expected keys and values"):
         load_recipe(str(path))
+    path.write_bytes(b"name: caf\xe9")
+    with pytest.raises(UserError, match=r"r.yaml: not valid YAML: .*expected UTF-8"):
+        load_recipe(str(path))
+    with pytest.raises(UserError, match=r"expected one of .*an existing YAML file"):
+        load_recipe("x" * 5000)
+
+
+def test_a_data_source_that_is_too_long_for_a_path_is_told():
+    recipe = parse_recipe(content(data={"source": "x" * 5000})).located()
+    with pytest.raises(UserError, match=r"data source is 'xxx"):
+        recipe.data.load()
+
+
+_KEYS = ["name", "model", "classes", "weights", "cuts", "epochs", "grades", "teachers", "pad"]
+_KEYS += ["augment", "source", "alpha", "logits", "lr", "x"]
+
+# What sections may hold, right and wrong. No text with a colon, since algorithms and sources may be
+# import paths.
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(string.ascii_letters + string.digits + "-/,. \n²é", max_size=8)
+    | st.sampled_from(
+        ["0-1", "1/2", "all", "kd", "resnet8", "default", "0-99999999", "2024-01-01"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(_KEYS) | st.text("a1.\n²", max_size=3),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def _is_told(make):
+    """A recipe, or one line of what is wrong."""
+    try:
+        make()
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
+
+
+@given(st.sampled_from([*content(), "algorithm", "training", "variants", "seed", "x"]), _VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_value_of_a_section_is_taken_or_told_in_one_line(key, value):
+    _is_told(lambda: parse_recipe(content(**{key: value})))
+
+
+@given(
+    st.sampled_from(["teachers.0", "data", "curriculum", "algorithm", "training", "student"]),
+    st.sampled_from(_KEYS),
+    _VALUES,
+)
+@settings(max_examples=300, deadline=None)
+def test_any_value_of_a_key_is_taken_or_told_in_one_line(tmp_path_factory, section, key, value):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_text(yaml.safe_dump(content()), encoding="utf-8")
+    written = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    _is_told(lambda: load_recipe(str(path), [f"{section}.{key}={written}"]))
+
+
+@given(st.text("ab:-&*!<>{}[]?|,'\"# \n\t0.²\x00\ufeff", max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_a_recipe_or_told_in_one_line(text):
+    _is_told(lambda: parse_recipe(read_yaml(text, "r.yaml")))

@@ -31,6 +31,18 @@ def test_a_section_is_read_from_its_file(tmp_path):
         (b"nmae: a", "f.yaml: nmae: unknown key; did you mean 'name'"),
         (b"name: a\nzzz: 1", "f.yaml: zzz: unknown key; expected one of inner, items, name"),
         (b"name: a\ninner: {rat: 1}", "f.yaml: inner.rat: unknown key; did you mean 'rate'"),
+        (b"name: a\ninner: {rate: 1,\n rate: 2}", "key 'rate' is given twice"),
+        (b"name: a\n? [b]\n: 1\n? [b]\n: 2", "not valid YAML"),
+        (b"name: a\ninner: {rate: .nan}", "found '.nan'; expected a finite number"),
+        (b"name: a\ninner: {rate: -.inf}", "found '-.inf'; expected a finite number"),
+        (b"name: a\ninner: {rate: 9223372036854775808}", "expected a finite number of at most 64"),
+        (b"name: a\ninner: {rate: 0x" + b"f" * 5000 + b"}", "expected a finite number"),
+        (b"name: a\ninner: {rate: " + b"1" * 5000 + b"}", "f.yaml: not valid YAML"),
+        (b"name: " + b"[" * 3000, "f.yaml: not valid YAML: nested too deep"),
+        (b"name: a\ninner: {rate: 2024-13-01}", "f.yaml: not valid YAML: month"),
+        (b"name: !!bool x", "f.yaml: not valid YAML"),
+        (b"name: [" + b"a, " * 5000 + b"]", "f.yaml: name: found ['a', 'a',"),
+        (b'name: a\n"x\\ny": 1', "f.yaml: x y: unknown key"),
         (b"name: a\nitems: [{rate: x}]", "f.yaml: items.0.rate: found 'x'; input should be"),
     ],
 )
@@ -39,6 +51,24 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(tmp_path, content, messag
     with pytest.raises(UserError) as caught:
         read_section(Outer, tmp_path / "f.yaml")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_key_given_twice_is_told_with_its_line(tmp_path):
+    (tmp_path / "f.yaml").write_text("name: a\ninner:\n  rate: 1\n  rate: 2\n")
+    with pytest.raises(UserError, match=r"key 'rate' is given twice.* line 4"):
+        read_section(Outer, tmp_path / "f.yaml")
+
+
+def test_a_merged_key_may_be_given_again():
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n"
+    assert parse_value(text, "f")["b"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+def test_a_section_takes_finite_numbers_only(rate):
+    with pytest.raises(UserError, match=r"f: rate: found (nan|inf); input should be a finite"):
+        check(Inner, {"rate": rate}, "f")
 
 
 def test_values_are_set_by_key():
@@ -56,6 +86,9 @@ def test_values_are_set_by_key():
         ("items.1.rate", "--set: 1 is no position in a list of 1 entries"),
         ("items.x", "--set: x is no position in a list of 1 entries"),
         ("name.rate", "--set: name is not a section"),
+        ("items.²", "--set: ² is no position in a list of 1 entries"),
+        ("items." + "1" * 5000, "is no position in a list of 1 entries"),
+        ("x." * 2000 + "x", "--set: 2001 levels; expected at most 16"),
     ],
 )
 def test_a_key_that_leads_nowhere_is_told(key, message):

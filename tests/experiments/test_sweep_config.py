@@ -1,9 +1,13 @@
 """Which variants a sweep runs."""
 
+import os
+import subprocess
+import sys
+
 import yaml
 
 from edufast.experiments.recipe import parse_recipe
-from edufast.experiments.sweep_config import with_variants
+from edufast.experiments.sweep_config import SweepConfig, with_variants
 
 
 def test_vary_makes_every_combination(recipe):
@@ -21,3 +25,18 @@ def test_vary_makes_every_combination(recipe):
         "a, seed=1": {"training.lr": 0.3, "seed": 1},
         "a, seed=2": {"training.lr": 0.3, "seed": 2},
     }
+
+
+def test_a_sweep_is_written_alike_in_any_locale(recipe, tmp_path):
+    named = yaml.safe_load(recipe.read_text()) | {"variants": {"größer": {"training.lr": 0.2}}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(named, allow_unicode=True), encoding="utf-8")
+    code = """if True:
+        import pathlib, sys
+        from edufast.experiments.recipe import load_recipe
+        from edufast.experiments.sweep_config import SweepConfig
+        SweepConfig(seeds=1, recipe=load_recipe(sys.argv[1])).write(pathlib.Path(sys.argv[2]))
+    """
+    posix = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", code, path, tmp_path], env=posix, check=True)
+    assert list(SweepConfig.read(tmp_path).recipe.variants) == ["größer"]

@@ -194,7 +194,7 @@ def main_accuracy(out: Path | None, device: str, threads: int | None, seeds: int
     Console().print(accuracy.table(result))
     if out is not None:
         with atomic_write(out / "accuracy.json") as path:
-            path.write_text(json.dumps({"machine": where, **result}, indent=1))
+            path.write_text(json.dumps({"machine": where, **result}, indent=1), "utf-8")
 
 
 def _machine(device: str, threads: int | None) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text("utf-8"))
         same = all(before["machine"][key] == where[key] for key in where.keys() - {"load"})
         results: list[dict[str, Any]] = before["results"]
     except (ValueError, KeyError) as error:
@@ -236,8 +236,8 @@ def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _write(out: Path, where: dict[str, Any], results: list[dict[str, Any]]) -> None:
     with atomic_write(out / "train.json") as path:
-        path.write_text(json.dumps({"machine": where, "results": results}, indent=1))
+        path.write_text(json.dumps({"machine": where, "results": results}, indent=1), "utf-8")
     with atomic_write(out / "train.md") as path:
-        path.write_text(show.markdown(where, results))
+        path.write_text(show.markdown(where, results), "utf-8")
     with atomic_write(out / "train.png") as path:
         path.write_bytes(show.plot(results))
