@@ -68,9 +68,7 @@ def test_files_that_hold_no_model_are_told(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_their_model_are_told(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_model(path, create_model("resnet8", 2), replace(INFO, model="resnet14"))
-    with pytest.raises(
-        UserError, match=r"does not fit resnet14: it has no tensor 'layer1.1.conv1.weight'"
-    ) as caught:
+    with pytest.raises(UserError, match=r"it has no tensor 'layer1.1.conv1.weight'") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
     save_model(path, nn.Linear(1, 1), replace(INFO, model="of_nobody"))
