@@ -134,6 +134,8 @@ def override(content: dict[str, Any], key: str, value: Any, source: str) -> None
         UserError: a position that a list does not have, a key inside something that has none, or
             more levels than any key has.
     """
+    if not key.isprintable():
+        raise UserError(f"{source}: key {quoted(key)}: expected names with dots between them")
     *path, last = key.split(".")
     if len(path) >= _DEEPEST:
         raise UserError(f"{source}: {len(path) + 1} levels; expected at most {_DEEPEST}")

@@ -101,8 +101,12 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
 
 def _axis(text: str) -> list[tuple[str, tuple[str, Any]]]:
     """``key=a,b`` as (name, (key, value)) of each value."""
+    origin = " ".join(f"--vary {text}".split())
     key, separator, values = text.partition("=")
-    found = parse_value(f"[{values}]", f"--vary {text}")
-    if not separator or not found:
-        raise UserError(f"--vary {text}: expected key.subkey=value,value")
-    return [(f"{key}={json.dumps(value).strip(chr(34))}", (key, value)) for value in found]
+    found = parse_value(f"[{values}]", origin)
+    if not separator or not key.isprintable() or not found:
+        raise UserError(f"{origin}: expected key.subkey=value,value")
+    try:
+        return [(f"{key}={json.dumps(value).strip(chr(34))}", (key, value)) for value in found]
+    except TypeError as error:  # YAML has dates and bytes, too
+        raise UserError(f"{origin}: {error}") from error

@@ -86,6 +86,7 @@ def test_values_are_set_by_key():
         ("items.1.rate", "--set: 1 is no position in a list of 1 entries"),
         ("items.x", "--set: x is no position in a list of 1 entries"),
         ("name.rate", "--set: name is not a section"),
+        ("a\nb.c", r"--set: key 'a\\nb.c': expected names with dots between them"),
         ("items.²", "--set: ² is no position in a list of 1 entries"),
         ("items." + "1" * 5000, "is no position in a list of 1 entries"),
         ("x." * 2000 + "x", "--set: 2001 levels; expected at most 16"),

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from edufast.experiments.recipe import parse_recipe
 from edufast.experiments.sweep_config import SweepConfig, with_variants
+from edufast.utils.errors import UserError
 
 
 def test_vary_makes_every_combination(recipe):
@@ -40,3 +42,20 @@ def test_a_sweep_is_written_alike_in_any_locale(recipe, tmp_path):
     posix = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     subprocess.run([sys.executable, "-c", code, path, tmp_path], env=posix, check=True)
     assert list(SweepConfig.read(tmp_path).recipe.variants) == ["größer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed=2024-01-01", "--vary seed=2024-01-01: Object of type date"),
+        ("seed={2024-01-01: 1}", "--vary seed={2024-01-01: 1}: keys must be str"),
+        ("seed=\n", "--vary seed=: expected key.subkey=value,value"),
+        ("se\ned=1", "--vary se ed=1: expected key.subkey=value,value"),
+        ("seed=\n:", "--vary seed= :: not valid YAML"),
+    ],
+)
+def test_values_that_no_key_can_have_are_told_in_one_line(recipe, text, message):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    with pytest.raises(UserError) as caught:
+        with_variants(base, [text])
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
