@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from edufast.utils.errors import UserError
+from edufast.utils.progress import message_console
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# People read here; programs read standard output. Brackets in names and values are no markup.
-console = Console(stderr=True, markup=False)
+# People read here; programs read standard output.
+console = message_console()
 
 DeviceOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")

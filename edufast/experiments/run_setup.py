@@ -19,6 +19,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import remove_partial_files
 from edufast.utils.lock import folder_lock
+from edufast.utils.progress import message_console
 
 
 class Setup:
@@ -48,7 +49,7 @@ class Setup:
         load: Callable[[DataSection], DataSet] = DataSection.load,
     ) -> None:
         self.config, self.folder = config, RunFolder(path)
-        self.console = console or Console(stderr=True)
+        self.console = console or message_console()
         if config.equal == "time" and config.seconds is None and "education" not in config.methods:
             raise UserError("equal time: expected education among the methods, whose time it is")
         self.data = load(config.recipe.data)

@@ -13,6 +13,7 @@ from edufast.experiments.sweep_config import SweepConfig
 from edufast.experiments.sweep_tasks import plan_tasks
 from edufast.experiments.workers import run_tasks
 from edufast.utils.lock import folder_lock
+from edufast.utils.progress import message_console
 
 
 def run_sweep(
@@ -38,7 +39,7 @@ def run_sweep(
         UserError, TrainingError: a teacher's training failed; the message names it. That of a
             student which diverges ends there and is counted in the summary.
     """
-    console = console or Console(stderr=True)
+    console = console or message_console()
     tasks = plan_tasks(config, path)
     for task in tasks.students:
         RunFolder(task.product).holds(task.config())

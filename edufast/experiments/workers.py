@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edufast.utils.errors import Interrupted, TrainingError, UserError
+from edufast.utils.progress import message_console
 from edufast.utils.signals import deferred_interrupt
 
 _GRACE = 20.0  # seconds that a worker has to end before it is killed
@@ -73,7 +74,7 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
     total, done, stopping = len(waiting), 0, False
     failure: Exception | None = None
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -186,7 +187,7 @@ def _serve(connection: Connection, log: Path, threads: int) -> None:
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    console = Console(stderr=True)
+    console = message_console()
     try:
         while (task := connection.recv()) is not None:
             connection.send(_outcome(task, console))

@@ -10,6 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+def message_console() -> Console:
+    """Standard error, for messages; brackets in names and values are no markup."""
+    return Console(stderr=True, markup=False)
+
+
 class TrainingBar:
     """A bar for the current epoch, and a line for each finished one.
 
@@ -18,12 +23,12 @@ class TrainingBar:
 
     def __init__(self, method: str, grades: int) -> None:
         self._method, self._grades = method, grades
-        console = Console(stderr=True)
+        console = message_console()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -64,15 +69,15 @@ class TrainingBar:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar that counts to ``total``; yields a function that advances it by a number of items."""
-    console = Console(stderr=True)
+    console = message_console()
     bar = Progress(
-        TextColumn(label),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

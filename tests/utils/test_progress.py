@@ -76,3 +76,12 @@ def test_counting_is_silent_in_a_pipe(pipe, capsys):
         advance(10)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingBar("y[/b]", 1) as bar:
+        bar.start_epoch(0, 0, 1, 1)
+        bar.end_epoch(0.5, 0.25, 10)
+    with counting("[x", 1) as advance:
+        advance(1)
+    assert capsys.readouterr().err.startswith("y[/b]: epoch 1/1: loss 0.500")
