@@ -10,6 +10,7 @@ import pytest
 SLOW = (
     # Starting processes: Python with torch, compilers.
     "test_examples.py::*",
+    "test_extending.py::*",
     "test_import.py::*",
     "test_readme.py::test_the_example_trains_and_exports",
     "ops/test_cuda_build.py::*",
@@ -26,12 +27,15 @@ SLOW = (
     "*::test_compile*",
     "ops/test_dist_loss_triton.py::*",
     "ops/test_min_norm_triton.py::*",
+    "ops/test_kd_loss_accuracy.py::test_triton_*",
     # Training and exporting.
     "bench/*",
     "cli/test_files.py::test_a_*",
     "cli/test_train.py::*",
     "edge/test_export.py::*",
+    "experiments/test_run.py::*",
     "experiments/test_sweep.py::*",
+    "experiments/test_sweep_config.py::test_*_in_any_locale",
     "experiments/test_shipped_recipes.py::test_runs_on_a_miniature",
     # Many files, images, networks or numbers.
     "data/test_caltech256.py::*",
