@@ -90,6 +90,8 @@ def latest_checkpoint(
             return load_checkpoint(file)
         except DamagedCheckpoint as error:
             say(f"{error}; going on from the checkpoint before, or from the beginning")
+            # Out of the way: the next save must not put it in the place of the one before.
+            file.replace(file.with_suffix(".damaged"))
     return None
 
 

@@ -136,6 +136,7 @@ class School:
             torch.as_tensor(data.train.labels, device=self.device),
         )
         self._step: TrainStep | None = None
+        self._validation: Loader | None = None
         self._flops = 0  # of a training step in the current epoch, per image
 
     @property
@@ -248,6 +249,14 @@ class School:
             steps=self.plan.steps,
             alike=self.curriculum.order == "mixed",
         )
+        # Building the pipeline of a loader takes time: once a grade, not once an epoch.
+        self._validation = validation_batches(
+            self.data,
+            self.curriculum,
+            self.progress.grade,
+            self.training.batch_size,
+            device=self.device,
+        )
         self._report_compile()
 
     def begin_epoch(self) -> None:
@@ -280,15 +289,18 @@ class School:
         return loss
 
     def validate(self) -> Accuracy:
-        """Accuracy on the validation samples of all classes taught so far."""
+        """Accuracy on the validation samples of all classes taught so far.
+
+        Raises:
+            RuntimeError: no grade has begun.
+        """
         at, started = self.progress, time.perf_counter()
-        loader = validation_batches(
-            self.data, self.curriculum, at.grade, self.training.batch_size, device=self.device
-        )
+        if self._validation is None:
+            raise RuntimeError("no grade has begun yet: call begin_grade() first")
         with at.phase("validation"):
             accuracy = evaluate(
                 self.student,
-                loader.epoch(0),
+                self._validation.epoch(0),
                 self.curriculum.taught(at.grade),
                 precision=self.training.precision,
             )

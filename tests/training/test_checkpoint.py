@@ -62,6 +62,9 @@ def test_where_a_checkpoint_is_damaged_the_one_before_is_taken(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     assert latest_checkpoint(path, told.append) == {"a": 1}
     assert len(told) == 1 and "c.pt is damaged" in told[0]
+    save_checkpoint(path, {"a": 3})
+    assert load_checkpoint(path) == {"a": 3}
+    assert load_checkpoint(tmp_path / "c.previous.pt") == {"a": 1}
     for file in tmp_path.iterdir():
         file.write_bytes(b"")
     assert latest_checkpoint(path, told.append) is None and len(told) == 3
