@@ -118,6 +118,7 @@ class Method:
                 classes=len(self.curriculum.taught(g)),
                 keep_exits=self.curriculum.exit_weight > 0,
             )
+            student.image_size = grade.image_size
             for epoch in range(grade.epochs):
                 student.frozen = grade.frozen(epoch)
                 total += student.training_flops() * (samples // grade.epochs)

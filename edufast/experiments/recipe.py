@@ -133,6 +133,7 @@ class GradeSection(Section):
     samples: PositiveInt | None = None
     freeze: list[float] = Field(default_factory=list)
     rehearsal: float | None = None
+    image_size: ImageSize | None = None
 
 
 class CurriculumSection(Section):

@@ -37,7 +37,8 @@ class ReferenceHead(nn.Module):
             in either order, with the same state dict; ``"linear"``: global pooling and a linear
             layer only, without ``width``.
         size: shape of one image's features without the channels, such as (H, W) or (N,). Only
-            ``"grid"`` needs it.
+            ``"grid"`` needs it, for the number of its cells; it also takes smaller features, which
+            it pools to as many.
         channels_last: the features are (B, ..., C), such as tokens (B, N, C) and the maps
             (B, H, W, C) of Swin transformers, not (B, C, ...).
 
@@ -59,7 +60,7 @@ class ReferenceHead(nn.Module):
         check_kind(kind)
         self.kind = kind
         self.channels_last = channels_last
-        self.window = _window(size)
+        self.cells, self.area = _cells(size)
         self.adapter: nn.Module = nn.Identity()
         self.norm: nn.Module = nn.Identity()
         if kind == "grid":
@@ -80,8 +81,9 @@ class ReferenceHead(nn.Module):
         if self.channels_last:
             x = x.movedim(-1, 1)
         if self.kind == "grid":
-            x = F.avg_pool2d(x.unsqueeze(-1).unsqueeze(-1).flatten(3), self.window)
-            return self.scale * self.norm(x).flatten(1)
+            height, width = self.area
+            x = x.unsqueeze(-1).unsqueeze(-1).flatten(3)[:, :, :height, :width]
+            return self.scale * self.norm(F.adaptive_avg_pool2d(x, self.cells)).flatten(1)
         x = x.unsqueeze(-1).flatten(2).unsqueeze(-1)  # (B, C, locations, 1)
         if self.kind != "paper":
             x = x.mean((2, 3), keepdim=True)
@@ -96,9 +98,8 @@ def check_kind(kind: str) -> None:
 def head_width(in_channels: int, size: Sequence[int], width: int, kind: Kind) -> int:
     """Input width of a head's linear layer; arguments as for :class:`ReferenceHead`."""
     if kind == "grid":
-        height, breadth = _plane(size)
-        down, across = _window(size)
-        return in_channels * (height // down) * (breadth // across)
+        cells, _ = _cells(size)
+        return in_channels * math.prod(cells)
     return in_channels if kind == "linear" else width
 
 
@@ -112,14 +113,14 @@ def head_flops(
     return 2 * (adapter + head_width(in_channels, size, width, kind) * num_classes)
 
 
-def _plane(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width of the features; tokens form a column."""
+def _cells(size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the grid, and of the features that they cover: what does not fill a cell
+    is dropped, because cells that overlap take many operators in an exported model. Tokens form a
+    column."""
     height, *rest = *size, 1
-    return height, math.prod(rest)
-
-
-def _window(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width of a cell of the grid. Rows and columns that do not fill one are dropped."""
-    height, width = _plane(size)
-    side = math.isqrt(_GRID) if width > 1 else _GRID
-    return math.ceil(height / side), math.ceil(width / math.isqrt(_GRID))
+    width = math.prod(rest)
+    columns = math.isqrt(_GRID)
+    down = math.ceil(height / (columns if width > 1 else _GRID))
+    across = math.ceil(width / columns)
+    cells = height // down, width // across
+    return cells, (cells[0] * down, cells[1] * across)

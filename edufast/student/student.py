@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from edufast.data.class_map import ClassMap
@@ -61,6 +62,7 @@ class Student(nn.Module):
         if head_width is not None and (not isinstance(head_width, int) or head_width < 1):
             raise ValueError(f"head_width={head_width!r}: expected a positive integer")
         self.cutting = cut(model, grades, input_size=input_size, cuts=cuts)
+        self._current, self._image_size = self.cutting, cast(int | None, None)
         self.model = model
         self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments
         self.head: ReferenceHead | None = None
@@ -75,8 +77,37 @@ class Student(nn.Module):
 
     @property
     def fragments(self) -> tuple[Fragment, ...]:
-        """All fragments, grown or not, with their names, FLOPs and output shapes."""
-        return self.cutting.fragments
+        """All fragments, grown or not, with their names, and with their FLOPs and output shapes for
+        the current image size."""
+        return self._current.fragments
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width to which images are reduced first; None: they are taken as they are.
+
+        The graduate takes images as they are. Reduced by bilinear interpolation with antialiasing.
+
+        Raises:
+            UserError: the model does not take images of this size.
+            ValueError: it is larger than that of ``input_size``.
+        """
+        return self._image_size
+
+    @image_size.setter
+    def image_size(self, size: int | None) -> None:
+        channels, *full = self.input_size
+        if size is not None and not (len(full) == 2 and 1 <= size <= min(full)):
+            raise ValueError(
+                f"image_size={size}: expected at most that of the student's images, "
+                f"{self.input_size}"
+            )
+        if size is None or [size, size] == full:
+            self._current, self._image_size = self.cutting, None
+        elif size != self._image_size:
+            cuts = [piece.name for piece in self.cutting.fragments[:-1]]
+            shape = channels, size, size
+            self._current = cut(self.model, len(cuts) + 1, input_size=shape, cuts=cuts)
+            self._image_size = size
 
     @property
     def classifier(self) -> nn.Linear:
@@ -118,6 +149,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
+        x = self._reduced(x)
         for fragment in self.fragments[: self.grown]:
             x = fragment(self.model, x)
         return self.read(x, self.grown)
@@ -142,7 +174,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        heads = self._heads()
+        x, heads = self._reduced(x), self._heads()
         logits, features = [], []
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
@@ -155,7 +187,7 @@ class Student(nn.Module):
                 embedding = heads[depth].embed(x)
                 logits.append(heads[depth].linear(embedding))
         if self.grown == len(self.fragments):
-            *body, classifier = self.cutting.closing
+            *body, classifier = self._current.closing
             for piece in body:
                 x = piece(self.model, x)
                 embedding = _channels_in_place(x, piece)
@@ -173,7 +205,7 @@ class Student(nn.Module):
         """
         pieces = list(self.fragments[: self.grown])
         if self.grown == len(self.fragments):
-            pieces[-1:] = [piece for piece in self.cutting.closing[:-1] if piece.places > 1]
+            pieces[-1:] = [piece for piece in self._current.closing[:-1] if piece.places > 1]
         shapes = [_channels_in_place(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
         return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
@@ -271,7 +303,9 @@ class Student(nn.Module):
         total = sum(fragment.flops for fragment in self.fragments[:count])
         for depth in exits:
             if 0 < depth < len(self.fragments):
-                last, classes = self.fragments[depth - 1], self.classes or self.num_classes
+                # A grid has as many cells for smaller images.
+                cutting = self.cutting if self.head_kind == "grid" else self._current
+                last, classes = cutting.fragments[depth - 1], self.classes or self.num_classes
                 sizes = (last.channels, last.size, self.head_width, classes)
                 total += head_flops(*sizes, self.head_kind)
         return total
@@ -328,6 +362,12 @@ class Student(nn.Module):
         if self.grown == 0:
             raise RuntimeError("the student has not grown yet: call grow(fragments=1, classes=...)")
 
+    def _reduced(self, images: Tensor) -> Tensor:
+        if self.image_size is None:
+            return images
+        size = self.image_size, self.image_size
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
     def _heads(self) -> dict[int, ReferenceHead]:
         """The heads that exist, by the number of fragments below them."""
         heads = {int(depth): cast(ReferenceHead, head) for depth, head in self.exits.items()}
@@ -340,12 +380,12 @@ class Student(nn.Module):
         """Number of features that the last linear layer reads after ``depth`` fragments."""
         if depth == len(self.fragments):
             return self.classifier.weight.shape[1]
-        last = self.fragments[depth - 1]
+        last = self.cutting.fragments[depth - 1]
         return head_width(last.channels, last.size, self.head_width, self.head_kind)
 
     def _new_head(self, depth: int, classes: int) -> ReferenceHead:
         stage = repr((self.seed, depth, classes)).encode()
-        last = self.fragments[depth - 1]
+        last = self.cutting.fragments[depth - 1]
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             # Not torch.manual_seed, which would also seed the accelerators.
             torch.default_generator.manual_seed(zlib.crc32(stage))
@@ -368,12 +408,15 @@ class Student(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Traced code cannot be pickled: keep the cuts, and trace again when it is loaded.
-        return {**self.__dict__, "cutting": [piece.name for piece in self.fragments[:-1]]}
+        cuts = [piece.name for piece in self.fragments[:-1]]
+        return {**self.__dict__, "cutting": cuts, "_current": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         cuts = state["cutting"]
         self.cutting = cut(self.model, len(cuts) + 1, input_size=self.input_size, cuts=cuts)
+        self._current, self._image_size = self.cutting, None
+        self.image_size = state["_image_size"]
 
     def __repr__(self) -> str:
         total = sum(fragment.flops for fragment in self.fragments)

@@ -42,6 +42,8 @@ class Grade:
             stops learning, which saves its backward pass. (0.5,): the first fragment, half-way.
         rehearsal: share of every batch, in (0, 1), for classes of earlier grades; in mixed order
             only. None: in proportion to their samples.
+        image_size: height and width to which the student's images are reduced, which saves in
+            proportion to the area. Teachers see them as they are. None: as they are.
     """
 
     epochs: int
@@ -52,6 +54,7 @@ class Grade:
     samples: int | None = None
     freeze: Sequence[float] = ()
     rehearsal: float | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("classes", "teachers", "freeze"):
@@ -73,6 +76,8 @@ class Grade:
             raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
         if self.rehearsal is not None and not 0 < self.rehearsal < 1:
             raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; expected at least 1")
 
     def frozen(self, epoch: int) -> int:
         """Number of fragments, from the first, that no longer learn in ``epoch`` (from 0)."""
@@ -138,6 +143,11 @@ class Curriculum:
                     f"rehearsal is {grade.rehearsal} in grade {number}; expected it only where "
                     "a grade in mixed order adds classes to those of grades before"
                 )
+        if self.grades[-1].image_size is not None:
+            raise ValueError(
+                f"image_size is {self.grades[-1].image_size} in the last grade; expected none, "
+                "because the graduate takes images as they are"
+            )
         if self.exit_weight < 0:
             raise ValueError(f"exit_weight is {self.exit_weight}; expected 0 or more")
         for grade, fragments in zip(self.grades, self.fragments, strict=True):

@@ -13,6 +13,7 @@ from edufast.student.student import Student
 from edufast.teachers.supervision import Supervision
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
+from edufast.utils.errors import UserError
 from edufast.utils.registry import call_user
 
 
@@ -75,6 +76,7 @@ class Growth:
         own = set(algorithm.parameters())
         if self._optimizer is not None and own:
             self._optimizer.param_groups.pop()  # the last group is the algorithm's
+        student.image_size = curriculum.grades[g].image_size
         if (student.grown, student.classes) < (fragments, classes):
             student.grow(
                 fragments=fragments,
@@ -127,6 +129,11 @@ def _check(student: Student, curriculum: Curriculum) -> None:
             f"the student is cut into {len(student.fragments)} fragments, the curriculum ends "
             f"with {curriculum.fragments[-1]}"
         )
+    for number, grade in enumerate(curriculum.grades, 1):
+        try:
+            student.image_size = grade.image_size
+        except (UserError, ValueError) as error:
+            raise ValueError(f"image_size of grade {number}: {error}") from error
 
 
 def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -108,6 +108,8 @@ def test_class_growth_and_depth_growth_are_independent():
             lambda: Curriculum([Grade(1, [0]), Grade(1, [1], rehearsal=0.5)], order="slices"),
             "rehearsal is 0.5 in grade 2",
         ),
+        (lambda: Grade(1, [0], image_size=0), "image_size is 0"),
+        (lambda: Curriculum([Grade(1, [0], image_size=8)]), "image_size is 8 in the last grade"),
         (lambda: Grade(1, [0], [0], target="half"), "target is 'half'"),
         (lambda: Grade(1, [0], [0], target="none"), "exactly when there is a target"),
         (lambda: Grade(1, [0], [], target="routed"), "exactly when there is a target"),

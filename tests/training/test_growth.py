@@ -222,6 +222,10 @@ def test_a_grade_that_adds_nothing_leaves_the_student_as_it_is():
     [
         (Curriculum.single(range(3), 1), "the student has 4 classes, the curriculum teaches 3"),
         (Curriculum.single(range(4), 1), "cut into 2 fragments, the curriculum ends with 1"),
+        (
+            Curriculum([Grade(1, range(4), image_size=32), Grade(1)]),
+            r"image_size of grade 1: .*32.* at most .*\(3, 16, 16\)",
+        ),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused_before_anything_changes(curriculum, message):
@@ -229,4 +233,17 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_changes(curricul
     before = student.class_map
     with pytest.raises(ValueError, match=message):
         Growth(student, KD(), curriculum, [], Training(), IDS)
-    assert student.class_map == before and student.grown == 0
+    assert student.class_map == before and student.grown == 0 and student.image_size is None
+
+
+def test_each_grade_has_its_image_size():
+    sizes = [8, 12, None]
+    grades = [
+        Grade(1, (4, 0), image_size=8),
+        Grade(1, (2, 1), image_size=12),
+        Grade(1, fragments=2),
+    ]
+    growth, student = grown(Curriculum(grades))
+    for g, size in enumerate(sizes):
+        growth.begin(g)
+        assert student.image_size == size

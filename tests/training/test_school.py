@@ -5,6 +5,7 @@ import math
 import os
 import weakref
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,9 +101,41 @@ def test_compute_is_what_was_computed():
     assert cost.teacher_flops == teacher[0] * 48 + sum(teacher[:2]) * 96 + sum(teacher) * 288
 
 
+def test_small_images_cost_less_and_only_the_student_sees_them(monkeypatch):
+    sizes = [8, 12, None]
+    graded = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+    grades = [replace(g, image_size=s) for g, s in zip(graded.grades, sizes, strict=True)]
+    trained, plain = school(replace(graded, grades=grades)), school(graded)
+    seen = []
+    train_step = School.train_step
+
+    def recording(self, batch):
+        seen.append((self.student.image_size, batch.images.shape[-1]))
+        return train_step(self, batch)
+
+    monkeypatch.setattr(School, "train_step", recording)
+    trained.fit()
+    monkeypatch.undo()
+    plain.fit()
+    assert list(dict.fromkeys(seen)) == [(8, 16), (12, 16), (None, 16)]
+    assert trained.progress.teacher_flops == plain.progress.teacher_flops
+    # A quarter and 9 of 16 parts of the arithmetic of convolutions.
+    by_size = {}
+    for size in sizes:
+        trained.student.image_size = size
+        by_size[size] = [fragment.flops for fragment in trained.student.fragments]
+    assert by_size[8][0] * 4 == by_size[None][0] and by_size[12][0] * 16 == by_size[None][0] * 9
+    saved = 3 * 48 * (by_size[None][0] - by_size[8][0])
+    saved += 3 * 96 * (sum(by_size[None][:2]) - sum(by_size[12][:2]))
+    assert trained.progress.student_flops == plain.progress.student_flops - saved
+
+
 @pytest.mark.parametrize("stop", [2, 3, 4, 9, 11])  # within and at the ends of epochs and grades
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
-    expected = school(seed=3).fit()
+    graded = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+    first, *rest = graded.grades
+    curriculum = replace(graded, grades=[replace(first, image_size=8), *rest])
+    expected = school(curriculum, seed=3).fit()
 
     steps = 0
     step = School.train_step
@@ -122,10 +155,10 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
     path = tmp_path / "c.pt"
     with pytest.raises(Interrupted):
-        school(seed=3, checkpoint=path).fit()
+        school(curriculum, seed=3, checkpoint=path).fit()
     assert steps == stop
     torch.manual_seed(12345)  # whatever happens in between
-    resumed = school(seed=3, checkpoint=path)
+    resumed = school(curriculum, seed=3, checkpoint=path)
     graduate = resumed.fit()
     assert same_weights(graduate, expected)
     assert resumed.progress.samples == 48 + 96 + 288
