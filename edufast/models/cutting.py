@@ -45,6 +45,7 @@ class Fragment:
         shape: shape of the output for one image, without the batch dimension.
         channels_last: the channels are the last axis of the output, not the first.
         parameters: names of the model's parameters that the fragment uses.
+        modules: paths of the modules that it runs.
         train, eval: the slice as traced in each mode, because a trace treats ``self.training`` as
             a constant.
     """
@@ -54,6 +55,7 @@ class Fragment:
     shape: tuple[int, ...]
     channels_last: bool
     parameters: frozenset[str]
+    modules: frozenset[str]
     train: Forward
     eval: Forward
 
@@ -161,6 +163,7 @@ def cut(
             shape=shape,
             channels_last=len(shape) == 2 if channels_last is None else channels_last,
             parameters=_parameters(model, graphs.values()),
+            modules=frozenset(_targets(graphs.values(), "call_module")),
             train=compile_graph(graphs[True], f"{title}.train"),
             eval=compile_graph(graphs[False], f"{title}.eval"),
         )
@@ -405,12 +408,12 @@ def _last_map(shapes: dict[str, tuple[int, ...]]) -> list[str]:
 def _parameters(model: nn.Module, graphs: Iterable[fx.Graph]) -> frozenset[str]:
     """Names of the parameters that the graphs read."""
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    targets = {
-        str(node.target)
-        for graph in graphs
-        for node in graph.nodes
-        if node.op in ("call_module", "get_attr")
-    }
+    targets = _targets(graphs, "call_module", "get_attr")
     return frozenset(
         name for name in known if any(f"{name}.".startswith(f"{target}.") for target in targets)
     )
+
+
+def _targets(graphs: Iterable[fx.Graph], *ops: str) -> set[str]:
+    """Paths of what the graphs run or read, by the kind of node."""
+    return {str(node.target) for graph in graphs for node in graph.nodes if node.op in ops}

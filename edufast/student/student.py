@@ -71,7 +71,7 @@ class Student(nn.Module):
         self.input_size = tuple(input_size)
         self.seed = seed
         self.grown = 0  # number of fragments that exist
-        self.frozen = 0  # number of fragments, from the first, that get no gradients
+        self._frozen = 0
         self.classes = 0  # width of the logits
         self.class_map = ClassMap.of(range(self.num_classes))
 
@@ -142,6 +142,31 @@ class Student(nn.Module):
             _permute_rows(self.classifier, _inverse(class_map.by_id))
         self.class_map = class_map
 
+    @property
+    def frozen(self) -> int:
+        """Number of fragments, from the first, that have stopped learning.
+
+        They get no gradients and are in eval mode even while the student trains: batch
+        normalisation uses its running statistics and leaves them alone, dropout is off. What learns
+        on sees the features that the graduate will have. A module that a later fragment runs as
+        well has that one's mode.
+        """
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, fragments: int) -> None:
+        self._frozen = fragments
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Student:
+        """Train or eval mode; frozen fragments are always in eval mode."""
+        super().train(mode)
+        frozen, learning = self.fragments[: self.frozen], self.fragments[self.frozen :]
+        settled = set[str]().union(*(piece.modules for piece in frozen))
+        for name in settled.difference(*(piece.modules for piece in learning)):
+            self.model.get_submodule(name).eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, *input_size) to logits (B, classes), columns in the order of the class map.
 
@@ -150,8 +175,8 @@ class Student(nn.Module):
         """
         self._check_grown()
         x = self._reduced(x)
-        for fragment in self.fragments[: self.grown]:
-            x = fragment(self.model, x)
+        for depth in range(1, self.grown + 1):
+            x = self._run(depth, x)
         return self.read(x, self.grown)
 
     @property
@@ -179,9 +204,8 @@ class Student(nn.Module):
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
                 break
-            x = fragment(self.model, x)
             # Heads of frozen fragments keep learning: as exits they are students of their own.
-            x = embedding = x.detach() if depth <= self.frozen else x
+            x = embedding = self._run(depth, x)
             features.append(_channels_in_place(x, fragment))
             if depth in heads:
                 embedding = heads[depth].embed(x)
@@ -361,6 +385,13 @@ class Student(nn.Module):
     def _check_grown(self) -> None:
         if self.grown == 0:
             raise RuntimeError("the student has not grown yet: call grow(fragments=1, classes=...)")
+
+    def _run(self, depth: int, x: Tensor) -> Tensor:
+        """The output of the fragment that ends at ``depth``, from that of the one before."""
+        fragment = self.fragments[depth - 1]
+        if depth > self.frozen:
+            return fragment(self.model, x)
+        return fragment.eval(self.model, x).detach()
 
     def _reduced(self, images: Tensor) -> Tensor:
         if self.image_size is None:

@@ -130,7 +130,7 @@ def test_small_images_cost_less_and_only_the_student_sees_them(monkeypatch):
     assert trained.progress.student_flops == plain.progress.student_flops - saved
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4, 9, 11])  # within and at the ends of epochs and grades
+@pytest.mark.parametrize("stop", [2, 3, 4, 9, 11, 20])  # within epochs, at their ends, frozen
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, stop):
     graded = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
     first, *rest = graded.grades
