@@ -38,19 +38,53 @@ def without_teachers(
     education: Curriculum, samples: int, batch_size: int, data: DataSet
 ) -> Curriculum:
     """The grades of ``education`` without their teachers, all longer or shorter by one factor."""
-    seen = samples_of_grades(education, data, batch_size)
-    factor = samples / sum(seen)
-
-    def scaled(grade: Grade, count: int) -> int | None:
-        if factor == 1:
-            return grade.samples
-        return max(1, round(factor * count / grade.epochs / batch_size)) * batch_size
-
+    scaled = _samples_per_epoch(education, samples, batch_size, data)
+    if samples == sum(samples_of_grades(education, data, batch_size)):
+        scaled = [grade.samples for grade in education.grades]
     grades = [
-        replace(grade, teachers=(), target="none", samples=scaled(grade, count))
-        for grade, count in zip(education.grades, seen, strict=True)
+        replace(grade, teachers=(), target="none", samples=count)
+        for grade, count in zip(education.grades, scaled, strict=True)
     ]
     return replace(education, grades=grades)
+
+
+def growing_sizes(
+    education: Curriculum,
+    samples: int,
+    batch_size: int,
+    data: DataSet,
+    teachers: Sequence[int],
+    target: Target,
+) -> Curriculum:
+    """The image sizes of ``education``'s grades, all longer or shorter by one factor, and nothing
+    else: every grade has all classes and the whole student."""
+    scaled = _samples_per_epoch(education, samples, batch_size, data)
+    grades = [
+        Grade(
+            grade.epochs,
+            () if number else education.class_map.ids,
+            teachers,
+            fragments=1,
+            target=target,
+            samples=count,
+            image_size=grade.image_size,
+        )
+        for number, (grade, count) in enumerate(zip(education.grades, scaled, strict=True))
+    ]
+    return Curriculum(grades, schedule=education.schedule)
+
+
+def _samples_per_epoch(
+    education: Curriculum, samples: int, batch_size: int, data: DataSet
+) -> list[int | None]:
+    """Of each grade, in whole batches, all longer or shorter by one factor for ``samples`` in
+    all."""
+    seen = samples_of_grades(education, data, batch_size)
+    factor = samples / sum(seen)
+    return [
+        max(1, round(factor * count / grade.epochs / batch_size)) * batch_size
+        for grade, count in zip(education.grades, seen, strict=True)
+    ]
 
 
 def _even_epochs(steps: int, epochs: int) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from edufast.data import DataSet
 from edufast.experiments.baselines import (
+    growing_sizes,
     plain_distillation,
     samples_of_grades,
     single_grade,
@@ -28,14 +29,15 @@ from edufast.utils.event_log import EventLog
 METHODS: dict[MethodName, str] = {
     "scratch": "cross-entropy only, one grade",
     "kd": "plain KD from one teacher of all classes, one grade",
+    "sizes": "kd, with the image sizes of the recipe's grades",
     "routed": "the recipe's algorithm, each sample taught by the slice teacher that owns it, one "
     "grade",
     "alone": "the recipe's algorithm from the teachers of all classes, one grade",
     "grades": "the recipe's curriculum with cross-entropy only",
     "education": "the recipe: its algorithm under its curriculum",
 }
-GRADED: tuple[MethodName, ...] = ("grades", "education")  # the others have a single grade
-_NEED_FULL_TEACHER = {"kd", "alone"}
+GRADED: tuple[MethodName, ...] = ("sizes", "grades", "education")  # the others have one grade
+_NEED_FULL_TEACHER = {"kd", "sizes", "alone"}
 
 Planner = Callable[[int], Curriculum]
 
@@ -154,6 +156,10 @@ def plan_methods(
     planned: dict[MethodName, tuple[Recipe, Planner]] = {
         "scratch": (uncut, single([], "none")),
         "kd": (plain, single(full[-1:], "full")),
+        "sizes": (
+            plain,
+            lambda total: growing_sizes(education, total, batch_size, data, full[-1:], "full"),
+        ),
         "routed": (uncut, single(owners, "routed")),
         "alone": (uncut, single(full, "full")),
         "grades": (recipe, lambda total: without_teachers(education, total, batch_size, data)),

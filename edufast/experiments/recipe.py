@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.distill import Algorithm, create_algorithm
+from edufast.experiments.curriculum_section import CurriculumSection
+from edufast.experiments.fields import (
+    LARGEST_IMAGE,
+    SHARE,
+    ClassIds,
+    ImageSize,
+    Seed,
+    check_class_ids,
+)
 from edufast.experiments.schema import (
     Section,
     check,
@@ -34,49 +34,13 @@ from edufast.experiments.schema import (
 )
 from edufast.models.heads import Kind
 from edufast.models.zoo import create_model
-from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
+from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Compile, Precision, Training
 from edufast.utils.errors import UserError, unknown
 
-# `2/3`: the second of three equal shares of the classes.
-_SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
+_MOST_TEACHERS = 1024  # far above what any run needs
 
-# Far above what any run needs, and low enough that a slip of the finger takes no memory.
-_MOST_CLASSES = 1_000_000
-_MOST_TEACHERS = 1024
-_LARGEST_IMAGE = 4096
-
-# Of a curriculum as a whole.
-_OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
-
-MethodName = Literal["scratch", "kd", "routed", "alone", "grades", "education"]
-
-
-def _class_ids(value: object) -> object:
-    """`0-19` or `0-4,7,9-12` as written in YAML, to a list of integers."""
-    if not isinstance(value, str) or value == "all" or re.fullmatch(_SHARE, value):
-        return value
-    ids: list[int] = []
-    for part in value.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
-        if not match:
-            raise ValueError(
-                f"{quoted(part.strip())} is no class range; expected for instance 0-19"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < _MOST_CLASSES or len(ids) + last - first >= _MOST_CLASSES:
-            raise ValueError(
-                f"{part.strip()!r}: expected ascending ids below {_MOST_CLASSES:,}, as 0-19"
-            )
-        ids += range(first, last + 1)
-    return ids
-
-
-ClassIds = Annotated[
-    list[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)]], BeforeValidator(_class_ids)
-]
-ImageSize = Annotated[int, Field(gt=0, le=_LARGEST_IMAGE)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MethodName = Literal["scratch", "kd", "sizes", "routed", "alone", "grades", "education"]
 VariantName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line
 
 
@@ -113,44 +77,12 @@ class TeacherSection(Section):
     learned from images of another mean, std or size than the data's need these named."""
 
     model: str
-    classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{_SHARE}$")] = "all"
+    classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{SHARE}$")] = "all"
     weights: Path | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     image_size: ImageSize | None = None
     epochs: PositiveInt | None = None
-
-
-class GradeSection(Section):
-    """One grade; see :class:`edufast.Grade`. Classes left out are those of the teachers that did
-    not teach before."""
-
-    epochs: PositiveInt
-    teachers: list[int] = Field(default_factory=list)
-    classes: ClassIds | None = None
-    fragments: PositiveInt | None = None
-    target: Target | None = None
-    samples: PositiveInt | None = None
-    freeze: list[float] = Field(default_factory=list)
-    rehearsal: float | None = None
-    image_size: ImageSize | None = None
-
-
-class CurriculumSection(Section):
-    """Either a preset with a number of epochs, or the grades one by one; see
-    :class:`edufast.Curriculum`. What is left out is as the preset has it."""
-
-    preset: Literal["default", "paper"] | None = None
-    epochs: PositiveInt | None = None
-    shares: list[PositiveFloat] | None = None
-    samples: PositiveInt | None = None
-    grades: list[GradeSection] | None = None
-    freeze: list[float] | None = None
-    order: Order | None = None
-    schedule: Schedule | None = None
-    keep_rows: bool | None = None
-    keep_state: bool | None = None
-    exit_weight: float | None = None
 
 
 class AlgorithmSection(BaseModel):
@@ -163,7 +95,7 @@ class AlgorithmSection(BaseModel):
 class AugmentSection(Section):
     """Random views; see :class:`edufast.data.Augment`."""
 
-    pad: Annotated[int, Field(ge=0, le=_LARGEST_IMAGE)] = 4
+    pad: Annotated[int, Field(ge=0, le=LARGEST_IMAGE)] = 4
     flip: bool = True
     random_resized_crop: tuple[float, float] | None = None
     replay: PositiveInt | None = None
@@ -281,7 +213,7 @@ class Recipe(Section):
                 classes = _share(everything, teacher.classes, f"teachers.{k}.classes")
             else:
                 classes = tuple(teacher.classes)
-            _check_ids(f"teachers.{k}.classes", classes, data)
+            check_class_ids(f"teachers.{k}.classes", classes, data)
             slices.append(classes)
         return slices
 
@@ -289,72 +221,9 @@ class Recipe(Section):
         """The grades for ``data``.
 
         Raises:
-            UserError: preset and grades do not fit, a class is in no grade or in two, a teacher
-                is named that there is not.
+            UserError: they do not fit the teachers or the data.
         """
-        section, knows = self.curriculum, self.teacher_classes(data)
-        full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
-        slices = [classes for k, classes in enumerate(knows) if k not in full]
-        try:
-            if section.grades is not None and (section.epochs or section.preset):
-                raise UserError("curriculum: found grades and epochs; expected either of them")
-            elif section.grades is not None:
-                curriculum = self._explicit(section.grades, knows)
-            elif section.epochs is None:
-                raise UserError("curriculum.epochs: missing; expected a number, or grades")
-            elif not slices or (full and full != [len(slices)]):
-                raise UserError(
-                    "curriculum.preset: needs slice teachers first and at most one teacher of all "
-                    f"classes, last; found teachers of {[len(c) for c in knows]} classes"
-                )
-            elif section.preset == "paper":
-                curriculum = Curriculum.paper(slices, section.epochs, samples=section.samples)
-            else:
-                curriculum = Curriculum.graded(
-                    slices,
-                    section.epochs,
-                    shares=section.shares,
-                    full_teacher=full[0] if full else None,
-                    samples=section.samples,
-                    freeze=section.freeze,
-                )
-            options = {name: getattr(section, name) for name in _OPTIONS}
-            given = {name: value for name, value in options.items() if value is not None}
-            curriculum = replace(curriculum, **given)
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"curriculum: {error}") from error
-        _check_ids("curriculum.grades", curriculum.class_map.ids, data)
-        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_map.ids))
-        if forgotten:
-            raise UserError(
-                f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "
-                f"expected each of the {len(data.classes)} classes of {data.name} in one"
-            )
-        return curriculum
-
-    def _explicit(
-        self, sections: Sequence[GradeSection], knows: Sequence[Sequence[int]]
-    ) -> Curriculum:
-        grades = []
-        taught: set[int] = set()
-        for number, section in enumerate(sections):
-            for k in section.teachers:
-                if not 0 <= k < len(knows):
-                    raise UserError(
-                        f"curriculum.grades.{number}.teachers: {k}; expected 0 to {len(knows) - 1}"
-                    )
-            classes: Sequence[int]
-            if section.classes is None:
-                known = (c for k in section.teachers for c in knows[k])
-                classes = [c for c in dict.fromkeys(known) if c not in taught]
-            else:
-                classes = section.classes
-            taught.update(classes)
-            fields = section.model_dump(exclude={"classes"})
-            grades.append(Grade(**fields, classes=classes))
-        return Curriculum(grades)
+        return self.curriculum.create(self.teacher_classes(data), data)
 
 
 def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
@@ -376,15 +245,6 @@ def _model(key: str, name: str, num_classes: int) -> nn.Module:
 def _training(section: TrainingSection) -> Training:
     augment = Augment(**section.augment.model_dump())
     return Training(**section.model_dump(exclude={"augment"}), augment=augment)
-
-
-def _check_ids(key: str, classes: Sequence[int], data: DataSet) -> None:
-    for c in classes:
-        if not 0 <= c < len(data.classes):
-            raise UserError(
-                f"{key}: class {c}; expected 0 to {len(data.classes) - 1}, the classes of "
-                f"{data.name}"
-            )
 
 
 def shipped_recipes() -> list[str]:

@@ -208,13 +208,15 @@ class Curriculum:
         full_teacher: int | None = None,
         samples: int | None = None,
         freeze: Sequence[float] | None = None,
+        image_sizes: Sequence[int] = (),
     ) -> Curriculum:
         """The default: a grade for each slice, short early grades, targets that span slices.
 
         Grade g adds slice g, fragment g and teacher g, and distils the gated target. With a
-        ``full_teacher``, the last grade distils that teacher instead. The order is mixed and the
-        learning rate held; exits are trained along with the rest, and the first fragment stops
-        learning half-way through the last grade. docs/evidence.md reports the effect of each.
+        ``full_teacher``, grades that teach all classes distil that teacher instead. The order is
+        mixed and the learning rate held; exits are trained along with the rest, and the first
+        fragment stops learning half-way through the last grade. docs/evidence.md reports the effect
+        of each.
 
         Args:
             slices: classes of each slice teacher; these are the first teachers of the faculty.
@@ -223,12 +225,25 @@ class Curriculum:
             full_teacher: position in the faculty of a teacher that knows every class.
             samples: samples per epoch; None: all samples of the classes taught.
             freeze: of the last grade, see :class:`Grade`; None: (0.5,) if it is not the only one.
+            image_sizes: of the first grades, rising; those that follow have whole images. As many
+                as there are slices, or more, make grades that add neither classes nor fragments.
         """
-        count = len(slices)
+        complete, count = len(slices), max(len(slices), len(image_sizes) + 1)
         lengths = _split(epochs, shares or [1.0] * (count - 1) + [6.0])
-        grades = [Grade(lengths[g], slices[g], range(g + 1), samples=samples) for g in range(count)]
-        if full_teacher is not None:
-            grades[-1] = replace(grades[-1], teachers=(full_teacher,), target="full")
+        grades = []
+        for g in range(count):
+            known = min(g + 1, complete)
+            grade = Grade(
+                lengths[g],
+                slices[g] if g < complete else (),
+                range(known),
+                fragments=known,
+                samples=samples,
+                image_size=image_sizes[g] if g < len(image_sizes) else None,
+            )
+            if full_teacher is not None and known == complete:
+                grade = replace(grade, teachers=(full_teacher,), target="full")
+            grades.append(grade)
         if freeze is None:
             freeze = (0.5,) if count > 1 else ()
         grades[-1] = replace(grades[-1], freeze=freeze)

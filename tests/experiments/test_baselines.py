@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edufast.experiments.baselines import (
+    growing_sizes,
     plain_distillation,
     samples_of_grades,
     single_grade,
@@ -53,6 +54,20 @@ def test_every_grade_is_scaled_alike(factor, samples):
     found = without_teachers(EDUCATION, round(240 * factor), 16, DATA)
     assert [grade.samples for grade in found.grades] == samples
     assert [grade.epochs for grade in found.grades] == [2, 3]
+
+
+@pytest.mark.parametrize(("factor", "samples"), [(1, [48, 48]), (2, [96, 96])])
+def test_sizes_grow_and_nothing_else(factor, samples):
+    first, last = EDUCATION.grades
+    small = replace(EDUCATION, grades=[replace(first, image_size=8), last])
+    found = growing_sizes(small, 240 * factor, 16, DATA, (2,), "full")
+    assert [grade.image_size for grade in found.grades] == [8, None]
+    assert [grade.samples for grade in found.grades] == samples
+    assert [grade.epochs for grade in found.grades] == [2, 3]
+    assert found.fragments == (1, 1) and found.taught(0) == found.class_map
+    assert found.class_map.ids == EDUCATION.class_map.ids
+    assert {(grade.teachers, grade.target) for grade in found.grades} == {((2,), "full")}
+    assert not any(grade.freeze for grade in found.grades) and found.exit_weight == 0
 
 
 def test_plain_distillation_keeps_what_means_the_same():

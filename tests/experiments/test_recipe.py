@@ -8,24 +8,10 @@ from hypothesis import strategies as st
 from edufast.experiments.recipe import load_recipe, parse_recipe, shipped_recipes
 from edufast.experiments.schema import read_yaml
 from edufast.utils.errors import UserError
+from tests.experiments.recipes import content
 from tests.tiny import tiny_data
 
 DATA = tiny_data()
-
-
-def content(**changes):
-    recipe = {
-        "name": "r",
-        "data": {"source": "digits"},
-        "student": {"model": "resnet8"},
-        "teachers": [
-            {"model": "resnet14", "classes": "0-1"},
-            {"model": "resnet14", "classes": [2, 3]},
-            {"model": "resnet14", "classes": "4,5"},
-        ],
-        "curriculum": {"preset": "default", "epochs": 8},
-    }
-    return recipe | changes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -40,34 +26,6 @@ def test_class_ranges_and_defaults():
     assert [g.epochs for g in curriculum.grades] == [1, 1, 6]
     assert recipe.create_training().batch_size == 128
     assert recipe.create_algorithm().temperature == 4.0
-
-
-def test_explicit_grades_take_the_classes_of_their_new_teachers():
-    grades = [
-        {"epochs": 1, "teachers": [0], "target": "routed"},
-        {"epochs": 2, "teachers": [0, 1], "samples": 100},
-        {"epochs": 1, "classes": [5, 4], "fragments": 2},
-    ]
-    curriculum = parse_recipe(
-        content(curriculum={"grades": grades, "order": "slices", "keep_rows": True})
-    ).create_curriculum(DATA)
-    assert [tuple(g.classes) for g in curriculum.grades] == [(0, 1), (2, 3), (5, 4)]
-    assert [g.target for g in curriculum.grades] == ["routed", "gated", "none"]
-    assert curriculum.fragments == (1, 2, 2)
-    assert curriculum.order == "slices" and curriculum.keep_rows
-
-
-def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
-    section = {"preset": "paper", "epochs": 8}
-    paper = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
-    assert (paper.order, paper.schedule, paper.keep_state) == ("slices", "paper", False)
-    assert paper.exit_weight == 0
-    section |= {"order": "mixed", "exit_weight": 0.1}
-    own = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
-    assert (own.order, own.schedule, own.exit_weight) == ("mixed", "paper", 0.1)
-    section = {"epochs": 8, "freeze": [0.25, 0.5]}
-    default = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
-    assert default.grades[-1].freeze == (0.25, 0.5)
 
 
 def test_overrides_change_nested_keys_and_list_items(tmp_path):
@@ -167,40 +125,6 @@ def test_wrong_recipes_are_told_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         parse_recipe(content(**changes))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"teachers": content()["teachers"][:2]}, r"class 4 \(c4\) is in no grade"),
-        (
-            {
-                "curriculum": {
-                    "grades": [{"epochs": 1, "classes": "0-3"}, {"epochs": 1, "classes": "3-5"}]
-                }
-            },
-            r"class 3 is added by grade 1 and by grade 2",
-        ),
-        (
-            {"teachers": [{"model": "m", "classes": "0-9"}]},
-            r"teachers.0.classes: class 6; expected 0",
-        ),
-        ({"curriculum": {"preset": "default"}}, r"curriculum.epochs: missing"),
-        ({"curriculum": {"epochs": 2}}, r"epochs is 2; expected at least 3"),
-        (
-            {"curriculum": {"grades": [{"epochs": 1, "teachers": [7]}]}},
-            r"grades.0.teachers: 7; expec",
-        ),
-        ({"teachers": [{"model": "m"}]}, r"curriculum.preset: needs slice teachers"),
-        (
-            {"curriculum": {"epochs": 8, "grades": [{"epochs": 1, "classes": "0-5"}]}},
-            r"curriculum: found grades and epochs; expected either",
-        ),
-    ],
-)
-def test_recipes_that_do_not_fit_their_data_say_why(changes, message):
-    with pytest.raises(UserError, match=message):
-        parse_recipe(content(**changes)).create_curriculum(DATA)
 
 
 def test_files_that_are_no_recipe(tmp_path):

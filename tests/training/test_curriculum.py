@@ -22,6 +22,19 @@ def test_graded_preset_grows_classes_fragments_and_teachers_together():
     assert [curriculum.grades[-1].frozen(epoch) for epoch in (0, 5, 6, 11)] == [0, 0, 1, 1]
 
 
+def test_graded_preset_takes_image_sizes_and_has_grades_for_all_of_them():
+    few = Curriculum.graded(SLICES, 12, image_sizes=[16])
+    assert [grade.image_size for grade in few.grades] == [16, None, None]
+    many = Curriculum.graded(SLICES, 12, image_sizes=[12, 16, 24], full_teacher=3)
+    assert [grade.image_size for grade in many.grades] == [12, 16, 24, None]
+    assert many.fragments == (1, 2, 3, 3)
+    assert [grade.classes for grade in many.grades] == [*map(tuple, SLICES), ()]
+    assert [grade.teachers for grade in many.grades] == [(0,), (0, 1), (3,), (3,)]
+    assert [grade.target for grade in many.grades] == ["gated", "gated", "full", "full"]
+    assert [grade.freeze for grade in many.grades] == [(), (), (), (0.5,)]
+    assert Curriculum.graded(SLICES, 12, image_sizes=[12, 16, 24]).grades[3].teachers == (0, 1, 2)
+
+
 def test_freezing_can_be_chosen_and_never_takes_the_last_fragment():
     grade = Curriculum.graded(SLICES, 12, shares=[1, 1, 1], freeze=[0.0, 0.6]).grades[-1]
     assert [grade.frozen(epoch) for epoch in range(4)] == [1, 1, 1, 2]

@@ -1,0 +1,130 @@
+"""The curriculum of a recipe: a preset or the grades one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from edufast.data import DataSet
+from edufast.experiments.fields import ClassIds, ImageSize, check_class_ids
+from edufast.experiments.schema import Section
+from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
+from edufast.utils.errors import UserError
+
+# Of a curriculum as a whole.
+_OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
+_OF_THE_DEFAULT_PRESET = ("shares", "freeze", "image_sizes")
+
+
+class GradeSection(Section):
+    """One grade; see :class:`edufast.Grade`. Classes left out are those of the teachers that did
+    not teach before."""
+
+    epochs: PositiveInt
+    teachers: list[int] = Field(default_factory=list)
+    classes: ClassIds | None = None
+    fragments: PositiveInt | None = None
+    target: Target | None = None
+    samples: PositiveInt | None = None
+    freeze: list[float] = Field(default_factory=list)
+    rehearsal: float | None = None
+    image_size: ImageSize | None = None
+
+
+class CurriculumSection(Section):
+    """Either a preset with a number of epochs, or the grades one by one; see
+    :class:`edufast.Curriculum`. What is left out is as the preset has it."""
+
+    preset: Literal["default", "paper"] | None = None
+    epochs: PositiveInt | None = None
+    shares: list[PositiveFloat] | None = None
+    samples: PositiveInt | None = None
+    grades: list[GradeSection] | None = None
+    freeze: list[float] | None = None
+    image_sizes: list[ImageSize] | None = None
+    order: Order | None = None
+    schedule: Schedule | None = None
+    keep_rows: bool | None = None
+    keep_state: bool | None = None
+    exit_weight: float | None = None
+
+    def create(self, knows: Sequence[Sequence[int]], data: DataSet) -> Curriculum:
+        """The grades for ``data``.
+
+        Args:
+            knows: class ids of each teacher.
+            data: what is learned.
+
+        Raises:
+            UserError: preset and grades do not fit, a class is in no grade or in two, a teacher
+                is named that there is not.
+        """
+        try:
+            curriculum = self._preset(knows, data) if self.grades is None else self._explicit(knows)
+            options = {name: getattr(self, name) for name in _OPTIONS}
+            given = {name: value for name, value in options.items() if value is not None}
+            curriculum = replace(curriculum, **given)
+        except ValueError as error:
+            raise UserError(f"curriculum: {error}") from error
+        check_class_ids("curriculum.grades", curriculum.class_map.ids, data)
+        forgotten = sorted(set(range(len(data.classes))) - set(curriculum.class_map.ids))
+        if forgotten:
+            raise UserError(
+                f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "
+                f"expected each of the {len(data.classes)} classes of {data.name} in one"
+            )
+        return curriculum
+
+    def _preset(self, knows: Sequence[Sequence[int]], data: DataSet) -> Curriculum:
+        if self.epochs is None:
+            raise UserError("curriculum.epochs: missing; expected a number, or grades")
+        full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
+        slices = [classes for k, classes in enumerate(knows) if k not in full]
+        if not slices or (full and full != [len(slices)]):
+            raise UserError(
+                "curriculum.preset: needs slice teachers first and at most one teacher of all "
+                f"classes, last; found teachers of {[len(c) for c in knows]} classes"
+            )
+        if self.preset == "paper":
+            self._refuse(_OF_THE_DEFAULT_PRESET, "the preset paper has its own")
+            return Curriculum.paper(slices, self.epochs, samples=self.samples)
+        return Curriculum.graded(
+            slices,
+            self.epochs,
+            shares=self.shares,
+            full_teacher=full[0] if full else None,
+            samples=self.samples,
+            freeze=self.freeze,
+            image_sizes=self.image_sizes or (),
+        )
+
+    def _explicit(self, knows: Sequence[Sequence[int]]) -> Curriculum:
+        if self.epochs or self.preset:
+            raise UserError("curriculum: found grades and epochs; expected either of them")
+        self._refuse(("samples", *_OF_THE_DEFAULT_PRESET), "grades have their own")
+        grades = []
+        taught: set[int] = set()
+        for number, section in enumerate(self.grades or ()):
+            for k in section.teachers:
+                if not 0 <= k < len(knows):
+                    raise UserError(
+                        f"curriculum.grades.{number}.teachers: {k}; expected 0 to {len(knows) - 1}"
+                    )
+            classes: Sequence[int]
+            if section.classes is None:
+                known = (c for k in section.teachers for c in knows[k])
+                classes = [c for c in dict.fromkeys(known) if c not in taught]
+            else:
+                classes = section.classes
+            taught.update(classes)
+            fields = section.model_dump(exclude={"classes"})
+            grades.append(Grade(**fields, classes=classes))
+        return Curriculum(grades)
+
+    def _refuse(self, keys: Sequence[str], reason: str) -> None:
+        for key in keys:
+            if (value := getattr(self, key)) is not None:
+                raise UserError(f"curriculum.{key}: found {value}; expected none, because {reason}")

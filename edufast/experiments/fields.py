@@ -1,0 +1,59 @@
+"""Values of recipes that several sections have: class ids, image sizes, seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from edufast.data import DataSet
+from edufast.experiments.schema import quoted
+from edufast.utils.errors import UserError
+
+# `2/3`: the second of three equal shares of the classes.
+SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
+
+# Far above what any run needs, and low enough that a slip of the finger takes no memory.
+MOST_CLASSES = 1_000_000
+LARGEST_IMAGE = 4096
+
+
+def _class_ids(value: object) -> object:
+    """`0-19` or `0-4,7,9-12` as written in YAML, to a list of integers."""
+    if not isinstance(value, str) or value == "all" or re.fullmatch(SHARE, value):
+        return value
+    ids: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
+        if not match:
+            raise ValueError(
+                f"{quoted(part.strip())} is no class range; expected for instance 0-19"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < MOST_CLASSES or len(ids) + last - first >= MOST_CLASSES:
+            raise ValueError(
+                f"{part.strip()!r}: expected ascending ids below {MOST_CLASSES:,}, as 0-19"
+            )
+        ids += range(first, last + 1)
+    return ids
+
+
+ClassIds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=MOST_CLASSES)]], BeforeValidator(_class_ids)
+]
+ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def check_class_ids(key: str, classes: Sequence[int], data: DataSet) -> None:
+    """Raises:
+    UserError: one that ``data`` does not have; the message names ``key``.
+    """
+    for c in classes:
+        if not 0 <= c < len(data.classes):
+            raise UserError(
+                f"{key}: class {c}; expected 0 to {len(data.classes) - 1}, the classes of "
+                f"{data.name}"
+            )

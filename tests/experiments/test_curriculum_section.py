@@ -1,0 +1,82 @@
+"""Curricula of recipes: presets, and grades one by one."""
+
+import pytest
+
+from edufast.experiments.recipe import parse_recipe
+from edufast.utils.errors import UserError
+from tests.experiments.recipes import content
+from tests.tiny import tiny_data
+
+DATA = tiny_data()
+
+
+def test_explicit_grades_take_the_classes_of_their_new_teachers():
+    grades = [
+        {"epochs": 1, "teachers": [0], "target": "routed", "image_size": 8},
+        {"epochs": 2, "teachers": [0, 1], "samples": 100},
+        {"epochs": 1, "classes": [5, 4], "fragments": 2},
+    ]
+    curriculum = parse_recipe(
+        content(curriculum={"grades": grades, "order": "slices", "keep_rows": True})
+    ).create_curriculum(DATA)
+    assert [tuple(g.classes) for g in curriculum.grades] == [(0, 1), (2, 3), (5, 4)]
+    assert [g.target for g in curriculum.grades] == ["routed", "gated", "none"]
+    assert curriculum.fragments == (1, 2, 2)
+    assert [g.image_size for g in curriculum.grades] == [8, None, None]
+    assert curriculum.order == "slices" and curriculum.keep_rows
+
+
+def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
+    section = {"preset": "paper", "epochs": 8}
+    paper = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert (paper.order, paper.schedule, paper.keep_state) == ("slices", "paper", False)
+    assert paper.exit_weight == 0
+    section |= {"order": "mixed", "exit_weight": 0.1}
+    own = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert (own.order, own.schedule, own.exit_weight) == ("mixed", "paper", 0.1)
+    section = {"epochs": 8, "freeze": [0.25, 0.5], "image_sizes": [8, 12]}
+    default = parse_recipe(content(curriculum=section)).create_curriculum(DATA)
+    assert default.grades[-1].freeze == (0.25, 0.5)
+    assert [grade.image_size for grade in default.grades] == [8, 12, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": content()["teachers"][:2]}, r"class 4 \(c4\) is in no grade"),
+        (
+            {
+                "curriculum": {
+                    "grades": [{"epochs": 1, "classes": "0-3"}, {"epochs": 1, "classes": "3-5"}]
+                }
+            },
+            r"class 3 is added by grade 1 and by grade 2",
+        ),
+        (
+            {"teachers": [{"model": "m", "classes": "0-9"}]},
+            r"teachers.0.classes: class 6; expected 0",
+        ),
+        ({"curriculum": {"preset": "default"}}, r"curriculum.epochs: missing"),
+        ({"curriculum": {"epochs": 2}}, r"epochs is 2; expected at least 3"),
+        (
+            {"curriculum": {"grades": [{"epochs": 1, "teachers": [7]}]}},
+            r"grades.0.teachers: 7; expec",
+        ),
+        ({"teachers": [{"model": "m"}]}, r"curriculum.preset: needs slice teachers"),
+        (
+            {"curriculum": {"epochs": 8, "grades": [{"epochs": 1, "classes": "0-5"}]}},
+            r"curriculum: found grades and epochs; expected either",
+        ),
+        (
+            {"curriculum": {"grades": [{"epochs": 1, "classes": "0-5"}], "image_sizes": [8]}},
+            r"curriculum.image_sizes: found \[8\]; expected none, because grades have their own",
+        ),
+        (
+            {"curriculum": {"preset": "paper", "epochs": 8, "freeze": [0.5]}},
+            r"curriculum.freeze: found \[0.5\]; expected none, because the preset paper has",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_their_data_say_why(changes, message):
+    with pytest.raises(UserError, match=message):
+        parse_recipe(content(**changes)).create_curriculum(DATA)
