@@ -21,11 +21,13 @@ class PlannedGrade:
     Attributes:
         grade: counted from 1.
         fragments, classes: that there are in it, those of earlier grades included.
+        image_size: height and width of the images that the student sees.
     """
 
     grade: int
     fragments: int
     classes: int
+    image_size: int
     epochs: int
     target: str
 

@@ -100,6 +100,7 @@ class Setup:
                     grade=g + 1,
                     fragments=education.fragments[g],
                     classes=len(education.taught(g)),
+                    image_size=grade.image_size or self.data.image_size,
                     epochs=grade.epochs,
                     target=str(grade.target),
                 )

@@ -85,7 +85,14 @@ RUN: Event = {
     "equal": "flops",
     "slices": [[0, 1], [2, 3], [4, 5]],
     "grades": [
-        {"grade": g, "fragments": g, "classes": 2 * g, "epochs": 2, "target": "routed"}
+        {
+            "grade": g,
+            "fragments": g,
+            "classes": 2 * g,
+            "image_size": 8 * g,
+            "epochs": 2,
+            "target": "routed",
+        }
         for g in (1, 2, 3)
     ],
 }

@@ -27,10 +27,10 @@ def test_every_kind_has_a_name_of_its_own():
 
 def test_grades_are_objects_and_what_is_unknown_is_left_out():
     assert {"slices", "grades"}.isdisjoint(RUN.to_dict())
-    grade = PlannedGrade(grade=1, fragments=1, classes=2, epochs=3, target="gated")
+    grade = PlannedGrade(grade=1, fragments=1, classes=2, image_size=8, epochs=3, target="gated")
     known = RunEvent(**{**vars(RUN), "grades": [grade]})
     assert known.to_dict()["grades"] == [
-        {"grade": 1, "fragments": 1, "classes": 2, "epochs": 3, "target": "gated"}
+        {"grade": 1, "fragments": 1, "classes": 2, "image_size": 8, "epochs": 3, "target": "gated"}
     ]
 
 

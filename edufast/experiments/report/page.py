@@ -231,10 +231,15 @@ def _curriculum(run: RunEvent) -> str:
     parts = []
     if run.grades:
         rows = [
-            [str(value) for value in (g.grade, g.fragments, g.classes, g.epochs, g.target)]
+            [
+                *map(str, (g.grade, g.fragments, g.classes)),
+                f"{g.image_size} × {g.image_size}",
+                str(g.epochs),
+                g.target,
+            ]
             for g in run.grades
         ]
-        parts.append(_table(["grade", "fragments", "classes", "epochs", "target"], rows))
+        parts.append(_table(["grade", "fragments", "classes", "pixels", "epochs", "target"], rows))
     if run.slices:
         items = "".join(
             f"<dt>slice {number}, {len(ids)} classes</dt>"
