@@ -16,7 +16,6 @@ from edufast.experiments.recipe import DataSection, Recipe
 from edufast.experiments.teacher_training import absent_teacher
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
-from edufast.training.curriculum import Curriculum
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
 
@@ -74,10 +73,12 @@ def expected_cost(recipe: Recipe) -> Cost | None:
         flops = forward_flops(teacher, (3, size, size))
         teacher_flops += visits[k] * flops
         if section.weights is None:
-            epochs = section.epochs or recipe.teacher_epochs
-            lessons = Curriculum.single(slices[k], epochs)
-            samples = sum(samples_of_grades(lessons, data, teaching))
-            teacher_training_flops += TRAINING_FACTOR * flops * samples
+            lessons = recipe.teacher_curriculum(k, data)
+            samples = samples_of_grades(lessons, data, teaching)
+            for grade, count in zip(lessons.grades, samples, strict=True):
+                seen = grade.image_size or size
+                per_image = forward_flops(teacher, (3, seen, seen))
+                teacher_training_flops += TRAINING_FACTOR * per_image * count
     return Cost(sum(education.samples), student_flops, teacher_training_flops, teacher_flops)
 
 

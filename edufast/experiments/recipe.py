@@ -126,6 +126,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
+    teacher_image_sizes: list[ImageSize] = Field(default_factory=list)
     baselines: list[MethodName] = Field(default_factory=list)
     variants: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
     seed: Seed = 0
@@ -172,6 +173,19 @@ class Recipe(Section):
             raise UserError("teachers: none; expected one of all classes, or any to tell its model")
         extra = TeacherSection(model=self.teachers[-1].model)
         return self.model_copy(update={"teachers": [*self.teachers, extra]})
+
+    def teacher_curriculum(self, k: int, data: DataSet) -> Curriculum:
+        """How teacher ``k`` is trained: its classes in as many epochs as the recipe says.
+
+        Raises:
+            UserError: ``teacher_image_sizes`` has more sizes than that.
+        """
+        classes = self.teacher_classes(data)[k]
+        epochs = self.teachers[k].epochs or self.teacher_epochs
+        try:
+            return Curriculum.single(classes, epochs, image_sizes=self.teacher_image_sizes)
+        except ValueError as error:
+            raise UserError(f"teachers.{k}: {error}") from error
 
     def create_training(self) -> Training:
         """How the student is optimised."""

@@ -15,7 +15,6 @@ from edufast.experiments.recipe import Recipe, TeacherSection
 from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
@@ -43,7 +42,7 @@ def train_teacher(
     school = School(
         Student(model, 1, input_size=(3, data.image_size, data.image_size)),
         Faculty([]),
-        Curriculum.single(classes, section.epochs or recipe.teacher_epochs),
+        recipe.teacher_curriculum(k, data),
         data,
         training=recipe.create_teaching(),
         options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),

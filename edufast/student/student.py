@@ -98,7 +98,7 @@ class Student(nn.Module):
         channels, *full = self.input_size
         if size is not None and not (len(full) == 2 and 1 <= size <= min(full)):
             raise ValueError(
-                f"image_size={size}: expected at most that of the student's images, "
+                f"image_size is {size}; expected at most that of the student's images, "
                 f"{self.input_size}"
             )
         if size is None or [size, size] == full:

@@ -283,9 +283,33 @@ class Curriculum:
         teachers: Sequence[int] = (),
         target: Target = "none",
         samples: int | None = None,
+        image_sizes: Sequence[int] = (),
     ) -> Curriculum:
-        """A single grade: plain training, or distillation without growth."""
-        return cls([Grade(epochs, classes, teachers, target=target, samples=samples)])
+        """Plain training, or distillation, without growth: a single grade.
+
+        Args:
+            epochs: number of epochs in all.
+            classes: class ids.
+            teachers: positions in the faculty.
+            target: what is distilled, see :class:`Grade`.
+            samples: samples per epoch; None: all samples of the classes.
+            image_sizes: rising; each has a grade before that of whole images, all of equal length.
+        """
+        lengths = _split(epochs, [1.0] * (len(image_sizes) + 1))
+        sizes = [*image_sizes, None]
+        grades = [
+            Grade(
+                length,
+                () if number else classes,
+                teachers,
+                fragments=1,
+                target=target,
+                samples=samples,
+                image_size=size,
+            )
+            for number, (length, size) in enumerate(zip(lengths, sizes, strict=True))
+        ]
+        return cls(grades)
 
 
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:

@@ -133,7 +133,7 @@ def _check(student: Student, curriculum: Curriculum) -> None:
         try:
             student.image_size = grade.image_size
         except (UserError, ValueError) as error:
-            raise ValueError(f"image_size of grade {number}: {error}") from error
+            raise ValueError(f"grade {number}: {error}") from error
 
 
 def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -42,6 +42,11 @@ def small(**changes) -> Recipe:
         small(),
         small(teachers=SLICES, curriculum={"preset": "paper", "epochs": 3}),
         small(
+            teacher_epochs=2,
+            teacher_image_sizes=[6],
+            curriculum={"epochs": 4, "samples": 100, "image_sizes": [4, 5, 6]},
+        ),
+        small(
             teachers=SLICES,
             curriculum={
                 "exit_weight": 0.3,
@@ -60,7 +65,7 @@ def small(**changes) -> Recipe:
             training={"batch_size": 48, "augment": {"pad": 1, "flip": False}},
         ),
     ],
-    ids=["default", "paper", "explicit"],
+    ids=["default", "paper", "sizes", "explicit"],
 )
 def test_as_a_school_counts(recipe: Recipe, tmp_path: Path) -> None:
     data = recipe.data.load()

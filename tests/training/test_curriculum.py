@@ -35,6 +35,14 @@ def test_graded_preset_takes_image_sizes_and_has_grades_for_all_of_them():
     assert Curriculum.graded(SLICES, 12, image_sizes=[12, 16, 24]).grades[3].teachers == (0, 1, 2)
 
 
+def test_a_single_grade_is_divided_among_image_sizes():
+    curriculum = Curriculum.single(range(4), 7, image_sizes=[8, 12])
+    assert [(g.epochs, g.image_size) for g in curriculum.grades] == [(2, 8), (3, 12), (2, None)]
+    assert curriculum.fragments == (1, 1, 1) and curriculum.taught(0).ids == (0, 1, 2, 3)
+    with pytest.raises(ValueError, match="epochs is 2; expected at least 3"):
+        Curriculum.single(range(4), 2, image_sizes=[8, 12])
+
+
 def test_freezing_can_be_chosen_and_never_takes_the_last_fragment():
     grade = Curriculum.graded(SLICES, 12, shares=[1, 1, 1], freeze=[0.0, 0.6]).grades[-1]
     assert [grade.frozen(epoch) for epoch in range(4)] == [1, 1, 1, 2]

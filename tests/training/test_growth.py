@@ -224,7 +224,7 @@ def test_a_grade_that_adds_nothing_leaves_the_student_as_it_is():
         (Curriculum.single(range(4), 1), "cut into 2 fragments, the curriculum ends with 1"),
         (
             Curriculum([Grade(1, range(4), image_size=32), Grade(1)]),
-            r"image_size of grade 1: .*32.* at most .*\(3, 16, 16\)",
+            r"grade 1: image_size is 32;.* at most .*\(3, 16, 16\)",
         ),
     ],
 )
