@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from edufast.cli.common import JsonOption, fail, show, table, user
+from edufast.cli.common import JsonOption, device_name, fail, show, table, user
 
 if TYPE_CHECKING:
     from edufast.experiments.recipe import Recipe
@@ -71,6 +71,7 @@ def _list(shipped: list[Recipe]) -> None:
 def _describe(recipe: Recipe) -> None:
     from edufast.data.outline import outline
     from edufast.experiments.cost import expected_cost
+    from edufast.experiments.pace import expected_duration
     from edufast.experiments.report.format import seconds, si
 
     data, teachers = recipe.data.source, _teachers(recipe)
@@ -82,10 +83,11 @@ def _describe(recipe: Recipe) -> None:
         data += f" of {size} x {size} pixels"
     cost = user(expected_cost, recipe)
     if cost:
-        teachers += f": {si(cost.teacher_training_flops, 'FLOP')} of training"
-        teachers += f", {si(cost.teacher_flops, 'FLOP')} of answers"
+        teachers += f": {si(sum(cost.teaching_flops), 'FLOP')} of training"
+        teachers += f", {si(sum(cost.answering_flops), 'FLOP')} of answers"
         student += f": {cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training"
-        total = f"{si(cost.flops, 'FLOP')}, {seconds(cost.seconds(1e12))} at 1 TFLOP/s"
+        duration = expected_duration(recipe, cost, size, device_name("auto"))
+        total = f"{si(cost.flops, 'FLOP')}, about {seconds(duration.total)} on this machine"
         total += "; baselines and validation come on top"
     else:
         total = "depends on the number of images"

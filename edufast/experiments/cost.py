@@ -26,34 +26,34 @@ class Cost:
     Attributes:
         samples: the student trains on.
         student_flops: of training the student.
-        teacher_training_flops: of training the recipe's teachers, all that have no weights yet.
-        teacher_flops: of the teachers' answers while the student trains, none of them cached.
+        teaching_flops: of training each of the recipe's teachers; 0 for those that have weights.
+        answering_flops: of each teacher's answers while the student trains, none of them cached.
     """
 
     samples: int
     student_flops: int
-    teacher_training_flops: int
-    teacher_flops: int
+    teaching_flops: tuple[int, ...]
+    answering_flops: tuple[int, ...]
 
     @property
     def flops(self) -> int:
         """All of them."""
-        return self.student_flops + self.teacher_training_flops + self.teacher_flops
-
-    def seconds(self, flops_per_second: float) -> float:
-        """How long all of it takes on a machine that sustains so much."""
-        return self.flops / flops_per_second
+        return self.student_flops + sum(self.teaching_flops) + sum(self.answering_flops)
 
 
-def expected_cost(recipe: Recipe) -> Cost | None:
+def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
     """The cost of ``edufast train`` with ``recipe``, baselines and validation aside.
 
     None: it is not known how many images there are, as with folders.
 
+    Args:
+        recipe: the run.
+        data: of the recipe, if it is loaded already.
+
     Raises:
         UserError: the recipe does not fit its data.
     """
-    data = _imageless(recipe.data)
+    data = data or _imageless(recipe.data)
     if data is None:
         return None
     education = plan_methods(recipe, data, ["education"])["education"]
@@ -66,20 +66,21 @@ def expected_cost(recipe: Recipe) -> Cost | None:
         ]
 
     teaching = (recipe.teaching or recipe.training).batch_size
-    teacher_training_flops = teacher_flops = 0
+    taught, answered = [], []
     visits = _visits(education, slices)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
         size = section.image_size or data.image_size
         flops = forward_flops(teacher, (3, size, size))
-        teacher_flops += visits[k] * flops
+        answered.append(visits[k] * flops)
+        total = 0
         if section.weights is None:
             lessons = recipe.teacher_curriculum(k, data)
             samples = samples_of_grades(lessons, data, teaching)
             for grade, count in zip(lessons.grades, samples, strict=True):
                 seen = grade.image_size or size
-                per_image = forward_flops(teacher, (3, seen, seen))
-                teacher_training_flops += TRAINING_FACTOR * per_image * count
-    return Cost(sum(education.samples), student_flops, teacher_training_flops, teacher_flops)
+                total += TRAINING_FACTOR * forward_flops(teacher, (3, seen, seen)) * count
+        taught.append(total)
+    return Cost(sum(education.samples), student_flops, tuple(taught), tuple(answered))
 
 
 def _imageless(section: DataSection) -> DataSet | None:

@@ -1,0 +1,70 @@
+"""How long a run takes is its arithmetic at a speed that is tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from edufast.experiments import pace
+from edufast.experiments.cost import Cost
+from edufast.experiments.pace import expected_duration
+from edufast.experiments.recipe import parse_recipe
+from tests.experiments.recipes import content
+
+TEACHERS = [{"model": "resnet14", "classes": "0-2"}, {"model": "resnet14", "classes": "3-5"}]
+RECIPE = parse_recipe(content(teachers=TEACHERS))
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every step takes a second; a list of how many images each step had."""
+    images: list[int] = []
+
+    def a_second(step: Callable[[], None], device: str) -> float:
+        counted: list[int] = []
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda _, inputs: counted.append(len(inputs[0]))
+        )
+        step()
+        hook.remove()
+        images.append(counted[0])
+        return 1.0
+
+    monkeypatch.setattr(pace, "_seconds", a_second)
+    return images
+
+
+def test_each_part_takes_its_arithmetic_at_its_speed(timed: list[int]) -> None:
+    one = Cost(0, 10**12, (10**12, 10**12), (0, 0))
+    two = Cost(0, 2 * 10**12, (10**12, 0), (0, 10**12))
+    first = expected_duration(RECIPE, one, 16, "cpu")
+    second = expected_duration(RECIPE, two, 16, "cpu")
+    assert first.teaching == 2 * second.teaching > 0
+    assert second.learning > 2 * first.learning > 0
+    assert second.total == second.teaching + second.learning
+
+
+def test_each_network_is_tried_once_and_with_no_more_images_than_it_trains_on(
+    timed: list[int],
+) -> None:
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 16, "cpu")
+    assert timed == [128] * 4, "a training step and a forward pass of student and teachers"
+    timed.clear()
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 512, "cpu")
+    assert max(timed) < 128
+
+
+def test_random_numbers_stay_as_they_are(timed: list[int]) -> None:
+    state = torch.get_rng_state()
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 8, "cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_steps_are_run_until_they_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(clock) * 0.1)
+    calls = []
+    assert pace._seconds(lambda: calls.append(1), "cpu") > 0
+    assert len(calls) > 4
