@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edufast.teachers.cached_faculty import CachedFaculty as CachedFaculty
     from edufast.teachers.faculty import Faculty as Faculty
     from edufast.teachers.faculty import Teacher as Teacher
+    from edufast.teachers.targets import register_target as register_target
     from edufast.training.curriculum import Curriculum as Curriculum
     from edufast.training.curriculum import Grade as Grade
     from edufast.training.school import School as School
@@ -53,6 +54,7 @@ _HOMES = {
     "register_algorithm": "edufast.distill.registry",
     "register_data_set": "edufast.data.sources",
     "register_model": "edufast.models.zoo",
+    "register_target": "edufast.teachers.targets",
     "register_weighting": "edufast.distill.weighting",
 }
 

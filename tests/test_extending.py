@@ -18,6 +18,7 @@ from edufast.distill import ALGORITHMS, WEIGHTINGS, create_algorithm
 from edufast.experiments.recipe import load_recipe
 from edufast.models.weights import read_info
 from edufast.models.zoo import MODELS, create_model
+from edufast.teachers.targets import TARGETS
 from edufast.utils.errors import UserError
 from tests.commands import edufast as edufast_command
 from tests.commands import one_line
@@ -64,8 +65,8 @@ def importable(project, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_page_has_a_package_with_all_four_kinds():
-    modules = {"losses", "weights", "nets", "data"}
+def test_the_page_has_a_package_with_all_five_kinds():
+    modules = {"losses", "weights", "targets", "nets", "data"}
     assert set(FILES) == {"recipe.yaml", *(f"mypackage/{name}.py" for name in modules)}
     assert len(DECORATED) == 1
 
@@ -135,6 +136,7 @@ def test_wrong_paths_are_told_with_the_key_of_the_recipe(project):
         "algorithm.name=mypackage.losses:Carefull": "did you mean 'Careful'",
         "algorithm.extre=1": "option is 'extre'; did you mean 'extra'?",
         "algorithm.weighting=mypackage.weights:certainty": "did you mean 'by_certainty'",
+        "curriculum.grades.0.target=mypackage.targets:by_scal": "did you mean 'by_scale'",
         "student.model=mypackage.net:tiny": "student: model 'mypackage.net:tiny': there is no mod",
         "teachers.1.model=mypackage.nets:nn": "teachers.1: model 'mypackage.nets:nn' is a module",
         "data.source=mypackage.data:square": "data source 'mypackage.data:square'",
@@ -160,7 +162,7 @@ def test_the_decorator_registers_the_name(monkeypatch):
     exec(DECORATED[0], scope)
     assert scope["algorithm"].alpha == 0.2
     assert create_algorithm("soft_kd").temperature == 8.0
-    for name in ("register_model", "register_data_set", "register_weighting"):
+    for name in ("register_model", "register_data_set", "register_weighting", "register_target"):
         assert callable(getattr(edufast, name))
 
 
@@ -169,7 +171,8 @@ def test_the_entry_points_of_the_page_are_those_that_are_read(project):
     tomllib = pytest.importorskip("tomllib")
     groups = tomllib.loads(ENTRY_POINTS)["project"]["entry-points"]
     registries = {
-        registry.group: registry for registry in (ALGORITHMS, WEIGHTINGS, MODELS, DATA_SETS)
+        registry.group: registry
+        for registry in (ALGORITHMS, WEIGHTINGS, TARGETS, MODELS, DATA_SETS)
     }
     assert set(groups) == set(registries)
     info = project / "mypackage-1.0.dist-info"

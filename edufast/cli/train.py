@@ -138,8 +138,9 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Which, comma-separated: scratch; kd (one full teacher); routed (slice teachers); "
-            "alone (the recipe's algorithm without grades); grades (without teachers); education."
+            help="Which, comma-separated: scratch; kd (one full teacher); routed, gated, joint, "
+            "centred, energy (how slice teachers are merged); alone (the recipe's algorithm "
+            "without grades); grades (without teachers); education."
         ),
     ] = "scratch,kd,routed,education",
     equal: EqualOption = "samples",
@@ -195,8 +196,8 @@ def sweep(
     """Train variants of a recipe with several seeds each and compare them.
 
     The variants are those of the recipe's section `variants`, else what --vary
-    makes of it, else every method. Teachers are trained once and shared. The
-    same folder takes further variants and seeds.
+    makes of it, else the usual methods. Teachers are trained once and shared.
+    The same folder takes further variants and seeds.
     """
     from edufast.experiments.events import Equal
     from edufast.experiments.sweep_config import SweepConfig, with_variants

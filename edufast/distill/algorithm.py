@@ -57,8 +57,8 @@ class Algorithm(nn.Module):
     Teachers are constants: no gradient flows into them.
 
     Args:
-        temperature: T, above 0, of the softened distributions; also used to assemble slice teachers
-            into a gated target.
+        temperature: T, above 0, of the softened distributions; also used to merge slice teachers
+            into one target.
     """
 
     reads_features: ClassVar[bool] = False

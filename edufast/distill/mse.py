@@ -14,14 +14,14 @@ from edufast.distill.weighting import Weighting, find_weighting, slices_of, weig
 class LogitMSE(Algorithm):
     """``alpha * CE + (1 - alpha) * sum_k w_k mean_c (zc - tc)^2``, over the slice of teacher k.
 
-    zc and tc are rows minus their mean: a softmax ignores a constant added to a row, and the gated
-    target consists of log-probabilities, which are defined up to such a constant. Both means are
+    zc and tc are rows minus their mean: a softmax ignores a constant added to a row, and merged
+    targets may be log-probabilities, which are defined up to such a constant. Both means are
     over the classes at which the teacher is not -inf. There is no temperature, hence no T^2 (for
     large T the T^2 KL approaches half of this error). The weights w_k sum to 1, and the mean is
     over the rows not ignored.
 
     Args:
-        temperature: only used by a gated target and by the weighting.
+        temperature: only used to merge slice teachers and by the weighting.
         alpha: weight of the cross-entropy.
         weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
     """

@@ -13,8 +13,9 @@ class TeacherOutputs(NamedTuple):
     """The teachers' outputs for a batch of B samples.
 
     Attributes:
-        logits: K tensors (B, C_k); one, the assembled target, in a gated grade. In a routed grade,
-            rows that belong to another teacher are NaN.
+        logits: K tensors (B, C_k); one where slice teachers are merged into one target, with -inf
+            for classes that none of them knows. In a routed grade, rows that belong to another
+            teacher are NaN.
         slices: which of the student's classes each tensor is over; None: all classes taught.
         weighting: "routed" or "mean".
         rows: the rows of the batch that each of the grade's teachers has seen.

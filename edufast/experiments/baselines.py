@@ -9,7 +9,7 @@ import numpy as np
 
 from edufast.data import DataSet
 from edufast.experiments.recipe import AlgorithmSection
-from edufast.training.curriculum import Curriculum, Grade, Target
+from edufast.training.curriculum import Curriculum, Grade
 
 
 def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) -> list[int]:
@@ -24,7 +24,7 @@ def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) ->
 
 
 def single_grade(
-    education: Curriculum, samples: int, batch_size: int, teachers: Sequence[int], target: Target
+    education: Curriculum, samples: int, batch_size: int, teachers: Sequence[int], target: str
 ) -> Curriculum:
     """One grade over all classes of ``education``."""
     steps = max(1, round(samples / batch_size))
@@ -54,7 +54,7 @@ def growing_sizes(
     batch_size: int,
     data: DataSet,
     teachers: Sequence[int],
-    target: Target,
+    target: str,
 ) -> Curriculum:
     """The image sizes of ``education``'s grades, all longer or shorter by one factor, and nothing
     else: every grade has all classes and the whole student."""

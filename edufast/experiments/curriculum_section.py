@@ -11,7 +11,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from edufast.data import DataSet
 from edufast.experiments.fields import ClassIds, ImageSize, check_class_ids
 from edufast.experiments.schema import Section
-from edufast.training.curriculum import Curriculum, Grade, Order, Schedule, Target
+from edufast.teachers.targets import find_target
+from edufast.training.curriculum import Curriculum, Grade, Order, Schedule
 from edufast.utils.errors import UserError
 
 # Of a curriculum as a whole.
@@ -27,7 +28,7 @@ class GradeSection(Section):
     teachers: list[int] = Field(default_factory=list)
     classes: ClassIds | None = None
     fragments: PositiveInt | None = None
-    target: Target | None = None
+    target: str | None = None
     samples: PositiveInt | None = None
     freeze: list[float] = Field(default_factory=list)
     rehearsal: float | None = None
@@ -36,7 +37,8 @@ class GradeSection(Section):
 
 class CurriculumSection(Section):
     """Either a preset with a number of epochs, or the grades one by one; see
-    :class:`edufast.Curriculum`. What is left out is as the preset has it."""
+    :class:`edufast.Curriculum`. What is left out is as the preset has it. ``target`` is that of all
+    grades of slice teachers which name none of their own."""
 
     preset: Literal["default", "paper"] | None = None
     epochs: PositiveInt | None = None
@@ -45,11 +47,25 @@ class CurriculumSection(Section):
     grades: list[GradeSection] | None = None
     freeze: list[float] | None = None
     image_sizes: list[ImageSize] | None = None
+    target: str | None = None
     order: Order | None = None
     schedule: Schedule | None = None
     keep_rows: bool | None = None
     keep_state: bool | None = None
     exit_weight: float | None = None
+
+    def check_targets(self) -> None:
+        """Raises:
+        UserError: a target is not known; the message names the key.
+        """
+        targets = {"curriculum": self.target}
+        for number, grade in enumerate(self.grades or ()):
+            targets[f"curriculum.grades.{number}"] = grade.target
+        for key, target in targets.items():
+            try:
+                find_target(target or "none")
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
 
     def create(self, knows: Sequence[Sequence[int]], data: DataSet) -> Curriculum:
         """The grades for ``data``.
@@ -90,16 +106,24 @@ class CurriculumSection(Section):
             )
         if self.preset == "paper":
             self._refuse(_OF_THE_DEFAULT_PRESET, "the preset paper has its own")
-            return Curriculum.paper(slices, self.epochs, samples=self.samples)
-        return Curriculum.graded(
-            slices,
-            self.epochs,
-            shares=self.shares,
-            full_teacher=full[0] if full else None,
-            samples=self.samples,
-            freeze=self.freeze,
-            image_sizes=self.image_sizes or (),
-        )
+            curriculum = Curriculum.paper(slices, self.epochs, samples=self.samples)
+        else:
+            curriculum = Curriculum.graded(
+                slices,
+                self.epochs,
+                shares=self.shares,
+                full_teacher=full[0] if full else None,
+                samples=self.samples,
+                freeze=self.freeze,
+                image_sizes=self.image_sizes or (),
+            )
+        if self.target is None:
+            return curriculum
+        grades = [
+            grade if grade.target == "full" else replace(grade, target=self.target)
+            for grade in curriculum.grades
+        ]
+        return replace(curriculum, grades=grades)
 
     def _explicit(self, knows: Sequence[Sequence[int]]) -> Curriculum:
         if self.epochs or self.preset:
@@ -121,6 +145,8 @@ class CurriculumSection(Section):
                 classes = section.classes
             taught.update(classes)
             fields = section.model_dump(exclude={"classes"})
+            if section.target is None and section.teachers:
+                fields["target"] = self.target
             grades.append(Grade(**fields, classes=classes))
         return Curriculum(grades)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -16,11 +17,11 @@ from edufast.experiments.baselines import (
     single_grade,
     without_teachers,
 )
-from edufast.experiments.recipe import MethodName, Recipe
+from edufast.experiments.recipe import MethodName, Recipe, TargetName
 from edufast.experiments.teacher_training import absent_teacher
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
-from edufast.training.curriculum import Curriculum, Target
+from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
@@ -30,12 +31,16 @@ METHODS: dict[MethodName, str] = {
     "scratch": "cross-entropy only, one grade",
     "kd": "plain KD from one teacher of all classes, one grade",
     "sizes": "kd, with the image sizes of the recipe's grades",
-    "routed": "the recipe's algorithm, each sample taught by the slice teacher that owns it, one "
-    "grade",
+    **{
+        target: f"the recipe's algorithm on the {target} target of the slice teachers, one grade"
+        for target in get_args(TargetName)
+    },
     "alone": "the recipe's algorithm from the teachers of all classes, one grade",
     "grades": "the recipe's curriculum with cross-entropy only",
     "education": "the recipe: its algorithm under its curriculum",
 }
+# What a sweep compares unless it is told.
+USUAL: tuple[MethodName, ...] = ("scratch", "kd", "routed", "alone", "grades", "education")
 GRADED: tuple[MethodName, ...] = ("sizes", "grades", "education")  # the others have one grade
 _NEED_FULL_TEACHER = {"kd", "sizes", "alone"}
 
@@ -148,7 +153,7 @@ def plan_methods(
     batch_size = recipe.training.batch_size
     samples = sum(samples_of_grades(education, data, batch_size))
 
-    def single(teachers: Sequence[int], target: Target) -> Planner:
+    def single(teachers: Sequence[int], target: str) -> Planner:
         return lambda total: single_grade(education, total, batch_size, teachers, target)
 
     uncut = recipe.model_copy(update={"student": recipe.student.model_copy(update={"cuts": None})})
@@ -160,7 +165,7 @@ def plan_methods(
             plain,
             lambda total: growing_sizes(education, total, batch_size, data, full[-1:], "full"),
         ),
-        "routed": (uncut, single(owners, "routed")),
+        **{target: (uncut, single(owners, target)) for target in get_args(TargetName)},
         "alone": (uncut, single(full, "full")),
         "grades": (recipe, lambda total: without_teachers(education, total, batch_size, data)),
         "education": (recipe, lambda total: education),

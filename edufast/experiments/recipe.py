@@ -40,7 +40,9 @@ from edufast.utils.errors import UserError, unknown
 
 _MOST_TEACHERS = 1024  # far above what any run needs
 
-MethodName = Literal["scratch", "kd", "sizes", "routed", "alone", "grades", "education"]
+# The slice teachers' target, one grade.
+TargetName = Literal["routed", "gated", "joint", "centred", "energy"]
+MethodName = Literal["scratch", "kd", "sizes", TargetName, "alone", "grades", "education"]
 VariantName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line
 
 
@@ -324,6 +326,7 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
             )
     try:
         recipe.create_algorithm()
+        recipe.curriculum.check_targets()
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     for name, changes in recipe.variants.items():

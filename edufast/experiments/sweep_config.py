@@ -12,7 +12,7 @@ import yaml
 from pydantic import PositiveInt
 
 from edufast.experiments.events import Equal
-from edufast.experiments.method import METHODS
+from edufast.experiments.method import USUAL
 from edufast.experiments.recipe import Recipe, parse_recipe
 from edufast.experiments.schema import Section, parse_value, read_section
 from edufast.utils.errors import UserError, unknown
@@ -71,7 +71,7 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
     """``recipe`` with the variants that a sweep runs.
 
     Args:
-        recipe: its own variants, else what ``vary`` makes of the recipe, else every method.
+        recipe: its own variants, else what ``vary`` makes of the recipe, else the usual methods.
         vary: ``key=value,value`` each; every variant is run with every combination of them. The key
             ``method`` chooses among :data:`edufast.experiments.method.METHODS`.
         only: names of the variants wanted; none: all.
@@ -81,7 +81,7 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
     """
     variants: dict[str, dict[str, Any]] = recipe.variants
     if not variants and not vary:
-        variants = {name: {"method": name} for name in METHODS}
+        variants = {name: {"method": name} for name in USUAL}
     axes = [_axis(text) for text in vary]
     if axes:
         variants = {

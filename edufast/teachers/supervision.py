@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,10 +13,10 @@ from edufast.data import Batch
 from edufast.data.class_map import ClassMap
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.feature_taps import FeatureTaps
-from edufast.ops import ClassSlices
 from edufast.teachers.faculty import Faculty
-
-Target: TypeAlias = Literal["routed", "gated", "full", "none"]
+from edufast.teachers.targets import SliceLogits, find_target
+from edufast.utils.errors import UserError
+from edufast.utils.registry import call_user
 
 
 class Supervision:
@@ -29,9 +28,10 @@ class Supervision:
     Args:
         faculty: the teachers.
         teachers: positions in the faculty of this grade's teachers.
-        target: see :class:`edufast.Grade`.
+        target: see :func:`edufast.teachers.targets.registry.find_target`. Teachers of slices may
+            know classes that are not taught yet: their logits for these are left out.
         class_map: of the classes taught so far.
-        temperature: T of the loss, which a gated target depends on.
+        temperature: T of the loss, which a merged target may depend on.
 
     Attributes:
         groups: class ids by which to group the samples of every batch: those of each owner, then
@@ -49,11 +49,13 @@ class Supervision:
         self,
         faculty: Faculty,
         teachers: Sequence[int],
-        target: Target | None,
+        target: str | None,
         class_map: ClassMap,
         temperature: float,
     ) -> None:
-        self._faculty, self._teachers, self._target = faculty, list(teachers), target
+        self._faculty, self._teachers = faculty, list(teachers)
+        self._target = target or "none"
+        self._merge = find_target(self._target)
         self._num_classes = len(class_map)
         self._temperature = temperature
         self.taps: list[FeatureTaps] = []
@@ -62,16 +64,26 @@ class Supervision:
         for k in self._teachers:
             if not 0 <= k < len(faculty):
                 raise ValueError(f"teacher {k} is not in the faculty of {len(faculty)}")
+        if self._target == "none":
+            return
+        known = [self._classes(k, class_map) for k in self._teachers]
+        self._taught = [self._columns(k, ids) for k, ids in zip(teachers, known, strict=True)]
         if target == "full":
-            self._columns = [self._taught_columns(k, class_map.ids) for k in self._teachers]
-        elif target != "none":
-            known = {f"teacher {k} ({faculty[k].name})": faculty[k].classes for k in teachers}
-            self._slices = class_map.class_slices(known, faculty.device)
-            _check_disjoint(faculty, self._teachers)
+            return
+        _check_disjoint(faculty, self._teachers)
+        self._positions = [
+            torch.tensor([class_map.position_of[c] for c in ids], device=faculty.device)
+            for ids in known
+        ]
+        self._owner_of = torch.full((len(class_map),), -1, device=faculty.device)
+        for position, own in enumerate(self._positions):
+            self._owner_of[own] = position
         if target == "routed":
-            owned = [tuple(faculty[k].classes) for k in self._teachers]
-            rest = tuple(c for c in class_map.ids if not any(c in classes for classes in owned))
-            self.groups = [*owned, rest] if rest else owned
+            names = [f"teacher {k} ({faculty[k].name})" for k in self._teachers]
+            by_name = dict(zip(names, known, strict=True))
+            self._slices = class_map.class_slices(by_name, faculty.device)
+            rest = tuple(c for c in class_map.ids if not any(c in ids for ids in known))
+            self.groups = [*known, rest] if rest else known
 
     def tap(self, input_size: Sequence[int]) -> list[list[tuple[int, ...]]]:
         """Record the teachers' features from now on; returns their shapes, by teacher."""
@@ -115,16 +127,22 @@ class Supervision:
             spread = [_spread(z, part, len(targets)) for z, part in zip(logits, rows, strict=True)]
             return TeacherOutputs(spread, self._slices, "routed", rows, features, batch.index)
         if self._target == "full":
-            taught = [z[:, columns] for z, columns in zip(logits, self._columns, strict=True)]
-            return TeacherOutputs(taught, None, "mean", rows, features, batch.index)
-        target = gated_logits(
-            logits,
-            self._slices,
-            targets,
-            num_classes=self._num_classes,
-            temperature=self._temperature,
-        )
-        return TeacherOutputs([target], None, "mean", rows, features, batch.index)
+            return TeacherOutputs(logits, None, "mean", rows, features, batch.index)
+        merged = self._merged(logits, targets)
+        return TeacherOutputs([merged], None, "mean", rows, features, batch.index)
+
+    def _merged(self, logits: list[Tensor], targets: Tensor) -> Tensor:
+        """(B, C) soft target of slice teachers, by a function that may be a user's."""
+        assert callable(self._merge)
+        what, expected = f"target {self._target!r}", (len(targets), self._num_classes)
+        owners = self._owner_of[targets]
+        given = SliceLogits(logits, self._positions, owners, targets, self._num_classes)
+        merged = call_user(what, self._merge, given, self._temperature)
+        if not isinstance(merged, Tensor) or merged.shape != expected:
+            is_tensor = isinstance(merged, Tensor)
+            found = tuple(merged.shape) if is_tensor else type(merged).__name__
+            raise UserError(f"{what} returned {found}; expected a Tensor {expected}")
+        return merged.detach().float()
 
     def _rows(self, batch: Batch) -> list[slice]:
         """The rows that each teacher runs on."""
@@ -139,28 +157,43 @@ class Supervision:
         return [slice(*bound) for bound in itertools.islice(bounds, len(self._teachers))]
 
     def _run(self, position: int, batch: Batch, rows: slice) -> tuple[Tensor, list[Tensor]]:
-        """A teacher's logits for some rows, and its features if they are tapped."""
-        k, images = self._teachers[position], batch.images[rows]
+        """A teacher's logits of the classes taught for some rows, and its features if they are
+        tapped."""
+        k, images, taught = self._teachers[position], batch.images[rows], self._taught[position]
         if not len(images):
-            return images.new_empty(0, len(self._faculty[k].classes)), []
+            return images.new_empty(0, len(self._faculty[k].classes))[:, taught], []
         if not self.taps:
             logits, computed = self._faculty.answer(k, batch, rows)
             self.visits[k] += computed
-            return logits, []
+            return logits[:, taught], []
         self.visits[k] += len(images)
         with self.taps[position]:
             logits = self._faculty.logits(k, images, eager=True)
-        return logits, self.taps[position].features
+        return logits[:, taught], self.taps[position].features
 
-    def _taught_columns(self, k: int, ids: Sequence[int]) -> slice | Tensor:
+    def _classes(self, k: int, class_map: ClassMap) -> tuple[int, ...]:
+        """Class ids that are taught and that teacher ``k`` speaks about, in the order of the
+        target's logits."""
         teacher = self._faculty[k]
-        column = {c: position for position, c in enumerate(teacher.classes)}
-        missing = [c for c in ids if c not in column]
+        if self._target != "full":
+            taught = tuple(c for c in teacher.classes if c in class_map.position_of)
+            if not taught:
+                raise ValueError(
+                    f"teacher {k} ({teacher.name}) knows class {teacher.classes[0]}, but none of "
+                    f"the {len(class_map)} classes taught; expected one that knows some of them"
+                )
+            return taught
+        missing = [c for c in class_map.ids if c not in teacher.classes]
         if missing:
             raise ValueError(
                 f"target 'full' needs teacher {k} ({teacher.name}), but it does not know class "
                 f"{missing[0]}; expected a teacher of every class taught"
             )
+        return class_map.ids
+
+    def _columns(self, k: int, ids: Sequence[int]) -> slice | Tensor:
+        """Where the logits of teacher ``k`` for some classes are."""
+        column = {c: position for position, c in enumerate(self._faculty[k].classes)}
         columns = [column[c] for c in ids]
         if columns == list(range(len(columns))):
             return slice(0, len(columns))
@@ -174,55 +207,6 @@ def _spread(logits: Tensor, rows: slice, batch: int) -> Tensor:
     return everything
 
 
-def gated_logits(
-    logits: Sequence[Tensor],
-    slices: ClassSlices,
-    targets: Tensor,
-    *,
-    num_classes: int,
-    temperature: float,
-    leak: float = 0.1,
-) -> Tensor:
-    """Combine the logits of slice teachers into one soft target over all classes taught.
-
-    A slice teacher knows nothing about other slices. Here the sample's class decides between the
-    slices: the softened distribution of its owner gets the mass ``1 - leak``, and the others share
-    ``leak`` equally. So the student learns the slice of each sample as well as the similarities
-    that each teacher sees between its own classes.
-
-    Args:
-        logits: (B, C_k) of each teacher.
-        slices: their classes; each class is in at most one slice.
-        targets: (B,) position of each sample's class.
-        num_classes: C, the number of classes taught.
-        temperature: T of the loss; the target is softmax(result / T).
-        leak: mass of the slices that do not contain the sample's class, in [0, 1).
-
-    Returns:
-        Logits (B, C) float32; -inf for classes in no slice.
-
-    Raises:
-        ValueError: ``leak`` is out of range.
-    """
-    if not 0 <= leak < 1:
-        raise ValueError(f"leak is {leak}; expected a number in [0, 1)")
-    count = len(logits)
-    owned = torch.stack([slices.local_label(targets, k)[1] for k in range(count)], 1).float()
-    shared = torch.where(owned.any(1, keepdim=True), leak, 1.0) / max(1, count - 1)
-    gates = torch.where(owned > 0, 1 - leak, shared) if count > 1 else torch.ones_like(owned)
-    target = logits[0].new_full((len(targets), num_classes), -math.inf, dtype=torch.float32)
-    for k, own in enumerate(logits):
-        log_p = torch.log_softmax(own.float() / temperature, 1) + gates[:, k, None].log()
-        target.index_copy_(1, _columns(slices, k, targets.device), log_p * temperature)
-    return target
-
-
-def _columns(slices: ClassSlices, k: int, device: torch.device) -> Tensor:
-    if slices.columns and slices.columns[k].numel():
-        return slices.columns[k]
-    return torch.arange(slices.starts[k], slices.starts[k] + slices.sizes[k], device=device)
-
-
 def _check_disjoint(faculty: Faculty, teachers: Sequence[int]) -> None:
     owner: dict[int, int] = {}
     for k in teachers:
@@ -230,6 +214,6 @@ def _check_disjoint(faculty: Faculty, teachers: Sequence[int]) -> None:
             if c in owner:
                 raise ValueError(
                     f"class {c} belongs to teacher {owner[c]} and to teacher {k}; expected one "
-                    "owner for each class in a routed or gated grade"
+                    "owner for each class, unless the target is 'full'"
                 )
             owner[c] = k

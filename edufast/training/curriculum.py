@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
-from edufast.teachers.supervision import Target
+from edufast.teachers.targets import find_target
 
 Order = Literal["mixed", "slices"]
 Schedule = Literal["held", "restart", "paper"]
@@ -31,12 +31,9 @@ class Grade:
         teachers: positions in the faculty of this grade's teachers.
         fragments: number of fragments that exist; None: one more than in the grade before. With the
             same number as before, the grade only adds classes.
-        target: what is distilled. "routed": each sample learns from the teacher that owns its
-            class, over that teacher's slice. "gated": the slice teachers are combined into one soft
-            target over all classes taught, see
-            :func:`edufast.teachers.supervision.gated_logits`. "full": the mean over teachers that
-            know every class taught. "none": cross-entropy only. None: "gated" if there are
-            teachers, else "none".
+        target: what is distilled: "routed", "full", "none", or how slice teachers are merged, such
+            as "gated"; see :func:`edufast.teachers.targets.registry.find_target`. None: "gated" if
+            there are teachers, else "none".
         samples: samples per epoch; None: all training samples of the classes taught so far.
         freeze: shares of the grade's epochs, in [0, 1] and rising, after which fragment 1, 2, ...
             stops learning, which saves its backward pass. (0.5,): the first fragment, half-way.
@@ -50,7 +47,7 @@ class Grade:
     classes: Sequence[int] = ()
     teachers: Sequence[int] = ()
     fragments: int | None = None
-    target: Target | None = None
+    target: str | None = None
     samples: int | None = None
     freeze: Sequence[float] = ()
     rehearsal: float | None = None
@@ -65,8 +62,7 @@ class Grade:
             raise ValueError(f"samples is {self.samples}; expected at least 1")
         if self.target is None:
             object.__setattr__(self, "target", "gated" if self.teachers else "none")
-        if self.target not in get_args(Target):
-            raise ValueError(f"target is {self.target!r}; expected one of {get_args(Target)}")
+        find_target(self.target or "none")
         if (self.target == "none") != (not self.teachers):
             raise ValueError(
                 f"target is {self.target!r} with teachers {list(self.teachers)}; expected teachers "
@@ -172,13 +168,14 @@ class Curriculum:
 
     def questions(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
         """Class ids of the samples that each teacher is run on, by its position in the faculty: its
-        own classes in routed grades, in others all classes taught at the time."""
+        own classes in routed grades, in others all classes, as far as taught at the time."""
         questions: dict[int, set[int]] = {}
         for g, grade in enumerate(self.grades):
             for k in grade.teachers:
+                taught = set(self.taught(g).ids)
                 routed = grade.target == "routed"
-                classes = teachers[k].classes if routed else self.taught(g).ids
-                questions.setdefault(k, set()).update(classes)
+                asked = taught.intersection(teachers[k].classes) if routed else taught
+                questions.setdefault(k, set()).update(asked)
         return questions
 
     def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
@@ -281,7 +278,7 @@ class Curriculum:
         epochs: int,
         *,
         teachers: Sequence[int] = (),
-        target: Target = "none",
+        target: str = "none",
         samples: int | None = None,
         image_sizes: Sequence[int] = (),
     ) -> Curriculum:

@@ -9,17 +9,18 @@ from torch import Tensor
 
 from edufast.distill import TeacherOutputs
 from edufast.ops import ClassSlices
-from edufast.teachers.supervision import gated_logits
+from edufast.teachers.targets import TARGETS, SliceLogits
 
 BATCH, CLASSES = 12, 7
 SLICES = [(0, 3), [5, 3]]  # classes 4 and 6 are in no slice
+MERGED = tuple(name for name in TARGETS if callable(TARGETS.find(name)))
 
 
 def draw(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
     """Student logits, teacher outputs, labels.
 
     The kinds are what a Supervision gives: "full" (one teacher), "several" (full), "routed" (rows
-    of other owners are NaN), "gated" (columns in no slice are -inf).
+    of other owners are NaN), and the targets that merge (columns in no slice are -inf).
     """
     generator = torch.Generator().manual_seed(3)
 
@@ -37,15 +38,17 @@ def draw(kind: str) -> tuple[Tensor, TeacherOutputs, Tensor]:
     slices = ClassSlices.of(SLICES, CLASSES)
     answers = [normal(BATCH, size) for size in slices.sizes]
     rows = [slice(0, 7), slice(7, BATCH)]
-    if kind == "gated":
-        target = gated_logits(answers, slices, labels, num_classes=CLASSES, temperature=4.0)
+    if kind in MERGED:
+        columns = [torch.tensor([0, 1, 2]), torch.tensor(SLICES[1])]
+        owners = torch.tensor([0] * 7 + [1] * 5)
+        target = TARGETS.find(kind)(SliceLogits(answers, columns, owners, labels, CLASSES), 4.0)
         return logits, TeacherOutputs([target], None, "mean", [everyone] * 2, [], index), labels
     answers[0][rows[1]] = math.nan
     answers[1][rows[0]] = math.nan
     return logits, TeacherOutputs(answers, slices, "routed", rows, [], index), labels
 
 
-KINDS = ("full", "several", "routed", "gated")
+KINDS = ("full", "several", "routed", *MERGED)
 
 
 def columns(outputs: TeacherOutputs, k: int) -> list[int]:

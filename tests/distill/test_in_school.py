@@ -13,6 +13,7 @@ import edufast.training.school as school_module
 import edufast.training.step as step_module
 from edufast.distill import ALGORITHMS, Algorithm, create_algorithm
 from edufast.student.student import Student
+from edufast.teachers.targets import TARGETS
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
@@ -46,7 +47,7 @@ def school(algorithm: str | Algorithm, target: str = "gated", **keywords) -> Sch
     )
 
 
-@pytest.mark.parametrize("target", ["gated", "routed", "full"])
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "none"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_teaches_graded(name, target):
     taught = school(name, target)
@@ -208,6 +209,20 @@ def test_an_algorithm_and_a_weighting_of_the_users_are_compiled_to_the_same_bits
         algorithm = create_algorithm("mypackage.own:Weighted", weighting="mypackage.own:by_entropy")
         training = replace(TRAINING, compile=compiled)
         taught = school(algorithm, "full", training=training)
+        taught.fit()
+        states.append(taught.student.state_dict())
+    assert taught.step.compiles == 1
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("target", ["gated", "joint", "centred", "energy"])
+@pytest.mark.parametrize("name", ["kd", "mse"])
+def test_merged_targets_are_compiled_to_the_same_bits(name, target, monkeypatch):
+    monkeypatch.setattr(step_module, "BACKEND", "aot_eager")
+    states = []
+    for compiled in (False, True):
+        taught = school(name, target, training=replace(TRAINING, compile=compiled))
         taught.fit()
         states.append(taught.student.state_dict())
     assert taught.step.compiles == 1

@@ -26,6 +26,23 @@ def test_explicit_grades_take_the_classes_of_their_new_teachers():
     assert curriculum.order == "slices" and curriculum.keep_rows
 
 
+def test_a_target_holds_for_all_grades_of_slice_teachers_that_name_none():
+    def targets(**section):
+        teachers = [*content()["teachers"], {"model": "resnet14"}]
+        recipe = parse_recipe(content(teachers=teachers, curriculum=section))
+        return [grade.target for grade in recipe.create_curriculum(DATA).grades]
+
+    assert targets(epochs=8, target="joint") == ["joint", "joint", "full"]
+    grades = [
+        {"epochs": 1, "teachers": [0], "target": "routed"},
+        {"epochs": 1, "teachers": [0, 1]},
+        {"epochs": 1, "classes": "4-5"},
+        {"epochs": 1, "teachers": [3], "target": "full"},
+    ]
+    assert targets(grades=grades, target="centred") == ["routed", "centred", "none", "full"]
+    assert targets(grades=grades) == ["routed", "gated", "none", "full"]
+
+
 def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
     section = {"preset": "paper", "epochs": 8}
     paper = parse_recipe(content(curriculum=section)).create_curriculum(DATA)

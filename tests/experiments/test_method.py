@@ -15,6 +15,10 @@ from tests.experiments.plans import DATA, methods
         ("kd", ["full"], (3,)),
         ("sizes", ["full"] * 3, (3,)),
         ("routed", ["routed"], (0, 1, 2)),
+        ("gated", ["gated"], (0, 1, 2)),
+        ("joint", ["joint"], (0, 1, 2)),
+        ("centred", ["centred"], (0, 1, 2)),
+        ("energy", ["energy"], (0, 1, 2)),
         ("alone", ["full"], (3,)),
         ("grades", ["none"] * 3, ()),
         ("education", ["gated", "gated", "full"], (3,)),
@@ -70,6 +74,7 @@ def test_only_what_is_asked_for_is_planned_and_education():
     [
         (("kd",), "teachers: none; expected one of all classes"),
         (("routed",), "r: target is 'routed' with teachers"),
+        (("joint",), "r: target is 'joint' with teachers"),
     ],
 )
 def test_a_recipe_without_the_teachers_a_method_needs_is_told(names, message):

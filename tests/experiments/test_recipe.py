@@ -81,6 +81,14 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             {"curriculum": {"grades": [{"epoch": 1}]}},
             r"grades.0.epoch: unknown key; did you mean '",
         ),
+        (
+            {"curriculum": {"epochs": 8, "target": "joined"}},
+            r"curriculum: target is 'joined'; did you mean 'joint' or",
+        ),
+        (
+            {"curriculum": {"grades": [{"epochs": 1, "target": "half"}]}},
+            r"curriculum.grades.0: target is 'half'; expected one of routed, full, none, gated, jo",
+        ),
         ({"algorithm": {"name": "magic"}}, r"algorithm is 'magic'; expected one of kd"),
         ({"algorithm": {"name": "kd", "beta": 1}}, r"algorithm 'kd': .*'beta'"),
         ({"baselines": ["magic"]}, r"baselines.0: found 'magic'; .*'scratch'"),

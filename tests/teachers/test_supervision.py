@@ -6,12 +6,15 @@ import torch
 from edufast.data import Batch
 from edufast.data.class_map import ClassMap
 from edufast.distill import KD
-from edufast.ops import ClassSlices
 from edufast.student.student import Student
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.teachers.supervision import Supervision, gated_logits
+from edufast.teachers.supervision import Supervision
+from edufast.teachers.targets import TARGETS, SliceLogits, register_target
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
+from edufast.utils.errors import UserError
+from tests.teachers.targets.cases import MERGED
 from tests.tiny import TRAINING, constant_faculty, tiny_data, tiny_faculty, tiny_model
 
 IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -19,33 +22,6 @@ IMAGES = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 def batch_of(labels, parts=()):
     return Batch(IMAGES, labels, torch.arange(len(labels)), None, parts)
-
-
-def test_gated_target_is_the_mixture_it_claims_to_be():
-    torch.manual_seed(0)
-    logits = [torch.randn(4, 2), torch.randn(4, 3)]
-    slices = ClassSlices.of([(0, 2), [4, 2, 3]], 5)
-    labels = torch.tensor([0, 1, 2, 4])
-    target = gated_logits(logits, slices, labels, num_classes=5, temperature=3.0, leak=0.2)
-    probabilities = torch.softmax(target / 3.0, 1)
-    expected = torch.zeros(4, 5)
-    gate = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.2, 0.8]])
-    expected[:, :2] = gate[:, :1] * torch.softmax(logits[0] / 3, 1)
-    expected[:, [4, 2, 3]] = gate[:, 1:] * torch.softmax(logits[1] / 3, 1)
-    torch.testing.assert_close(probabilities, expected)
-
-
-def test_gated_target_of_a_label_nobody_owns_and_of_a_lone_teacher():
-    slices = ClassSlices.of([(0, 2), (2, 4)], 5)
-    logits = [torch.zeros(1, 2), torch.zeros(1, 2)]
-    both = gated_logits(logits, slices, torch.tensor([4]), num_classes=5, temperature=1.0)
-    torch.testing.assert_close(torch.softmax(both, 1), torch.tensor([[0.25] * 4 + [0.0]]))
-    lone = gated_logits(
-        logits[:1], ClassSlices.of([(0, 2)], 2), torch.tensor([1]), num_classes=2, temperature=1.0
-    )
-    torch.testing.assert_close(torch.softmax(lone, 1), torch.tensor([[0.5, 0.5]]))
-    with pytest.raises(ValueError, match="leak is 1"):
-        gated_logits(logits, slices, torch.tensor([4]), num_classes=5, temperature=1.0, leak=1.0)
 
 
 def test_routing_shows_each_image_to_its_owner_only():
@@ -89,7 +65,7 @@ def test_routed_is_what_running_everyone_and_picking_gives():
         assert supervision.visits == visits and sum(visits) > 100
 
 
-@pytest.mark.parametrize("target", ["routed", "gated", "full"])
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "none"])
 def test_nothing_is_read_from_the_device(target):
     """The meta device has shapes but no values, so that reading one fails."""
     teachers = [Teacher(tiny_model(3), range(3)), Teacher(tiny_model(3), range(3, 6))]
@@ -164,7 +140,7 @@ class Means:
         self.features = [inputs[0].mean((1, 2, 3))]
 
 
-@pytest.mark.parametrize("target", ["routed", "gated"])
+@pytest.mark.parametrize("target", ["routed", *MERGED])
 def test_features_are_of_the_rows_a_teacher_sees(target):
     faculty = constant_faculty([0, 1], [2, 3])
     supervision = Supervision(faculty, [0, 1], target, ClassMap.of(range(4)), 4.0)
@@ -181,7 +157,7 @@ def test_features_are_of_the_rows_a_teacher_sees(target):
         (([5], "routed", range(4)), "teacher 5 is not in the faculty of 3"),
         (([0, 2], "gated", range(4)), "class 0 belongs to teacher 0 and to teacher 2"),
         (([0], "full", range(4)), "it does not know class 2"),
-        (([1], "routed", range(2)), "knows class 2, which is not among the 2 classes taught"),
+        (([1], "routed", range(2)), "knows class 2, but none of the 2 classes taught"),
     ],
 )
 def test_supervisions_that_do_not_fit_say_why(arguments, message):
@@ -189,3 +165,97 @@ def test_supervisions_that_do_not_fit_say_why(arguments, message):
     with pytest.raises(ValueError, match=message):
         teachers, target, taught = arguments
         Supervision(faculty, teachers, target, ClassMap.of(taught), 4.0)
+
+
+# --- merged targets --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registrations_are_forgotten(monkeypatch):
+    monkeypatch.setattr(TARGETS, "_entries", dict(TARGETS._entries))
+
+
+@pytest.mark.parametrize("target", MERGED)
+def test_teachers_are_merged_over_the_classes_taught_so_far(target):
+    """Teacher 0 knows classes 9 and 7, too, which are not taught yet."""
+    faculty = constant_faculty([9, 4, 7, 0], [1, 3])
+    class_map = ClassMap.of([3, 0], [4, 1, 5])
+    class_ids = torch.tensor([3, 0, 4, 1, 5, 3])
+    positions = class_map.positions()[class_ids]
+    outputs = Supervision(faculty, [0, 1], target, class_map, 2.0)(batch_of(class_ids), positions)
+    first, second = (faculty.logits(k, IMAGES) for k in (0, 1))
+    given = SliceLogits(
+        [first[:, [1, 3]], second],
+        [torch.tensor([2, 1]), torch.tensor([3, 0])],
+        torch.tensor([1, 0, 0, 1, -1, 1]),
+        positions,
+        5,
+    )
+    (merged,) = outputs.logits
+    torch.testing.assert_close(merged, TARGETS.find(target)(given, 2.0))
+    assert outputs.slices is None and outputs.weighting == "mean"
+    assert merged[:, 4].isneginf().all() and merged[:, :4].isfinite().all()
+
+
+def test_a_routed_teacher_of_later_classes_answers_for_those_taught():
+    faculty = constant_faculty([9, 4, 7, 0], [1, 3])
+    supervision = Supervision(faculty, [0, 1], "routed", ClassMap.of([3, 0, 1]), 2.0)
+    assert supervision.groups == [(0,), (1, 3)]
+    outputs = supervision(batch_of(torch.zeros(6), (2, 4)), torch.tensor([1, 1, 0, 2, 0, 2]))
+    assert torch.equal(outputs.logits[0][:2], faculty.logits(0, IMAGES)[:2, [3]])
+    assert [slices.tolist() for slices in outputs.slices.columns] == [[], [2, 0]]
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+def test_a_function_of_the_users_is_given_what_it_needs_and_held_to_its_shape():
+    told = []
+
+    def mine(teachers, temperature):
+        told.append((teachers, temperature))
+        return teachers.assemble(teachers.logits).requires_grad_()
+
+    register_target("mine")(mine)
+    faculty, class_map = constant_faculty([0, 1], [2, 3]), ClassMap.of(range(4))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+
+    def merged(target):
+        return Supervision(faculty, [0, 1], target, class_map, 3.0)(batch_of(labels), labels)
+
+    assert not merged("mine").logits[0].requires_grad, "teachers are constants"
+    ((teachers, temperature),) = told
+    assert temperature == 3.0 and teachers.classes == 4 and teachers.labels is labels
+    assert teachers.owners.tolist() == [0, 0, 1, 1, 0, 0]
+    for number, (wrong, message) in enumerate(
+        {
+            lambda *_: None: r"returned NoneType; expected a Tensor \(6, 4\)",
+            lambda teachers, _: teachers.logits[
+                0
+            ]: r"returned \(6, 2\); expected a Tensor \(6, 4\)",
+            lambda teachers, _: teachers.logit: r"AttributeError: .*test_supervision.py, line",
+        }.items()
+    ):
+        register_target(f"wrong{number}")(wrong)
+        with pytest.raises(UserError, match=f"target 'wrong{number}':? {message}"):
+            merged(f"wrong{number}")
+
+
+@pytest.mark.parametrize("target", MERGED)
+def test_stored_logits_are_merged_like_live_ones(target, tmp_path):
+    data = tiny_data(classes=4, per_class=8)
+
+    def trained(make):
+        torch.manual_seed(0)
+        teachers = [Teacher(tiny_model(3), [0, 1, 5]), Teacher(tiny_model(2), [2, 3])]
+        curriculum = Curriculum.single(range(4), 2, teachers=[0, 1], target=target)
+        student = Student(tiny_model(4), 1, input_size=(3, 16, 16))
+        school = School(student, make(teachers), curriculum, data, training=TRAINING)
+        weights = [p.detach() for p in school.fit().parameters()]
+        return weights, school.progress.teacher_flops
+
+    live, flops = trained(Faculty)
+    assert flops > 0
+    store = {"folder": tmp_path, "stored_dtype": torch.float32}
+    for _ in range(2):  # stored, then read
+        stored, flops = trained(lambda teachers: CachedFaculty(teachers, **store))
+        assert all(torch.equal(a, b) for a, b in zip(live, stored, strict=True))
+    assert flops == 0, "the second time, everything was stored"

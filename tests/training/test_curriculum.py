@@ -153,3 +153,5 @@ def test_questions_follow_the_targets():
     ]
     asked = Curriculum(grades).questions(faculty)
     assert asked == {0: {0, 1, 2, 3, 4}, 1: {3, 4, 5}, 2: set(range(6))}
+    early = Curriculum([Grade(1, [1, 2], [0], target="routed")])
+    assert early.questions(faculty) == {0: {1, 2}}, "nobody asks about classes of later grades"
