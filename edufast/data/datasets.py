@@ -25,7 +25,8 @@ def load_dataset(
         source: ``"digits"`` (scikit-learn's 1,797 handwritten digits, 10 classes), ``"glyphs"``
             (60 rendered characters); ``"<name>:<folder>"`` for ``cifar10``, ``cifar100``,
             ``tiny_imagenet``, ``caltech256`` or ``food101`` as published, unpacked in or into the
-            folder; or a folder of your own: ``<folder>/train/<class>/*`` with
+            folder; ``"arrays:<folder>"`` for ``train.npz`` and ``test.npz``, or ``.npy`` files, see
+            :mod:`edufast.data.arrays`; or a folder of your own: ``<folder>/train/<class>/*`` with
             ``<folder>/val/<class>/*`` (also ``valid`` or ``test``), or ``<folder>/<class>/*``, of
             which about a fifth of each class becomes the validation split, chosen by file name, so
             that adding files does not move the others. Or a function of your own, see
@@ -103,8 +104,10 @@ def _resized(samples: Samples, size: int) -> Samples:
     images = samples.images
     if not isinstance(images, np.ndarray) or images.shape[1:3] == (size, size):
         return samples
-    resized = [Image.fromarray(x).resize((size, size), Image.Resampling.BILINEAR) for x in images]
-    return Samples(np.stack([np.asarray(image) for image in resized]), samples.labels)
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for image, large in zip(resized, images, strict=True):
+        image[:] = Image.fromarray(large).resize((size, size), Image.Resampling.BILINEAR)
+    return Samples(resized, samples.labels)
 
 
 def _statistics(train: Samples, size: int) -> tuple[Channels, Channels]:

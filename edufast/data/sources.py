@@ -25,6 +25,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edufast.data.arrays import arrays
 from edufast.data.caltech256 import caltech256
 from edufast.data.cifar import cifar10, cifar100
 from edufast.data.digits import digits
@@ -46,6 +47,7 @@ DATA_SETS: Registry[Reader] = Registry(
     {
         "digits": digits,
         "glyphs": glyphs,
+        "arrays": arrays,
         "caltech256": caltech256,
         "cifar10": cifar10,
         "cifar100": cifar100,
