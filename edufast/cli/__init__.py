@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, files, train
+from edufast.cli import about, bench, common, files, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +28,7 @@ def main(
     ] = False,
 ) -> None:
     """Education distillation: big expert classifiers into a small edge model, fast."""
+    common.say_warnings()
 
 
 for command in (

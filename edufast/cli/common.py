@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Annotated, NoReturn, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich import box
@@ -56,6 +58,26 @@ def table(*heads: str, wraps: str | None = None) -> Table:
 def say(text: str) -> None:
     """A line for people, not broken where the terminal ends: paths stay whole."""
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def say_warnings() -> None:
+    """Print this package's warnings in one line each from now on, without its source code."""
+    usual, package = warnings.showwarning, Path(__file__).parents[1]
+
+    def shown(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(package):
+            say(f"warning: {message}")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = shown
 
 
 def show(what: Table) -> None:

@@ -29,6 +29,7 @@ def export(
 ) -> None:
     """Write a trained student as one verified file for the edge (ONNX)."""
     from edufast.data import load_dataset, runs_code
+    from edufast.data.datasets import OnError
     from edufast.edge.parity import ExportError
     from edufast.edge.trained import export_trained
     from edufast.experiments.run import RunConfig
@@ -37,8 +38,10 @@ def export(
 
     weights = source / "student.safetensors" if source.is_dir() else source
     config = source / "config.yaml"
+    on_error: OnError = "stop"
     if config.is_file():  # the user's own recipe
         recipe = user(read_section, RunConfig, config).recipe
+        on_error = recipe.data.on_error
         data, model = data or recipe.data.source, model or recipe.student.model
     network, info = user(load_model, weights, model=model)
     if data is None and runs_code(info.data):
@@ -47,7 +50,7 @@ def export(
             "to name it, or other images",
             2,
         )
-    images = user(load_dataset, data or info.data, image_size=info.image_size)
+    images = user(load_dataset, data or info.data, image_size=info.image_size, on_error=on_error)
     path = out or weights.with_suffix(".onnx")
     try:
         report = user(export_trained, network, info, images, path)

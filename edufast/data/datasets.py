@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edufast.data.image_files import UnreadableImage, naming_unreadable, without_unreadable
 from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
 from edufast.utils.errors import UserError
 
+OnError = Literal["stop", "skip"]
+
 _MIN_STD = 1e-3  # of a constant channel, since images are divided by it
 
 
 def load_dataset(
-    source: str, *, image_size: int | None = None, holdout: float = 0.0, seed: int = 0
+    source: str,
+    *,
+    image_size: int | None = None,
+    holdout: float = 0.0,
+    seed: int = 0,
+    on_error: OnError = "stop",
 ) -> DataSet:
     """The data set called ``source``.
 
@@ -39,6 +48,10 @@ def load_dataset(
             split, which is then not used at all: compare variants on this one. 0: none.
         seed: of everything that is not official: which images are held out, which ones glyphs
             renders, and how digits, Caltech-256 and folders without a validation split are split.
+        on_error: what to do about image files that cannot be read or decoded. "stop": the first one
+            that is met ends the run with an error that names them all. "skip": all are decoded
+            beforehand, and these are left out; a warning counts them. The others stay in the split
+            that they would have been in.
 
     Raises:
         UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
@@ -59,12 +72,15 @@ def load_dataset(
             splits = _hold_out(splits, holdout, seed)
         elif not len(splits.val):
             raise UserError(f"data source {source!r}: val is empty; expected a holdout above 0")
+        if on_error == "skip":
+            splits = without_unreadable(splits, source)
         size = image_size or _usual_size(source, found)
         train, val = _resized(splits.train, size), _resized(splits.val, size)
         if isinstance(found, DataSet):
             mean, std = found.mean, found.std
         else:
-            mean, std = _statistics(train, size)
+            with naming_unreadable(train, val):
+                mean, std = _statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
     except ImportError as error:
         needed = error.name or error
@@ -135,5 +151,5 @@ def _decoded(path: Path, size: int) -> NDArray[np.uint8]:
             image.draft("RGB", (size, size))  # lets JPEG decode at a fraction of its size
             small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image file {path}: cannot be read or decoded") from error
+        raise UnreadableImage(path) from error
     return np.asarray(small)

@@ -8,7 +8,6 @@ mirrors and normalises in its own threads while the model trains. Everything ran
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.data.augment import Augment, Views, draw_views, numbered_views
+from edufast.data.image_files import Encoded, UnreadableImage, files_of, unreadable
 from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
 from edufast.utils.errors import UserError
@@ -124,7 +124,7 @@ class Loader:
         Raises:
             ValueError: ``start`` is not within the epoch, or the sampler visits a class that is in
                 none of the groups.
-            UserError: an image file cannot be read or decoded; the message names it.
+            UnreadableImage: an image file cannot be read or decoded; the message names it.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
@@ -234,10 +234,10 @@ class Loader:
             if arrays:
                 images = source.gpu() if cuda else source
             elif "box" in views:
-                encoded = _read(source)
+                encoded = self._feed.encoded.read(source)
                 images = _random_resized_crop(encoded, views["box"], size, decoder)
             else:
-                images = _centre(_read(source), size, decoder)
+                images = _centre(self._feed.encoded.read(source), size, decoder)
             if "shift" in views:
                 images = fn.slice(
                     images,
@@ -264,14 +264,12 @@ class Loader:
 
     def _explain(self, error: RuntimeError, in_flight: list[_Plan]) -> Exception:
         """DALI rarely names the file that failed, so try those of the batches in flight."""
-        images = self._samples.images
-        if isinstance(images, np.ndarray):
+        files = files_of(self._samples)
+        if not files:
             return error
         index = np.concatenate([batch.samples for batch in in_flight])
-        unreadable = _first_unreadable([images[i] for i in index], self._device)
-        if unreadable is None:
-            return error
-        return UserError(f"image file {unreadable}: cannot be read or decoded")
+        found = unreadable(list(dict.fromkeys(files[i] for i in index)), self._device)
+        return UnreadableImage(*found) if found else error
 
 
 class _Plan(NamedTuple):
@@ -289,6 +287,7 @@ class _Feed:
     def __init__(self, images: NDArray[np.uint8] | tuple[Path, ...], augment: Augment) -> None:
         self.plan: Iterator[_Plan] = iter(())
         self._images = images
+        self.encoded = Encoded(() if isinstance(images, np.ndarray) else images)
         # The fields of Views that the pipeline reads.
         self.views = ["flip"]
         if augment.random_resized_crop is not None:
@@ -301,7 +300,7 @@ class _Feed:
         if isinstance(self._images, np.ndarray):
             source: Any = self._images[batch.samples]
         else:
-            source = [_encoded(self._images[i]) for i in batch.samples]
+            source = [self.encoded(self._images[i]) for i in batch.samples]
         return source, *(getattr(batch.views, name) for name in self.views)
 
 
@@ -311,17 +310,6 @@ def _group_of(labels: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDA
     for number, classes in enumerate(groups):
         group_of[np.isin(labels, list(classes))] = number
     return group_of
-
-
-def _encoded(path: Path) -> NDArray[np.uint8]:
-    return np.frombuffer(os.fsencode(path), dtype=np.uint8)
-
-
-def _read(paths: DataNode) -> DataNode:
-    from nvidia.dali import fn
-
-    # If a memory-mapped file is truncated, the process is killed (SIGBUS).
-    return fn.io.file.read(paths, dont_use_mmap=True)
 
 
 def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
@@ -350,25 +338,6 @@ def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: s
         device=decoder,
     )
     return fn.resize(images, size=(size, size))
-
-
-def _first_unreadable(paths: list[Path], device: torch.device) -> Path | None:
-    """The first of ``paths`` that DALI cannot read or decode, one at a time."""
-    from nvidia.dali import Pipeline, fn
-
-    remaining = iter(paths)
-    decoder = "mixed" if device.type == "cuda" else "cpu"
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=device.index, prefetch_queue_depth=1)
-    with pipeline:
-        source = fn.external_source(source=lambda: [_encoded(next(remaining))], batch=True)
-        images = fn.decoders.image(_read(source), device=decoder)
-        pipeline.set_outputs(images)
-    for path in paths:
-        try:
-            pipeline.run()
-        except RuntimeError:
-            return path
-    return None
 
 
 def _require_dali() -> None:

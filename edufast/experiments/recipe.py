@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
+from edufast.data.datasets import OnError
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
@@ -53,6 +54,7 @@ class DataSection(Section):
     image_size: ImageSize | None = None
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
+    on_error: OnError = "stop"
 
     def load(self) -> DataSet:
         """The images.
@@ -61,7 +63,11 @@ class DataSection(Section):
             UserError: as :func:`edufast.data.load_dataset`.
         """
         return load_dataset(
-            self.source, image_size=self.image_size, holdout=self.holdout, seed=self.seed
+            self.source,
+            image_size=self.image_size,
+            holdout=self.holdout,
+            seed=self.seed,
+            on_error=self.on_error,
         )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.data import Augment, Batch, DataSet, Loader
+from edufast.data.image_files import naming_unreadable
 from edufast.teachers.faculty import Answer, Faculty, Teacher
 from edufast.teachers.logit_store import LogitStore
 from edufast.utils.errors import Interrupted
@@ -131,7 +132,12 @@ class CachedFaculty(Faculty):
         """
         wanted = {k: self._missing(k, classes) for k, classes in questions.items()}
         total = sum(len(views) for views in wanted.values())
-        with deferred_interrupt() as interrupted, counting("teachers' logits", total) as advance:
+        assert self._data is not None
+        with (
+            naming_unreadable(self._data.train, self._data.val),
+            deferred_interrupt() as interrupted,
+            counting("teachers' logits", total) as advance,
+        ):
             for k, views in wanted.items():
                 for batch in self._batches(views):
                     self.answer(k, batch, slice(None))

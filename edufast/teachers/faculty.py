@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.class_map import ClassMap
+from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.teachers.preprocessing import (
     ImageFormat,
@@ -227,7 +228,8 @@ class Faculty(Sequence[Teacher]):
         for k in present:
             self._try_out(k, (3, data.image_size, data.image_size))
         if present:
-            self._spot_check(present, data)
+            with naming_unreadable(data.train, data.val):
+                self._spot_check(present, data)
         self._data = data
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:

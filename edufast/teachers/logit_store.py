@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -185,7 +186,7 @@ def _fingerprint_of_data(data: DataSet) -> str:
     else:
         for path in images:
             size = path.stat().st_size
-            digest.update(f"{path.parent.name}/{path.name} {size}\n".encode())
+            digest.update(os.fsencode(f"{path.parent.name}/{path.name} {size}\n"))
     return digest.hexdigest()
 
 

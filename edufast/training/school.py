@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.data import Batch, DataSet, Loader
+from edufast.data.image_files import naming_unreadable
 from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
@@ -175,7 +176,8 @@ class School:
             state = latest_checkpoint(checkpoint, self._bar.say)
             if state is not None:
                 self.load_state_dict(state)
-        with deferred_interrupt() as interrupted, self._bar:
+        splits = self.data.train, self.data.val
+        with naming_unreadable(*splits), deferred_interrupt() as interrupted, self._bar:
             while self.progress.grade < len(self.plans):
                 self._teach_grade(interrupted)
                 self.progress.grade += 1

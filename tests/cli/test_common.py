@@ -2,13 +2,15 @@
 
 import errno
 import os
+import warnings
 
 import pytest
 import torch
 import typer
 from rich.console import Console
 
-from edufast.cli.common import device_name, fail, table, user
+import edufast
+from edufast.cli.common import device_name, fail, say_warnings, table, user
 from edufast.utils.errors import TrainingError, UserError
 
 
@@ -60,6 +62,18 @@ def test_what_the_file_system_refuses_is_one_line(number, message, capsys):
         user(refused)
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == f"edufast: runs/x: {message}\n"
+
+
+def test_warnings_of_the_package_are_one_line_and_others_as_ever(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *found: others.append(found[0]))
+    others = []
+    say_warnings()
+    ours = os.path.abspath(edufast.__file__)
+    warnings.showwarning(UserWarning("3 files [left] out"), UserWarning, ours, 1)
+    assert capsys.readouterr().err == "warning: 3 files [left] out\n" and not others
+    warnings.showwarning("a user's", UserWarning, "mine.py", 1)
+    warnings.showwarning("outdated", DeprecationWarning, ours, 1)
+    assert others == ["a user's", "outdated"] and not capsys.readouterr().err
 
 
 def test_other_errors_pass():

@@ -9,8 +9,8 @@ from edufast.data import DATA_SETS, load_dataset
 from edufast.data.outline import OUTLINES, held_out, outline
 
 
-def test_every_data_set_of_the_package_has_an_outline():
-    assert set(OUTLINES) == set(DATA_SETS)
+def test_every_published_data_set_has_an_outline():
+    assert set(OUTLINES) == set(DATA_SETS) - {"arrays"}  # whose images are the user's
 
 
 @pytest.mark.parametrize("holdout", [0.0, 0.1, 0.5])
