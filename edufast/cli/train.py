@@ -138,9 +138,9 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Which, comma-separated: scratch; kd (one full teacher); routed, gated, joint, "
-            "centred, energy (how slice teachers are merged); alone (the recipe's algorithm "
-            "without grades); grades (without teachers); education."
+            help="Which, comma-separated: scratch; kd (one full teacher); sizes (kd, images that "
+            "grow); routed, gated, joint, centred, energy (how slice teachers are merged); alone "
+            "(the recipe's algorithm without grades); grades (without teachers); education."
         ),
     ] = "scratch,kd,routed,education",
     equal: EqualOption = "samples",

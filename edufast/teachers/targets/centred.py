@@ -10,9 +10,9 @@ from edufast.teachers.targets.slice_logits import SliceLogits
 def centred(teachers: SliceLogits, temperature: float) -> Tensor:
     """``target_c = t_kc - mean_d t_kd`` for c in slice k, the mean over the slice.
 
-    What double distillation regresses on in Deep Model Consolidation (Zhang et al. 2020, arXiv
-    1903.07864, equation 3); with the algorithm "mse" it is their loss, but for the mean of the
-    student's row, which changes no probability and which "mse" leaves free.
+    What double distillation regresses on in Deep Model Consolidation (DMC, Zhang et al. 2020, arXiv
+    1903.07864). With the algorithm "mse" it is their loss, but for the mean of the student's row,
+    which changes no probability and which "mse" leaves free.
 
     It is also the all-class soft label of Unifying Heterogeneous Classifiers (UHC,
     Vongkulbhisal et al. 2019, arXiv 1904.06062) where slices are disjoint. Their cross-entropy

@@ -11,10 +11,10 @@ def joint(teachers: SliceLogits, temperature: float) -> Tensor:
     """``softmax(target / T)_c = exp(t_kc / T) / sum_j sum_d exp(t_jd / T)`` for c in slice k.
 
     Knowledge amalgamation as it is usually coded: stacked logits as soft target (Shen et al. 2019,
-    "Amalgamating Knowledge towards Comprehensive Classification", AAAI, with the squared error;
-    Luo et al. 2019, arXiv 1906.10546). The slices are ordered by the teachers' own scales: no
-    teacher has learned to give low logits to images of other slices, and a constant added to all
-    logits of a teacher, which does not change its own answers, changes the target.
+    arXiv 1811.02796; Luo et al. 2019, arXiv 1906.10546, whose code has the softened cross-entropy).
+    The slices are ordered by the teachers' own scales: no teacher has learned to give low logits to
+    images of other slices, and a constant added to all logits of a teacher, which does not change
+    its own answers, changes the target.
 
     Args:
         teachers: K teachers' logits t_k for a batch.

@@ -26,7 +26,7 @@ def test_a_constant_of_one_teacher_changes_nothing():
 
 
 def test_the_squared_error_is_that_of_double_distillation_for_centred_students():
-    """Deep Model Consolidation, equation 3, for a student whose rows have mean zero."""
+    """Deep Model Consolidation, for a student whose rows have mean zero."""
     taught = [column for columns in COLUMNS for column in columns]
     student = torch.randn(len(LABELS), CLASSES, generator=torch.Generator().manual_seed(1))
     student[:, taught] -= student[:, taught].mean(1, keepdim=True)
