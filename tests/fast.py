@@ -32,6 +32,8 @@ SLOW = (
     "bench/*",
     "cli/test_files.py::test_a_*",
     "cli/test_train.py::*",
+    "data/test_arrays.py::test_a_training_*",
+    "data/test_image_files.py::test_a_run_skips_*",
     "edge/test_export.py::*",
     "experiments/test_run.py::*",
     "experiments/test_sweep.py::*",
