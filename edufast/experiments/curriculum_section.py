@@ -83,6 +83,8 @@ class CurriculumSection(Section):
             options = {name: getattr(self, name) for name in _OPTIONS}
             given = {name: value for name, value in options.items() if value is not None}
             curriculum = replace(curriculum, **given)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"curriculum: {error}") from error
         check_class_ids("curriculum.grades", curriculum.class_map.ids, data)

@@ -82,7 +82,7 @@ def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
         ({"teachers": [{"model": "m"}]}, r"curriculum.preset: needs slice teachers"),
         (
             {"curriculum": {"epochs": 8, "grades": [{"epochs": 1, "classes": "0-5"}]}},
-            r"curriculum: found grades and epochs; expected either",
+            r"^curriculum: found grades and epochs; expected either",
         ),
         (
             {"curriculum": {"grades": [{"epochs": 1, "classes": "0-5"}], "image_sizes": [8]}},

@@ -49,9 +49,14 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
     # The student and its cuts stay as they are; teachers, images and epochs are made small.
     changes = [
         f"data.image_size={8 if data == 'digits' else 32}", "baselines=[]",
-        "teacher_epochs=1", "curriculum.epochs=3",
-        "curriculum.samples=64", "training.batch_size=32",
+        "teacher_epochs=1", "teacher_image_sizes=[]", "training.batch_size=32",
         *(f"teachers.{k}.model=resnet8" for k in range(len(whole.teachers))),
+        *(
+            change.format(g)
+            for g in range(len(whole.curriculum.grades or ()))
+            for change in ("curriculum.grades.{}.epochs=1", "curriculum.grades.{}.samples=64")
+        ),
+        *(() if whole.curriculum.grades else ("curriculum.epochs=3", "curriculum.samples=64")),
     ]  # fmt: skip
     if data in WRITERS:
         prefix = "" if data == "." else f"{data}:"
@@ -61,5 +66,6 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
     )
     result = run(config, tmp_path / "run", Console(quiet=True))["education"][0]
     assert 0 <= result.accuracy <= 1
-    assert result.samples == 3 * 64 and result.teacher_flops > 0
+    grades = len(whole.curriculum.grades or ()) or 3
+    assert result.samples == grades * 64 and result.teacher_flops > 0
     assert (tmp_path / "run" / "student.safetensors").is_file()
