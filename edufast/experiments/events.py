@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from edufast.utils.event_log import Event
 
@@ -40,6 +40,7 @@ class RunEvent(Event):
         classes: names of the data set's classes.
         slices: class ids that each grade adds; None, like ``grades``: of a sweep whose variants
             differ in them.
+        config: the resolved config as JSON types, which the run keeps; None: of a sweep.
     """
 
     kind: ClassVar[str] = "run"
@@ -54,6 +55,7 @@ class RunEvent(Event):
     equal: Equal
     slices: list[list[int]] | None = None
     grades: list[PlannedGrade] | None = None
+    config: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

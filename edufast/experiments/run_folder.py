@@ -11,7 +11,7 @@ from pydantic import PositiveFloat
 from edufast.experiments.events import Equal
 from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
 from edufast.experiments.run_log import RunLog, read_run
-from edufast.experiments.schema import Section, read_section
+from edufast.experiments.schema import Section, check, differences, read_section
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -104,15 +104,27 @@ class RunFolder:
         """Whether there is a run of ``config`` already.
 
         Raises:
-            UserError: there is another one, or its config.yaml was damaged.
+            UserError: there is another one, or its config.yaml was damaged, or changed since the
+                run began; the message says which keys.
         """
         if not self.config_file.exists():
             return False
-        if read_section(RunConfig, self.config_file) != config:
+        written = read_section(RunConfig, self.config_file)
+        if written != config:
             raise UserError(
-                f"{self.path} holds a run of another recipe or with other options; choose another "
-                f"--out, or go on with it: edufast resume {self.path}"
+                f"{self.path} holds a run of another recipe or with other options: "
+                f"{differences(written, config)}; choose another --out, or go on with it: edufast "
+                f"resume {self.path}"
             )
+        about = self.log().run
+        if about is not None and about.config is not None:
+            begun = check(RunConfig, about.config, str(self.metrics))
+            if begun != config:
+                raise UserError(
+                    f"{self.config_file} was changed since the run began: "
+                    f"{differences(begun, config)}; change it back, or begin a run in another "
+                    "folder"
+                )
         return True
 
     def claim(self, config: RunConfig) -> None:

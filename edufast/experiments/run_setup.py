@@ -94,6 +94,7 @@ class Setup:
             student=self.recipe.student.model,
             split="holdout" if self.recipe.data.holdout else "validation",
             equal=self.config.equal,
+            config=self.config.model_dump(mode="json"),
             slices=[list(grade.classes) for grade in education.grades if grade.classes],
             grades=[
                 PlannedGrade(

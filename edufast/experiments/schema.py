@@ -25,6 +25,7 @@ class Section(BaseModel):
 SectionType = TypeVar("SectionType", bound=Section)
 
 _DEEPEST = 16  # levels of a dotted key
+_TOLD = 3  # largest number of changed keys in a message
 
 # Messages quote values from outside, which may be of any length.
 _quote = reprlib.Repr()
@@ -110,6 +111,26 @@ def check(model: type[SectionType], content: dict[str, Any], source: str) -> Sec
         return model.model_validate(content)
     except ValidationError as error:
         raise UserError(" ".join(f"{source}: {_explain(error, model)}".split())) from error
+
+
+def differences(before: Section, after: Section) -> str:
+    """Which keys have other values in ``after``: at most three of them, in words."""
+    pairs = _changed("", before.model_dump(mode="json"), after.model_dump(mode="json"))
+    told = [f"{key} was {quoted(old)}, is {quoted(new)}" for key, old, new in pairs[:_TOLD]]
+    return "; ".join(told) + (f"; and {len(pairs) - _TOLD} more" if len(pairs) > _TOLD else "")
+
+
+def _changed(key: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """Dotted keys, and the value of each before and after. Lists of another length are values."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        before, after = dict(enumerate(before)), dict(enumerate(after))
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [] if before == after else [(key, before, after)]
+    found = []
+    for name in {**before, **after}:
+        inner = f"{key}.{name}" if key else str(name)
+        found += _changed(inner, before.get(name), after.get(name))
+    return found
 
 
 def parse_value(text: str, source: str) -> Any:

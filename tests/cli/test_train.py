@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,16 @@ def test_a_finished_run_is_not_repeated(run):
 
 def test_a_folder_with_another_run_is_refused(run, folder):
     result = edufast("train", folder / "recipe.yaml", "--out", run, "--set", "seed=1", code=2)
-    assert "holds a run of another recipe" in one_line(result)
+    text = one_line(result)
+    assert "holds a run of another recipe" in text and "recipe.seed was 0, is 1" in text
+
+
+def test_an_edited_config_does_not_resume(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.1", "lr: 0.3"))
+    text = one_line(edufast("resume", tmp_path / "run", code=2))
+    assert "was changed since the run began: recipe.training.lr was 0.1, is 0.3" in text
 
 
 def test_compare_reports_every_method_and_seed_and_shares_teachers(run, folder):

@@ -65,6 +65,23 @@ def test_the_log_begins_once_with_what_the_run_is_about(tmp_path):
     assert about.grades is not None and [grade.classes for grade in about.grades] == [3, 6]
 
 
+def test_a_config_that_was_edited_after_the_run_began_is_refused_by_key(tmp_path):
+    with small_setup(tmp_path / "run", "scratch").opened():
+        pass
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.1", "lr: 0.3").replace("- 0\n", "- 1\n", 1))
+    edited = {"recipe": {"training": {"batch_size": 16, "lr": 0.3, "augment": {
+        "pad": 1, "flip": False}}}, "seeds": (1,)}  # fmt: skip
+    message = (
+        r"config\.yaml was changed since the run began: seeds\.0 was 0, is 1; "
+        r"recipe\.training\.lr was 0\.1, is 0\.3; change it back"
+    )
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", "scratch", **edited)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
 def test_a_teacher_is_that_of_the_recipe_of_another_run_or_its_own(tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.touch()

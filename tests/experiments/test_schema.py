@@ -2,7 +2,14 @@
 
 import pytest
 
-from edufast.experiments.schema import Section, check, override, parse_value, read_section
+from edufast.experiments.schema import (
+    Section,
+    check,
+    differences,
+    override,
+    parse_value,
+    read_section,
+)
 from edufast.utils.errors import UserError
 
 
@@ -14,6 +21,24 @@ class Outer(Section):
     name: str
     inner: Inner = Inner()
     items: tuple[Inner, ...] = ()
+
+
+class Free(Section):
+    values: dict[str, int]
+
+
+def test_differences_name_keys_and_both_values():
+    first = Outer(name="a", items=(Inner(), Inner(rate=3)))
+    assert differences(first, first) == ""
+    other = Outer(name="b", items=(Inner(), Inner(rate=4)))
+    assert differences(first, other) == "name was 'a', is 'b'; items.1.rate was 3.0, is 4.0"
+    assert "items was [{'rate': 0.1}, {'rate': 3.0}], is []" in differences(first, Outer(name="a"))
+
+
+def test_of_many_differences_three_are_told():
+    many, others = ({f"k{i}": i + j for i in range(5)} for j in (0, 1))
+    told = differences(Free(values=many), Free(values=others))
+    assert told.endswith("values.k2 was 2, is 3; and 2 more") and "k3" not in told
 
 
 def test_a_section_is_read_from_its_file(tmp_path):

@@ -123,7 +123,7 @@ def merged_events(config: SweepConfig, runs: Runs, teachers: Sequence[Path]) -> 
         about = replace(begun[0], name=f"{config.recipe.name}: sweep", equal=config.equal)
         # None where variants have their own.
         slices, grades = (_common([getattr(e, key) for e in begun]) for key in ("slices", "grades"))
-        merged.append(replace(about, slices=slices, grades=grades))
+        merged.append(replace(about, slices=slices, grades=grades, config=None))
     for number, path in enumerate(path for path in teachers if path.exists()):
         taught = [event for event in read_events(path) if isinstance(event, TeacherEvent)]
         merged += [replace(event, teacher=number) for event in taught[-1:]]
