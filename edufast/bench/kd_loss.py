@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from edufast.bench.tables import numbers_table
 from edufast.bench.timing import Candidate, buffer_sets, machine, measure, peak_extra_bytes
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
@@ -319,17 +320,15 @@ def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every shape and implementation."""
-    t = Table(title="kd_loss: loss and gradient (median, quartiles)")
-    for column in ("B x C, K", "logits", "weights", "implementation"):
-        t.add_column(column)
-    for column in ("µs", "spread", "x eager", "x compile", "x floor", "extra MB"):
-        t.add_column(column, justify="right")
+    heads = "µs", "spread", "x\neager", "x\ncompile", "x\nfloor", "extra\nMB"
+    title = "kd_loss: loss and gradient (median, quartiles)"
+    t = numbers_table(title, "B x C, K, logits, weights", *heads)
     for r in results:
-        where = (f"{r['rows']} x {r['classes']}, {r['teachers']}", r["dtype"], r["weighting"])
+        shape = f"{r['rows']} x {r['classes']}, {r['teachers']}"
+        t.add_row(f"{shape}, {r['dtype']}, {r['weighting']}")
         for name, x in r["results"].items():
             t.add_row(
-                *where,
-                name,
+                f"  {name}",
                 f"{x['median'] * 1e6:.0f}",
                 f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
                 f"{x['speedup_over_eager']:.1f}",
@@ -338,7 +337,6 @@ def table(results: list[dict[str, Any]]) -> Table:
                 "" if x["extra_bytes"] is None else f"{x['extra_bytes'] / 1e6:.1f}",
                 end_section=name == list(r["results"])[-1],
             )
-            where = ("", "", "")
     return t
 
 

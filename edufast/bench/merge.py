@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from edufast.bench.tables import numbers_table
 from edufast.bench.timing import Candidate, buffer_sets, last_level_cache, machine, measure
 from edufast.models.zoo import create_model
 from edufast.ops import MergePlan, merge_
@@ -205,17 +206,13 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
-    t = Table(title="merge_, fp32 (median, quartiles)")
-    for column in ("parameters", "operation", "implementation"):
-        t.add_column(column)
-    for column in ("µs", "spread", "x foreach", "x loop", "of copy"):
-        t.add_column(column, justify="right")
+    heads = "µs", "spread", "x\nforeach", "x\nloop", "of\ncopy"
+    t = numbers_table("merge_, fp32 (median, quartiles)", "parameters, operation", *heads)
     for r in results:
-        where = (f"{r['name']}, {'warm' if r['warm'] else 'cold'}", r["operation"])
+        t.add_row(f"{r['name']}, {'warm' if r['warm'] else 'cold'}, {r['operation']}")
         for name, x in r["results"].items():
             t.add_row(
-                *where,
-                name,
+                f"  {name}",
                 f"{x['median'] * 1e6:.0f}",
                 f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
                 f"{x['speedup_over_foreach']:.2f}",
@@ -223,7 +220,6 @@ def table(results: list[dict[str, Any]]) -> Table:
                 f"{x['copy_bandwidth']:.0%}",
                 end_section=name == list(r["results"])[-1],
             )
-            where = ("", "")
     return t
 
 

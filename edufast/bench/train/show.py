@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from edufast.bench.tables import numbers_table
 from edufast.bench.train.costs import EPOCHS, ONE, GradeCost, training_costs
 from edufast.bench.train.setting import PAIRS
 
@@ -92,13 +92,12 @@ def duration(seconds: float) -> str:
 
 def table(result: dict[str, Any]) -> Table:
     """The results of a contest."""
-    return _table(title(result), COLUMNS, rows(result))
+    lines = [tuple(cell.replace(", ", ",\n") for cell in line) for line in rows(result)]
+    return _table(title(result), COLUMNS, lines)
 
 
 def _table(heading: str, columns: Sequence[str], lines: list[tuple[str, ...]]) -> Table:
-    t = Table(title=heading, box=box.SIMPLE_HEAD)
-    for position, column in enumerate(columns):
-        t.add_column(column, justify="left" if position == 0 else "right", no_wrap=position == 0)
+    t = numbers_table(heading, *(column.replace(" ", "\n") for column in columns))
     for line in lines:
         t.add_row(*line)
     return t
