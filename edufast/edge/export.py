@@ -27,7 +27,7 @@ from edufast.edge.parity import ExportError, Parity, compare, torch_logits
 from edufast.edge.preprocess import check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, refuse_special_file
 
 _FORMATS = {".onnx": onnx}
 _OWN_METADATA = ("classes", "input_size", "preprocessing", "versions")
@@ -101,8 +101,8 @@ def export(
             JSON.
 
     Raises:
-        UserError: the suffix names no known format, or a package of the ``export`` extra is
-            missing.
+        UserError: the suffix names no known format, a package of the ``export`` extra is missing,
+            or ``path`` exists and is no regular file.
         ValueError: the arguments do not fit together.
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
             keeps its old content.
@@ -110,6 +110,7 @@ def export(
     path = Path(path)
     form = _format(path)
     form.require()
+    refuse_special_file(path)
     constants = check_constants(mean, std, input_size[0])
     noise = samples is None
     if samples is None:

@@ -19,7 +19,7 @@ from edufast.models.weights import INFO, ModelInfo, check_hash
 from edufast.models.wrappers import unwrapped, wrapper_prefix
 from edufast.ops import MergePlan, merge_
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, refuse_special_file
 
 # --- exponential moving average ---------------------------------------------------------------
 
@@ -193,12 +193,12 @@ def average_files(
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the first; the message names the
-            file and the tensor. Or ``out`` is a folder.
+            file and the tensor. Or ``out`` exists and is no
+            regular file.
     """
     files = [Path(path) for path in paths]
     shares = _shares(files, weights)
-    if Path(out).is_dir():
-        raise UserError(f"{out} is a folder; expected a file to write")
+    refuse_special_file(out)
     with ExitStack() as stack:
         sources = _sources(files, [stack.enter_context(open_tensors(path)) for path in files])
         entries, info = _entries(sources), _merged_info(sources)

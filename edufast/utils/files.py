@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PARTIAL = ".partial"  # ends the names of files that are being written
+from edufast.utils.errors import UserError
+
+_PARTIAL = ".partial"  # ends the names of folders in which files are being written
 
 
 @contextmanager
@@ -17,34 +23,74 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The folder is created when missing. A symbolic link stays one: as with ``open``, the file it
     points to is written. If the block raises, the temporary file is removed and ``path`` keeps what
-    it held before.
+    it held before. What a killed process left of writing ``path`` is removed.
+
+    Raises:
+        UserError: ``path`` exists and is no regular file: a device would be replaced by a file.
     """
+    refuse_special_file(path)
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_PARTIAL)
-    os.close(handle)
-    temporary = Path(name)
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        _remove_unlocked(partial)
+    folder, lock = _create_locked(target)
+    temporary = folder / target.name
     try:
         yield temporary
         _sync(temporary)
-        # mkstemp creates 0600; give the file what a plain open() would have given it.
+        # What a plain open() would have given it, whatever wrote it.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
         _sync(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def refuse_special_file(path: str | os.PathLike[str]) -> None:
+    """Check that a file may be written to ``path``.
+
+    Raises:
+        UserError: a folder, a device, a pipe or a socket is there.
+    """
+    with suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise UserError(f"{os.fspath(path)} is {what}; expected a file to write")
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed processes left of :func:`atomic_write` in ``folder``, at any depth.
-
-    Nobody may be writing there.
-    """
+    """Remove what killed processes left of :func:`atomic_write` in ``folder``, at any depth."""
     for path in folder.rglob(f".*{_PARTIAL}"):
-        path.unlink(missing_ok=True)
+        _remove_unlocked(path)
+
+
+def _create_locked(target: Path) -> tuple[Path, int]:
+    """A new folder next to ``target``, and its descriptor, which locks it: the kernel releases the
+    lock when the process ends, however it ends. A folder, because some writers put a file of their
+    own beside the one that they are asked for, or in its place."""
+    while True:
+        folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=_PARTIAL)
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(folder):
+            return Path(folder), lock
+        os.close(lock)  # another process was faster, and took it for one left behind
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Remove what a process was writing, unless it still is."""
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(lock)
 
 
 def _sync(path: Path) -> None:

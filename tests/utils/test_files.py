@@ -1,9 +1,13 @@
 """Files appear whole or not at all."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
 
 
@@ -38,17 +42,65 @@ def test_a_link_stays_a_link_to_the_file_that_is_written(tmp_path, there):
     assert list(real.parent.iterdir()) == [real]
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
-    class Killed(BaseException):
-        pass
+WRITES_AND_DIES = """
+import os, sys
+from edufast.utils.files import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
 
+
+def killed(path):
+    """A process that is killed while it writes ``path``."""
+    process = subprocess.run([sys.executable, "-c", WRITES_AND_DIES, path])
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_processes_that_were_killed_leave_what_is_removed_and_nothing_else(tmp_path):
     kept = [tmp_path / ".hidden", tmp_path / "sub" / "f.partial"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # no time to clean up
-        with atomic_write(tmp_path / "sub" / "f"):
-            raise Killed
+    killed(tmp_path / "sub" / "f")
     for path in kept:
         path.touch()
     assert len(list((tmp_path / "sub").iterdir())) == 2
     remove_partial_files(tmp_path)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_processes_that_were_killed_leave_nothing_once_the_file_is_written(tmp_path):
+    path = tmp_path / "f[1]"
+    killed(path)
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_write(path) as temporary:
+        temporary.write_text("all")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_being_written_is_not_taken_for_left_behind(tmp_path):
+    path = tmp_path / "f"
+    with atomic_write(path) as slow:
+        slow.write_text("slow")
+        remove_partial_files(tmp_path)
+        with atomic_write(path) as fast:
+            fast.write_text("fast")
+        assert path.read_text() == "fast"
+    assert path.read_text() == "slow" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "target"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to(os.devnull)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path = tmp_path / "pipe" if kind == "pipe" else path
+        if kind == "link":
+            path.symlink_to(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    message = r"is (no regular file|a folder); expected a file to write"
+    with pytest.raises(UserError, match=message), atomic_write(path):
+        pytest.fail("went on to write")
+    assert sorted(tmp_path.iterdir()) == before
