@@ -92,18 +92,16 @@ class RowFormat:
 class Rows:
     """``count`` rows in the file ``path``, which is created if it does not exist.
 
-    A row consists of its words and a checksum of these and of the row's number. Rows are read
-    through a memory map but written with pwrite: if the disk is full, pwrite raises an error, while
-    writing to a memory map kills the process.
+    A row consists of its words and a checksum of these and of the row's number. There is no memory
+    map: where the disk is full or the file was shortened, using one kills the process.
     """
 
     def __init__(self, path: Path, count: int, row: RowFormat) -> None:
         self._format = row
-        self._path, self._bytes = path, 4 * (row.width + 1)
+        self._path, self._count, self._bytes = path, count, 4 * (row.width + 1)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if os.fstat(self._file).st_size != count * self._bytes:
             os.ftruncate(self._file, count * self._bytes)
-        self._table = np.memmap(path, np.uint32, "r", shape=(count, row.width + 1))
         # Multilinear hashing (Lemire and Kaser 2014) of the row's number and its words.
         random = np.random.Generator(np.random.Philox(key=row.width))
         self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
@@ -113,7 +111,7 @@ class Rows:
 
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Logits (n, C) float32, and a mask (n,) of those that are stored and undamaged."""
-        found = self._table[rows]
+        found = self._read([(row, 1) for row in rows.tolist()])
         return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
 
     def write(self, rows: NDArray[np.int64], logits: Tensor) -> None:
@@ -133,9 +131,29 @@ class Rows:
     def stored(self) -> NDArray[np.bool_]:
         """Mask (count,) of the rows that are stored and undamaged."""
         step = max(1, _SCAN_BYTES // self._bytes)
-        starts = range(0, len(self._table), step)
-        sections = [np.arange(start, min(start + step, len(self._table))) for start in starts]
-        return np.concatenate([self._valid(rows, self._table[rows]) for rows in sections])
+        masks = []
+        for start in range(0, self._count, step):
+            rows = np.arange(start, min(start + step, self._count))
+            found = self._read([(start, len(rows))])
+            masks.append(self._valid(rows, found))
+        return np.concatenate(masks)
+
+    def _read(self, sections: list[tuple[int, int]]) -> Words:
+        """The words of sections, each a first row and a number of rows. What the file does not hold
+        reads as never written.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        size = self._bytes
+        try:
+            read = [os.pread(self._file, count * size, row * size) for row, count in sections]
+        except OSError as error:
+            raise UserError(f"cannot read {self._path}: {error.strerror}") from error
+        whole = [
+            content.ljust(n * size, b"\0") for content, (_, n) in zip(read, sections, strict=True)
+        ]
+        return np.frombuffer(b"".join(whole), np.uint32).reshape(-1, size // 4)
 
     def _valid(self, rows: NDArray[np.int64], found: Words) -> NDArray[np.bool_]:
         valid: NDArray[np.bool_] = found[:, -1] == self._checksums(rows, found[:, :-1])

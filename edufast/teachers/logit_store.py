@@ -21,7 +21,7 @@ from edufast.teachers.faculty import Teacher
 from edufast.teachers.logit_rows import RowFormat, Rows
 from edufast.teachers.preprocessing import ImageFormat
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, remove_partial_files
 
 _VERSION = 2
 
@@ -65,6 +65,7 @@ class LogitStore:
     ) -> None:
         self.views = countable_views(augment)
         self.folder = folder
+        remove_partial_files(folder)
         formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in teachers]
         images = ImageFormat(data.mean, data.std, data.image_size)
         self._write_header(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,39 @@ def test_a_shortened_file_loses_only_what_it_lost(tmp_path):
     path = tmp_path / "rows"
     path.write_bytes(path.read_bytes()[:-30])
     assert rows_at(tmp_path, count=50).stored().tolist() == [True] * 48 + [False] * 2
+
+
+SHORTENED = """
+import os, sys
+import numpy as np, torch
+from edufast.teachers.logit_rows import RowFormat, Rows
+rows = Rows(sys.argv[1], 4096, RowFormat.of(5, torch.bfloat16, None))
+everything = np.arange(4096)
+rows.write(everything, torch.ones(4096, 5))
+os.truncate(sys.argv[1], 1000 * 16 + 7)
+print(int(rows.read(everything)[1].sum()), int(rows.stored().sum()))
+rows.write(everything, torch.ones(4096, 5))
+print(int(rows.read(everything)[1].sum()), int(rows.stored().sum()))
+"""
+
+
+def test_a_file_shortened_while_it_is_open_does_not_end_the_process(tmp_path):
+    command = [sys.executable, "-c", SHORTENED, tmp_path / "rows"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == ["1000", "1000", "4096", "4096"]
+
+
+def test_a_disk_that_cannot_be_read_is_told_in_a_line(tmp_path, monkeypatch):
+    rows = rows_at(tmp_path)
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.pread", broken)
+    for read in (rows.stored, lambda: rows.read(np.arange(1))):
+        with pytest.raises(UserError, match=r"cannot read .*rows: Input/output error"):
+            read()
 
 
 def test_a_disk_that_takes_no_more_is_told_in_a_line(tmp_path, monkeypatch):
