@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from edufast.cli import about, bench, common, files, train
+from edufast.cli.environment import computes
+from edufast.utils.signals import signals_as_interrupt
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +19,7 @@ app = typer.Typer(
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -29,6 +32,7 @@ def main(
 ) -> None:
     """Education distillation: big expert classifiers into a small edge model, fast."""
     common.say_warnings()
+    context.with_resource(signals_as_interrupt())
 
 
 for command in (
@@ -39,8 +43,8 @@ for command in (
     train.resume,
     files.export,
     files.merge,
-    about.recipes,
-    about.doctor,
 ):
-    app.command()(command)
+    app.command()(computes(command))
+app.command()(about.recipes)
+app.command()(about.doctor)
 app.add_typer(bench.bench, name="bench")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from edufast.cli.common import DeviceOption, device_name, user
+from edufast.cli.environment import computes
+from edufast.cli.options import path_of, text_of
 from edufast.utils.errors import UserError
 
 bench = typer.Typer(
@@ -15,12 +17,16 @@ bench = typer.Typer(
 )
 QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a minute.")]
 BenchOutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder for the numbers (JSON) and the plot.")
+    Path | None,
+    typer.Option(
+        "--out", "-o", parser=path_of("--out"), help="Folder for the numbers (JSON) and the plot."
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
 
 
 @bench.command("kd")
+@computes
 def bench_kd(
     quick: QuickOption = False,
     out: BenchOutOption = None,
@@ -34,6 +40,7 @@ def bench_kd(
 
 
 @bench.command("merge")
+@computes
 def bench_merge(
     quick: QuickOption = False,
     out: BenchOutOption = None,
@@ -47,21 +54,32 @@ def bench_merge(
 
 
 @bench.command("train")
+@computes
 def bench_train(
     quick: Annotated[
         bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
     ] = False,
     pairs: Annotated[
-        str, typer.Option(help="Which teacher-student pairs, comma-separated (default: all).")
-    ] = "",
+        str | None,
+        typer.Option(
+            parser=text_of("--pairs"),
+            help="Which teacher-student pairs, comma-separated (default: all).",
+        ),
+    ] = None,
     batch: Annotated[
-        str,
-        typer.Option(help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too)."),
-    ] = "",
+        str | None,
+        typer.Option(
+            parser=text_of("--batch"),
+            help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Folder for JSON, Markdown and plot; what is there is not repeated."
+            "--out",
+            "-o",
+            parser=path_of("--out"),
+            help="Folder for JSON, Markdown and plot; what is there is not repeated.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -78,7 +96,7 @@ def bench_train(
     from edufast.bench import train
 
     where = user(device_name, device)
-    which = (_listed(pairs), user(_positive_integers, "--batch", batch))
+    which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
     if accuracy:
         user(train.main_accuracy, out, where, threads, seeds)
     elif profile:

@@ -9,20 +9,29 @@ from typing import Annotated
 import typer
 
 from edufast.cli.common import JsonOption, fail, say, user
+from edufast.cli.options import path_of, text_of
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A run folder or a .safetensors file.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
+    source: Annotated[
+        Path, typer.Argument(parser=path_of("source"), help="A run folder or a .safetensors file.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", parser=path_of("--out"), help="File to write.")
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Data set or folder to verify on (default: the one trained on)."),
+        typer.Option(
+            parser=text_of("--data"),
+            help="Data set or folder to verify on (default: the one trained on).",
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
+            parser=text_of("--model"),
             help="Import path of its model, if it has one: a file alone does not make edufast run "
-            "code. Of a run folder, config.yaml says it."
+            "code. Of a run folder, config.yaml says it.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -66,8 +75,12 @@ def export(
 
 
 def merge(
-    files: Annotated[list[Path], typer.Argument(help="Two or more .safetensors files.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    files: Annotated[
+        list[Path], typer.Argument(parser=path_of("files"), help="Two or more .safetensors files.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=path_of("--out"), help="File to write.")
+    ],
     weights: Annotated[
         str | None, typer.Option(help="Their weights, comma-separated (default: equal).")
     ] = None,

@@ -20,6 +20,7 @@ from edufast.cli.common import (
     table,
     user,
 )
+from edufast.cli.options import path_of
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -40,20 +41,28 @@ RecipeArgument = Annotated[
     str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/<recipe name>).")
+    Path | None,
+    typer.Option(
+        "--out", "-o", parser=path_of("--out"), help="Run folder (default: runs/<recipe name>)."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change the recipe, e.g. --set training.lr=0.05 (repeatable)."),
 ]
 TeachersOption = Annotated[
-    Path | None, typer.Option(help="Use the teachers of this run folder (see edufast teach).")
+    Path | None,
+    typer.Option(
+        parser=path_of("--teachers"),
+        help="Use the teachers of this run folder (see edufast teach).",
+    ),
 ]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
+        parser=path_of("--cache"),
         help="Keep the teachers' logits in this folder, for this and later students (see edufast "
-        "teach --cache)."
+        "teach --cache).",
     ),
 ]
 EqualOption = Annotated[
@@ -108,7 +117,10 @@ def train(
     cache: CacheOption = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Train on this folder of class folders instead of the recipe's data."),
+        typer.Option(
+            parser=path_of("--data"),
+            help="Train on this folder of class folders instead of the recipe's data.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,7 +228,9 @@ def sweep(
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The folder of a run or a sweep.")],
+    run: Annotated[
+        Path, typer.Argument(parser=path_of("run"), help="The folder of a run or a sweep.")
+    ],
     jobs: JobsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -316,6 +330,7 @@ def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords:
     try:
         return user(work, *arguments, **keywords)
     except (Interrupted, KeyboardInterrupt):
-        fail(f"stopped; go on with: edufast resume {folder}", 130)
+        begun = any((folder / name).is_file() for name in ("config.yaml", "sweep.yaml"))
+        fail(f"stopped; go on with: edufast resume {folder}" if begun else "stopped", 130)
     except (TrainingError, ExportError) as error:
         fail(str(error), 1)

@@ -17,6 +17,7 @@ from edufast.experiments.teacher_training import absent_teacher, load_teacher, t
 from edufast.models.weights import load_model
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
+from edufast.utils.errors import Interrupted
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
 
@@ -33,14 +34,26 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     setup = Setup(config, path, console)
     with setup.opened():
         try:
-            faculty = teach(setup)
-            results = train(setup, faculty)
-            if config.export and "education" in config.methods:
-                loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
-                export_student(setup, *loaded, "student.onnx")
-        finally:
-            setup.console.print(f"report: {write_report(path)}")
+            results = _carry_out(setup)
+        except Interrupted:  # by somebody who does not want to wait for the report
+            raise
+        except Exception:
+            _report(setup)
+            raise
+        _report(setup)
     return results
+
+
+def _carry_out(setup: Setup) -> Results:
+    results = train(setup, teach(setup))
+    if setup.config.export and "education" in setup.config.methods:
+        loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
+        export_student(setup, *loaded, "student.onnx")
+    return results
+
+
+def _report(setup: Setup) -> None:
+    setup.console.print(f"report: {write_report(setup.folder.path)}")
 
 
 def teach(setup: Setup) -> Faculty:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edufast.experiments.report import write_sweep
+from edufast.experiments.report import write_figures, write_summary
 from edufast.experiments.report.summary import SweepSummary
 from edufast.experiments.run_folder import RunFolder
 from edufast.experiments.sweep_config import SweepConfig
-from edufast.experiments.sweep_tasks import plan_tasks
+from edufast.experiments.sweep_tasks import plan_tasks, sweep_runs
 from edufast.experiments.workers import run_tasks
+from edufast.utils.files import remove_partial_files
 from edufast.utils.lock import folder_lock
 from edufast.utils.progress import message_console
 
@@ -40,14 +41,18 @@ def run_sweep(
             student which diverges ends there and is counted in the summary.
     """
     console = console or message_console()
+    config = config.continuing(path)
     tasks = plan_tasks(config, path)
     for task in tasks.students:
         RunFolder(task.product).holds(task.config())
     with folder_lock(path):
+        remove_partial_files(path)
+        config = config.continuing(path)  # another process may have been in it meanwhile
         config.write(path)
         try:
             run_tasks(tasks.in_order(), jobs, path / "logs", console)
         finally:
-            event_logs = [task.metrics for task in tasks.teachers.values()]
-            summary = write_sweep(path, config, tasks.runs(), event_logs)
+            teachers = sorted((path / "teachers").glob("*.jsonl"))
+            summary = write_summary(path, config, sweep_runs(config, path), teachers)
+        write_figures(path, summary)  # not where somebody stopped it, and waits
     return summary

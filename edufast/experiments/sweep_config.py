@@ -13,8 +13,8 @@ from pydantic import PositiveInt
 
 from edufast.experiments.events import Equal
 from edufast.experiments.method import USUAL
-from edufast.experiments.recipe import Recipe, parse_recipe
-from edufast.experiments.schema import Section, parse_value, read_section
+from edufast.experiments.recipe import Recipe, VariantName, parse_recipe
+from edufast.experiments.schema import Section, differences, parse_value, read_section
 from edufast.utils.errors import UserError, unknown
 from edufast.utils.files import atomic_write
 
@@ -32,6 +32,7 @@ class SweepConfig(Section):
             education distillation by the same variant, for "time" to the first variant that is
             one.
         device: "cpu" or a CUDA device.
+        only: variants that are trained; None: all. The others are of earlier sweeps in the folder.
         recipe: with its variants.
     """
 
@@ -40,7 +41,38 @@ class SweepConfig(Section):
     data_seeds: PositiveInt = 1
     equal: Equal = "samples"
     device: str = "cpu"
+    only: tuple[VariantName, ...] | None = None
     recipe: Recipe
+
+    @property
+    def trained(self) -> tuple[VariantName, ...]:
+        """Names of the variants that are trained."""
+        return tuple(self.recipe.variants) if self.only is None else self.only
+
+    def continuing(self, folder: Path) -> SweepConfig:
+        """This config with the variants that the sweep in ``folder``, if there is one, has beside.
+
+        Raises:
+            UserError: what all variants of the two start from differs, so that they cannot be
+                compared.
+        """
+        if not is_sweep(folder):
+            return self
+        earlier = self.read(folder)
+        ours, theirs = (config._basis() for config in (self, earlier))
+        if ours != theirs:
+            raise UserError(
+                f"{folder} holds a sweep of another recipe or with other options: "
+                f"{differences(theirs, ours)}; choose another --out, or go on with it: edufast "
+                f"resume {folder}"
+            )
+        variants = earlier.recipe.variants | self.recipe.variants
+        recipe = self.recipe.model_copy(update={"variants": variants})
+        return self.model_copy(update={"recipe": recipe, "only": self.trained})
+
+    def _basis(self) -> SweepConfig:
+        recipe = self.recipe.model_copy(update={"variants": {}})
+        return self.model_copy(update={"recipe": recipe, "seeds": 1, "only": None, "device": ""})
 
     @classmethod
     def read(cls, folder: Path) -> SweepConfig:

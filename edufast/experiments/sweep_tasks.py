@@ -175,13 +175,6 @@ class SweepTasks:
             ordered[student.product] = student
         return list(ordered.values())
 
-    def runs(self) -> dict[str, dict[int, Path]]:
-        """Folders of the students by variant and seed."""
-        folders: dict[str, dict[int, Path]] = {}
-        for task in self.students:
-            folders.setdefault(task.variant, {})[task.seed] = task.product
-        return folders
-
 
 def plan_tasks(config: SweepConfig, folder: Path) -> SweepTasks:
     """What a sweep in ``folder`` trains.
@@ -190,8 +183,9 @@ def plan_tasks(config: SweepConfig, folder: Path) -> SweepTasks:
         UserError: a variant does not fit its data, two have one folder, or equal time has none to
             relate to.
     """
-    variants = [_planned(config, name) for name in config.recipe.variants]
-    if len({_slug(variant.name) for variant in variants}) < len(variants):
+    variants = [_planned(config, name) for name in config.trained]
+    names = config.recipe.variants
+    if len({_slug(name) for name in names}) < len(names):
         raise UserError("variants: two names make the same folder name")
     teachers: dict[Path, TeacherTask] = {}
     students = []
@@ -211,7 +205,7 @@ def plan_tasks(config: SweepConfig, folder: Path) -> SweepTasks:
                     method=variant.method,
                     seed=seed,
                     recipe=_with_weights(recipe, tasks),
-                    product=folder / "runs" / f"{_slug(variant.name)}-{seed}",
+                    product=_run_folder(folder, variant.name, seed),
                     equal=config.equal,
                     device=config.device,
                     teachers=tuple(task.product for task in tasks),
@@ -268,6 +262,25 @@ def _timed(task: StudentTask, students: Sequence[StudentTask]) -> StudentTask:
         raise UserError("--equal time: expected a variant with the method education")
     same = [t for t in candidates if t.recipe == task.recipe]
     return replace(task, reference=(same or candidates)[0].product)
+
+
+def sweep_runs(config: SweepConfig, folder: Path) -> dict[str, dict[int, Path]]:
+    """Run folders of a sweep by variant and seed: those that ``config`` trains, begun or not, and
+    those that are there from earlier sweeps."""
+    runs = {}
+    for name in config.recipe.variants:
+        start = f"{_slug(name)}-"
+        there = (path.name.removeprefix(start) for path in (folder / "runs").glob(f"{start}*"))
+        seeds = {int(seed) for seed in there if re.fullmatch("0|[1-9][0-9]*", seed, re.ASCII)}
+        if name in config.trained:
+            seeds |= set(range(config.seeds))
+        if seeds:
+            runs[name] = {seed: _run_folder(folder, name, seed) for seed in sorted(seeds)}
+    return runs
+
+
+def _run_folder(folder: Path, variant: str, seed: int) -> Path:
+    return folder / "runs" / f"{_slug(variant)}-{seed}"
 
 
 def _slug(name: str) -> str:

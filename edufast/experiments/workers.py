@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edufast.utils.errors import Interrupted, TrainingError, UserError
 from edufast.utils.progress import message_console
-from edufast.utils.signals import deferred_interrupt
+from edufast.utils.signals import deferred_interrupt, signals_as_interrupt
 
 _GRACE = 20.0  # seconds that a worker has to end before it is killed
 
@@ -163,8 +163,8 @@ class _Worker:
 
     def interrupt(self) -> None:
         """Stop the task as Ctrl-C would."""
-        if self.task is not None and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGINT)
+        if self.task is not None:
+            self._process.terminate()
 
     def close(self) -> None:
         if self.task is None:
@@ -183,16 +183,25 @@ _FAILURES: dict[str, type[Exception]] = {"user": UserError, "training": Training
 def _serve(connection: Connection, log: Path, threads: int) -> None:
     """What a worker process does: task after task, until there is none left."""
     os.setsid()  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     console = message_console()
-    try:
+    # The parent stops, or is gone.
+    with signals_as_interrupt(), suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         while (task := connection.recv()) is not None:
             connection.send(_outcome(task, console))
-    except (EOFError, KeyboardInterrupt):
-        pass  # the parent is gone, or stops while there is nothing to do
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, however that ends: it would go on in the folders of a
+    sweep that is resumed meanwhile. Nothing is lost but the time since the last checkpoint."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _outcome(task: Task, console: Console) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Deferring Ctrl-C until it is safe to stop."""
+"""Ctrl-C and its like: deferred until it is safe to stop, or as one exception."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block, the first Ctrl-C (or SIGTERM) is only recorded.
+    """Within the block, the first Ctrl-C (or SIGTERM, or SIGHUP) is only recorded.
 
     The yielded function returns whether there was one. A second one raises KeyboardInterrupt at
     once. Outside the main thread, where Python cannot handle signals, the function always returns
     False.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
     interrupted = False
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -28,9 +28,28 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         interrupted = True
 
-    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with _handled_by(remember):
         yield lambda: interrupted
+
+
+@contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that what is
+    half done is cleaned up. Has no effect outside the main thread."""
+    with _handled_by(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            # nohup ignores it, and then it stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -354,10 +354,47 @@ def test_ctrl_c_leaves_a_run_that_resumes(folder):
     assert process.returncode == 130
     assert re.search(r"stopped; go on with:\s+edufast resume", stderr.decode())
     assert "result" not in {event["event"] for event in events(out)}
-    assert (out / "report.html").exists()
+    assert not (out / "report.html").exists(), "nobody waits for a report"
     edufast("resume", out)
+    assert (out / "report.html").exists()
     (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
     assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+@pytest.mark.parametrize("place", ["train_teacher", "load_teacher", "export_student"])
+def test_a_signal_outside_the_training_loop_leaves_a_run_that_resumes(
+    folder, tmp_path, monkeypatch, number, place
+):
+    before = signal.signal(number, lambda *_: pytest.fail("the signal was not caught"))
+    short = "curriculum.epochs=3", "teacher_epochs=1", "baselines=[]"
+    options = [part for change in short for part in ("--set", change)]
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                f"edufast.experiments.run.{place}", lambda *_, **__: signal.raise_signal(number)
+            )
+            result = edufast("train", folder / "recipe.yaml", "-o", tmp_path / "run", *options,
+                             code=130)  # fmt: skip
+    finally:
+        signal.signal(number, before)
+    assert f"stopped; go on with: edufast resume {tmp_path / 'run'}" in one_line(result)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"report.html", "student.onnx"}.isdisjoint(left)
+    edufast("resume", tmp_path / "run")
+    assert (tmp_path / "run" / "student.onnx").exists()
+
+
+def test_a_run_that_is_stopped_before_it_began_is_not_to_be_resumed(folder, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the signal was not caught"))
+    monkeypatch.setattr(
+        "edufast.experiments.run_setup.plan_methods", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
+    try:
+        result = edufast("train", folder / "recipe.yaml", "-o", tmp_path / "run", code=130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert one_line(result) == "edufast: stopped" and not (tmp_path / "run").exists()
 
 
 def rendered(table, columns):

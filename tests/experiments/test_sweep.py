@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.commands import edufast, one_line
+from tests.commands import edufast, events, one_line
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,34 @@ def test_what_is_finished_stays_and_seeds_can_be_added(swept, recipe):
     )  # fmt: skip
     assert entries(json.loads(result.stdout))["plain"]["seeds"] == [0, 1, 2]
     assert all(path.read_bytes() == content for path, content in before.items())
+    others = {"kd": [0, 1], "graded": [0, 1], "plain": [0, 1, 2]}
+    held = entries(json.loads((out / "sweep.json").read_text()))
+    assert {name: held[name]["seeds"] for name in held} == others, "the folder holds them"
+    assert all(f"| {name} |" in (out / "sweep.md").read_text() for name in others)
+    assert all(entry["unfinished"] == [] for entry in held.values())
+    assert len({e["method"] for e in events(out) if e["event"] == "result"}) == 3
+    assert len([e for e in events(out) if e["event"] == "teacher"]) == 4
     result = edufast(
         "sweep", recipe, "--out", out, "--seeds", 4, "--only", "plain", "--equal", "flops",
-        "--set", "training.lr=0.2", "--set", "data.holdout=0.25", code=2,
+        "--set", "training.lr=0.2", "--set", "data.holdout=0.25", "--teacher-seeds", 2, code=2,
     )  # fmt: skip
-    assert "holds a run of another recipe" in one_line(result)
+    text = one_line(result)
+    assert "holds a sweep of another recipe or with other options" in text
+    assert "recipe.training.lr was 0.1, is 0.2" in text
+
+
+def test_a_variant_that_another_sweep_named_is_kept_and_not_trained_further(swept, recipe):
+    out, _ = swept
+    result = edufast(
+        "sweep", recipe, "--out", out, "--seeds", 1, "--teacher-seeds", 2, "--equal", "flops",
+        "--set", "data.holdout=0.25", "--set", "variants={}", "--vary", "method=grades",
+        "--json",
+    )  # fmt: skip
+    summary = entries(json.loads(result.stdout))
+    assert list(summary) == ["plain", "kd", "graded", "method=grades"]
+    assert summary["method=grades"]["seeds"] == [0] and summary["kd"]["seeds"] == [0, 1]
+    assert "1 of 1 trainings are done already" in one_line(edufast("resume", out))
+    assert len(entries(json.loads((out / "sweep.json").read_text()))) == 4
 
 
 def test_a_student_that_diverges_is_counted_and_the_others_go_on(recipe):

@@ -1,6 +1,10 @@
 """Tasks in several processes: their order, and how a failure is told."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,57 @@ class FileTask:
             os._exit(3)
         self.product.write_text(str(os.getpid()))
         return "written"
+
+
+SWEEP_THAT_IS_KILLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from rich.console import Console
+from edufast.experiments.workers import run_tasks
+
+class Task:
+    needs = ()
+    def __init__(self, product):
+        self.product, self.name = product, product.name
+    def done(self):
+        return False
+    def run(self, console):
+        self.product.write_text(str(os.getpid()))
+        time.sleep(600)
+
+def kill_when_both_run(folder):
+    while len([path for path in folder.glob("task?") if path.read_text()]) < 2:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    threading.Thread(target=kill_when_both_run, args=(folder,), daemon=True).start()
+    run_tasks([Task(folder / "task1"), Task(folder / "task2")], 2, folder, Console(quiet=True))
+"""
+
+
+def test_processes_end_with_their_parent_even_when_it_is_killed(tmp_path):
+    script = tmp_path / "sweep.py"
+    script.write_text(SWEEP_THAT_IS_KILLED)
+    process = subprocess.run([sys.executable, script, tmp_path], timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    workers = [int((tmp_path / name).read_text()) for name in ("task1", "task2")]
+    deadline = time.monotonic() + 60  # they would sleep for ten minutes
+    while left := [pid for pid in workers if running(pid)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            pytest.fail("a worker outlives its parent")
+        time.sleep(0.05)
+
+
+def running(pid):
+    """Whether there is such a process, other than one that nobody waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_processes_keep_the_order_and_tell_a_failure(tmp_path):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from edufast.utils.signals import deferred_interrupt
+from edufast.utils.signals import deferred_interrupt, signals_as_interrupt
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -54,6 +54,24 @@ def test_blocks_may_follow_each_other():
             assert not interrupted()
             signal.raise_signal(signal.SIGINT)
             assert interrupted()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_interrupts_as_ctrl_c_does(number):
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
+        signal.raise_signal(number)
+        pytest.fail("went on after the signal")
+
+
+@pytest.mark.parametrize("block", [deferred_interrupt, signals_as_interrupt])
+def test_a_hangup_that_nohup_ignores_stays_ignored(block):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with block() as interrupted:
+            signal.raise_signal(signal.SIGHUP)
+            assert interrupted is None or not interrupted()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_nothing_is_deferred(handlers):

@@ -55,18 +55,16 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def write_sweep(
+def write_summary(
     folder: Path,
     config: SweepConfig,
     runs: Mapping[str, Mapping[int, Path]],
     teachers: Sequence[Path],
 ) -> SweepSummary:
-    """Write the summary of a sweep, finished or not, and its report.
+    """Write the summary of a sweep, finished or not.
 
     Args:
-        folder: gets sweep.json, sweep.md, sweep.png and .svg (accuracy by variant),
-            sweep-flops.png and .svg (accuracy against student FLOPs), metrics.jsonl of all runs
-            together, report.html and plots/.
+        folder: gets sweep.json, sweep.md and metrics.jsonl of all runs together.
         config: of the sweep.
         runs: run folders by variant and seed.
         teachers: event logs of the teachers.
@@ -76,28 +74,44 @@ def write_sweep(
     """
     with _matplotlib():
         from edufast.experiments.report import sweep
-        from edufast.experiments.report.curves import flops
-        from edufast.experiments.report.style import LIGHT, png, svg
         from edufast.experiments.report.summary import merged_events, summarise
 
     merged = RunFolder(folder)
     with atomic_write(merged.metrics) as temporary:
         events = merged_events(config, runs, teachers)
         temporary.write_text("".join(json.dumps(e.to_dict()) + "\n" for e in events), "utf-8")
-    log = merged.log()
-    summary = summarise(config, runs, log)
+    summary = summarise(config, runs, merged.log())
     texts = {"sweep.json": sweep.to_json(summary), "sweep.md": sweep.markdown(summary)}
     for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
+    return summary
+
+
+def write_figures(folder: Path, summary: SweepSummary) -> None:
+    """Write the figures and the report of a sweep, which takes some seconds.
+
+    Args:
+        folder: has the summary; gets sweep.png and .svg (accuracy by variant), sweep-flops.png and
+            .svg (accuracy against student FLOPs), report.html and plots/.
+        summary: of the sweep.
+
+    Raises:
+        UserError: an event log is malformed, or matplotlib is missing.
+    """
+    with _matplotlib():
+        from edufast.experiments.report import sweep
+        from edufast.experiments.report.curves import flops
+        from edufast.experiments.report.style import LIGHT, png, svg
+
     if summary.finished:
+        log = RunFolder(folder).log()
         figures = {"sweep": sweep.draw(summary, LIGHT), "sweep-flops": flops(log, LIGHT)}
         for name, drawn in figures.items():
             for suffix, write in ((".png", png), (".svg", svg)):
                 with atomic_write(folder / f"{name}{suffix}") as temporary:
                     temporary.write_bytes(write(drawn))
     write_report(folder)
-    return summary
 
 
 @contextmanager

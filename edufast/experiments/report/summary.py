@@ -80,7 +80,7 @@ class VariantSummary:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What became of a sweep; the numbers of seeds are those asked for."""
+    """What became of a sweep; ``seeds`` is the largest number of student seeds of a variant."""
 
     name: str
     split: Split
@@ -145,7 +145,7 @@ def summarise(config: SweepConfig, runs: Runs, log: RunLog) -> SweepSummary:
         runs: all of them.
         log: of all of them together.
     """
-    variants = config.recipe.variants
+    variants = {name: config.recipe.variants[name] for name in runs}
     methods: dict[str, MethodName] = {
         name: changes.get("method", "education") for name, changes in variants.items()
     }
@@ -174,7 +174,7 @@ def summarise(config: SweepConfig, runs: Runs, log: RunLog) -> SweepSummary:
         name=config.recipe.name,
         split="validation" if log.run is None else log.run.split,
         equal=config.equal,
-        seeds=config.seeds,
+        seeds=max(map(len, runs.values())),
         teacher_seeds=config.teacher_seeds,
         data_seeds=config.data_seeds,
         variants=summaries,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from edufast.experiments.report import write_sweep
+from edufast.experiments.report import write_figures, write_summary
 from edufast.experiments.report.style import LIGHT
 from edufast.experiments.report.summary import SweepSummary
 from edufast.experiments.report.sweep import HEADS, draw, markdown, note, rows, to_json
@@ -22,7 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(folder: Path) -> SweepSummary:
-    return write_sweep(folder, CONFIG, *write_runs(folder / "runs"))
+    summary = write_summary(folder, CONFIG, *write_runs(folder / "runs"))
+    write_figures(folder, summary)
+    return summary
 
 
 def test_a_row_for_each_variant_with_a_result(summary: SweepSummary) -> None:
@@ -63,6 +65,7 @@ def test_all_of_it_is_written(folder: Path, summary: SweepSummary) -> None:
 
 def test_a_sweep_that_never_began_has_a_report_too(tmp_path: Path) -> None:
     runs = {name: {0: tmp_path / "runs" / name} for name in CONFIG.recipe.variants}
-    summary = write_sweep(tmp_path, CONFIG, runs, [])
+    summary = write_summary(tmp_path, CONFIG, runs, [])
+    write_figures(tmp_path, summary)
     assert rows(summary) == [] and not (tmp_path / "sweep.png").exists()
     assert "no student was trained yet" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,53 @@
+"""What commands that compute check first: the variables that say how."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from edufast.cli.common import user
+from edufast.utils.errors import UserError, unknown
+from edufast.utils.threads import configure_openmp
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def computes(command: Callable[P, T]) -> Callable[P, T]:
+    """``command``, which begins with :func:`check_environment`."""
+
+    @functools.wraps(command)
+    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+        configure_openmp()
+        user(check_environment)
+        return command(*arguments, **options)
+
+    return checked
+
+
+def check_environment() -> None:
+    """Check the environment variables that would be read only hours later, or by nobody.
+
+    Raises:
+        UserError: one asks for what there is not.
+    """
+    processes = os.environ.get("WORLD_SIZE") or "1"
+    if processes != "1":
+        raise UserError(
+            f"WORLD_SIZE is {processes!r}; expected 1: a command trains in one process (a sweep in "
+            "several, with --jobs), so start it without torchrun"
+        )
+    import torch  # after configure_openmp, and not for --help
+
+    from edufast.ops import merge_
+    from edufast.ops.backends import BACKENDS
+
+    backend = os.environ.get("EDUFAST_BACKEND") or BACKENDS[0]
+    if backend not in BACKENDS:
+        raise unknown("EDUFAST_BACKEND", backend, BACKENDS)
+    try:
+        merge_([torch.zeros(1)], [torch.ones(1)], backend="cpp")
+    except ValueError as error:  # EDUFAST_CPU_ISA
+        raise UserError(str(error)) from error

@@ -1,0 +1,66 @@
+"""How many threads this process may run at a time, and how they wait for each other."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def available_threads() -> int:
+    """Processors that this process may use: those it is bound to, or fewer where a control group
+    (a container's) has a quota of processor time, which is rounded up."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min([float(bound or 1), *_quotas()])))
+
+
+def configure_openmp() -> None:
+    """Set what OpenMP reads when torch is imported, where the user has not set it.
+
+    On a machine whose processors are busy otherwise, threads that spin while they wait for the
+    slowest take its processor time. And OpenMP counts the processors a process is bound to, but not
+    the quota of its control group.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if any(quota < (os.cpu_count() or 1) for quota in _quotas()):
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_threads()))
+
+
+def _quotas() -> list[float]:
+    """Processors' worth of time that the control groups of this process get, of either version."""
+    quotas = []
+    for line in _lines(_MEMBERSHIP):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            quotas += [_quota_2(folder / "cpu.max") for folder in _folders(_CGROUPS, path)]
+        elif "cpu" in controllers.split(","):
+            quotas += [_quota_1(folder) for folder in _folders(_CGROUPS / "cpu", path)]
+    return [quota for quota in quotas if quota is not None]
+
+
+def _folders(root: Path, path: str) -> list[Path]:
+    """Those of a group and all it is in. In a container the path may be the host's, and only the
+    root be there."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return [root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+def _quota_2(file: Path) -> float | None:
+    quota, period = [*" ".join(_lines(file)).split(), "max", "max"][:2]
+    return None if "max" in (quota, period) else int(quota) / int(period)
+
+
+def _quota_1(folder: Path) -> float | None:
+    values = [_lines(folder / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    quota, period = (int(lines[0]) if lines else -1 for lines in values)
+    return quota / period if quota > 0 < period else None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,63 @@
+"""Options and arguments that are empty: what a shell makes of a variable that is not set."""
+
+from pathlib import Path
+
+import pytest
+
+from edufast.cli.options import path_of, text_of
+from tests.commands import edufast, one_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            ((*command, "--out", ""), "--out is ''; expected a file or folder")
+            for command in (
+                ("teach", "quickstart"),
+                ("train", "quickstart"),
+                ("compare", "quickstart"),
+                ("sweep", "quickstart"),
+                ("export", "run"),
+                ("merge", "a", "b"),
+                ("bench", "kd"),
+                ("bench", "merge"),
+                ("bench", "train"),
+            )
+        ),
+        (("train", "quickstart", "-o", " "), "--out is ' '; expected a file or folder"),
+        (("train", "quickstart", "--data", ""), "--data is ''; expected a file or folder"),
+        (("train", "quickstart", "--teachers", ""), "--teachers is ''; expected a file or"),
+        (("compare", "quickstart", "--cache", ""), "--cache is ''; expected a file or folder"),
+        (("compare", "quickstart", "--methods", ""), "--methods is ''; expected one of"),
+        (("sweep", "quickstart", "--only", ""), "--only is ''; expected one of"),
+        (("sweep", "quickstart", "--vary", ""), "--vary: expected key.subkey=value,value"),
+        (("train", "quickstart", "--set", ""), "--set: expected key.subkey=value"),
+        (("train", "quickstart", "--device", ""), "--device: ''; expected auto, cpu"),
+        (("train", ""), "recipe is ''; expected one of"),
+        (("recipes", ""), "recipe is ''; expected one of"),
+        (("train", "quickstart", "--set", "name=''"), "name: found ''; string should match"),
+        (("resume", ""), "run is ''; expected a file or folder"),
+        (("export", ""), "source is ''; expected a file or folder"),
+        (("export", "run", "--data", ""), "--data is ''; expected text"),
+        (("export", "run", "--model", ""), "--model is ''; expected text"),
+        (("merge", "a", "", "-o", "c"), "files is ''; expected a file or folder"),
+        (("merge", "a", "b", "-o", "c", "--weights", ""), "--weights: ''; expected numbers"),
+        (("bench", "train", "--pairs", ""), "--pairs is ''; expected text"),
+        (("bench", "train", "--batch", ""), "--batch is ''; expected text"),
+    ],
+)
+def test_nothing_is_no_value(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = one_line(edufast(*arguments, code=2))
+    assert text.startswith("edufast: ") and message in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("compare", "quickstart", "--seeds", "")])
+def test_nothing_is_no_number(arguments):
+    assert "Invalid value for '--seeds'" in edufast(*arguments, code=2).stderr
+
+
+def test_anything_else_is_as_typed():
+    assert path_of("--out")("a b") == Path("a b") and text_of("--data")(" a") == " a"
