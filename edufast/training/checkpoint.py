@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.files import atomic_write
 
 _FAMILY = b"EDUFAST"
@@ -62,9 +63,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if hashlib.sha256(memoryview(data)[_HEADER:]).digest() != data[len(_MAGIC) : _HEADER]:
         raise DamagedCheckpoint(f"{file} is damaged: its content does not match its hash")
-    state: dict[str, Any] = torch.load(
-        io.BytesIO(data[_HEADER:]), map_location="cpu", weights_only=True
-    )
+    try:
+        state = torch.load(io.BytesIO(data[_HEADER:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes make torch and pickle run into
+        raise DamagedCheckpoint(
+            f"{file} holds something else than plain data: {_brief(error)}"
+        ) from error
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint(f"{file} holds no state: found {type(state).__name__}")
     return state
 
 
@@ -93,6 +99,82 @@ def latest_checkpoint(
             # Out of the way: the next save must not put it in the place of the one before.
             file.replace(file.with_suffix(".damaged"))
     return None
+
+
+def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
+    """Give ``load`` the state of :func:`latest_checkpoint`, if there is one.
+
+    Raises:
+        UserError: the checkpoint is of another version, or ``load`` cannot take what it holds.
+    """
+    state = latest_checkpoint(path, say)
+    if state is None:
+        return
+    try:
+        load(state)
+    except UserError:
+        raise
+    except Exception as error:  # a file from outside may hold anything
+        raise UserError(
+            f"{path} does not fit this training: {_brief(error)}; expected one that this run "
+            "saved. Without the file, the training begins again"
+        ) from error
+
+
+def check_progress(progress: Mapping[str, Any], **limits: int) -> None:
+    """Check the numbers of a state: counts of things and seconds, none negative.
+
+    Args:
+        progress: by name; those of phases in a dictionary.
+        limits: the largest possible values of some.
+
+    Raises:
+        ValueError: one cannot be; the message names it.
+    """
+    numbers = {**progress, **progress["phases"]}
+    del numbers["phases"]
+    for name, value in numbers.items():
+        is_count = name in limits or name in ("samples", "student_flops", "teacher_flops")
+        if type(value) is not int and (is_count or not isinstance(value, float)):
+            expected = "an integer" if is_count else "a number"
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
+        if (value < 0 and name != "loss_sum") or value > limits.get(name, value):
+            bound = f"0 to {limits[name]}" if name in limits else "at least 0"
+            raise ValueError(f"{name} is {value!r}; expected {bound}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load ``state``, which PyTorch takes without a look at shapes and options.
+
+    Raises:
+        ValueError: it is of other parameters, or with other options than the optimiser has.
+    """
+    before = [_options(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for old, group in zip(before, optimizer.param_groups, strict=True):
+        if (new := _options(group)) != old:
+            name = next(n for n in {**old, **new} if old.get(n) != new.get(n))
+            raise ValueError(
+                f"the optimizer's {name} is {new.get(name)!r}; expected {old.get(name)!r}"
+            )
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+            if shape is None or shape not in ((), tuple(parameter.shape)):
+                raise ValueError(
+                    f"the optimizer's {name} is {shape or type(value).__name__}; expected a "
+                    f"tensor of shape {tuple(parameter.shape)}"
+                )
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What does not change from step to step."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def _brief(error: Exception) -> str:
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return textwrap.shorten(f"{kind}{one_line(error)}", 300, placeholder="…")
 
 
 def _previous(path: Path) -> Path:

@@ -18,7 +18,12 @@ from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
-from edufast.training.checkpoint import latest_checkpoint, save_checkpoint
+from edufast.training.checkpoint import (
+    check_progress,
+    load_optimizer,
+    restore,
+    save_checkpoint,
+)
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import Accuracy, evaluate
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
@@ -42,6 +47,7 @@ class Progress:
     grade: int = 0
     epoch: int = 0  # within the grade
     step: int = 0  # within the epoch
+    loss_sum: float = 0.0  # over the steps of the epoch, where it was interrupted
     samples: int = 0
     student_flops: int = 0
     teacher_flops: int = 0
@@ -170,12 +176,10 @@ class School:
             Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made with the
                 same arguments resumes at the same step.
             TrainingError: the loss is not finite.
+            UserError: the checkpoint is of another version or another training.
         """
-        checkpoint = self.options.checkpoint
-        if checkpoint is not None:
-            state = latest_checkpoint(checkpoint, self._bar.say)
-            if state is not None:
-                self.load_state_dict(state)
+        if self.options.checkpoint is not None:
+            restore(self.options.checkpoint, self.load_state_dict, self._bar.say)
         splits = self.data.train, self.data.val
         with naming_unreadable(*splits), deferred_interrupt() as interrupted, self._bar:
             while self.progress.grade < len(self.plans):
@@ -203,18 +207,18 @@ class School:
             )
             if at.epoch + 1 == epochs:
                 self._report_grade(accuracy)
-            at.epoch, at.step = at.epoch + 1, 0
+            at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
             self._save()
             if interrupted():
                 raise Interrupted(self.options.name)
 
     def _train_epoch(self, interrupted: Callable[[], bool]) -> tuple[float, float]:
-        """Train the rest of an epoch; returns its mean loss and its images per second."""
+        """Train the rest of an epoch; returns its mean loss, and the images per second now."""
         at, started, first_step = self.progress, time.perf_counter(), self.progress.step
         loader = self.loader
         self._bar.start_epoch(at.grade, at.epoch, self.plan.grade.epochs, len(loader))
         self.begin_epoch()
-        loss_sum = torch.zeros((), device=self.device)
+        loss_sum = torch.full((), at.loss_sum, device=self.device)
         mean = speed = math.nan
         batches = loader.epoch(at.epoch, start=at.step)
         while at.step < len(loader):
@@ -224,12 +228,13 @@ class School:
             if at.step % LOG_EVERY == 0 or at.step == len(loader):
                 steps = at.step - first_step
                 with at.phase("device"):
-                    mean = self._finite(loss_sum / steps)
+                    mean = self._finite(loss_sum / at.step)
                 speed = steps * len(batch.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
                 rate = self._growth.optimizer.param_groups[0]["lr"]
                 self._write(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
             if interrupted() and at.step < len(loader):
+                at.loss_sum = loss_sum.item()
                 self._account(started)
                 self._save()
                 raise Interrupted(self.options.name)
@@ -428,12 +433,19 @@ class School:
                 f"the checkpoint is of {found[0]} with seed {found[1]}; expected {expected[0]} "
                 f"with seed {expected[1]}"
             )
-        self.progress = Progress(**state["progress"])
+        at = Progress(**state["progress"])
+        current = self.plans[min(at.grade, len(self.plans) - 1)]
+        check_progress(
+            asdict(at), grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader)
+        )
+        if state["begun"] not in (at.grade, at.grade + 1):
+            raise ValueError(f"begun is {state['begun']}; expected {at.grade} or {at.grade + 1}")
+        self.progress = at
         # Not progress.grade: when a grade ends it is already that of the next, which has not begun.
         self._growth.begin(state["begun"] - 1)
         self.student.load_state_dict(state["student"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self._growth.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._growth.optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -135,7 +135,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     graded = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
     first, *rest = graded.grades
     curriculum = replace(graded, grades=[replace(first, image_size=8), *rest])
-    expected = school(curriculum, seed=3).fit()
+    whole, log = tmp_path / "whole.jsonl", EventLog(tmp_path / "log.jsonl")
+    expected = school(curriculum, seed=3, event_log=EventLog(whole)).fit()
 
     steps = 0
     step = School.train_step
@@ -155,13 +156,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     monkeypatch.setattr(school_module, "deferred_interrupt", interrupted_after_stop)
     path = tmp_path / "c.pt"
     with pytest.raises(Interrupted):
-        school(curriculum, seed=3, checkpoint=path).fit()
+        school(curriculum, seed=3, checkpoint=path, event_log=log).fit()
     assert steps == stop
     torch.manual_seed(12345)  # whatever happens in between
-    resumed = school(curriculum, seed=3, checkpoint=path)
+    resumed = school(curriculum, seed=3, checkpoint=path, event_log=log)
     graduate = resumed.fit()
     assert same_weights(graduate, expected)
     assert resumed.progress.samples == 48 + 96 + 288
+    losses = [[e["loss"] for e in events(p, "epoch")] for p in (whole, tmp_path / "log.jsonl")]
+    assert losses[0] == losses[1], "the loss of an epoch is that of all its steps"
 
 
 @pytest.mark.parametrize("grade", [1, 2])
