@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from torch import nn
 
 from edufast.data import DataSet
 from edufast.experiments.baselines import (
@@ -19,12 +20,13 @@ from edufast.experiments.baselines import (
 )
 from edufast.experiments.recipe import MethodName, Recipe, TargetName
 from edufast.experiments.teacher_training import absent_teacher
+from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.event_log import EventLog
 
 METHODS: dict[MethodName, str] = {
@@ -114,18 +116,22 @@ class Method:
             options=SchoolOptions(device, seed, event_log, checkpoint, name=self.name),
         )
 
+    def grow(self, student: Student, g: int) -> None:
+        """Grow ``student`` from grade ``g - 1`` to grade ``g`` (from 0)."""
+        student.grow(
+            fragments=self.curriculum.fragments[g],
+            classes=len(self.curriculum.taught(g)),
+            keep_exits=self.curriculum.exit_weight > 0,
+        )
+        student.image_size = self.curriculum.grades[g].image_size
+
     def training_flops(self) -> int:
         """FLOPs of training the student; those of its teachers come on top."""
         student, total = self.create_student(seed=0), 0
         for g, (grade, samples) in enumerate(
             zip(self.curriculum.grades, self.samples, strict=True)
         ):
-            student.grow(
-                fragments=self.curriculum.fragments[g],
-                classes=len(self.curriculum.taught(g)),
-                keep_exits=self.curriculum.exit_weight > 0,
-            )
-            student.image_size = grade.image_size
+            self.grow(student, g)
             for epoch in range(grade.epochs):
                 student.frozen = grade.frozen(epoch)
                 total += student.training_flops() * (samples // grade.epochs)
@@ -202,12 +208,20 @@ def dry_run(
     recipe, data = methods["education"].recipe, methods["education"].data
     slices = recipe.teacher_classes(data)
     try:
+        _try_loss(device)
         for k, classes in enumerate(slices):
-            recipe.create_teacher_model(k, len(classes))
+            model = recipe.create_teacher_model(k, len(classes))
+            if recipe.create_teaching().batch_size == 1:
+                _try_batch_of_one(model, data, f"{recipe.teachers[k].model} of teachers.{k}")
         faculty = Faculty([absent_teacher(classes) for classes in slices])
         for name in names:
             method = methods[name]
             school = method.create_school(0, faculty, device=device)
+            student = method.create_student(seed=0)
+            for g, plan in enumerate(school.plans):
+                method.grow(student, g)
+                if method.samples[g] == plan.steps:  # batches of one
+                    _try_batch_of_one(student, data, f"{recipe.student.model} in grade {g + 1}")
             if cached and school.algorithm.reads_features:
                 raise UserError(
                     f"--cache: {method.recipe.algorithm.name} reads the teachers' features, a "
@@ -217,3 +231,26 @@ def dry_run(
         raise
     except ValueError as error:
         raise UserError(f"{recipe.name}: {error}") from error
+
+
+def _try_loss(device: str) -> None:
+    """A loss on ``device``, by the backend that EDUFAST_BACKEND names."""
+    logits = torch.zeros(1, 2, device=device)
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    try:
+        kd_loss(logits, [logits], labels)
+    except RuntimeError as error:
+        raise UserError(f"kd_loss does not run on {device}: {one_line(error)}") from error
+
+
+def _try_batch_of_one(model: nn.Module, data: DataSet, what: str) -> None:
+    """A single image of zeros, as in training: batch normalisation needs more values a channel."""
+    model.train()
+    images = torch.zeros(1, 3, data.image_size, data.image_size)
+    try:
+        model.forward_exits(images) if isinstance(model, Student) else model(images)
+    except ValueError as error:
+        raise UserError(
+            f"a batch has 1 image, from which {what} cannot learn: {one_line(error)}; expected "
+            "batch_size and the samples of each grade to be at least 2"
+        ) from error

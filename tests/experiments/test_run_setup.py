@@ -30,6 +30,59 @@ def test_what_does_not_fit_leaves_no_folder(tmp_path, methods, changes, message)
     assert not (tmp_path / "run").exists()
 
 
+HEAD = {"student": {"model": "resnet8", "head": "pool_first"}, "data": {"source": "digits"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"batch_size": 1}},
+        {"training": {"batch_size": 16}, "curriculum": {"epochs": 3, "samples": 1}},
+    ],
+)
+def test_a_batch_of_one_that_cannot_be_normalised_is_refused(tmp_path, changes):
+    message = "a batch has 1 image, from which resnet8 in grade 1 cannot learn: Expected more than"
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", "education", recipe=HEAD | changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_one_is_taken_where_it_can_be_normalised(tmp_path):
+    small_setup(tmp_path / "run", "scratch", recipe={"training": {"batch_size": 1}})
+
+
+def test_a_teacher_that_cannot_learn_from_a_batch_of_one_is_named(tmp_path):
+    networks = tmp_path / "one_value_networks.py"
+    networks.write_text(
+        "from torch import nn\n"
+        "def pooled(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4),"
+        " nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    model = "one_value_networks:pooled"
+    recipe = {
+        "teachers": [{"model": model, "classes": c} for c in ("0-2", "3-5")],
+        "teaching": {"batch_size": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.raises(UserError, match=f"from which {model} of teachers.0 cannot learn"):
+            small_setup(tmp_path / "run", "education", recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "backend 'cuda' runs on cuda; the logits are on cpu"),
+        ("quick", "backend is 'quick'; expected one of"),
+    ],
+)
+def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, name, message):
+    monkeypatch.setenv("EDUFAST_BACKEND", name)
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", "scratch")
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

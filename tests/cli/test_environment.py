@@ -1,0 +1,93 @@
+"""Variables that say how to compute are checked before anything else."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edufast.cli.environment import check_environment
+from edufast.utils.errors import UserError
+from tests.commands import edufast, one_line
+
+COMMANDS = [
+    ("teach", "quickstart"),
+    ("train", "quickstart"),
+    ("compare", "quickstart"),
+    ("sweep", "quickstart"),
+    ("resume", "run"),
+    ("export", "run"),
+    ("merge", "a", "b", "-o", "c"),
+    ("bench", "kd"),
+    ("bench", "merge"),
+    ("bench", "train"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WORLD_SIZE", "2", "WORLD_SIZE is '2'; expected 1: a command trains in one process"),
+        ("EDUFAST_BACKEND", "cppp", "EDUFAST_BACKEND is 'cppp'; did you mean 'cpp'?"),
+    ],
+)
+def test_every_command_that_computes_checks_first(
+    command, name, value, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    text = one_line(edufast(*command, code=2))
+    assert text.startswith("edufast: ") and message in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_one_process_is_none_of_several(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    check_environment()
+
+
+@pytest.mark.parametrize("value", ["", "cpp", "reference", "triton"])
+def test_known_backends_pass(monkeypatch, value):
+    monkeypatch.setenv("EDUFAST_BACKEND", value)
+    check_environment()
+
+
+def test_other_errors_of_operators_are_told_too(monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("EDUFAST_CPU_ISA is 'x'; expected baseline")
+
+    monkeypatch.setattr("edufast.ops.merge_", broken)
+    with pytest.raises(UserError, match="EDUFAST_CPU_ISA is 'x'; expected baseline"):
+        check_environment()
+
+
+@pytest.mark.parametrize("value", ["quick", ""])
+def test_processes_refuse_an_unknown_instruction_set(tmp_path, value):
+    command = [sys.executable, "-m", "edufast", "train", "quickstart"]
+    environment = {**os.environ, "EDUFAST_CPU_ISA": value}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"edufast: EDUFAST_CPU_ISA is '{value}'; expected baseline, x86-64-v3")
+    assert list(tmp_path.iterdir()) == []
+
+
+PRINTS_HOW_OPENMP_WAITS = """
+import os, sys
+from edufast.cli import app
+import edufast.cli.train
+assert "torch" not in sys.modules
+edufast.cli.train.device_name = lambda name: print(os.environ["OMP_WAIT_POLICY"], name)
+app(["train", "quickstart", "--device", "x", "-o", "/dev/null/no"], standalone_mode=False)
+"""
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_processes_wait_passively_unless_the_user_says_otherwise(tmp_path, own):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    command = [sys.executable, "-c", PRINTS_HOW_OPENMP_WAITS]
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.stdout.split() == [own or "passive", "x"], process.stderr
