@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn, ParamSpec, TextIO, TypeVar
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.progress import message_console
 
 P = ParamSpec("P")
@@ -60,26 +61,6 @@ def say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def say_warnings() -> None:
-    """Print this package's warnings in one line each from now on, without its source code."""
-    usual, package = warnings.showwarning, Path(__file__).parents[1]
-
-    def shown(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if category is UserWarning and Path(filename).is_relative_to(package):
-            say(f"warning: {message}")
-        else:
-            usual(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = shown
-
-
 def show(what: Table) -> None:
     """Print ``what`` to standard output."""
     Console(markup=False).print(what)
@@ -98,6 +79,30 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         fail(f"{where}{error.strerror or error}", 1)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Within the block, this package's warnings are printed in one line each, without its source
+    code."""
+    usual, package = warnings.showwarning, Path(__file__).parents[1]
+
+    def shown(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(package):
+            say(f"warning: {one_line(message)}")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():  # gives the function back
+        warnings.showwarning = shown
+        yield
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -20,8 +20,8 @@ class Interrupted(Exception):
     """The user asked to stop (Ctrl-C); what was done so far is saved."""
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, with line breaks replaced by spaces."""
+def one_line(error: BaseException | str) -> str:
+    """The message of an error or a warning, with line breaks replaced by spaces."""
     return " ".join(str(error).split())
 
 

@@ -9,9 +9,12 @@ import torch
 import typer
 from rich.console import Console
 
-import edufast
-from edufast.cli.common import device_name, fail, say_warnings, table, user
+from edufast.cli import common
+from edufast.cli.common import device_name, fail, table, user, warnings_in_one_line
 from edufast.utils.errors import TrainingError, UserError
+from tests.commands import edufast
+
+OURS = os.path.abspath(common.__file__)
 
 
 @pytest.mark.parametrize("present", [True, False])
@@ -67,13 +70,14 @@ def test_what_the_file_system_refuses_is_one_line(number, message, capsys):
 def test_warnings_of_the_package_are_one_line_and_others_as_ever(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *found: others.append(found[0]))
     others = []
-    say_warnings()
-    ours = os.path.abspath(edufast.__file__)
-    warnings.showwarning(UserWarning("3 files [left] out"), UserWarning, ours, 1)
-    assert capsys.readouterr().err == "warning: 3 files [left] out\n" and not others
-    warnings.showwarning("a user's", UserWarning, "mine.py", 1)
-    warnings.showwarning("outdated", DeprecationWarning, ours, 1)
-    assert others == ["a user's", "outdated"] and not capsys.readouterr().err
+    before = warnings.showwarning
+    with warnings_in_one_line():
+        warnings.showwarning(UserWarning("3 files [left]\n  out"), UserWarning, OURS, 1)
+        assert capsys.readouterr().err == "warning: 3 files [left] out\n" and not others
+        warnings.showwarning("a user's", UserWarning, "mine.py", 1)
+        warnings.showwarning("outdated", DeprecationWarning, OURS, 1)
+        assert others == ["a user's", "outdated"] and not capsys.readouterr().err
+    assert warnings.showwarning is before
 
 
 def test_other_errors_pass():
@@ -97,3 +101,12 @@ def test_only_one_column_of_a_table_takes_several_lines(capsys):
     first, *rest = capsys.readouterr().out.splitlines()[2:]
     assert first.split("   ")[:2] == ["grades-without-teachers", "84.2 ± 1.3 %"]
     assert rest and all(not line[:38].strip() for line in rest)
+
+
+def test_a_command_prints_warnings_so(monkeypatch):
+    def warn(*_):
+        warnings.warn_explicit("look out", UserWarning, OURS, 1)
+        raise UserError("over")
+
+    monkeypatch.setattr("edufast.experiments.recipe.load_recipe", warn)
+    assert edufast("recipes", "x", code=2).stderr == "warning: look out\nedufast: over\n"
