@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edufast.cli import about, bench, files, train
-from edufast.cli.common import warnings_in_one_line
+from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
 
@@ -32,6 +32,7 @@ def main(
     ] = False,
 ) -> None:
     """Education distillation: big expert classifiers into a small edge model, fast."""
+    tolerate_any_locale()
     context.with_resource(warnings_in_one_line())
     context.with_resource(signals_as_interrupt())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,9 +78,22 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
         return function(*arguments, **keywords)
     except UserError as error:
         fail(str(error), 2)
+    except UnicodeEncodeError as error:
+        text = error.object[error.start : error.end]
+        fail(
+            f"{text!r} cannot be written in this locale, whose encoding is "
+            f"{sys.getfilesystemencoding()}; expected UTF-8, for instance by PYTHONUTF8=1",
+            2,
+        )
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         fail(f"{where}{error.strerror or error}", 1)
+
+
+def tolerate_any_locale() -> None:
+    """Let characters that standard output cannot have appear as escapes, not end the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -301,10 +301,10 @@ def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool
 
     summary = _attempt(folder, run_sweep, config, folder, jobs, console)
     # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
-    from edufast.experiments.report.sweep import note, to_json
+    from edufast.experiments.report.sweep import note
 
     if as_json:
-        print(to_json(summary), end="")
+        print(json.dumps(summary.to_dict()))
         return
     console.print(sweep_table(summary))
     say(note(summary))

@@ -1,16 +1,22 @@
 """What the commands share."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch
 import typer
+import yaml
 from rich.console import Console
 
 from edufast.cli import common
 from edufast.cli.common import device_name, fail, table, user, warnings_in_one_line
+from edufast.models.weights import ModelInfo, read_info, save_model
+from edufast.models.zoo import create_model
 from edufast.utils.errors import TrainingError, UserError
 from tests.commands import edufast
 
@@ -110,3 +116,51 @@ def test_a_command_prints_warnings_so(monkeypatch):
 
     monkeypatch.setattr("edufast.experiments.recipe.load_recipe", warn)
     assert edufast("recipes", "x", code=2).stderr == "warning: look out\nedufast: over\n"
+
+
+POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+
+
+def in_posix_locale(folder, *arguments):
+    """A command in a locale of ASCII, which has no traceback; returns what it ends with."""
+    process = subprocess.run(
+        [sys.executable, "-m", "edufast", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | POSIX,
+        capture_output=True,
+        text=True,
+        encoding="ascii",
+    )
+    assert "Traceback" not in process.stderr, process.stderr
+    return process
+
+
+def test_processes_in_a_locale_without_the_names_end_in_one_line(tmp_path, folder):
+    recipe = tmp_path / "rezept-ü.yaml"
+    content = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"name": "größe"}
+    recipe.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    told = in_posix_locale(tmp_path, "recipes", recipe)
+    assert told.returncode == 0 and "gr\\xf6\\xdfe" in told.stdout
+    refused = in_posix_locale(tmp_path, "train", recipe)
+    assert refused.returncode == 2
+    message = (
+        "'\\xf6\\xdf' cannot be written in this locale, whose encoding is ascii; expected UTF-8"
+    )
+    assert message in " ".join(refused.stderr.split())
+    for options in (("--set", "name=größer"), ("--set", "student.model=größer")):
+        process = in_posix_locale(tmp_path, "train", recipe, *options)
+        assert process.returncode == 2 and "not valid YAML" in process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rezept-ü.yaml"]
+
+
+def test_processes_in_a_posix_locale_write_to_paths_of_any_name(tmp_path):
+    weights = tmp_path / "gewichte-ü.safetensors"
+    names = tuple("äöü")
+    info = ModelInfo("resnet8", names, (0, 1, 2), "digits", 8, (0.3,) * 3, (0.2,) * 3, 0.5, 0, 0.0)
+    save_model(weights, create_model("resnet8", 3), info)
+    merged, exported = tmp_path / "mittel-ü.safetensors", tmp_path / "schüler.onnx"
+    assert in_posix_locale(tmp_path, "merge", weights, weights, "-o", merged).returncode == 0
+    assert read_info(merged).classes == names
+    process = in_posix_locale(tmp_path, "export", merged, "-o", exported, "--json")
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["path"].endswith(".onnx") and exported.is_file()
