@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import dataclass
 
 import torch
 
 import edufast
+from edufast.utils.threads import available_threads
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _operators(cuda: bool) -> list[Check]:
         built += f", sanitizers {_native.sanitize}"
     return [
         Check("operators", hasattr(torch.ops.edufast, "kd_loss"), built, needed=True),
-        Check("CPU kernels", True, f"{_native.cpu_isas}; {os.cpu_count()} processors"),
+        Check("CPU kernels", True, f"{_native.cpu_isas}; {available_threads()} processors"),
         Check("CUDA kernels", _native.cuda.startswith("nvcc"), _native.cuda),
         *(
             Check(

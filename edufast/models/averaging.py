@@ -193,8 +193,7 @@ def average_files(
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the first; the message names the
-            file and the tensor. Or ``out`` exists and is no
-            regular file.
+            file and the tensor. Or ``out`` exists and is no regular file.
     """
     files = [Path(path) for path in paths]
     shares = _shares(files, weights)

@@ -126,7 +126,7 @@ print(int(rows.read(everything)[1].sum()), int(rows.stored().sum()))
 """
 
 
-def test_a_file_shortened_while_it_is_open_does_not_end_the_process(tmp_path):
+def test_processes_go_on_when_a_file_is_shortened_while_it_is_open(tmp_path):
     command = [sys.executable, "-c", SHORTENED, tmp_path / "rows"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
