@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
-    PositiveInt,
     TypeAdapter,
     ValidationError,
 )
@@ -32,7 +31,10 @@ from edufast.utils.registry import is_import_path
 INFO = "edufast"  # key of a file's metadata
 _HASH = "sha256"  # key of what it says there
 
-_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Within what float32 divides by, and what memory holds.
+_Deviation = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
+_ImageSize = Annotated[int, Field(gt=0, le=4096)]
+_ClassId = Annotated[int, Field(ge=0, lt=1_000_000)]
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class ModelInfo:
 
     model: str
     classes: tuple[str, ...]
-    class_ids: tuple[NonNegativeInt, ...]
+    class_ids: tuple[_ClassId, ...]
     data: str
-    image_size: PositiveInt
+    image_size: _ImageSize
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     std: tuple[_Deviation, _Deviation, _Deviation]
     accuracy: float

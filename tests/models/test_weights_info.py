@@ -101,3 +101,24 @@ def test_a_file_keeps_what_is_known_as_plain_text(tmp_path: Path) -> None:
     with safe_open(path, framework="np") as file:
         fields = json.loads(file.metadata()["edufast"])
     assert fields["classes"] == ["a", "b"] and fields["model"] == "resnet8"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 10**9),
+        ("image_size", 0),
+        ("class_ids", (10**30, 2)),
+        ("class_ids", (-1, 2)),
+        ("std", (1e-320, 1.0, 1.0)),
+        ("mean", (float("inf"), 0.0, 0.0)),
+    ],
+)
+def test_values_that_no_model_can_have_are_refused_by_name(tmp_path: Path, key, value) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, create_model("resnet8", 2), INFO)
+    text = json.dumps({**vars(INFO), key: value})
+    save_file(load_file(path), path, {"edufast": text})
+    with pytest.raises(UserError, match=f"describes its model wrongly: {key}: ") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
