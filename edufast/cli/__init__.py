@@ -45,8 +45,8 @@ for command in (
     train.resume,
     files.export,
     files.merge,
+    about.recipes,
 ):
     app.command()(computes(command))
-app.command()(about.recipes)
-app.command()(about.doctor)
+app.command()(about.doctor)  # tells what is wrong, too
 app.add_typer(bench.bench, name="bench")

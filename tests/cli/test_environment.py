@@ -18,6 +18,7 @@ COMMANDS = [
     ("resume", "run"),
     ("export", "run"),
     ("merge", "a", "b", "-o", "c"),
+    ("recipes", "quickstart"),
     ("bench", "kd"),
     ("bench", "merge"),
     ("bench", "train"),
