@@ -10,6 +10,7 @@ import typer
 
 from edufast.cli.common import JsonOption, fail, say, user
 from edufast.cli.options import path_of, text_of
+from edufast.utils.errors import one_line
 
 
 def export(
@@ -65,6 +66,8 @@ def export(
         report = user(export_trained, network, info, images, path)
     except ExportError as error:
         fail(str(error), 1)
+    except ValueError as error:  # the images do not fit the model
+        fail(f"{weights}: {one_line(error)}", 2)
     if as_json:
         print(json.dumps({"event": "export", **report.to_dict()}))
     else:

@@ -14,6 +14,7 @@ from edufast.data import ClassSampler, DataSet, Loader, Samples
 from edufast.edge.export import ExportReport, export
 from edufast.edge.onnx import load_onnxruntime
 from edufast.models.weights import ModelInfo
+from edufast.utils.errors import UserError
 
 VERIFY_SAMPLES = 256  # validation images on which an export is compared with PyTorch
 
@@ -47,7 +48,16 @@ def validation_images(
     Returns:
         The images (N, H, W, 3) uint8, cropped and resized as in validation; and (N,) int64, the
         position of each image's class among the model's logits.
+
+    Raises:
+        UserError: there is no image of a class that the model knows.
     """
+    missing = sorted(set(info.class_ids) - set(data.val.labels.tolist()))
+    if missing:
+        raise UserError(
+            f"{data.name} has no validation image of class {missing[0]}, which the model knows; "
+            "expected the data set that it was trained on"
+        )
     known = ClassSampler(data.val.labels, info.class_ids)(0)
     index = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
     images = data.val.images

@@ -1,6 +1,7 @@
 """Commands on files of weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -8,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edufast.data import load_dataset
+from edufast.data import Samples, load_dataset
 from edufast.models.weights import ModelInfo, save_model
 from edufast.models.zoo import create_model
-from tests.commands import edufast
+from tests.commands import edufast, one_line
 
 
 def save(path, data, model="resnet8", classes=range(6)):
@@ -49,6 +50,20 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path, monkeypatch):
     result = edufast("export", "nowhere.safetensors", code=2)
     assert result.stderr.startswith("edufast: no model at nowhere.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_fit_the_model_are_told_in_one_line(data, tmp_path, monkeypatch):
+    weights = save(tmp_path / "t.safetensors", data)
+    few = replace(data, val=Samples(data.val.images[:8], data.val.labels[:8]))
+    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: few)
+    text = one_line(edufast("export", weights, code=2))
+    assert f"{data.name} has no validation image of class 1, which the model knows" in text
+    one = replace(data, val=Samples(data.val.images[:1], data.val.labels[:1]))
+    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: one)
+    weights = save(tmp_path / "one.safetensors", data, classes=[int(data.val.labels[0])])
+    text = one_line(edufast("export", weights, code=2))
+    assert text.startswith(f"edufast: {weights}: samples must be uint8 (N >= 2")
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_merge_averages_models(data, tmp_path):
