@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from edufast.data.class_map import ClassMap
-from edufast.models.cutting import Fragment, cut, truncate
+from edufast.models.cutting import Fragment, truncate
 from edufast.models.feature_taps import pooled
 from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
 from edufast.student.optimizer import copy_rows, follow_growth
+from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.flops import TRAINING_FACTOR
 
 
@@ -61,14 +61,12 @@ class Student(nn.Module):
         check_kind(head)
         if head_width is not None and (not isinstance(head_width, int) or head_width < 1):
             raise ValueError(f"head_width={head_width!r}: expected a positive integer")
-        self.cutting = cut(model, grades, input_size=input_size, cuts=cuts)
-        self._current, self._image_size = self.cutting, cast(int | None, None)
+        self.cutting = SizedCutting(model, grades, input_size, cuts)
         self.model = model
         self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments
         self.head: ReferenceHead | None = None
         self.head_kind: Kind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
-        self.input_size = tuple(input_size)
         self.seed = seed
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
@@ -79,40 +77,31 @@ class Student(nn.Module):
     def fragments(self) -> tuple[Fragment, ...]:
         """All fragments, grown or not, with their names, and with their FLOPs and output shapes for
         the current image size."""
-        return self._current.fragments
+        return self.cutting.current.fragments
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Shape of one image, as the graduate takes it."""
+        return self.cutting.input_size
 
     @property
     def image_size(self) -> int | None:
-        """Height and width to which images are reduced first; None: they are taken as they are.
-
-        The graduate takes images as they are. Reduced by bilinear interpolation with antialiasing.
+        """Height and width to which the student reduces its images; None: they stay as they are.
 
         Raises:
             UserError: the model does not take images of this size.
             ValueError: it is larger than that of ``input_size``.
         """
-        return self._image_size
+        return self.cutting.image_size
 
     @image_size.setter
     def image_size(self, size: int | None) -> None:
-        channels, *full = self.input_size
-        if size is not None and not (len(full) == 2 and 1 <= size <= min(full)):
-            raise ValueError(
-                f"image_size is {size}; expected at most that of the student's images, "
-                f"{self.input_size}"
-            )
-        if size is None or [size, size] == full:
-            self._current, self._image_size = self.cutting, None
-        elif size != self._image_size:
-            cuts = [piece.name for piece in self.cutting.fragments[:-1]]
-            shape = channels, size, size
-            self._current = cut(self.model, len(cuts) + 1, input_size=shape, cuts=cuts)
-            self._image_size = size
+        self.cutting.image_size = size
 
     @property
     def classifier(self) -> nn.Linear:
         """The model's last layer; if it is a 1x1 ``nn.Conv2d``, its weight has two more axes."""
-        return cast(nn.Linear, self.model.get_submodule(self.cutting.classifier))
+        return cast(nn.Linear, self.model.get_submodule(self.cutting.whole.classifier))
 
     @property
     def num_classes(self) -> int:
@@ -174,7 +163,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x = self._reduced(x)
+        x = self.cutting.reduced(x)
         for depth in range(1, self.grown + 1):
             x = self._run(depth, x)
         return self.read(x, self.grown)
@@ -199,7 +188,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x, heads = self._reduced(x), self._heads()
+        x, heads = self.cutting.reduced(x), self._heads()
         logits, features = [], []
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
@@ -211,7 +200,7 @@ class Student(nn.Module):
                 embedding = heads[depth].embed(x)
                 logits.append(heads[depth].linear(embedding))
         if self.grown == len(self.fragments):
-            *body, classifier = self._current.closing
+            *body, classifier = self.cutting.current.closing
             for piece in body:
                 x = piece(self.model, x)
                 embedding = _channels_in_place(x, piece)
@@ -229,7 +218,7 @@ class Student(nn.Module):
         """
         pieces = list(self.fragments[: self.grown])
         if self.grown == len(self.fragments):
-            pieces[-1:] = [piece for piece in self._current.closing[:-1] if piece.places > 1]
+            pieces[-1:] = [piece for piece in self.cutting.current.closing[:-1] if piece.places > 1]
         shapes = [_channels_in_place(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
         return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
@@ -328,7 +317,7 @@ class Student(nn.Module):
         for depth in exits:
             if 0 < depth < len(self.fragments):
                 # A grid has as many cells for smaller images.
-                cutting = self.cutting if self.head_kind == "grid" else self._current
+                cutting = self.cutting.whole if self.head_kind == "grid" else self.cutting.current
                 last, classes = cutting.fragments[depth - 1], self.classes or self.num_classes
                 sizes = (last.channels, last.size, self.head_width, classes)
                 total += head_flops(*sizes, self.head_kind)
@@ -375,7 +364,7 @@ class Student(nn.Module):
         head = self._heads().get(depth)
         if head is None:
             graduate = copy.deepcopy(self.model).eval()
-            _permute_rows(graduate.get_submodule(self.cutting.classifier), order)
+            _permute_rows(graduate.get_submodule(self.cutting.whole.classifier), order)
         else:
             cut_at = self.fragments[depth - 1].name
             graduate = truncate(self.model, cut_at, head, input_size=self.input_size)
@@ -393,12 +382,6 @@ class Student(nn.Module):
             return fragment(self.model, x)
         return fragment.eval(self.model, x).detach()
 
-    def _reduced(self, images: Tensor) -> Tensor:
-        if self.image_size is None:
-            return images
-        size = self.image_size, self.image_size
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
-
     def _heads(self) -> dict[int, ReferenceHead]:
         """The heads that exist, by the number of fragments below them."""
         heads = {int(depth): cast(ReferenceHead, head) for depth, head in self.exits.items()}
@@ -411,12 +394,12 @@ class Student(nn.Module):
         """Number of features that the last linear layer reads after ``depth`` fragments."""
         if depth == len(self.fragments):
             return self.classifier.weight.shape[1]
-        last = self.cutting.fragments[depth - 1]
+        last = self.cutting.whole.fragments[depth - 1]
         return head_width(last.channels, last.size, self.head_width, self.head_kind)
 
     def _new_head(self, depth: int, classes: int) -> ReferenceHead:
         stage = repr((self.seed, depth, classes)).encode()
-        last = self.cutting.fragments[depth - 1]
+        last = self.cutting.whole.fragments[depth - 1]
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             # Not torch.manual_seed, which would also seed the accelerators.
             torch.default_generator.manual_seed(zlib.crc32(stage))
@@ -436,18 +419,6 @@ class Student(nn.Module):
         for name, parameter in self.named_parameters():
             if id(parameter) in tied or not name.startswith("model."):
                 yield name, parameter
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Traced code cannot be pickled: keep the cuts, and trace again when it is loaded.
-        cuts = [piece.name for piece in self.fragments[:-1]]
-        return {**self.__dict__, "cutting": cuts, "_current": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        cuts = state["cutting"]
-        self.cutting = cut(self.model, len(cuts) + 1, input_size=self.input_size, cuts=cuts)
-        self._current, self._image_size = self.cutting, None
-        self.image_size = state["_image_size"]
 
     def __repr__(self) -> str:
         total = sum(fragment.flops for fragment in self.fragments)
