@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from edufast.experiments.budget import within_budget
+from edufast.experiments.cost import expected_cost
 from edufast.experiments.events import ResultEvent
+from edufast.experiments.pace import expected_duration
 from edufast.experiments.report import write_report
+from edufast.experiments.report.format import seconds
 from edufast.experiments.run_folder import RunConfig
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student, train_student
@@ -20,6 +24,7 @@ from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import Interrupted
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
+_LONG = 2e12  # FLOPs: half a minute of a slow machine
 
 
 def run(config: RunConfig, path: Path, console: Console | None = None) -> Results:
@@ -45,11 +50,33 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
 
 
 def _carry_out(setup: Setup) -> Results:
+    _announce(setup)
     results = train(setup, teach(setup))
     if setup.config.export and "education" in setup.config.methods:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
         export_student(setup, *loaded, "student.onnx")
     return results
+
+
+def _announce(setup: Setup) -> None:
+    """Say how long a run that begins will take, unless that is soon seen."""
+    config, log = setup.config, setup.folder.log()
+    if log.teachers or log.methods or "education" not in config.methods:
+        return
+    cost = expected_cost(setup.recipe, setup.data)
+    if cost is None or cost.flops < _LONG:
+        return
+    untaught = [
+        0 if setup.teacher_file(k).exists() else flops
+        for k, flops in enumerate(cost.teaching_flops)
+    ]
+    cost = replace(cost, teaching_flops=tuple(untaught))
+    one = expected_duration(setup.recipe, cost, setup.data.image_size, config.device)
+    total = one.teaching + one.learning * len(config.seeds)
+    setup.console.print(
+        f"this takes about {seconds(total)} on this machine, {seconds(one.teaching)} of them for "
+        "teachers; baselines and validation come on top"
+    )
 
 
 def _report(setup: Setup) -> None:
