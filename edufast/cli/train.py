@@ -202,6 +202,14 @@ def sweep(
         str | None, typer.Option(help="Only these variants, separated by semicolons.")
     ] = None,
     equal: EqualOption = "samples",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache",
+            help="Keep the teachers' logits in the folder, for all students that learn from them. "
+            "Takes a training.augment that can be counted: pad and flip, or replay.",
+        ),
+    ] = False,
     jobs: JobsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -223,6 +231,7 @@ def sweep(
         data_seeds=data_seeds,
         equal=_known("--equal", equal, get_args(Equal)),
         device=user(device_name, device),
+        cache=cache,
     )
     _carry_out_sweep(config, out or Path("runs") / f"{parsed.name}-sweep", jobs, as_json)
 

@@ -32,6 +32,8 @@ class SweepConfig(Section):
             education distillation by the same variant, for "time" to the first variant that is
             one.
         device: "cpu" or a CUDA device.
+        cache: keep the teachers' logits in the folder, for all students of the same teachers whose
+            algorithm reads logits only.
         only: variants that are trained; None: all. The others are of earlier sweeps in the folder.
         recipe: with its variants.
     """
@@ -41,6 +43,7 @@ class SweepConfig(Section):
     data_seeds: PositiveInt = 1
     equal: Equal = "samples"
     device: str = "cpu"
+    cache: bool = False
     only: tuple[VariantName, ...] | None = None
     recipe: Recipe
 

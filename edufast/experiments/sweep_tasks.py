@@ -101,6 +101,7 @@ class StudentTask:
         recipe: of the variant, with the files of its teachers' weights.
         teachers: those files that other tasks make.
         reference: folder of the run whose training time this one gets, if any.
+        cache: folder of its teachers' logits, if they are kept.
     """
 
     variant: str
@@ -112,6 +113,7 @@ class StudentTask:
     device: str
     teachers: tuple[Path, ...]
     reference: Path | None = None
+    cache: Path | None = None
 
     @property
     def name(self) -> str:
@@ -132,6 +134,7 @@ class StudentTask:
             device=self.device,
             export=False,
             recipe=self.recipe,
+            cache=self.cache,
         )
 
     def done(self) -> bool:
@@ -209,6 +212,7 @@ def plan_tasks(config: SweepConfig, folder: Path) -> SweepTasks:
                     equal=config.equal,
                     device=config.device,
                     teachers=tuple(task.product for task in tasks),
+                    cache=_cache(recipe, folder) if config.cache and variant.caches else None,
                 )
             )
     if config.equal == "time":
@@ -222,6 +226,11 @@ class _Variant:
     method: MethodName
     recipe: Recipe
     teachers: Sequence[int]  # positions of those that it learns from
+
+    @property
+    def caches(self) -> bool:
+        """Whether stored logits are all that it asks its teachers for."""
+        return bool(self.teachers) and not self.recipe.create_algorithm().reads_features
 
 
 def _planned(config: SweepConfig, name: str) -> _Variant:
@@ -243,6 +252,17 @@ def _seeded(recipe: Recipe, seed: int, config: SweepConfig) -> Recipe:
             "data": recipe.data.model_copy(update=data),
         }
     )
+
+
+def _cache(recipe: Recipe, folder: Path) -> Path:
+    """Folder of the logits of its teachers, named by all that determines them."""
+    teachers = [
+        str(teacher.weights or TeacherTask(recipe, k, folder, "cpu").product.name)
+        for k, teacher in enumerate(recipe.teachers)
+    ]
+    views = recipe.training.model_dump(mode="json", include={"augment", "precision"})
+    determined_by = json.dumps([teachers, recipe.data.model_dump(mode="json"), views])
+    return (folder / "caches" / hashlib.sha256(determined_by.encode()).hexdigest()[:12]).absolute()
 
 
 def _with_weights(recipe: Recipe, tasks: Sequence[TeacherTask]) -> Recipe:

@@ -66,6 +66,23 @@ def test_teachers_are_trained_once_for_all_variants(swept):
     assert not list((out / "runs").glob("*/teachers"))
 
 
+def test_logits_are_kept_for_all_students_of_the_same_teachers(recipe):
+    out = recipe.parent / "cached"
+    arguments = "sweep", recipe, "--out", out, "--only", "kd", "--cache", "--json"
+    first = json.loads(edufast(*arguments, "--seeds", 1).stdout)
+    (header,) = (out / "caches").glob("*/header.json")
+    table = header.with_name("teacher2.logits")
+    asked = table.read_bytes()
+    assert any(asked)
+    second = json.loads(edufast(*arguments, "--seeds", 2).stdout)
+    kd = [entries(summary)["kd"]["accuracy"]["values"] for summary in (first, second)]
+    assert kd[1][0] == kd[0][0] and len(kd[1]) == 2
+    # The second student asked for further views, and what was kept stays.
+    more = table.read_bytes()
+    assert more != asked and len(more) == len(asked)
+    assert all(new == old for old, new in zip(asked, more, strict=True) if old)
+
+
 def test_what_is_finished_stays_and_seeds_can_be_added(swept, recipe):
     out, _ = swept
     before = {path: path.read_bytes() for path in (out / "runs").glob("*/metrics.jsonl")}

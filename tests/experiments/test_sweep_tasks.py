@@ -52,6 +52,25 @@ def test_equal_time_waits_for_its_reference(recipe, tmp_path):
         plan_tasks(SweepConfig(recipe=only, seeds=2, equal="time"), tmp_path)
 
 
+def test_students_of_the_same_teachers_share_their_logits(recipe, tmp_path):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    features = {"algorithm": {"name": "at"}}
+    variants = {
+        "a": {}, "b": {"training.lr": 0.2}, "other teachers": {"teacher_epochs": 2},
+        "other views": {"training.augment.pad": 2}, "no teachers": {"method": "grades"},
+        "features": features,
+    }  # fmt: skip
+    both = base.model_copy(update={"variants": variants})
+    config = SweepConfig(recipe=both, seeds=2, teacher_seeds=2, cache=True)
+    caches = {task.name: task.cache for task in plan_tasks(config, tmp_path).students}
+    assert caches["a, seed 0"] == caches["b, seed 0"] and caches["a, seed 0"].is_absolute()
+    assert caches["no teachers, seed 0"] is caches["features, seed 0"] is None
+    others = [caches[f"{name}, seed 0"] for name in ("other teachers", "other views")]
+    assert len({caches["a, seed 0"], caches["a, seed 1"], *others}) == 4
+    without = config.model_copy(update={"cache": False})
+    assert {task.cache for task in plan_tasks(without, tmp_path).students} == {None}
+
+
 def test_two_variants_of_one_folder_are_refused(recipe, tmp_path):
     base = parse_recipe(yaml.safe_load(recipe.read_text()))
     alike = base.model_copy(update={"variants": {"a b": {}, "a/b": {"training.lr": 0.2}}})
