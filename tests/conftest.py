@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: on a busy machine, threads that spin turn seconds into minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 from tests.fast import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
