@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,28 +119,6 @@ def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[s
             f"{path} does not fit this training: {_brief(error)}; expected one that this run "
             "saved. Without the file, the training begins again"
         ) from error
-
-
-def check_progress(progress: Mapping[str, Any], **limits: int) -> None:
-    """Check the numbers of a state: counts of things and seconds, none negative.
-
-    Args:
-        progress: by name; those of phases in a dictionary.
-        limits: the largest possible values of some.
-
-    Raises:
-        ValueError: one cannot be; the message names it.
-    """
-    numbers = {**progress, **progress["phases"]}
-    del numbers["phases"]
-    for name, value in numbers.items():
-        is_count = name in limits or name in ("samples", "student_flops", "teacher_flops")
-        if type(value) is not int and (is_count or not isinstance(value, float)):
-            expected = "an integer" if is_count else "a number"
-            raise ValueError(f"{name} is {value!r}; expected {expected}")
-        if (value < 0 and name != "loss_sum") or value > limits.get(name, value):
-            bound = f"0 to {limits[name]}" if name in limits else "at least 0"
-            raise ValueError(f"{name} is {value!r}; expected {bound}")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

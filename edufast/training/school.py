@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,6 @@ from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
 from edufast.training.checkpoint import (
-    check_progress,
     load_optimizer,
     restore,
     save_checkpoint,
@@ -29,6 +27,7 @@ from edufast.training.evaluation import Accuracy, evaluate
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
 from edufast.training.growth import Growth
 from edufast.training.loaders import training_batches, validation_batches
+from edufast.training.progress import Progress
 from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
@@ -38,38 +37,6 @@ from edufast.utils.registry import call_user
 from edufast.utils.signals import deferred_interrupt
 
 LOG_EVERY = 20  # steps between reads of the loss; each read waits for the device
-
-
-@dataclass
-class Progress:
-    """Where a training stands and what it has cost so far; saved in every checkpoint."""
-
-    grade: int = 0
-    epoch: int = 0  # within the grade
-    step: int = 0  # within the epoch
-    loss_sum: float = 0.0  # over the steps of the epoch, where it was interrupted
-    samples: int = 0
-    student_flops: int = 0
-    teacher_flops: int = 0
-    accuracy: float = math.nan
-    seconds: float = 0.0
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def data_wait(self) -> float:
-        """Share of the time outside validation that was spent waiting for batches."""
-        spent = self.seconds - self.phases.get("validation", 0.0)
-        return self.phases.get("data", 0.0) / spent if spent > 0 else 0.0
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent in the block to the phase ``name``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.phases[name] = self.phases.get(name, 0.0) + spent
 
 
 class GradePlan(NamedTuple):
@@ -435,9 +402,7 @@ class School:
             )
         at = Progress(**state["progress"])
         current = self.plans[min(at.grade, len(self.plans) - 1)]
-        check_progress(
-            asdict(at), grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader)
-        )
+        at.check(grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader))
         if state["begun"] not in (at.grade, at.grade + 1):
             raise ValueError(f"begun is {state['begun']}; expected {at.grade} or {at.grade + 1}")
         self.progress = at
