@@ -178,12 +178,11 @@ __device__ __forceinline__ DivergenceResult<Real> dkd(const Pair<Real>& s, Real 
 }
 
 template <Divergence D, class Real>
-__device__ __forceinline__ DivergenceResult<Real> divergence(const Pair<Real>& s,
-                                                             Real first, Real second) {
+__device__ __forceinline__ DivergenceResult<Real> divergence(const Pair<Real>& s, Real first,
+                                                             Real second) {
   if constexpr (D == Divergence::ForwardKL) return forward_kl(s);
   if constexpr (D == Divergence::ReverseKL) return reverse_kl(s);
-  if constexpr (D == Divergence::JS)
-    return js(s.sums.z_sum, s.sums.t_sum, first, second);
+  if constexpr (D == Divergence::JS) return js(s.sums.z_sum, s.sums.t_sum, first, second);
   if constexpr (D == Divergence::DKD) return dkd(s, first, second);
 }
 

@@ -22,7 +22,7 @@ struct Group {
   Layout<Vectors> layout;
   RowCache<Real, Vectors> cache;
   int lane, warp, warps;
-  int parity = 0;                // which half of tables.block is next
+  int parity = 0;                 // which half of tables.block is next
   Real q_share = 0, p_share = 0;  // of the mixture: beta and 1 - beta
 
   __device__ Group(const KDLoss& problem, const Launch& launch, char* memory)
@@ -137,8 +137,7 @@ struct Group {
     const auto within = [](double x, double low, double high) { return x >= low && x <= high; };
     const double* term = p.numbers + p.num_teachers;  // alpha, label_smoothing, divergence_params
     bool right = within(term[0], 0, 1) && term[1] >= 0 && term[1] < 1;
-    if (lane < p.num_teachers)
-      right = right && within(p.numbers[lane], 1 / kMaxNumber, kMaxNumber);
+    if (lane < p.num_teachers) right = right && within(p.numbers[lane], 1 / kMaxNumber, kMaxNumber);
     if constexpr (kMixture) right = right && term[2] >= 1 / kMaxNumber && term[2] < 1;
     else
       for (int i = 0; i < traits_of(D).params; ++i)

@@ -81,7 +81,8 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
         pair.t_label = logit_at<Real>(t, label);
       }
     }
-    const auto d = divergence<Group::kDivergence>(pair, g.divergence_param(0), g.divergence_param(1));
+    const auto d = divergence<Group::kDivergence>(pair, g.divergence_param(0),
+                                                  g.divergence_param(1));
     const Real temperature = g.temperature(g.lane);
     const Real share = (1 - alpha) * r.weight;
     // d (T^2 D) / d logit = T dD / d (logit / T)
@@ -98,9 +99,9 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
   h.loss = warp_sum(loss);
   h.label = warp_sum(at_label);
   if (alpha != 0)
-    h.loss += alpha *
-              cross_entropy<Real>(h, g.tables.total[0], logit_at<Real>(g.student_row(row), label),
-                                  p.classes, g.smoothing(), alpha * gradient_scale);
+    h.loss += alpha * cross_entropy<Real>(h, g.tables.total[0],
+                                          logit_at<Real>(g.student_row(row), label), p.classes,
+                                          g.smoothing(), alpha * gradient_scale);
   __syncwarp();
   if (g.lane == 0) *g.tables.header = h;
 }

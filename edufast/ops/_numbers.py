@@ -81,11 +81,13 @@ def one_for_each_teacher(
     """K temperatures from one, or from K of them."""
     if isinstance(temperature, Tensor) and temperature.dim() == 1:
         temperature = temperature.unbind()
-    if isinstance(temperature, (int, float, Tensor)):
-        temperatures = [number("temperature", temperature, student)] * teachers
-    else:
-        temperatures = [number("temperature", t, student) for t in temperature]
-    if len(temperatures) != teachers or not all(fits(t, is_temperature) for t in temperatures):
+    one = isinstance(temperature, (int, float, Tensor))
+    given: Sequence[Number] = [temperature] if one else temperature  # type: ignore[list-item, assignment]
+    temperatures = [number("temperature", t, student) for t in given]
+    right = all(fits(t, is_temperature) for t in temperatures)
+    if one:
+        temperatures *= teachers
+    if len(temperatures) != teachers or not right:
         raise ValueError(
             f"temperature is {temperature}; expected one number from 1e-18 to 1e18, or {teachers} "
             "of them"

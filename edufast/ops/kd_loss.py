@@ -138,6 +138,7 @@ def kd_loss(
     )  # fmt: skip
     name = select_backend(backend, student)
     if name == "reference":
+        p.check()
         return reference(p)
     return differentiable_loss(_fused(name), p, p.student, *p.teachers)
 
@@ -171,11 +172,12 @@ def kd_loss_and_grad(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    p = kd_loss_arguments(student, teachers, labels, **options)
+    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
     if p.reduction == REDUCTIONS["none"] or p.teacher_grad:
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     name = select_backend(backend, student)
     if name == "reference":
+        p.check()
         # torch.func, unlike torch.autograd, is traced by torch.compile.
         both = torch.func.grad_and_value(lambda logits: reference(p._replace(student=logits)))
         grad, loss = both(student.detach().to(gradient_dtype(student)))
@@ -191,7 +193,9 @@ def kd_loss_arguments(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    return _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p.check()
+    return p
 
 
 def _laid_out(
@@ -210,6 +214,7 @@ def _laid_out(
     reduction: str,
     teacher_grad: bool,
 ) -> KDLoss:
+    """The operator's arguments, which it will check."""
     teachers = list(teachers)
     divergence_number = choice("divergence", divergence, DIVERGENCES)
     weights = None
@@ -232,7 +237,7 @@ def _laid_out(
         numbers.check(len(teachers), divergence)
         numbers = NO_FLOATS
     floats: dict[str, Any] = numbers._asdict()
-    p = KDLoss(
+    return KDLoss(
         student=student,
         teachers=teachers,
         labels=labels,
@@ -247,5 +252,3 @@ def _laid_out(
         **floats,
         numbers=numbers_tensor,
     )
-    p.check()
-    return p
