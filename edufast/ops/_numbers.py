@@ -81,12 +81,12 @@ def one_for_each_teacher(
     """K temperatures from one, or from K of them."""
     if isinstance(temperature, Tensor) and temperature.dim() == 1:
         temperature = temperature.unbind()
-    one = isinstance(temperature, (int, float, Tensor))
-    given: Sequence[Number] = [temperature] if one else temperature  # type: ignore[list-item, assignment]
-    temperatures = [number("temperature", t, student) for t in given]
+    if isinstance(temperature, (int, float, Tensor)):
+        temperatures, copies = [number("temperature", temperature, student)], teachers
+    else:
+        temperatures, copies = [number("temperature", t, student) for t in temperature], 1
     right = all(fits(t, is_temperature) for t in temperatures)
-    if one:
-        temperatures *= teachers
+    temperatures *= copies
     if len(temperatures) != teachers or not right:
         raise ValueError(
             f"temperature is {temperature}; expected one number from 1e-18 to 1e18, or {teachers} "

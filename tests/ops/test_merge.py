@@ -425,6 +425,31 @@ def test_a_plan_compiles_into_one_graph_and_runs_once_a_call(backend: str) -> No
     assert sum("merge_" in str(node.target) for node in counter.graphs[0].graph.nodes) == 1
 
 
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_compiled_merge_has_the_numbers_of_each_call(planned: bool) -> None:
+    """What is computed from a float that changes ended torch in an error."""
+    source, target = torch.arange(5.0), torch.zeros(5)
+    run = MergePlan([target], [source])
+    x = torch.ones(5, requires_grad=True)
+
+    def step(x: Tensor, p: float) -> Tensor:
+        with torch.no_grad():
+            if planned:
+                run(keep=1 - p)
+            else:
+                merge_([target], [source], [2 * p], keep=1 - p)
+        return p * x.square().mean()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for p in (0.1, 0.2, 0.3, 0.9, 0.2):
+        found = []
+        for f in (compiled, step):
+            target.fill_(1)
+            found.append((f(x, p).detach(), target.clone()))
+        torch.testing.assert_close(*found)
+
+
 def test_a_compiled_moving_average_of_parameters() -> None:
     """Targets and sources are leaves; new memory of a parameter is seen as without a compiler."""
     model, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)

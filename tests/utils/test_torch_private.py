@@ -33,6 +33,19 @@ def test_a_float_that_changes_is_no_constant_of_a_graph() -> None:
     assert seen == [True, False, False]
 
 
+def test_a_float_can_be_made_a_constant_of_a_graph() -> None:
+    def step(x: Tensor, p: float) -> Tensor:
+        seen.append(private.is_constant(private.as_constant(1 - p)))
+        return x * p
+
+    seen: list[bool] = []
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    for p in (0.25, 0.5, 0.75):
+        assert compiled(torch.ones(2), p).eq(p).all()
+    assert seen == [True, True, True]
+
+
 def test_below_autograd_nothing_is_recorded() -> None:
     x = torch.ones(2, requires_grad=True)
     with private.below_autograd():
