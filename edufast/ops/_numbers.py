@@ -103,7 +103,7 @@ def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
     tensors = [x for x in numbers if isinstance(x, Tensor)]
     if tensors:
         device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
-    elif torch.compiler.is_compiling() and not all(map(is_constant, numbers)):
+    elif torch.compiler.is_compiling() and not all(_stays(x) for x in numbers):
         device = student.device
     else:
         return None
@@ -113,6 +113,14 @@ def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
         return torch.stack(
             [x.to(one, non_blocking=True) if isinstance(x, Tensor) else one * x for x in numbers]
         )
+
+
+def _stays(x: Number) -> bool:
+    """Whether a float is a constant of the graph, such as 0, for which alone a graph is then made.
+
+    (With dynamic=True torch takes an argument's default, no smoothing, for one that may change.)
+    """
+    return bool(x == 0) or is_constant(x)
 
 
 # --- what operators take ------------------------------------------------------------------------

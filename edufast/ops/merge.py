@@ -232,7 +232,7 @@ def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:
 
 
 def _number(x: float) -> float:
-    """A constant of a graph that is traced: torch (2.14) may mistake what is computed from others."""
+    """In a traced graph a constant: torch (2.14) errs in what it computes from one that changes."""
     return as_constant(x) if torch.compiler.is_compiling() else float(x)
 
 
