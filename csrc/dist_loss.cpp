@@ -12,8 +12,7 @@ namespace {
 using torch::stable::new_empty;
 
 std::tuple<Tensor, Tensor> dist_loss(Tensor student, Tensor teacher, double temperature,
-                                     double beta, double gamma,
-                                     std::optional<Tensor> numbers) {
+                                     double beta, double gamma, std::optional<Tensor> numbers) {
   check_student(student);
   if (numbers) {
     EDUFAST_CHECK(temperature == 0 && beta == 0 && gamma == 0,

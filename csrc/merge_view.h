@@ -42,8 +42,8 @@ struct View {
   int64_t row_size() const { return rows() ? size / rows() : 0; }
   bool has_memory() const { return size > 0 && device.type != aoti_torch_device_type_meta(); }
   bool contiguous() const;
-  bool dense() const;       // its elements lie in memory without gaps, in any order
-  bool dense_rows() const;  // so do its first n rows and the rest, for every n
+  bool dense() const;            // its elements lie in memory without gaps, in any order
+  bool dense_rows() const;       // so do its first n rows and the rest, for every n
   bool overlaps_itself() const;  // exact like share_memory
 };
 
