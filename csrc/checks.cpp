@@ -77,6 +77,15 @@ void check_device(Argument argument, const Tensor& t, const Tensor& student) {
                 device_name(student), " like student");
 }
 
+const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& student) {
+  EDUFAST_CHECK(numbers.scalar_type() == ScalarType::Double && numbers.dim() == 1 &&
+                    numbers.size(0) == static_cast<int64_t>(count) && numbers.is_contiguous(),
+                "numbers has shape ", shape(numbers), " and dtype ", dtype_name(numbers),
+                "; expected contiguous float64 of shape (", count, ")");
+  if (!numbers.is_cpu()) check_device({"numbers"}, numbers, student);
+  return static_cast<const double*>(numbers.const_data_ptr());
+}
+
 Logits logits_of(Argument argument, const Tensor& t) {
   const auto dtype = [&] {
     switch (t.scalar_type()) {

@@ -3,6 +3,7 @@
 
 #include "checks.h"
 
+#include <optional>
 #include <tuple>
 
 namespace edufast {
@@ -11,8 +12,16 @@ namespace {
 using torch::stable::new_empty;
 
 std::tuple<Tensor, Tensor> dist_loss(Tensor student, Tensor teacher, double temperature,
-                                     double beta, double gamma) {
+                                     double beta, double gamma, std::optional<Tensor> numbers) {
   check_student(student);
+  if (numbers) {
+    EDUFAST_CHECK(temperature == 0 && beta == 0 && gamma == 0,
+                  "numbers is given; expected no floats beside it");
+    const double* row = check_numbers(*numbers, 3, student);
+    temperature = row[0];
+    beta = row[1];
+    gamma = row[2];
+  }
   const int64_t rows = student.size(0), classes = student.size(1);
   EDUFAST_CHECK(teacher.dim() == 2 && teacher.size(0) == rows && teacher.size(1) == classes,
                 "teacher has shape ", shape(teacher), "; expected ", shape(student),
@@ -45,7 +54,8 @@ std::tuple<Tensor, Tensor> dist_loss(Tensor student, Tensor teacher, double temp
 
 STABLE_TORCH_LIBRARY_FRAGMENT(edufast, m) {
   m.def(
-      "dist_loss(Tensor student, Tensor teacher, float temperature, float beta, float gamma) "
+      "dist_loss(Tensor student, Tensor teacher, float temperature, float beta, float gamma, "
+      "Tensor? numbers=None) "
       "-> (Tensor loss, Tensor grad)");
 }
 STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) { m.impl("dist_loss", TORCH_BOX(&edufast::dist_loss)); }

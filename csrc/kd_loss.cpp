@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace edufast {
@@ -78,14 +80,41 @@ void set_divergence(KDLoss& p, int64_t divergence, const std::vector<double>& pa
   }
 }
 
-void set_numbers(KDLoss& p, double alpha, double label_smoothing, int64_t reduction) {
+void set_terms(KDLoss& p, double alpha, double label_smoothing) {
   check_range({"alpha"}, alpha, 0, 1);
   EDUFAST_CHECK(label_smoothing >= 0 && label_smoothing < 1, "label_smoothing is ",
                 Number{label_smoothing}, "; expected a number in [0, 1)");
-  check_choice({"reduction"}, reduction, 3);
   p.alpha = static_cast<float>(alpha);
   p.label_smoothing = static_cast<float>(label_smoothing);
-  p.reduction = static_cast<Reduction>(reduction);
+}
+
+// The arguments that may change from call to call.
+struct Numbers {
+  std::vector<double> temperatures;
+  double alpha, label_smoothing;
+  std::vector<double> divergence_params;
+  const double* on_device = nullptr;
+};
+
+// The same from a tensor that replaces them: read here, or where the kernel is.
+void replace(Numbers& n, const Tensor& numbers, const Tensor& student, size_t teachers,
+             int64_t divergence) {
+  EDUFAST_CHECK(n.temperatures.empty() && n.divergence_params.empty() && n.alpha == 0 &&
+                    n.label_smoothing == 0,
+                "numbers is given; expected no floats beside it");
+  check_choice({"divergence"}, divergence, 4);
+  const Divergence kind = static_cast<Divergence>(divergence);
+  const size_t params = traits_of(kind).params;
+  const double* row = check_numbers(numbers, teachers + 2 + params, student);
+  // What the kernel reads itself is anything that gets past the checks.
+  std::vector<double> host(teachers + 2 + params, 0.5);
+  if (numbers.is_cpu()) std::copy_n(row, host.size(), host.begin());
+  else n.on_device = row;
+  const auto after = host.begin() + static_cast<std::ptrdiff_t>(teachers);
+  n.temperatures.assign(host.begin(), after);
+  n.alpha = after[0];
+  n.label_smoothing = after[1];
+  n.divergence_params.assign(after + 2, host.end());
 }
 
 KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels,
@@ -93,12 +122,17 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
                      std::vector<int64_t> starts, std::vector<double> temperatures, double alpha,
                      int64_t weighting, int64_t divergence, std::vector<double> divergence_params,
                      double label_smoothing, int64_t ignore_index, int64_t reduction,
-                     bool teacher_grad) {
-  KDLoss p{student_and_teachers(student, teachers, columns, starts, temperatures)};
+                     bool teacher_grad, std::optional<Tensor> numbers) {
+  Numbers n{std::move(temperatures), alpha, label_smoothing, std::move(divergence_params)};
+  if (numbers) replace(n, *numbers, student, teachers.size(), divergence);
+  KDLoss p{student_and_teachers(student, teachers, columns, starts, n.temperatures)};
   set_labels(p, student, labels, ignore_index);
   set_weights(p, student, weighting, weights);
-  set_divergence(p, divergence, divergence_params);
-  set_numbers(p, alpha, label_smoothing, reduction);
+  set_divergence(p, divergence, n.divergence_params);
+  set_terms(p, n.alpha, n.label_smoothing);
+  p.numbers = n.on_device;
+  check_choice({"reduction"}, reduction, 3);
+  p.reduction = static_cast<Reduction>(reduction);
   if (student.is_cpu()) {
     check_columns(p);
     check_labels(p);
@@ -141,7 +175,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(edufast, m) {
       "kd_loss(Tensor student, Tensor[] teachers, Tensor labels, Tensor? weights, "
       "Tensor[] columns, int[] starts, float[] temperatures, float alpha, int weighting, "
       "int divergence, float[] divergence_params, float label_smoothing, int ignore_index, "
-      "int reduction, bool teacher_grad) -> (Tensor loss, Tensor grad, Tensor[] teacher_grads)");
+      "int reduction, bool teacher_grad, Tensor? numbers=None) "
+      "-> (Tensor loss, Tensor grad, Tensor[] teacher_grads)");
 }
 STABLE_TORCH_LIBRARY_IMPL(edufast, CPU, m) { m.impl("kd_loss", TORCH_BOX(&edufast::kd_loss)); }
 #ifdef EDUFAST_HAS_CUDA

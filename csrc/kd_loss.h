@@ -43,6 +43,9 @@ struct KDLoss : StudentAndTeachers {
   float divergence_params[2] = {0, 0};  // JS: beta, 1 - beta; DKD: target_weight, rest_weight
   float alpha = 0;                      // alpha * CE + (1 - alpha) * sum_k w_k T_k^2 D_k
   float label_smoothing = 0;
+  // CUDA only, device memory: the temperatures, alpha, label_smoothing and the divergence_params of
+  // the operator, which then count for nothing above. Out of range: a loss of NaN, as for labels.
+  const double* numbers = nullptr;
   Reduction reduction = Reduction::Mean;
 
   // Outputs. grad is contiguous (B, C) in the dtype grad_dtype and holds d loss / d student for an

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -89,14 +90,78 @@ std::vector<size_t> by_stride(const View& v) {
 
 }  // namespace
 
+namespace {
+
+// A distance in memory that can be gone a number of times, from `fewest` to `most`.
+struct Step {
+  int64_t bytes, fewest, most;
+};
+using Steps = std::vector<Step>;  // from the longest to the shortest
+
+constexpr int kTries = 10000;  // views of practice need a few for each dimension
+
+int64_t rounded_down(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+int64_t rounded_up(int64_t a, int64_t b) { return -rounded_down(-a, b); }
+
+// Whether the steps can lead exactly `distance` far: only a few numbers of a long step leave a rest
+// that the shorter ones can make up for.
+bool can_lead(Steps::const_iterator step, Steps::const_iterator end, int64_t distance, int& tries) {
+  if (step == end) return distance == 0;
+  if (--tries < 0) return true;
+  int64_t back = 0, forth = 0;  // as far as the shorter steps lead
+  for (auto s = step + 1; s != end; ++s) {
+    back += s->bytes * s->fewest;
+    forth += s->bytes * s->most;
+  }
+  const int64_t first = std::max(step->fewest, rounded_up(distance - forth, step->bytes));
+  const int64_t last = std::min(step->most, rounded_down(distance - back, step->bytes));
+  for (int64_t times = first; times <= last; ++times)
+    if (can_lead(step + 1, end, distance - times * step->bytes, tries)) return true;
+  return false;
+}
+
+}  // namespace
+
 bool View::overlaps_itself() const {
   if (contiguous()) return false;
+  std::vector<size_t> order = by_stride(*this);
   int64_t extent = 1;
-  for (const size_t d : by_stride(*this)) {
-    if (strides[d] < extent) return true;
+  const bool nested = std::all_of(order.begin(), order.end(), [&](size_t d) {
+    const bool beyond = strides[d] >= extent;
     extent += (sizes[d] - 1) * strides[d];
+    return beyond;
+  });
+  if (nested) return false;
+  if (strides[order[0]] == 0) return true;
+  // From one element to another at no distance: some step forward in the longest dimension in which
+  // they differ, and any in the shorter ones.
+  std::reverse(order.begin(), order.end());
+  Steps steps;
+  for (const size_t d : order) steps.push_back({strides[d], 1 - sizes[d], sizes[d] - 1});
+  int tries = kTries;
+  for (auto longest = steps.begin(); longest != steps.end(); ++longest) {
+    longest->fewest = 1;
+    if (can_lead(longest, steps.end(), 0, tries)) return true;
   }
   return false;
+}
+
+bool share_memory(const View& a, const View& b) {
+  std::map<int64_t, Step, std::greater<>> by_bytes;
+  const auto add = [&](int64_t bytes, int64_t fewest, int64_t most) {
+    Step& step = by_bytes.try_emplace(bytes, Step{bytes, 0, 0}).first->second;
+    step.fewest += fewest;
+    step.most += most;
+  };
+  for (size_t d = 0; d < a.sizes.size(); ++d)
+    if (a.sizes[d] > 1 && a.strides[d]) add(a.strides[d] * bytes_of(a.type), 1 - a.sizes[d], 0);
+  for (size_t d = 0; d < b.sizes.size(); ++d)
+    if (b.sizes[d] > 1 && b.strides[d]) add(b.strides[d] * bytes_of(b.type), 0, b.sizes[d] - 1);
+  add(1, 1 - bytes_of(a.type), bytes_of(b.type) - 1);
+  Steps steps;
+  for (const auto& [bytes, step] : by_bytes) steps.push_back(step);
+  int tries = kTries;
+  return can_lead(steps.begin(), steps.end(), a.data - b.data, tries);
 }
 
 bool View::dense() const {

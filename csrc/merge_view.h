@@ -42,9 +42,9 @@ struct View {
   int64_t row_size() const { return rows() ? size / rows() : 0; }
   bool has_memory() const { return size > 0 && device.type != aoti_torch_device_type_meta(); }
   bool contiguous() const;
-  bool dense() const;       // its elements lie in memory without gaps, in any order
-  bool dense_rows() const;  // so do its first n rows and the rest, for every n
-  bool overlaps_itself() const;
+  bool dense() const;            // its elements lie in memory without gaps, in any order
+  bool dense_rows() const;       // so do its first n rows and the rest, for every n
+  bool overlaps_itself() const;  // exact like share_memory
 };
 
 // Another owner of the same tensor.
@@ -52,6 +52,10 @@ Tensor shared(const OwnedTensor& tensor);
 
 // Whether equal positions in memory are equal positions in the tensors, given equal sizes.
 bool same_strides(const View& a, const View& b);
+
+// Whether an element of one view and an element of the other have a byte in common. Exact, but for
+// views with so many odd strides that it would take long to tell: then true.
+bool share_memory(const View& a, const View& b);
 
 // Where and what the tensors were when a plan was made: asked before every run, whose time it rules
 // where tensors are small, and therefore less than a View.

@@ -36,7 +36,7 @@ class Teacher(NamedTuple):
     classes: Any
     start: Any  # class of its first column, if ``position`` is None
     position: Any  # (C + 1,): its column for each class, else -1; last: >= 0 if a class was invalid
-    temperature: Any
+    temperature: Any  # see ``number``
     grad: Any  # (B, classes) contiguous, or None
     unit: Any
 
@@ -61,8 +61,8 @@ def student_of(logits: Tensor, grad: Tensor | None) -> Student:
 
 
 def teacher_of(
-    logits: Tensor, columns: Tensor | None, start: int, temperature: float, num_classes: int,
-    grad: Tensor | None,
+    logits: Tensor, columns: Tensor | None, start: int, temperature: float | Tensor,
+    num_classes: int, grad: Tensor | None,
 ) -> Teacher:  # fmt: skip
     """``columns`` is its list of the student's ``num_classes`` classes; None or empty: a range."""
     row_stride, column_stride = logits.stride()
@@ -126,6 +126,20 @@ def check_logits(**logits: Tensor) -> None:
             raise TypeError(
                 f"{name} is torch.float64; backend 'triton' takes float32, bfloat16 and float16"
             )
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def number(x):
+    """A float, or one in the device's memory."""
+    if isinstance(x, float):  # in the interpreter
+        return x
+    elif x.dtype.is_ptr():
+        return tl.load(x).to(tl.float32)
+    else:
+        return x
 
 
 # --- loads --------------------------------------------------------------------------------------

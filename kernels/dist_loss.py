@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from edufast.kernels._common import add_to_softmax, check_logits, finite
+from edufast.kernels._common import add_to_softmax, check_logits, finite, number
 from torch import Tensor
 
 from edufast.ops._library import define_like
@@ -110,6 +110,7 @@ def _rows_kernel(
     student, teacher, rows, num_rows, classes, inverse_t, scale,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
+    inverse_t, scale = number(inverse_t), number(scale)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     p_most = tl.full([ROWS], -_INF, tl.float32)
     q_most = tl.full([ROWS], -_INF, tl.float32)
@@ -157,6 +158,7 @@ def _columns_kernel(
     student, teacher, rows, partials, num_rows, classes, chunk, inverse_t,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
+    inverse_t = number(inverse_t)
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, num_rows)
@@ -201,6 +203,7 @@ def _columns_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "chunk"])
 def _merge_kernel(partials, columns, num_rows, classes, chunk, scale, CLASSES: tl.constexpr):
+    scale = number(scale)
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     exists = column < classes
     n = 0.0
@@ -246,6 +249,7 @@ def _gradient_kernel(
     student, teacher, rows, columns, grad, loss, num_rows, classes, inverse_t, beta, gamma,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
+    inverse_t, beta, gamma = number(inverse_t), number(beta), number(gamma)
     if tl.program_id(0) == 0:
         of_rows = _missing(rows + _CORRELATION * num_rows, num_rows, CLASSES)
         of_columns = _missing(columns + 4 * classes, classes, CLASSES)
@@ -316,7 +320,8 @@ def _logits(x: Tensor) -> Logits:
 def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
     num_rows, classes = p.student.shape
     student, teacher = _logits(p.student), _logits(p.teacher)
-    inverse_t = 1 / p.temperature
+    n = p.with_floats().numbers_or_nan()  # a temperature of NaN makes the loss NaN
+    inverse_t = 1 / n.temperature
     tile = row_tile(classes)
     row_grid = (triton.cdiv(num_rows, tile["ROWS"]),)
 
@@ -328,19 +333,19 @@ def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
     partials = loss.new_empty(chunks * _COLUMN_NUMBERS.value * classes)
     columns = loss.new_empty(_COLUMN_NUMBERS.value * classes)
 
-    scale = -p.temperature * p.beta / num_rows
+    scale = -n.temperature * n.beta / num_rows
     _rows_kernel[row_grid](student, teacher, rows, num_rows, classes, inverse_t, scale, **tile)
     _columns_kernel[(groups, chunks)](
         student, teacher, rows, partials, num_rows, classes, chunk, inverse_t, **_COLUMN_TILE
     )
-    scale = -p.temperature * p.gamma / classes
+    scale = -n.temperature * n.gamma / classes
     _merge_kernel[(triton.cdiv(classes, 128),)](
         partials, columns, num_rows, classes, chunk, scale, CLASSES=128
     )
-    square = p.temperature**2
+    square = n.temperature**2
     _gradient_kernel[row_grid](
         student, teacher, rows, columns, grad, loss, num_rows, classes, inverse_t,
-        square * p.beta, square * p.gamma, **tile,
+        square * n.beta, square * n.gamma, **tile,
     )  # fmt: skip
 
 

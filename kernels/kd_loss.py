@@ -8,6 +8,7 @@ becomes a few coefficients per row and teacher before any gradient is written. R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from edufast.kernels._common import (
     load_pair,
     load_student,
     load_teacher,
+    number,
     student_of,
     teacher_of,
     touches,
@@ -43,7 +45,7 @@ from torch import Tensor
 
 from edufast.ops._library import define_like
 from edufast.ops.kd_loss import empty_results, register_kd_loss
-from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
+from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss, Numbers, numbers_of
 
 _INF = tl.constexpr(float("inf"))
 
@@ -80,6 +82,8 @@ def _tile_kernel(
     K: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
+    alpha, smoothing = tl.full([ROWS], number(alpha), tl.float32), number(smoothing)
+    param0, param1 = number(param0), number(param1)
     student = in_elements(student)
     classes = student.classes
     scale = 1.0 if scale is None else tl.load(scale)
@@ -99,7 +103,7 @@ def _tile_kernel(
         if any_row(read):
             t, mask = load_teacher(teacher, rows, column, read, classes)
             zk = tl.where(mask, z, -_INF)
-            temperature = teacher.temperature
+            temperature = number(teacher.temperature)
             sums = accumulate_tile(empty_sums(ROWS), zk, t, is_label, temperature, DIVERGENCE)
             if DIVERGENCE == JS:
                 sums = accumulate_mixture(sums, sums, zk, t, temperature, param0, param1)
@@ -145,6 +149,8 @@ def _loop_kernel(
     alpha, smoothing, param0, param1,
     K: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
+    alpha, smoothing = tl.full([1], number(alpha), tl.float32), number(smoothing)
+    param0, param1 = number(param0), number(param1)
     student = in_elements(student)
     classes = student.classes
     scale = 1.0 if scale is None else tl.load(scale)
@@ -158,6 +164,7 @@ def _loop_kernel(
     student_sums = no_student_sums(1)
     for k in tl.static_range(K):
         teacher = teachers[k]
+        temperature = number(teacher.temperature)
         read = rows.valid & (weight[k] != 0) & (alpha != 1)
         busy = any_row(read)
         sums = empty_sums(1)
@@ -169,15 +176,13 @@ def _loop_kernel(
             if busy & touches(teacher, first, CLASSES):
                 zk, t = load_pair(student, teacher, rows, column, read)
                 is_label = rows.label[:, None] == column[None, :]
-                sums = accumulate_tile(sums, zk, t, is_label, teacher.temperature, DIVERGENCE)
+                sums = accumulate_tile(sums, zk, t, is_label, temperature, DIVERGENCE)
         if DIVERGENCE == JS:
             whole = sums
             for first in range(0, classes, CLASSES):
                 if busy & touches(teacher, first, CLASSES):
                     zk, t = load_pair(student, teacher, rows, first + columns, read)
-                    sums = accumulate_mixture(
-                        sums, whole, zk, t, teacher.temperature, param0, param1
-                    )
+                    sums = accumulate_mixture(sums, whole, zk, t, temperature, param0, param1)
         added, of_student, of_teacher = conclude_rows(
             sums, teacher, rows, read, weight[k], classes, alpha, param0, param1, scale, DIVERGENCE
         )
@@ -226,7 +231,18 @@ def _mean_kernel(labels, label_stride, scale, num_rows, ignore_index, ROWS: tl.c
 # --- launches -----------------------------------------------------------------------------------
 
 
+def _numbers(p: KDLoss) -> Numbers:
+    """Floats, or tensors on the device: an alpha of NaN, and thus the loss, if one is wrong."""
+    p = p.with_floats()
+    n = numbers_of(p)
+    if p.numbers is None:
+        return n
+    right = n.are_in_range(p.divergence_name)
+    return n._replace(alpha=torch.where(torch.as_tensor(right), n.alpha, math.nan))
+
+
 def _launch(p: KDLoss, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tensor]) -> None:
+    n = _numbers(p)
     rows, classes = p.student.shape
     num_teachers = len(p.teachers)
     own_grads: Sequence[Tensor | None] = teacher_grads or [None] * num_teachers
@@ -245,7 +261,7 @@ def _launch(p: KDLoss, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tenso
                 t,
                 p.columns[k] if p.columns else None,
                 p.starts[k],
-                p.temperatures[k],
+                n.temperatures[k],
                 classes,
                 own_grads[k],
             )
@@ -256,8 +272,8 @@ def _launch(p: KDLoss, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tenso
         scale,
         row_loss,
     )
-    param0, param1 = parameters(p.divergence, p.divergence_params)
-    numbers = (rows, p.ignore_index, p.alpha, p.label_smoothing, param0, param1)
+    param0, param1 = parameters(p.divergence, n.divergence_params)
+    numbers = (rows, p.ignore_index, n.alpha, n.label_smoothing, param0, param1)
     kinds = {"K": num_teachers, "WEIGHTING": p.weighting, "DIVERGENCE": p.divergence}
     # Given the choice, ptxas spills a few bytes of the longest kernels to fit one more block.
     registers = 255 if p.teacher_grad or num_teachers > 8 else None

@@ -19,10 +19,13 @@ the names of a tuple inside another.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from edufast.kernels._common import finite, positive, rescale
 
+from edufast.ops._numbers import Number
 from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 
 FORWARD_KL = tl.constexpr(DIVERGENCES["forward_kl"])
@@ -32,7 +35,7 @@ DKD = tl.constexpr(DIVERGENCES["dkd"])
 _INF = tl.constexpr(float("inf"))
 
 
-def parameters(divergence: int, params: list[float]) -> tuple[float, float]:
+def parameters(divergence: int, params: Sequence[Number]) -> tuple[Number, Number]:
     """What the kernels call param0 and param1; JS: beta and 1 - beta, each rounded once."""
     if divergence == DIVERGENCES["js"]:
         return params[0], 1 - params[0]

@@ -11,6 +11,7 @@ from edufast.kernels._common import (
     has_position,
     label_position,
     load_label,
+    number,
     position_of,
     positive,
     rescale,
@@ -63,7 +64,8 @@ def add_student(sums, z, first, column, classes):
 def cross_entropy(sums, rows, classes, alpha, smoothing):
     """Its value and the factor of its gradient, both times alpha."""
     top, total, plain = sums
-    smooth = tl.where(smoothing == 0, 0.0, smoothing * (plain / classes))
+    unsmoothed = tl.zeros_like(plain) + smoothing == 0
+    smooth = tl.where(unsmoothed, 0.0, smoothing * (plain / classes))
     value = tl.log(positive(total)) - (1.0 - smoothing) * (rows.z_label - finite(top)) - smooth
     value = tl.where(total == 0, _INF, value)
     return tl.where(alpha == 0, 0.0, alpha * value), tl.where(rows.valid & (total != 0), alpha, 0.0)
@@ -96,14 +98,15 @@ def conclude_rows(
     has_label = read & known
     z_label = tl.where(has_label, rows.z_label, -_INF)
     t_label = load_label(teacher, rows, position, has_label)
+    temperature = number(teacher.temperature)
     value, of_student, of_teacher = divergence(
-        sums, z_label, t_label, has_label, teacher.temperature, param0, param1, DIVERGENCE
+        sums, z_label, t_label, has_label, temperature, param0, param1, DIVERGENCE
     )
     if teacher.position is not None:
         invalid = tl.load(teacher.position + classes) >= 0
         value = tl.where(read & invalid, float("nan"), value)
-    factor = tl.where(read, weight * (1.0 - alpha) * teacher.temperature, 0.0)
-    value = tl.where(read, factor * teacher.temperature * value, 0.0)
+    factor = tl.where(read, weight * (1.0 - alpha) * temperature, 0.0)
+    value = tl.where(read, factor * temperature * value, 0.0)
     factor *= scale
     return value, _times(of_student, factor), _times(of_teacher, factor)
 
@@ -120,8 +123,9 @@ def add_gradients(
     param0, param1, DIVERGENCE: tl.constexpr,
 ):  # fmt: skip
     """Add a teacher's part to the student's gradient; write the teacher's own if asked for."""
-    log_p, p = softmax(z, sums[0], sums[1], teacher.temperature)
-    log_q, q = softmax(t, sums[2], sums[3], teacher.temperature)
+    temperature = number(teacher.temperature)
+    log_p, p = softmax(z, sums[0], sums[1], temperature)
+    log_q, q = softmax(t, sums[2], sums[3], temperature)
     grad += gradient(of_student, log_p, p, log_q, q, is_label, param0, param1, DIVERGENCE, False)
     if teacher.grad is not None:
         own = gradient(of_teacher, log_q, q, log_p, p, is_label, param1, param0, DIVERGENCE, True)

@@ -20,6 +20,7 @@ from edufast.kernels._common import (
     finite,
     in_elements,
     load_pair,
+    number,
     student_of,
     teacher_of,
 )
@@ -34,7 +35,7 @@ from edufast.ops.reference.min_norm import (
     SIGMA,
     TO_BOUNDARY,
     Gram,
-    check_weights,
+    Weights,
 )
 
 _INF = tl.constexpr(float("inf"))
@@ -55,7 +56,7 @@ def _softened(x, most, scale, inverse_t):
 @triton.jit
 def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
     """T (p - q) over all classes, zero outside the slice and where either side is empty."""
-    temperature = teacher.temperature
+    temperature = number(teacher.temperature)
     inverse_t = 1.0 / temperature
     z_most = tl.full([1], -_INF, tl.float32)
     t_most = tl.full([1], -_INF, tl.float32)
@@ -114,6 +115,7 @@ _PROGRAMS = 512  # a constant, so that the sums do not depend on the device
 def _gradient_gram(*arguments: Any) -> Tensor:
     p = Gram(*arguments)
     p.check()
+    temperatures = p.with_floats().temperatures_or_nan()
     check_logits(student=p.student, **{f"teachers[{k}]": t for k, t in enumerate(p.teachers)})
     num_rows, classes = p.student.shape
     k = len(p.teachers)
@@ -126,7 +128,7 @@ def _gradient_gram(*arguments: Any) -> Tensor:
     partials = p.student.new_empty((programs, size, size), dtype=torch.float32)
     with torch.cuda.device_of(p.student):
         teachers = tuple(
-            teacher_of(t, p.columns[i] if p.columns else None, p.starts[i], p.temperatures[i],
+            teacher_of(t, p.columns[i] if p.columns else None, p.starts[i], temperatures[i],
                        classes, None)
             for i, t in enumerate(p.teachers)
         )  # fmt: skip
@@ -163,6 +165,7 @@ def _longest(value, change):
 
 @triton.jit
 def _weights_kernel(gram, weights, cap, K: tl.constexpr, SIZE: tl.constexpr, CAPPED: tl.constexpr):
+    cap = number(cap)
     i = tl.arange(0, SIZE)
     valid = i < K
     one = tl.full([SIZE], 1.0, tl.float64)
@@ -205,15 +208,18 @@ def _weights_kernel(gram, weights, cap, K: tl.constexpr, SIZE: tl.constexpr, CAP
     tl.store(weights + i, x.to(tl.float32), mask=valid)
 
 
-def _min_norm_weights(gram: Tensor, cap: float) -> Tensor:
-    check_weights(gram, cap)
-    check_processor("gram", gram)
-    k = gram.shape[0]
-    weights = gram.new_empty(k, dtype=torch.float32)
+def _min_norm_weights(*arguments: Any) -> Tensor:
+    p = Weights(*arguments)
+    p.check()
+    check_processor("gram", p.gram)
+    cap = p.with_floats().cap_or_nan()
+    k = p.gram.shape[0]
+    weights = p.gram.new_empty(k, dtype=torch.float32)
     size = triton.next_power_of_2(k)
-    with torch.cuda.device_of(gram):
+    capped = isinstance(cap, Tensor) or cap < 1
+    with torch.cuda.device_of(p.gram):
         _weights_kernel[(1,)](
-            gram, weights, cap, K=k, SIZE=size, CAPPED=cap < 1, num_warps=1 if size < 16 else 4
+            p.gram, weights, cap, K=k, SIZE=size, CAPPED=capped, num_warps=1 if size < 16 else 4
         )
     return weights
 

@@ -16,6 +16,7 @@ SLOW = (
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::*",
     "ops/test_import.py::*",
+    "ops/test_numbers.py::test_*_device_*",
     "ops/test_kd_loss_ddp.py::*",
     "ops/test_triton_offline.py::*",
     "*::test_*_ctrl_c_*",
@@ -25,6 +26,7 @@ SLOW = (
     # Compiling, and Triton's interpreter.
     "*::test_*_compile*",
     "*::test_compile*",
+    "ops/test_numbers_compile.py::*",
     "ops/test_dist_loss_triton.py::*",
     "ops/test_min_norm_triton.py::*",
     "ops/test_kd_loss_accuracy.py::test_triton_*",

@@ -36,9 +36,9 @@ constexpr bool kTeacherRatio = !traits_of(D).student_first;
 // One side's gradient for one class.
 template <bool Ratio, class Real>
 __device__ __forceinline__ Real gradient(const Coefficients<Real>& c, Real log_own, Real log_other,
-                                         Real log_partner) {
+                                         Real log_ratio) {
   Real factor = c.own;
-  if constexpr (Ratio) factor += weighted(c.ratio, (log_own - log_partner) - c.mean);
+  if constexpr (Ratio) factor += weighted(c.ratio, log_ratio - c.mean);
   return weighted(fast_exp2(log_own), factor) + c.other * fast_exp2(log_other);
 }
 
@@ -59,9 +59,21 @@ __device__ __forceinline__ void accumulate(Sums<Real>& s, Real z, Real t, Real s
 // KL(q || m) in t_sum, in units of log 2.
 template <class Real>
 __device__ __forceinline__ void accumulate_mixture(Sums<Real>& s, Real log_p, Real log_q,
-                                                   Real log_m) {
-  s.z_sum += weighted(fast_exp2(log_p), log_p - log_m);
-  s.t_sum += weighted(fast_exp2(log_q), log_q - log_m);
+                                                   Real p_log_ratio, Real q_log_ratio) {
+  s.z_sum += weighted(fast_exp2(log_p), p_log_ratio);
+  s.t_sum += weighted(fast_exp2(log_q), q_log_ratio);
+}
+
+// log2(p / m) with m = p_share p + q_share q; anything where p is 0. m / p - 1 is formed from
+// q / p - 1: with a share of 1e-7, m itself would be p or q after rounding.
+template <class Real>
+__device__ __forceinline__ Real log_ratio_to_mixture(Real log_p, Real log_q, Real p_share,
+                                                     Real q_share) {
+  const Real quotient = fast_exp2(log_q - log_p), y = q_share * (quotient - 1);
+  const Real most = Real(1e37);  // instead of an overflow, where p is about to underflow
+  Real far = p_share + q_share * quotient;
+  far = far > most ? most : far;
+  return y > Real(-0.5) && y < Real(0.5) ? -log1p_of(y) * Constants<Real>::log2e : -log2_of(far);
 }
 
 // --- values and coefficients --------------------------------------------------------------------
@@ -166,13 +178,12 @@ __device__ __forceinline__ DivergenceResult<Real> dkd(const Pair<Real>& s, Real 
 }
 
 template <Divergence D, class Real>
-__device__ __forceinline__ DivergenceResult<Real> divergence(const Pair<Real>& s,
-                                                             const float* params) {
+__device__ __forceinline__ DivergenceResult<Real> divergence(const Pair<Real>& s, Real first,
+                                                             Real second) {
   if constexpr (D == Divergence::ForwardKL) return forward_kl(s);
   if constexpr (D == Divergence::ReverseKL) return reverse_kl(s);
-  if constexpr (D == Divergence::JS)
-    return js(s.sums.z_sum, s.sums.t_sum, Real(params[0]), Real(params[1]));
-  if constexpr (D == Divergence::DKD) return dkd(s, Real(params[0]), Real(params[1]));
+  if constexpr (D == Divergence::JS) return js(s.sums.z_sum, s.sums.t_sum, first, second);
+  if constexpr (D == Divergence::DKD) return dkd(s, first, second);
 }
 
 }  // namespace edufast::cuda

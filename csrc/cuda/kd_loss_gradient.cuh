@@ -48,7 +48,7 @@ __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label
   for (int i = 0; i < kVector; ++i) {
     const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
     const Real own = gradient<kStudentRatio<D>>(r.student, log_p, log_q,
-                                                g.log_partner(log_p, log_q, log_q));
+                                                g.student_log_ratio(log_p, log_q));
     // A NaN in the teacher stays inside its slice.
     grad[i] += !Group::kVectors && is_masked(zs[i]) && is_masked(ts[i]) ? Real(0) : own;
   }
@@ -57,7 +57,7 @@ __device__ void add_teacher(const Group& g, int k, int v, int64_t row, int label
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
-    ts[i] = gradient<kTeacherRatio<D>>(r.teacher, log_q, log_p, g.log_partner(log_p, log_q, log_p));
+    ts[i] = gradient<kTeacherRatio<D>>(r.teacher, log_q, log_p, g.teacher_log_ratio(log_p, log_q));
   }
   if constexpr (Group::kWithoutLabel)
 #pragma unroll

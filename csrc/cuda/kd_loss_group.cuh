@@ -22,8 +22,8 @@ struct Group {
   Layout<Vectors> layout;
   RowCache<Real, Vectors> cache;
   int lane, warp, warps;
-  int parity = 0;                               // which half of tables.block is next
-  Real log2_beta = 0, log2_one_minus_beta = 0;  // of the mixture's weights
+  int parity = 0;                 // which half of tables.block is next
+  Real q_share = 0, p_share = 0;  // of the mixture: beta and 1 - beta
 
   __device__ Group(const KDLoss& problem, const Launch& launch, char* memory)
       : p(problem), launch(launch) {
@@ -38,8 +38,8 @@ struct Group {
     tables = Tables<Real>::carve(memory, p.num_teachers, kWarpPerRow, warps);
     cache = {tables.cache, threads, kWarpPerRow ? lane : int(threadIdx.x), layout};
     if constexpr (kMixture) {
-      log2_beta = log2_of(Real(p.divergence_params[0]));
-      log2_one_minus_beta = log2_of(Real(p.divergence_params[1]));
+      q_share = divergence_param(0);
+      p_share = divergence_param(1);
     }
   }
 
@@ -117,20 +117,46 @@ struct Group {
     return begin + bytes <= launch.cache_bytes ? begin : -1;
   }
 
+  // --- numbers: parameters of the launch, or in the device's memory ------------------------------
+
+  __device__ Real number(int i, float given) const {
+    return p.numbers ? Real(static_cast<float>(p.numbers[i])) : Real(given);
+  }
+  __device__ Real temperature(int k) const { return number(k, p.teachers[k].temperature); }
+  __device__ Real alpha() const { return number(p.num_teachers, p.alpha); }
+  __device__ Real smoothing() const { return number(p.num_teachers + 1, p.label_smoothing); }
+  __device__ Real divergence_param(int i) const {
+    if (kMixture && p.numbers && i == 1)  // as on the host: beta and 1 - beta, each rounded once
+      return Real(static_cast<float>(1 - p.numbers[p.num_teachers + 2]));
+    return number(p.num_teachers + 2 + i, p.divergence_params[i]);
+  }
+
+  // Whether those in the device's memory are out of range, which nobody could see before.
+  __device__ bool numbers_broken() const {
+    if (!p.numbers) return false;
+    const auto within = [](double x, double low, double high) { return x >= low && x <= high; };
+    const double* term = p.numbers + p.num_teachers;  // alpha, label_smoothing, divergence_params
+    bool right = within(term[0], 0, 1) && term[1] >= 0 && term[1] < 1;
+    if (lane < p.num_teachers) right = right && within(p.numbers[lane], 1 / kMaxNumber, kMaxNumber);
+    if constexpr (kMixture) right = right && term[2] >= 1 / kMaxNumber && term[2] < 1;
+    else
+      for (int i = 0; i < traits_of(D).params; ++i)
+        right = right && within(term[2 + i], 0, kMaxNumber);
+    return __any_sync(kFullMask, !right);
+  }
+
   // --- arithmetic --------------------------------------------------------------------------------
 
   __device__ Real log2_scale(int source) const {  // source 0: the student, k + 1: teacher k
-    return source == 0 ? C::log2e : C::log2e / Real(p.teachers[source - 1].temperature);
+    return source == 0 ? C::log2e : C::log2e / temperature(source - 1);
   }
 
-  __device__ Real log_mixture(Real log_p, Real log_q) const {
-    const Real a = log_q + log2_beta, b = log_p + log2_one_minus_beta;
-    return larger(a, b) + fast_log2(1 + fast_exp2(a > b ? b - a : a - b));
+  // The log ratio of a side to what the divergence compares it with: the mixture, or the other.
+  __device__ Real student_log_ratio(Real log_p, Real log_q) const {
+    return kMixture ? log_ratio_to_mixture(log_p, log_q, p_share, q_share) : log_p - log_q;
   }
-
-  // The logarithm of what the divergence compares a side with: the mixture, or the other side.
-  __device__ Real log_partner(Real log_p, Real log_q, Real log_other) const {
-    return kMixture ? log_mixture(log_p, log_q) : log_other;
+  __device__ Real teacher_log_ratio(Real log_p, Real log_q) const {
+    return kMixture ? log_ratio_to_mixture(log_q, log_p, q_share, p_share) : log_q - log_p;
   }
 };
 

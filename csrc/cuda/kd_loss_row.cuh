@@ -67,6 +67,7 @@ template <class Group>
 __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real gradient_scale) {
   using Real = typename Group::Real;
   const KDLoss& p = g.p;
+  const Real alpha = g.alpha();
   bool use = g.tables.header->used >> g.lane & 1;
   Real loss = 0, at_label = 0;
   if (use) {
@@ -80,9 +81,10 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
         pair.t_label = logit_at<Real>(t, label);
       }
     }
-    const auto d = divergence<Group::kDivergence>(pair, p.divergence_params);
-    const Real temperature = p.teachers[g.lane].temperature;
-    const Real share = (1 - Real(p.alpha)) * r.weight;
+    const auto d = divergence<Group::kDivergence>(pair, g.divergence_param(0),
+                                                  g.divergence_param(1));
+    const Real temperature = g.temperature(g.lane);
+    const Real share = (1 - alpha) * r.weight;
     // d (T^2 D) / d logit = T dD / d (logit / T)
     const Real factor = share * temperature * gradient_scale;
     r.student = d.student.times(factor);
@@ -96,10 +98,10 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
   h.used = used;
   h.loss = warp_sum(loss);
   h.label = warp_sum(at_label);
-  if (p.alpha != 0)
-    h.loss += Real(p.alpha) *
-              cross_entropy<Real>(h, g.tables.total[0], logit_at<Real>(g.student_row(row), label),
-                                  p.classes, p.label_smoothing, p.alpha * gradient_scale);
+  if (alpha != 0)
+    h.loss += alpha * cross_entropy<Real>(h, g.tables.total[0],
+                                          logit_at<Real>(g.student_row(row), label), p.classes,
+                                          g.smoothing(), alpha * gradient_scale);
   __syncwarp();
   if (g.lane == 0) *g.tables.header = h;
 }
@@ -112,7 +114,7 @@ __device__ typename Group::Real run_row(Group& g, int64_t row,
   const KDLoss& p = g.p;
   const int64_t y = p.labels[row * p.label_stride];
   if (y == p.ignore_index) return fill(g, row, Real(0));
-  if (y < 0 || y >= p.classes) return fill(g, row, Constants<Real>::nan());
+  if (y < 0 || y >= p.classes || g.numbers_broken()) return fill(g, row, Constants<Real>::nan());
   const int label = static_cast<int>(y);
   const unsigned read = teachers_read(g, row, label);
   if (lists_broken(g, read)) return fill(g, row, Constants<Real>::nan());

@@ -121,7 +121,8 @@ __device__ void sweep_mixture(Group& g, int k, int64_t row, int label) {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       const Real log_p = r.log_p(zs[i]), log_q = r.log_q(ts[i]);
-      accumulate_mixture(s, log_p, log_q, g.log_mixture(log_p, log_q));
+      accumulate_mixture(s, log_p, log_q, g.student_log_ratio(log_p, log_q),
+                         g.teacher_log_ratio(log_p, log_q));
     }
   }
   gather(g, k + 1, s);

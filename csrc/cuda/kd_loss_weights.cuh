@@ -20,7 +20,7 @@ __device__ typename Group::Real given_weight(const Group& g, int64_t row) {
 template <class Group>
 __device__ unsigned teachers_read(const Group& g, int64_t row, int label) {
   const KDLoss& p = g.p;
-  bool reads = g.lane < p.num_teachers && p.alpha != 1;
+  bool reads = g.lane < p.num_teachers && g.alpha() != 1;
   if (reads && p.weighting == Weighting::Given) reads = given_weight(g, row) != 0;
   if (reads && (p.weighting == Weighting::Routed || p.weighting == Weighting::Confidence))
     reads = g.teacher_row(g.lane, row).holds(label);

@@ -38,20 +38,10 @@ __device__ __forceinline__ float fast_exp2(float x) {
 }
 __device__ __noinline__ inline double fast_exp2(double x) { return exp2(x); }
 
-// For arguments in [1, 2], where its absolute error stays below 2^-22.
-__device__ __forceinline__ float fast_log2(float x) {
-#ifdef __CUDA_ARCH__
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return log2f(x);
-#endif
-}
-__device__ __noinline__ inline double fast_log2(double x) { return log2(x); }
-
 __device__ __forceinline__ float log2_of(float x) { return log2f(x); }
-__device__ __forceinline__ double log2_of(double x) { return fast_log2(x); }
+__device__ __noinline__ inline double log2_of(double x) { return log2(x); }
+__device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
+__device__ __noinline__ inline double log1p_of(double x) { return log1p(x); }
 __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __noinline__ inline double exp_of(double x) { return exp(x); }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }

@@ -11,23 +11,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from edufast.ops._numbers import Number, fits, is_temperature, is_weight
 from edufast.ops.slices import ClassSlices, Slice
 from edufast.utils._torch_private import values_are_at_hand
 
 MAX_TEACHERS = 32
-
-# The bounds are literals: torch.compile would take a global float for a number that may change.
-
-
-def is_temperature(x: float) -> bool:
-    """T, 1 / T and their squares are then normal float32 numbers."""
-    return 1e-18 <= x <= 1e18
-
-
-def is_weight(x: float) -> bool:
-    """Of a term of a loss; the bound leaves float32 room for products."""
-    return 0 <= x <= 1e18
-
 
 # --- from what users type to what operators take ------------------------------------------------
 
@@ -37,20 +25,6 @@ def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
     return choices[value]
-
-
-def one_for_each_teacher(temperature: float | Sequence[float], teachers: int) -> list[float]:
-    """K temperatures from one, or from K."""
-    if isinstance(temperature, (int, float)):
-        temperatures = [float(temperature)] * teachers
-    else:
-        temperatures = [float(t) for t in temperature]
-    if len(temperatures) != teachers or not all(is_temperature(t) for t in temperatures):
-        raise ValueError(
-            f"temperature is {temperature}; expected one number from 1e-18 to 1e18, or {teachers} "
-            "of them"
-        )
-    return temperatures
 
 
 def class_slices(
@@ -181,12 +155,12 @@ def check_device(name: str, x: Tensor, student: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device}; expected {student.device}, like student")
 
 
-def check_temperature(name: str, temperature: float) -> None:
-    if not is_temperature(temperature):
+def check_temperature(name: str, temperature: Number) -> None:
+    if not fits(temperature, is_temperature):
         raise ValueError(f"{name} is {temperature}; expected a number from 1e-18 to 1e18")
 
 
-def check_temperatures(temperatures: Sequence[float], teachers: int) -> None:
+def check_temperatures(temperatures: Sequence[Number], teachers: int) -> None:
     if len(temperatures) != teachers:
         raise ValueError(
             f"temperatures has {len(temperatures)} numbers; expected {teachers}, like teachers"
@@ -195,8 +169,8 @@ def check_temperatures(temperatures: Sequence[float], teachers: int) -> None:
         check_temperature(f"temperatures[{k}]", temperature)
 
 
-def check_weight(name: str, value: float) -> None:
-    if not is_weight(value):
+def check_weight(name: str, value: Number) -> None:
+    if not fits(value, is_weight):
         raise ValueError(f"{name} is {value}; expected a number from 0 to 1e18")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class FusedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, operator: Operator, arguments: tuple[Any, ...], *inputs: Tensor
+        ctx: Any, operator: Operator, arguments: Arguments, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         with below_autograd():
             loss, grad, *others = operator(*arguments)
@@ -70,24 +71,49 @@ def _times(grad: Tensor, d_loss: Tensor) -> Tensor:
     return grad * (d_loss[:, None] if d_loss.dim() else d_loss)
 
 
-def differentiable_loss(operator: Operator, arguments: tuple[Any, ...], *inputs: Tensor) -> Tensor:
+class Arguments(Protocol):
+    """Of an operator."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def check(self) -> None: ...
+
+
+def differentiable_loss(operator: Operator, arguments: Arguments, *inputs: Tensor) -> Tensor:
     """The loss of a fused operator, differentiable for ``inputs``; see :class:`FusedLoss`."""
     if torch.compiler.is_compiling():
+        arguments.check()
         traced: Tensor = operator(*arguments)[0]  # one node in the graph
         return traced
-    loss: Tensor = checked(FusedLoss.apply, operator, arguments, *inputs)[0]
+    loss: Tensor = _explained(arguments, FusedLoss.apply, operator, arguments, *inputs)[0]
     return loss
 
 
-def loss_and_gradient(operator: Operator, arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(operator: Operator, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Loss and first gradient of a fused operator, without autograd's bookkeeping."""
     if torch.compiler.is_compiling():
+        arguments.check()
         with torch.no_grad():
             loss, grad, *_ = operator(*arguments)
     else:
         with below_autograd():
-            loss, grad, *_ = checked(operator, *arguments)
+            loss, grad, *_ = _explained(arguments, operator, *arguments)
     return loss, grad
+
+
+def _explained(arguments: Arguments, call: Callable[..., Any], *rest: Any) -> Any:
+    """``call(*rest)`` of an operator; what it refuses is an error as of ``arguments.check()``.
+
+    The operator has the same checks. In Python they take as long as a small problem's loss, and
+    are therefore asked only where something is wrong.
+    """
+    try:
+        return checked(call, *rest)
+    except (ValueError, RuntimeError):
+        try:
+            arguments.check()
+        except (ValueError, TypeError) as error:
+            raise error from None
+        raise
 
 
 def loss_dtype(student: Tensor) -> torch.dtype:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from edufast.ops._autograd import FusedLoss, differentiable_loss, gradient_dtype, loss_dtype
 from edufast.ops._library import register
+from edufast.ops._numbers import Number, number, packed
 from edufast.ops.backends import select_backend
-from edufast.ops.reference.dist_loss import DistLoss, reference
+from edufast.ops.reference.dist_loss import NO_FLOATS, DistLoss, Numbers, reference
 from edufast.utils._torch_private import Operator
 
 # --- the operators ------------------------------------------------------------------------------
@@ -58,9 +59,9 @@ def dist_loss(
     student: Tensor,
     teacher: Tensor,
     *,
-    temperature: float = 1.0,
-    beta: float = 1.0,
-    gamma: float = 1.0,
+    temperature: Number = 1.0,
+    beta: Number = 1.0,
+    gamma: Number = 1.0,
     backend: str | None = None,
 ) -> Tensor:
     """DIST, "Knowledge Distillation from a Stronger Teacher" (Huang et al. 2022).
@@ -77,7 +78,8 @@ def dist_loss(
         teacher: logits (B, C), of its own float dtype and strides; a constant for the gradient.
         temperature: tau, from 1e-18 to 1e18; tau^2 multiplies the loss.
         beta: weight of the relations between classes (rows), at least 0.
-        gamma: weight of the relations within a class over the batch (columns), at least 0.
+        gamma: weight of the relations within a class over the batch (columns), at least 0. All
+            three may be tensors, as the numbers of :func:`edufast.ops.kd_loss`.
         backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
 
     Returns:
@@ -87,9 +89,19 @@ def dist_loss(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: second derivative asked of a fused backend.
     """
-    p = DistLoss(student, teacher.detach(), float(temperature), float(beta), float(gamma))
-    p.check()
+    numbers = Numbers(
+        number("temperature", temperature, student),
+        number("beta", beta, student),
+        number("gamma", gamma, student),
+    )
+    numbers_tensor = packed(numbers, student)
+    if numbers_tensor is not None:
+        numbers.check()
+        numbers = NO_FLOATS
+    floats: dict[str, Any] = numbers._asdict()
+    p = DistLoss(student, teacher.detach(), **floats, numbers=numbers_tensor)
     name = select_backend(backend, student, has=("reference", "cpp", "triton"))
     if name == "reference":
+        p.check()
         return reference(p)
     return differentiable_loss(_fused(name), p, p.student)

@@ -12,7 +12,6 @@ from edufast.ops._arguments import (
     check_given_weights,
     choice,
     class_slices,
-    one_for_each_teacher,
 )
 from edufast.ops._autograd import (
     FusedLoss,
@@ -22,8 +21,9 @@ from edufast.ops._autograd import (
     loss_dtype,
 )
 from edufast.ops._library import register
+from edufast.ops._numbers import Number, number, one_for_each_teacher, packed
 from edufast.ops.backends import select_backend
-from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss, reference
+from edufast.ops.reference.kd_loss import NO_FLOATS, REDUCTIONS, KDLoss, Numbers, reference
 from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 from edufast.ops.slices import ClassSlices, Slice
@@ -80,12 +80,12 @@ def kd_loss(
     labels: Tensor,
     *,
     slices: Sequence[Slice] | ClassSlices | None = None,
-    temperature: float | Sequence[float] = 4.0,
-    alpha: float = 0.3,
+    temperature: Number | Sequence[Number] = 4.0,
+    alpha: Number = 0.3,
     weighting: str | Tensor = "mean",
     divergence: str = "forward_kl",
-    divergence_params: Sequence[float] | None = None,
-    label_smoothing: float = 0.0,
+    divergence_params: Sequence[Number] | None = None,
+    label_smoothing: Number = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
     teacher_grad: bool = False,
@@ -102,7 +102,10 @@ def kd_loss(
         slices: K class slices S_k: ``(start, stop)``, ``range``, list or index tensor; a
             :class:`ClassSlices` prepared once saves the checks; None: every teacher knows all C.
         temperature: T, or K of them; from 1e-18 to 1e18. T^2 multiplies the divergence (Hinton et
-            al. 2015).
+            al. 2015). This and the other numbers may be tensors without dimensions (T also
+            (K,)), constants for the gradient: on the CPU, where they are read and checked, or on
+            the student's device, where nobody waits for them and one out of range makes the loss
+            NaN. In a compiled graph they may change from call to call.
         alpha: weight of the cross-entropy, in [0, 1].
         weighting: "mean" (1/K, sums to 1), "routed" (1 for the teacher whose slice holds the label,
             shared equally among several), "entropy" (EBKD, ``(1 - H_k / sum H) / (K - 1)``: sums to
@@ -135,6 +138,7 @@ def kd_loss(
     )  # fmt: skip
     name = select_backend(backend, student)
     if name == "reference":
+        p.check()
         return reference(p)
     return differentiable_loss(_fused(name), p, p.student, *p.teachers)
 
@@ -168,11 +172,12 @@ def kd_loss_and_grad(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    p = kd_loss_arguments(student, teachers, labels, **options)
+    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
     if p.reduction == REDUCTIONS["none"] or p.teacher_grad:
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     name = select_backend(backend, student)
     if name == "reference":
+        p.check()
         # torch.func, unlike torch.autograd, is traced by torch.compile.
         both = torch.func.grad_and_value(lambda logits: reference(p._replace(student=logits)))
         grad, loss = both(student.detach().to(gradient_dtype(student)))
@@ -188,7 +193,9 @@ def kd_loss_arguments(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    return _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p.check()
+    return p
 
 
 def _laid_out(
@@ -197,16 +204,17 @@ def _laid_out(
     labels: Tensor,
     *,
     slices: Sequence[Slice] | ClassSlices | None,
-    temperature: float | Sequence[float],
-    alpha: float,
+    temperature: Number | Sequence[Number],
+    alpha: Number,
     weighting: str | Tensor,
     divergence: str,
-    divergence_params: Sequence[float] | None,
-    label_smoothing: float,
+    divergence_params: Sequence[Number] | None,
+    label_smoothing: Number,
     ignore_index: int,
     reduction: str,
     teacher_grad: bool,
 ) -> KDLoss:
+    """The operator's arguments, which it will check."""
     teachers = list(teachers)
     divergence_number = choice("divergence", divergence, DIVERGENCES)
     weights = None
@@ -218,22 +226,29 @@ def _laid_out(
         raise ValueError("weighting is 'given'; expected the tensor of weights itself")
     params = DEFAULT_PARAMS[divergence] if divergence_params is None else divergence_params
     classes = class_slices(slices, student, teachers)
-    p = KDLoss(
+    numbers = Numbers(
+        one_for_each_teacher(temperature, len(teachers), student),
+        number("alpha", alpha, student),
+        number("label_smoothing", label_smoothing, student),
+        [number(f"divergence_params[{i}]", x, student) for i, x in enumerate(params)],
+    )
+    numbers_tensor = packed(numbers.row(), student)
+    if numbers_tensor is not None:
+        numbers.check(len(teachers), divergence)
+        numbers = NO_FLOATS
+    floats: dict[str, Any] = numbers._asdict()
+    return KDLoss(
         student=student,
         teachers=teachers,
         labels=labels,
         weights=weights,
         columns=list(classes.columns),
         starts=list(classes.starts),
-        temperatures=one_for_each_teacher(temperature, len(teachers)),
-        alpha=float(alpha),
         weighting=choice("weighting", weighting, WEIGHTINGS),
         divergence=divergence_number,
-        divergence_params=[float(x) for x in params],
-        label_smoothing=float(label_smoothing),
         ignore_index=ignore_index,
         reduction=choice("reduction", reduction, REDUCTIONS),
         teacher_grad=teacher_grad,
+        **floats,
+        numbers=numbers_tensor,
     )
-    p.check()
-    return p

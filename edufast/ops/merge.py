@@ -14,7 +14,7 @@ from torch import Tensor
 from edufast.ops._library import checked, register, register_in_place
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.merge import Merge, reference
-from edufast.utils._torch_private import below_in_place, redispatch_below_in_place
+from edufast.utils._torch_private import as_constant, below_in_place, redispatch_below_in_place
 
 # --- the operator: in place, without a derivative -----------------------------------------------
 
@@ -130,12 +130,12 @@ def merge_(
             names the pair.
         RuntimeError: grad mode is on and a tensor requires grad.
     """
-    lists = _lists(targets, sources)
+    lists, keep = _lists(targets, sources), _number(keep)
     m = Merge(
         list(targets),
         _flat(targets, lists),
         _weights(weights, keep, len(lists)),
-        float(keep),
+        keep,
         _fill(fill, len(targets)),
         [i for pair in moments for i in pair],
         _moment_weights(counts, keep, len(lists)),
@@ -191,11 +191,12 @@ class MergePlan:
         graph would not see which tensors the plan stands for.
         """
         _refuse_grad(self._targets, self._sources)
+        keep = _number(keep)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
         if self._number is None or torch.compiler.is_compiling():
             m = Merge(
-                list(self._targets), self._sources, weights, float(keep), self._fill,
+                list(self._targets), self._sources, weights, keep, self._fill,
                 self._moments, moment_weights,
             )  # fmt: skip
             with torch.no_grad():
@@ -230,6 +231,11 @@ def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:
     return list(itertools.chain.from_iterable(lists))
 
 
+def _number(x: float) -> float:
+    """In a traced graph a constant: torch (2.14) errs in what it computes from one that changes."""
+    return as_constant(x) if torch.compiler.is_compiling() else float(x)
+
+
 def _weights(weights: Sequence[float] | None, keep: float, count: int) -> list[float]:
     if weights is None:
         return [(1.0 - keep) / count] * count
@@ -238,7 +244,7 @@ def _weights(weights: Sequence[float] | None, keep: float, count: int) -> list[f
             f"merge_: weights has {len(weights)} numbers; expected {count}, one for each list of "
             "sources"
         )
-    return [float(w) for w in weights]
+    return [_number(w) for w in weights]
 
 
 def _moment_weights(counts: Sequence[float] | None, keep: float, count: int) -> list[float]:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edufast.ops._arguments import class_slices, one_for_each_teacher
+from edufast.ops._arguments import class_slices
 from edufast.ops._library import checked, register
+from edufast.ops._numbers import Number, one_for_each_teacher, packed
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.min_norm import (
     Gram,
-    check_weights,
+    Weights,
     leaves_one_point,
     reference_gram,
     reference_weights,
@@ -31,9 +32,10 @@ def _fake_gram(*arguments: Any) -> Tensor:
     return p.student.new_empty((k, k), dtype=torch.float64)
 
 
-def _fake_weights(gram: Tensor, cap: float) -> Tensor:
-    check_weights(gram, cap)
-    return gram.new_empty(gram.shape[:1], dtype=torch.float32)
+def _fake_weights(*arguments: Any) -> Tensor:
+    p = Weights(*arguments)
+    p.check()
+    return p.gram.new_empty(p.gram.shape[:1], dtype=torch.float32)
 
 
 def register_min_norm(gram: Operator, weights: Operator) -> None:
@@ -48,14 +50,17 @@ register_min_norm(
 
 
 def _weights(p: Gram, cap: float, backend: str) -> Tensor:
+    numbers = packed([cap], p.student)
+    if numbers is not None:
+        cap = 0.0
     if backend == "reference":
-        return reference_weights(reference_gram(p), cap)
+        return reference_weights(Weights(reference_gram(p), cap, numbers))
     if backend == "triton":
         from edufast.kernels.min_norm import gradient_gram, min_norm_weights
     else:
         gradient_gram = torch.ops.edufast.gradient_gram.default
         min_norm_weights = torch.ops.edufast.min_norm_weights.default
-    weights: Tensor = checked(min_norm_weights, checked(gradient_gram, *p), cap)
+    weights: Tensor = checked(min_norm_weights, checked(gradient_gram, *p), cap, numbers)
     return weights
 
 
@@ -67,7 +72,7 @@ def min_norm_weights(
     teachers: Sequence[Tensor],
     *,
     slices: Sequence[Slice] | ClassSlices | None = None,
-    temperature: float | Sequence[float] = 4.0,
+    temperature: Number | Sequence[Number] = 4.0,
     cap: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -85,7 +90,8 @@ def min_norm_weights(
         student: logits (B, C); float32, bfloat16, float16 (float64 for checking), any strides.
         teachers: K logit tensors (B, C_k), 1 <= K <= 32, each with its own dtype and strides.
         slices: K class slices S_k as in :func:`edufast.ops.kd_loss`; None: all teachers know all C.
-        temperature: T, or K of them; from 1e-18 to 1e18.
+        temperature: T, or K of them; from 1e-18 to 1e18. May be tensors, as those of
+            :func:`edufast.ops.kd_loss`.
         cap: the tolerance C of the paper, the most that one teacher may weigh, in [1/K, 1]: 1/K is
             the average, None or 1 the unconstrained minimum-norm point.
         backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
@@ -100,9 +106,11 @@ def min_norm_weights(
     teachers = [t.detach() for t in teachers]
     k = len(teachers)
     classes = class_slices(slices, student, teachers)
+    temperatures: Any = one_for_each_teacher(temperature, k, student)
+    numbers = packed(temperatures, student)
     p = Gram(
         student.detach(), teachers, list(classes.columns), list(classes.starts),
-        one_for_each_teacher(temperature, k),
+        temperatures if numbers is None else [], numbers,
     )  # fmt: skip
     p.check()
     cap = 1.0 if cap is None else float(cap)

@@ -57,6 +57,21 @@ def values_are_at_hand(x: Tensor) -> bool:
     )
 
 
+def is_constant(x: Any) -> bool:
+    """Within code that torch.compile traces: whether the graph has the number as a constant."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(x)
+
+
+def as_constant(x: float) -> float:
+    """Within code that torch.compile traces: ``x`` as a constant, for which alone the graph is."""
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    constant: float = guard_scalar(x)
+    return constant
+
+
 def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
     """A copy of a Python function that torch.compile takes for another.
 

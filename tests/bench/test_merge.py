@@ -64,12 +64,26 @@ def test_shapes_are_those_of_the_parameters_without_their_memory():
     assert sum(size.numel() for size in sizes) > 270_000 and torch.Size([1000, 64]) in sizes
 
 
-def test_a_floor_copies_as_many_bytes_or_says_by_what_to_multiply(monkeypatch):
-    copy, scale = merge.copy_floor(4096, 2, "cpu")
-    assert scale == 1 and copy(1).numel() == 2048
+def test_floors_copy_as_many_bytes_or_say_by_what_to_multiply(monkeypatch):
+    plans = []
+
+    class Plan(MergePlan):
+        def __init__(self, targets, sources):
+            plans.append((targets, sources))
+            super().__init__(targets, sources)
+
+    monkeypatch.setattr(merge, "MergePlan", Plan)
+    floors, scale = merge.copy_floors(4096, 2, "cpu")
+    assert scale == 1 and floors["copy"](1).numel() == 512
+    for floor in floors.values():
+        ((target,), (source,)) = plans[1]
+        target.zero_()
+        source.fill_(3)
+        floor(1)
+        assert target.eq(3).all() and target.nbytes + source.nbytes == 4096
     monkeypatch.setattr(merge, "FLOOR_BYTES", 1024)
-    copy, scale = merge.copy_floor(4096, 1, "cpu")
-    assert scale == 4 and copy(0).numel() == 512
+    floors, scale = merge.copy_floors(4096, 1, "cpu")
+    assert scale == 4 and floors["copy"](0).numel() == 128
 
 
 def test_only_lists_that_fit_into_a_cache_are_measured_warm():
@@ -100,5 +114,7 @@ def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
         for found in result["results"].values():
             assert found["speedup_over_foreach"] == foreach / found["median"]
             assert found["copy_bandwidth"] == result["copy"] / found["median"]
-    assert "of copy: bandwidth" in capsys.readouterr().out
+            streaming = result["streaming_copy"] / found["median"]
+            assert found["streaming_copy_bandwidth"] == streaming
+    assert "of copies: bandwidth" in capsys.readouterr().out
     assert (tmp_path / "merge.png").read_bytes().startswith(b"\x89PNG")

@@ -119,6 +119,7 @@ def of_gram(**changes: Any) -> Gram:
 
 TWO = torch.zeros(6, 2)
 LIST = torch.arange(5)
+NONE = {"temperatures": [], "alpha": 0.0, "label_smoothing": 0.0}
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (of_kd_loss, {"student": torch.zeros(6)}, r"student has shape \(6,\)"),
     (of_kd_loss, {"student": torch.zeros(6, 23).long()}, "student has dtype torch.int64"),
@@ -162,6 +163,14 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (of_kd_loss, {"label_smoothing": 1.0}, "label_smoothing is 1.0"),
     (of_kd_loss, {"label_smoothing": -0.1}, "label_smoothing is -0.1"),
     (of_kd_loss, {"reduction": 3}, "reduction is 3; expected 0 to 2"),
+    (of_kd_loss, {"numbers": torch.ones(5).double()}, "numbers is given; expected no floats"),
+    (of_kd_loss, NONE | {"numbers": torch.ones(4).double()}, r"numbers has shape \(4,\)"),
+    (of_kd_loss, NONE | {"numbers": torch.ones(5)}, "dtype torch.float32; expected"),
+    (of_kd_loss, NONE | {"numbers": torch.ones(10).double()[::2]}, "numbers has stride 2"),
+    (of_dist_loss, {"numbers": torch.ones(3).double()}, "numbers is given; expected no floats"),
+    (of_dist_loss, {"numbers": torch.ones(2).double()}, r"numbers has shape \(2,\)"),
+    (of_gram, {"numbers": torch.ones(3).double()}, "numbers is given; expected no floats"),
+    (of_gram, {"numbers": torch.ones(2).double()}, r"numbers has shape \(2,\)"),
     (of_dist_loss, {"student": torch.zeros(4)}, r"student has shape \(4,\)"),
     (of_dist_loss, {"teacher": torch.zeros(4, 4)}, r"teacher has shape \(4, 4\)"),
     (of_dist_loss, {"teacher": torch.zeros(4, 5).int()}, "teacher has dtype torch.int32"),

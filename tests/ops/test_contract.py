@@ -19,6 +19,7 @@ from torch import Tensor
 from edufast.ops import MergePlan
 
 ROWS, CLASSES = 4, 6
+JS, DKD = 2, 3  # among the divergences
 INT64 = (-(2**63), 2**63 - 1)
 
 
@@ -295,9 +296,88 @@ def test_wrong_arguments_are_errors_that_name_one(operator, data):
     assert "; expected " in message and "\n" not in message, message
 
 
+# --- numbers in a tensor --------------------------------------------------------------------------
+
+
+def doubles(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# In the place of these floats.
+IN_A_TENSOR: dict[str, tuple[dict[str, Any], list[float], list[st.SearchStrategy[float]]]] = {
+    "kd_loss": (
+        {"temperatures": [], "alpha": 0.0, "label_smoothing": 0.0},
+        [4.0, 1.0, 0.3, 0.1],
+        [no_temperature, no_temperature, no_number, no_number | st.just(1.0)],
+    ),
+    "gradient_gram": ({"temperatures": []}, [4.0, 1.0], [no_temperature] * 2),
+    "dist_loss": (
+        {"temperature": 0.0, "beta": 0.0, "gamma": 0.0},
+        [1.0, 1.0, 2.0],
+        [no_temperature, no_term_weight, no_term_weight],
+    ),
+    "min_norm_weights": (
+        {"cap": 0.0},
+        [0.5],
+        [not_finite | st.floats(max_value=1 / 3) | above_one],
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", IN_A_TENSOR)
+def test_numbers_in_a_tensor_are_the_floats(operator):
+    without, numbers, _ = IN_A_TENSOR[operator]
+    ours = call(operator, **without, numbers=doubles(*numbers))
+    torch.testing.assert_close(ours, call(operator), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("operator", IN_A_TENSOR)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_wrong_numbers_in_a_tensor_are_errors_that_name_one(operator, data):
+    without, numbers, wrong = IN_A_TENSOR[operator]
+    place = data.draw(st.integers(0, len(numbers) - 1))
+    numbers = [*numbers]
+    numbers[place] = data.draw(wrong[place])
+    with pytest.raises(RuntimeError, match="; expected ") as error:
+        call(operator, **without, numbers=doubles(*numbers))
+    # The last ones are one number each, the first perhaps as many as there are teachers.
+    name = [*without][max(0, place - len(numbers) + len(without))]
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("operator", IN_A_TENSOR)
+def test_a_tensor_of_numbers_that_does_not_fit(operator):
+    without, numbers, _ = IN_A_TENSOR[operator]
+    for wrong in (
+        doubles(*numbers, 1.0),
+        doubles(*numbers[1:]),
+        doubles(*numbers)[:, None],
+        doubles(*numbers).float(),
+        doubles(*numbers, *numbers)[::2] if len(numbers) > 1 else doubles(1.0).long(),
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"numbers has shape .*; expected contiguous float64"
+        ):
+            call(operator, **without, numbers=wrong)
+    with pytest.raises(RuntimeError, match="numbers is given; expected no floats beside it"):
+        call(operator, numbers=doubles(*numbers))
+
+
+def test_numbers_of_a_divergence_are_in_the_tensor():
+    without, numbers, _ = IN_A_TENSOR["kd_loss"]
+    for divergence, params in ((JS, [0.25]), (DKD, [1.5, 3.0])):
+        ours = call("kd_loss", **without, divergence=divergence, numbers=doubles(*numbers, *params))
+        expected = call("kd_loss", divergence=divergence, divergence_params=params)
+        assert torch.equal(ours[0], expected[0]) and torch.equal(ours[1], expected[1])
+    with pytest.raises(RuntimeError, match=r"divergence_params\[0\] is 1; expected 1e-18 <= beta"):
+        call("kd_loss", **without, divergence=JS, numbers=doubles(*numbers, 1.0))
+    with pytest.raises(RuntimeError, match="divergence is 9; expected 0 to 3"):
+        call("kd_loss", **without, divergence=9, numbers=doubles(*numbers))
+
+
 # --- the smallest input for each fault that there was ---------------------------------------------
 
-JS, DKD = 2, 3
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     # Read as another choice, or taken as it is.
     ("kd_loss", {"weighting": 9}, "weighting is 9; expected 0 to 4"),

@@ -108,6 +108,24 @@ def test_very_many_labels_are_counted_by_a_launch_of_their_own():
     assert assert_emulation_accurate(x, Device(processors=8)).prepared
 
 
+@pytest.mark.parametrize("classes", [6, 1030])
+@pytest.mark.parametrize("beta", [1e-7, 1 - 1e-7])
+def test_a_share_of_one_side_in_ten_million_keeps_the_digits_of_js(beta, classes):
+    """The mixture itself is the other side after rounding, and its log ratio to it would be 0."""
+    generator = torch.Generator().manual_seed(0)
+    z, t = (torch.randn(4, classes, generator=generator) for _ in range(2))
+    arguments = {"divergence": "js", "divergence_params": [beta], "temperature": 1.0}
+    x = Inputs(z, [t], torch.zeros(4).long(), arguments | {"alpha": 0.0, "teacher_grad": True})
+    ours, _ = driver.evaluate(x)
+    log_p, log_q = (y.double().log_softmax(1) for y in (z, t))
+    log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log1p(-beta))
+    for share, log_side, grad in ((1 - beta, log_p, ours.grads[0]), (beta, log_q, ours.grads[1])):
+        ratio, side = log_side - log_m, log_side.exp()
+        expected = share * side * (ratio - (side * ratio).sum(1, keepdim=True)) / 4
+        error = (grad.double() - expected).abs().max()
+        assert error < 1e-4 * expected.abs().max()
+
+
 def test_most_teachers():
     assert_emulation_accurate(inputs(Case(rows=3, teachers=32, weighting="confidence")))
     assert_emulation_accurate(inputs(Case(rows=2, classes=1030, teachers=32, divergence="js")))
@@ -379,15 +397,35 @@ def test_gpu_graph(slices):
 
 
 @on_gpu
-def test_gpu_never_waits():
+@pytest.mark.parametrize("device", [None, "cpu", "cuda"])
+def test_gpu_never_waits(device):
+    """Nor for numbers in tensors, of the CPU or of the device."""
     x = inputs(Case(rows=300, classes=1000), device="cuda")
     x.student.requires_grad_()
+    if device:
+        x.arguments |= {"alpha": torch.tensor(0.25, device=device), "temperature": 4.0}
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
         kd_loss(x.student, x.teachers, x.labels, backend="cuda", **x.arguments).backward()
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@on_gpu
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_gpu_numbers_in_tensors(divergence, backend):
+    x = inputs(Case(rows=300, classes=1000, divergence=divergence), device="cuda")
+    expected = evaluate(x, backend)
+    for device in ("cpu", "cuda"):
+        for name in ("alpha", "temperature", "label_smoothing"):
+            x.arguments[name] = torch.as_tensor(x.arguments[name], device=device)
+        ours = evaluate(x, backend)
+        assert torch.equal(ours.loss, expected.loss)
+        assert torch.equal(ours.grads[0], expected.grads[0])
+    x.arguments["alpha"] = torch.tensor(2.0, device="cuda")
+    assert evaluate(x, backend).loss.isnan()
 
 
 @on_gpu

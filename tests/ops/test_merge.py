@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -237,6 +238,101 @@ def test_refused(name: str) -> None:
         call()
 
 
+# --- parts of one tensor --------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "columns": lambda x: [x[:, :10], x[:, 10:]],
+    "every fourth column": lambda x: [x[:, i::4] for i in range(4)],
+    "one column beside rows of the others": lambda x: [x[:, 3], x[:5, :3], x[5:, 4:]],
+    "channels": lambda x: list(
+        x.view(2, 6, 20).unsqueeze(3).to(memory_format=torch.channels_last).unbind(1)
+    ),
+    "a triangle of rows and columns": lambda x: [x[0, 1:], x[1:, 0], x[1:, 1:]],
+    "steps of two and three": lambda x: [x.flatten().as_strided((3, 2), (2, 3))],
+}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_one_tensor_are_tensors_of_their_own(name: str, backend: str) -> None:
+    whole = torch.arange(240.0).view(12, 20)
+    targets = PARTS[name](whole)
+    sources = [values(tuple(t.shape), torch.float32, i) for i, t in enumerate(targets)]
+    expected = [0.25 * t + s for t, s in zip(targets, sources, strict=True)]
+    untouched = whole.numel() - sum(t.numel() for t in targets)
+    before = whole.clone()
+    merge_(targets, sources, [1.0], keep=0.25, backend=backend)
+    assert_same_bits(targets, expected)
+    if name != "channels":  # which are a copy
+        assert whole.eq(before).sum() >= untouched
+
+
+def test_a_part_of_a_tensor_is_a_source_of_another() -> None:
+    x = values((6, 20), torch.float32, 0)
+    expected = torch.cat([x[:, 10:], x[:, 10:]], 1)
+    merge_([x[:, :10]], [x[:, 10:]])
+    assert torch.equal(x, expected)
+
+
+MEETING: dict[str, Callable[[Tensor], tuple[list[Tensor], list[Tensor] | None]]] = {
+    "columns": lambda x: ([x[:, :11], x[:, 10:]], None),
+    "a row and a column": lambda x: ([x[3], x[:, 3]], None),
+    "bytes of other elements": lambda x: (
+        [x[:, :10], x.view(torch.float64)[:, 4:]],
+        None,
+    ),
+    "a swap": lambda x: ([x[:, :10], x[:, 10:]], [x[:, 10:], x[:, :10]]),
+    "a source beside": lambda x: ([x[:, :10]], [x[:, 9:19]]),
+    "wide steps": lambda x: ([x.flatten().as_strided((4, 3), (2, 3))], None),
+}
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_parts_that_meet_are_refused(name: str) -> None:
+    targets, sources = MEETING[name](values((6, 20), torch.float32, 0))
+    with pytest.raises(ValueError, match=r"share memory|several elements in one place"):
+        merge_(targets, sources or [t.clone() for t in targets])
+
+
+def places(x: Tensor) -> list[int]:
+    """The byte of every element's beginning."""
+    index = torch.zeros((), dtype=torch.int64)
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        index = index[..., None] + torch.arange(size) * stride
+    return (x.data_ptr() + index.flatten() * x.element_size()).tolist()
+
+
+@st.composite
+def views(draw: st.DrawFn, base: Tensor) -> Tensor:
+    dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.float64]))
+    dims = draw(st.integers(1, 3))
+    sizes = draw(st.lists(st.integers(1, 4), min_size=dims, max_size=dims))
+    strides = draw(st.lists(st.integers(0, 9), min_size=dims, max_size=dims))
+    return base.view(dtype).as_strided(sizes, strides, draw(st.integers(0, 12)))
+
+
+@given(data=st.data())
+@settings(max_examples=600, deadline=None)
+def test_memory_is_shared_where_an_element_is(data: st.DataObject) -> None:
+    """Against sets of bytes."""
+    base = torch.zeros(400)
+    a, b = data.draw(views(base)), data.draw(views(base))
+    bytes_of_a, bytes_of_b = (
+        [byte + i for byte in places(x) for i in range(x.element_size())] for x in (a, b)
+    )
+    twice = [len(set(x)) < len(x) for x in (bytes_of_a, bytes_of_b)]
+    meet = bool(set(bytes_of_a) & set(bytes_of_b))
+    refused = False
+    try:
+        merge_([a, b], [torch.ones(a.shape), torch.ones(b.shape)])
+    except ValueError as error:
+        refused = True
+        assert ("several elements" in str(error)) == any(twice)
+    assert refused == (meet or any(twice))
+    if not refused:
+        assert a.eq(1).all() and b.eq(1).all()
+
+
 def test_a_refused_merge_writes_nothing() -> None:
     targets = [torch.zeros(2), torch.zeros(3)]
     with pytest.raises(ValueError, match=r"targets\[1\]"):
@@ -327,6 +423,31 @@ def test_a_plan_compiles_into_one_graph_and_runs_once_a_call(backend: str) -> No
     assert outputs == [1.5, 1.75, 1.875] and target[0] == 0.875
     assert counter.frame_count == 1
     assert sum("merge_" in str(node.target) for node in counter.graphs[0].graph.nodes) == 1
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_compiled_merge_has_the_numbers_of_each_call(planned: bool) -> None:
+    """What is computed from a float that changes ended torch in an error."""
+    source, target = torch.arange(5.0), torch.zeros(5)
+    run = MergePlan([target], [source])
+    x = torch.ones(5, requires_grad=True)
+
+    def step(x: Tensor, p: float) -> Tensor:
+        with torch.no_grad():
+            if planned:
+                run(keep=1 - p)
+            else:
+                merge_([target], [source], [2 * p], keep=1 - p)
+        return p * x.square().mean()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for p in (0.1, 0.2, 0.3, 0.9, 0.2):
+        found = []
+        for f in (compiled, step):
+            target.fill_(1)
+            found.append((f(x, p).detach(), target.clone()))
+        torch.testing.assert_close(*found)
 
 
 def test_a_compiled_moving_average_of_parameters() -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from edufast.ops import kd_loss, min_norm_weights
-from edufast.ops.reference.min_norm import reference_gram, reference_weights
+from edufast.ops.reference.min_norm import Weights, reference_gram, reference_weights
 from tests.ops.gram_cases import Case, assert_optimal, inputs, problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SLICES = ("all", "disjoint", "overlapping", "lists")
 SOLVERS = {
-    "reference": reference_weights,
+    "reference": lambda gram, cap: reference_weights(Weights(gram, cap)),
     "cpp": torch.ops.edufast.min_norm_weights,
 }
 

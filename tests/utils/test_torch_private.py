@@ -12,12 +12,38 @@ from edufast.utils import _torch_private as private
 
 def test_the_schema_of_an_operator_is_what_follows_its_name() -> None:
     schema = private.schema_of(torch.ops.edufast.min_norm_weights.default)
-    assert schema == "(Tensor gram, float cap) -> Tensor"
+    assert schema == "(Tensor gram, float cap, Tensor? numbers=None) -> Tensor"
 
 
 def test_kernels_are_found_by_dispatch_key() -> None:
     assert private.has_kernel("edufast::kd_loss", "CPU")
     assert not private.has_kernel("edufast::dist_loss", "CUDA")
+
+
+def test_a_float_that_changes_is_no_constant_of_a_graph() -> None:
+    def step(x: Tensor, p: float) -> Tensor:
+        seen.append(private.is_constant(1 - p))
+        return x * p
+
+    seen: list[bool] = []
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    for p in (0.25, 0.5, 0.75):
+        compiled(torch.ones(2), p)
+    assert seen == [True, False, False]
+
+
+def test_a_float_can_be_made_a_constant_of_a_graph() -> None:
+    def step(x: Tensor, p: float) -> Tensor:
+        seen.append(private.is_constant(private.as_constant(1 - p)))
+        return x * p
+
+    seen: list[bool] = []
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    for p in (0.25, 0.5, 0.75):
+        assert compiled(torch.ones(2), p).eq(p).all()
+    assert seen == [True, True, True]
 
 
 def test_below_autograd_nothing_is_recorded() -> None:

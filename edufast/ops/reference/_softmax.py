@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edufast.ops._numbers import Number
+
 
 class Softmax(NamedTuple):
     log_p: Tensor  # (B, n), -inf where masked
@@ -16,7 +18,7 @@ class Softmax(NamedTuple):
     empty: Tensor  # (B,) bool: every logit is -inf
 
 
-def softmax(logits: Tensor, temperature: float = 1.0) -> Softmax:
+def softmax(logits: Tensor, temperature: Number = 1.0) -> Softmax:
     """Of each row of ``logits / temperature`` (B, n); an empty row has probabilities of 0."""
     x = logits / temperature
     masked = torch.isneginf(x)

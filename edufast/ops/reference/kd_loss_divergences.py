@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edufast.ops._numbers import Number
 from edufast.ops.reference._softmax import Softmax, kl, log_of_zero, softmax
 
 # The numbers are part of the operator's schema; csrc/kd_loss.h holds the same list.
@@ -44,20 +45,24 @@ def reverse_kl(pair: Pair) -> Tensor:
     return kl(softmax(pair.z), softmax(pair.t))
 
 
-def js(pair: Pair, beta: float) -> Tensor:
+def js(pair: Pair, beta: Number) -> Tensor:
     """``beta KL(q || m) + (1 - beta) KL(p || m)`` with ``m = beta q + (1 - beta) p``."""
     p, q = softmax(pair.z), softmax(pair.t)
     floor = log_of_zero(pair.z.dtype)
     log_p, log_q = p.log_p.masked_fill(p.masked, floor), q.log_p.masked_fill(q.masked, floor)
     # log(m / p) and log(m / q) as they stand: log m would lose the digits in which it differs.
-    ahead, log_beta, log_rest = log_q - log_p, math.log(beta), math.log1p(-beta)
-    p_to_m = -torch.logaddexp(torch.full_like(ahead, log_rest), ahead + log_beta)
-    q_to_m = -torch.logaddexp(torch.full_like(ahead, log_beta), log_rest - ahead)
+    ahead, shares = log_q - log_p, torch.zeros_like(log_p)
+    if isinstance(beta, Tensor):
+        log_beta, log_rest = shares + torch.log(beta), shares + torch.log1p(-beta)
+    else:
+        log_beta, log_rest = shares + math.log(beta), shares + math.log1p(-beta)
+    p_to_m = -torch.logaddexp(log_rest, ahead + log_beta)
+    q_to_m = -torch.logaddexp(log_beta, log_rest - ahead)
     terms = beta * q.p * q_to_m + (1 - beta) * p.p * p_to_m
     return terms.sum(1).masked_fill(p.empty | q.empty, 0)
 
 
-def dkd(pair: Pair, target_weight: float, rest_weight: float) -> Tensor:
+def dkd(pair: Pair, target_weight: Number, rest_weight: Number) -> Tensor:
     """Decoupled KD (Zhao et al. 2022, eq. 7); without the label, its second term.
 
     ``target_weight KL(b_t || b_s) + rest_weight KL(rest of t || rest of s)``: b = (p_label,
@@ -83,6 +88,6 @@ def dkd(pair: Pair, target_weight: float, rest_weight: float) -> Tensor:
 _FUNCTIONS = (forward_kl, reverse_kl, js, dkd)
 
 
-def divergence(number: int, params: Sequence[float], pair: Pair) -> Tensor:
+def divergence(number: int, params: Sequence[Number], pair: Pair) -> Tensor:
     """The divergence with this number in :data:`DIVERGENCES`, (B,)."""
     return _FUNCTIONS[number](pair, *params)

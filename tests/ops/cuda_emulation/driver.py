@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import math
 import shutil
 import subprocess
 import tempfile
@@ -71,6 +72,7 @@ class CProblem(ctypes.Structure):
         ("divergence_params", ctypes.c_float * 2),
         ("alpha", ctypes.c_float),
         ("label_smoothing", ctypes.c_float),
+        ("numbers", ctypes.c_void_p),
         ("reduction", ctypes.c_int64),
         ("loss", ctypes.c_void_p),
         ("grad", ctypes.c_void_p),
@@ -180,7 +182,10 @@ def run(
     workspace: Tensor | None = None,
     token: int | None = None,
 ) -> Emulated:
-    """The operator's outputs. They and the workspace start as NaN, or as the one passed in."""
+    """The operator's outputs. They and the workspace start as NaN, or as the one passed in.
+
+    ``p.numbers`` are numbers on the device: the floats that they replace are NaN.
+    """
     lib = library()
     stored = {torch.float16: torch.float32}
 
@@ -200,7 +205,7 @@ def run(
             t.shape[1],
             p.starts[k],
             p.columns[k].data_ptr() if listed else None,
-            p.temperatures[k],
+            p.temperatures[k] if p.numbers is None else math.nan,
             teacher_grads[k].data_ptr() if p.teacher_grad else None,
         )
     c.labels, c.label_stride = p.labels.data_ptr(), p.labels.stride(0)
@@ -210,11 +215,14 @@ def run(
         c.weight_row_stride = p.weights.stride(0) if p.weights.dim() == 2 else 0
         c.weight_col_stride = p.weights.stride(-1)
     c.weighting, c.divergence, c.reduction = p.weighting, p.divergence, p.reduction
-    params = list(p.divergence_params)
+    params = list(p.divergence_params) if p.numbers is None else [math.nan] * 2
     if len(params) == 1:  # js takes beta; the kernels get 1 - beta, too
         params.append(1 - params[0])
     c.divergence_params[: len(params)] = params
     c.alpha, c.label_smoothing = p.alpha, p.label_smoothing
+    if p.numbers is not None:
+        c.alpha = c.label_smoothing = math.nan
+        c.numbers = p.numbers.data_ptr()
     none = p.reduction == REDUCTIONS["none"]
     loss = torch.full(
         (c.rows,) if none else (),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edufast.ops import kd_loss
-from edufast.ops.reference.min_norm import check_weights, leaves_one_point, reference_gram
+from edufast.ops.reference.min_norm import Weights, leaves_one_point, reference_gram
 from tests.ops.gram_cases import Case, inputs, problem
 
 
@@ -41,7 +41,7 @@ GRAMS = [
 @pytest.mark.parametrize(("gram", "cap", "message"), GRAMS)
 def test_what_is_no_problem_is_refused(gram, cap, message):
     with pytest.raises(ValueError, match=message):
-        check_weights(gram, cap)
+        Weights(gram, cap).check()
 
 
 def test_one_teacher_and_a_cap_of_one_over_k_leave_one_point():

@@ -1,0 +1,146 @@
+"""Numbers that may change from call to call, such as a temperature: floats or tensors.
+
+An operator takes them as floats or, in their place, as its argument ``numbers``, one float64 tensor
+that holds them all. A compiled graph has a float as a constant: it is compiled anew for every
+value, and torch (2.14) may keep the old value where a float comes out of arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from edufast.utils._torch_private import is_constant
+
+Number: TypeAlias = "float | Tensor"
+
+# --- ranges: of floats, and of tensors without a look at their values ---------------------------
+
+# The bounds are literals: torch.compile would take a global float for a number that may change.
+# Those of csrc/checks.h.
+
+
+def is_temperature(x: Number) -> bool | Tensor:
+    """T, 1 / T and their squares are then normal float32 numbers."""
+    return (x >= 1e-18) & (x <= 1e18)
+
+
+def is_weight(x: Number) -> bool | Tensor:
+    """Of a term of a loss; the bound leaves float32 room for products."""
+    return (x >= 0) & (x <= 1e18)
+
+
+def is_share(x: Number) -> bool | Tensor:
+    """Of one of two terms of a loss."""
+    return (x >= 0) & (x <= 1)
+
+
+def is_smoothing(x: Number) -> bool | Tensor:
+    """What the label gives up of its probability: not all of it."""
+    return (x >= 0) & (x < 1)
+
+
+def is_beta(x: Number) -> bool | Tensor:
+    """The teacher's share of a mixture, in which either side has one."""
+    return (x >= 1e-18) & (x < 1)
+
+
+def fits(x: Number, is_right: Callable[[Number], bool | Tensor]) -> bool:
+    """Whether a float is right; tensors are not looked at."""
+    return isinstance(x, Tensor) or bool(is_right(x))
+
+
+# --- from what users type to what operators take ------------------------------------------------
+
+
+def number(name: str, value: Number, student: Tensor) -> Number:
+    """A float, or a tensor without dimensions on the CPU or on the student's device.
+
+    Raises:
+        ValueError: it is neither; the message names the argument.
+    """
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.dim() or value.is_complex():
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; expected a number or "
+            "a real tensor without dimensions"
+        )
+    if value.requires_grad:
+        raise ValueError(f"{name} requires a gradient; expected a constant, as by detach()")
+    check_near(name, value, student)
+    return value
+
+
+def one_for_each_teacher(
+    temperature: Number | Sequence[Number], teachers: int, student: Tensor
+) -> list[Number]:
+    """K temperatures from one, or from K of them."""
+    if isinstance(temperature, Tensor) and temperature.dim() == 1:
+        temperature = temperature.unbind()
+    if isinstance(temperature, (int, float, Tensor)):
+        temperatures, copies = [number("temperature", temperature, student)], teachers
+    else:
+        temperatures, copies = [number("temperature", t, student) for t in temperature], 1
+    right = all(fits(t, is_temperature) for t in temperatures)
+    temperatures *= copies
+    if len(temperatures) != teachers or not right:
+        raise ValueError(
+            f"temperature is {temperature}; expected one number from 1e-18 to 1e18, or {teachers} "
+            "of them"
+        )
+    return temperatures
+
+
+def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
+    """The operator's argument ``numbers``; None where floats serve as well, at less cost.
+
+    One that lives on a device is not waited for: then all go there.
+    """
+    tensors = [x for x in numbers if isinstance(x, Tensor)]
+    if tensors:
+        device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+    elif torch.compiler.is_compiling() and not all(_stays(x) for x in numbers):
+        device = student.device
+    else:
+        return None
+    # What a graph makes of a float that changes: it has to go through a product with a tensor.
+    one = torch.ones((), dtype=torch.float64, device=device)
+    with torch.no_grad():
+        return torch.stack(
+            [x.to(one, non_blocking=True) if isinstance(x, Tensor) else one * x for x in numbers]
+        )
+
+
+def _stays(x: Number) -> bool:
+    """Whether a float is a constant of the graph, such as 0, for which alone a graph is then made.
+
+    (With dynamic=True torch takes an argument's default, no smoothing, for one that may change.)
+    """
+    return bool(x == 0) or is_constant(x)
+
+
+# --- what operators take ------------------------------------------------------------------------
+
+
+def check_near(name: str, x: Tensor, student: Tensor) -> None:
+    """On the CPU, where the operator reads it, or where the kernel does."""
+    if x.device.type != "cpu" and x.device != student.device:
+        raise ValueError(f"{name} is on {x.device}; expected cpu or {student.device}, like student")
+
+
+def check_numbers(numbers: Tensor, count: int, student: Tensor, alone: bool) -> None:
+    """Float64 (count,), beside which there is none of the floats that it replaces."""
+    if numbers.dim() != 1 or numbers.shape[0] != count or numbers.dtype != torch.float64:
+        raise ValueError(
+            f"numbers has shape {tuple(numbers.shape)} and dtype {numbers.dtype}; expected "
+            f"({count},) and torch.float64"
+        )
+    if not numbers.is_contiguous():
+        raise ValueError(f"numbers has stride {numbers.stride(0)}; expected a contiguous tensor")
+    check_near("numbers", numbers, student)
+    if not alone:
+        raise ValueError("numbers is given; expected no floats beside it")
