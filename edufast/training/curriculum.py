@@ -212,8 +212,8 @@ class Curriculum:
         Grade g adds slice g, fragment g and teacher g, and distils the gated target. With a
         ``full_teacher``, grades that teach all classes distil that teacher instead. The order is
         mixed and the learning rate held; exits are trained along with the rest, and the first
-        fragment stops learning half-way through the last grade. docs/evidence.md reports the effect
-        of each.
+        fragment stops learning half-way through the last grade. docs/evidence_characters.md reports
+        the effect of each.
 
         Args:
             slices: classes of each slice teacher; these are the first teachers of the faculty.
