@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edufast.distill.registry import register_algorithm as register_algorithm
     from edufast.distill.weighting import register_weighting as register_weighting
     from edufast.edge.export import export as export
+    from edufast.edge.predict import predict as predict
     from edufast.models.zoo import create_model as create_model
     from edufast.models.zoo import register_model as register_model
     from edufast.student.early_exits import EarlyExit as EarlyExit
@@ -51,6 +52,7 @@ _HOMES = {
     "create_model": "edufast.models.zoo",
     "export": "edufast.edge.export",
     "load_dataset": "edufast.data",
+    "predict": "edufast.edge.predict",
     "register_algorithm": "edufast.distill.registry",
     "register_data_set": "edufast.data.sources",
     "register_model": "edufast.models.zoo",

@@ -33,10 +33,13 @@ SLOW = (
     # Training and exporting.
     "bench/*",
     "cli/test_files.py::test_a_*",
+    "cli/test_predict.py::*",
     "cli/test_train.py::*",
     "data/test_arrays.py::test_a_training_*",
     "data/test_image_files.py::test_a_run_skips_*",
     "edge/test_export.py::*",
+    "edge/test_predict.py::*",
+    "edge/test_standalone.py::test_it_predicts_*",
     "experiments/test_run.py::*",
     "experiments/test_sweep.py::*",
     "experiments/test_sweep_config.py::test_*_in_any_locale",

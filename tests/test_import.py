@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from PIL import Image
 
 # Seconds of loading each, or packages that an installation may lack.
 HEAVY = {
@@ -45,6 +47,19 @@ def command(*arguments: str) -> str:
 )
 def test_torch_is_not_loaded_for(code: str) -> None:
     assert not loaded(code) & {"torch", "numpy", "triton", *HEAVY}
+
+
+def test_predicting_loads_onnxruntime_but_no_torch(tmp_path) -> None:
+    from edufast.edge.export import export
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    options = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.2] * 3}
+    export(model, tmp_path / "student.onnx", input_size=(3, 8, 8), **options)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    modules = loaded(command("predict", str(tmp_path), str(tmp_path / "a.png"), "--json"))
+    assert {"onnxruntime", "PIL"} <= modules
+    assert not modules & {"torch", "triton", *HEAVY} - {"onnxruntime"}
 
 
 @pytest.mark.parametrize(

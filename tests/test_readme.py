@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-LONG, SHORT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LONG, SHORT, SCRIPT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_is_short():
@@ -41,3 +42,9 @@ def test_the_loss_alone():
     }
     exec(SHORT, names)
     assert torch.isfinite(names["loss"]) and logits.grad.abs().sum() > 0
+
+
+def test_the_script_for_devices_is_the_example():
+    """Which tests/edge/test_standalone.py runs."""
+    example = (ROOT / "examples" / "predict.py").read_text()
+    assert example.partition('"""\n\n')[2] == SCRIPT

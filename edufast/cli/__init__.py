@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, files, train
+from edufast.cli import about, bench, files, predict, train
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
@@ -48,5 +48,6 @@ for command in (
     about.recipes,
 ):
     app.command()(computes(command))
+app.command()(predict.predict)  # without torch
 app.command()(about.doctor)  # tells what is wrong, too
 app.add_typer(bench.bench, name="bench")

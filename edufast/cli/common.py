@@ -54,7 +54,10 @@ def table(*heads: str, wraps: str | None = None) -> Table:
     """An empty table whose cells stay on one line, but for those of the column ``wraps``."""
     empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head in heads:
-        empty.add_column(head, no_wrap=head != wraps)
+        if head == wraps:
+            empty.add_column(head, overflow="fold")
+        else:
+            empty.add_column(head, no_wrap=True)
     return empty
 
 

@@ -41,7 +41,7 @@ def export(
     from edufast.data import load_dataset, runs_code
     from edufast.data.datasets import OnError
     from edufast.edge.parity import ExportError
-    from edufast.edge.trained import export_trained
+    from edufast.edge.trained import export_trained, write_script
     from edufast.experiments.run import RunConfig
     from edufast.experiments.schema import read_section
     from edufast.models.weights import load_model
@@ -68,6 +68,8 @@ def export(
         fail(str(error), 1)
     except ValueError as error:  # the images do not fit the model
         fail(f"{weights}: {one_line(error)}", 2)
+    if source.is_dir() and out is None:
+        user(write_script, source)
     if as_json:
         print(json.dumps({"event": "export", **report.to_dict()}))
     else:

@@ -1,29 +1,61 @@
-"""Data sets, the order of their samples, and loaders."""
+"""Data sets, the order of their samples, and loaders.
 
-from edufast.data.augment import Augment, Views, draw_views, numbered_views
-from edufast.data.datasets import load_dataset
-from edufast.data.pipeline import Batch, Loader
-from edufast.data.samples import DataSet, Samples, Splits
-from edufast.data.sampling import ClassSampler, MixedSampler, Sampler, SliceSampler
-from edufast.data.sources import DATA_SETS, absolute_source, register_data_set, runs_code
+Names are imported when they are first asked for: reading a picture needs no torch.
+"""
 
-__all__ = [
-    "DATA_SETS",
-    "Augment",
-    "Batch",
-    "ClassSampler",
-    "DataSet",
-    "Loader",
-    "MixedSampler",
-    "Sampler",
-    "Samples",
-    "SliceSampler",
-    "Splits",
-    "Views",
-    "absolute_source",
-    "draw_views",
-    "load_dataset",
-    "numbered_views",
-    "register_data_set",
-    "runs_code",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edufast.data.augment import Augment as Augment
+    from edufast.data.augment import Views as Views
+    from edufast.data.augment import draw_views as draw_views
+    from edufast.data.augment import numbered_views as numbered_views
+    from edufast.data.datasets import load_dataset as load_dataset
+    from edufast.data.pipeline import Batch as Batch
+    from edufast.data.pipeline import Loader as Loader
+    from edufast.data.samples import DataSet as DataSet
+    from edufast.data.samples import Samples as Samples
+    from edufast.data.samples import Splits as Splits
+    from edufast.data.sampling import ClassSampler as ClassSampler
+    from edufast.data.sampling import MixedSampler as MixedSampler
+    from edufast.data.sampling import Sampler as Sampler
+    from edufast.data.sampling import SliceSampler as SliceSampler
+    from edufast.data.sources import DATA_SETS as DATA_SETS
+    from edufast.data.sources import absolute_source as absolute_source
+    from edufast.data.sources import register_data_set as register_data_set
+    from edufast.data.sources import runs_code as runs_code
+
+# Where each name lives; those above, for type checkers, are the same.
+_HOMES = {
+    "DATA_SETS": "sources",
+    "Augment": "augment",
+    "Batch": "pipeline",
+    "ClassSampler": "sampling",
+    "DataSet": "samples",
+    "Loader": "pipeline",
+    "MixedSampler": "sampling",
+    "Sampler": "sampling",
+    "Samples": "samples",
+    "SliceSampler": "sampling",
+    "Splits": "samples",
+    "Views": "augment",
+    "absolute_source": "sources",
+    "draw_views": "augment",
+    "load_dataset": "datasets",
+    "numbered_views": "augment",
+    "register_data_set": "sources",
+    "runs_code": "sources",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edufast.data' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edufast.data.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

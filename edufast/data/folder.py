@@ -46,10 +46,10 @@ def folder(root: Path, seed: int = 0) -> Splits:
         raise UserError(f"data folder {root}: expected at least 2 classes, got {len(train)}")
     if skipped:
         used = sum(len(files) for split in (train, val) for files in split.values())
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
         warnings.warn(
             f"data folder {root}: {used} images are used, {skipped.total()} entries left out: "
-            f"{kinds}; expected {', '.join(sorted(IMAGE_SUFFIXES))} in the folder of a class",
+            f"{counted(skipped)}; expected {', '.join(sorted(IMAGE_SUFFIXES))} in the folder of a "
+            "class",
             stacklevel=2,
         )
     classes = tuple(sorted(train))
@@ -79,6 +79,11 @@ def position(path: Path, seed: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def counted(skipped: Counter[str]) -> str:
+    """How many of each kind were left out, in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+
+
 def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     """The image files of each folder in ``root``, sorted. What else is in it is counted in
     ``skipped``, by kind."""
@@ -92,7 +97,7 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
         files = []
         with os.scandir(each) as entries:
             for entry in entries:
-                kind = _left_out(entry)
+                kind = left_out(entry)
                 if kind is None:
                     files.append(each / entry.name)
                 else:
@@ -103,7 +108,7 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _left_out(entry: os.DirEntry[str]) -> str | None:
+def left_out(entry: os.DirEntry[str]) -> str | None:
     """The kind of what is no image file, in the plural; None: it is one."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("."):  # such as ._1.jpg, which macOS puts beside 1.jpg

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edufast.data.samples import Samples, Splits
@@ -18,6 +17,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.progress import counting
 
 if TYPE_CHECKING:
+    import torch
     from nvidia.dali import Pipeline
     from nvidia.dali.data_node import DataNode
 
@@ -26,14 +26,17 @@ _NAMED, _NAMED_SKIPPED = 50, 5  # most files in an error, and in a warning
 
 
 class UnreadableImage(UserError):
-    """An image file cannot be read or decoded."""
+    """Image files cannot be read or decoded.
 
-    def __init__(self, *paths: Path) -> None:
+    Args:
+        advice: what to do about it.
+    """
+
+    def __init__(
+        self, *paths: Path, advice: str = "; on_error: skip leaves such files out"
+    ) -> None:
         what = "image file" if len(paths) == 1 else f"{len(paths)} image files:"
-        super().__init__(
-            f"{what} {_named(paths, _NAMED)}: cannot be read or decoded; on_error: skip leaves "
-            "such files out"
-        )
+        super().__init__(f"{what} {_named(paths, _NAMED)}: cannot be read or decoded{advice}")
 
 
 class Encoded:
@@ -92,6 +95,8 @@ def unreadable(
     Args:
         advance: called with a number of files that have been checked.
     """
+    import torch
+
     decoder = _Decoder(Encoded(paths), torch.device(device))
     found: list[Path] = []
     for start in range(0, len(paths), _AT_ONCE):
@@ -147,10 +152,17 @@ def without_unreadable(splits: Splits, source: str) -> Splits:
     return Splits(splits.classes, train, val)
 
 
+def printable(path: Path) -> str:
+    """Its name on one line, as Python writes it if it cannot be printed as it is."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
 def _named(paths: Sequence[Path], most: int) -> str:
-    """Their names on one line, those that cannot be printed as Python writes them."""
-    texts = [text if text.isprintable() else repr(text) for text in map(str, paths[:most])]
-    return ", ".join(texts) + (f" and {len(paths) - most} more" if len(paths) > most else "")
+    """Their names on one line."""
+    return ", ".join(map(printable, paths[:most])) + (
+        f" and {len(paths) - most} more" if len(paths) > most else ""
+    )
 
 
 def _unreadable_of(*splits: Samples) -> list[Path]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.data.augment import Augment, Views, draw_views, numbered_views
+from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import Encoded, UnreadableImage, files_of, unreadable
 from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
 PREFETCH = 2  # batches DALI prepares ahead
-# In validation, large images are resized to 256 for a crop of 224; small ones are not cropped.
-_CENTRE_SHARE, _CENTRE_FROM = 224 / 256, 128
 
 
 class Batch(NamedTuple):
@@ -316,8 +315,8 @@ def _centre(encoded: DataNode, size: int, decoder: str) -> DataNode:
     from nvidia.dali import fn
 
     images = fn.decoders.image(encoded, device=decoder)
-    shorter = round(size / _CENTRE_SHARE) if size >= _CENTRE_FROM else size
-    return fn.crop(fn.resize(images, resize_shorter=shorter), crop=(size, size))
+    rule = CentreCrop.to(size, size)
+    return fn.crop(fn.resize(images, resize_shorter=rule.cover[0]), crop=rule.crop)
 
 
 def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: str) -> DataNode:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edufast.data.centre_crop import CentreCrop
 from edufast.edge import onnx
 from edufast.edge.parity import ExportError, Parity, compare, torch_logits
 from edufast.edge.preprocess import check_constants, normalise
@@ -80,7 +81,8 @@ def export(
     """Write ``model`` to ``path`` as one float32 file, and verify it before it appears there.
 
     With ``mean`` and ``std`` the input is image bytes, uint8 (N, H, W, C), which the file scales
-    and normalises itself; without them it is float32 (N, C, H, W), already normalised. The input is
+    and normalises itself, and its metadata says how validation cuts and resizes pictures to that
+    size; without them it is float32 (N, C, H, W), already normalised. The input is
     called ``image``, the output ``logits``, and the file accepts any batch size N. The exported
     model is in eval mode; ``model`` itself is not changed and may be in any mode, on any device and
     of any dtype.
@@ -248,5 +250,10 @@ def _entries(
         entries["preprocessing"] = {"input": "float32 NCHW, normalised by the caller"}
     else:
         mean, std = constants
-        entries["preprocessing"] = {"input": "uint8 NHWC, done inside", "mean": mean, "std": std}
+        entries["preprocessing"] = {
+            "input": "uint8 NHWC, done inside",
+            "mean": mean,
+            "std": std,
+            "resize": CentreCrop.to(*input_size[1:]).to_dict(),
+        }
     return {**entries, **metadata}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import nn
 
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
+from edufast.edge.runtime import load_onnxruntime
 from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,14 +96,6 @@ def runner(path: Path) -> Run:
             ) from error
 
     return run
-
-
-def load_onnxruntime() -> Any:
-    """The module onnxruntime, without telemetry: it would write a device id to the home folder."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
 
 
 def require() -> None:

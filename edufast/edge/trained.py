@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import nn
 
 from edufast.data import ClassSampler, DataSet, Loader, Samples
 from edufast.edge.export import ExportReport, export
-from edufast.edge.onnx import load_onnxruntime
+from edufast.edge.runtime import load_onnxruntime
 from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
 
 VERIFY_SAMPLES = 256  # validation images on which an export is compared with PyTorch
 
@@ -72,6 +74,18 @@ def validation_images(
     batch = next(loader.epoch(0))
     pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
     return pixels, info.class_map.positions()[batch.labels].numpy()
+
+
+def write_script(folder: Path) -> Path:
+    """Write predict.py into a run folder: it predicts pictures with student.onnx without EduFast.
+
+    Returns:
+        The script.
+    """
+    script = folder / "predict.py"
+    with atomic_write(script) as temporary:
+        temporary.write_bytes(files("edufast.edge").joinpath("standalone.py").read_bytes())
+    return script
 
 
 def latency(path: Path, image_size: int, runs: int = 50) -> float:

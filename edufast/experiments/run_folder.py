@@ -48,7 +48,8 @@ class RunConfig(Section):
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run keeps what it makes. Besides what is listed here: student.onnx and, of a student
-    with exits, student-exit1.onnx and so on; report.html and plots/."""
+    with exits, student-exit1.onnx and so on; predict.py, which predicts pictures with them;
+    report.html and plots/."""
 
     path: Path
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from edufast.edge.trained import export_trained, latency
+from edufast.edge.trained import export_trained, latency, write_script
 from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
 from edufast.experiments.method import Method
 from edufast.experiments.run_setup import Setup
@@ -106,12 +106,14 @@ def _best(epochs: Sequence[EpochEvent], curriculum: Curriculum) -> tuple[float, 
 
 
 def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> None:
-    """Write ``model`` to the file ``name`` of the run's folder, verify and measure it.
+    """Write ``model`` to the file ``name`` of the run's folder, verify and measure it; beside it,
+    a script that predicts pictures with it.
 
     Raises:
         ExportError: the file does not do what the model does.
     """
     report = export_trained(model, info, setup.data, setup.folder.path / name)
+    write_script(setup.folder.path)
     accuracy = evaluate_on(model, setup.data, info.class_map).overall
     milliseconds = latency(report.path, info.image_size)
     setup.event_log.write(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from edufast.data import Augment, Batch, Loader, Samples, draw_views, numbered_views
-from edufast.data.pipeline import _CENTRE_SHARE
+from edufast.data.centre_crop import CENTRE_SHARE
 from edufast.utils.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -273,7 +273,7 @@ def test_files_are_decoded_exactly_and_cropped_at_the_centre(tmp_path):
 def test_large_files_lose_their_rim_at_validation(files):
     (batch,) = make(files, image_size=160, **PLAIN).epoch(0)
     shown = batch.images[2, 0, 80]  # the middle row of the square image
-    assert (shown[-1] - shown[0]).item() == pytest.approx(128 * _CENTRE_SHARE, abs=2)
+    assert (shown[-1] - shown[0]).item() == pytest.approx(128 * CENTRE_SHARE, abs=2)
     assert shown.mean().item() == pytest.approx(63.5, abs=1)
 
 

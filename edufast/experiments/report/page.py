@@ -280,7 +280,11 @@ def _exports(log: RunLog) -> str:
         "largest logit difference",
         "one image, one thread",
     ]
-    return _table(heads, rows)
+    note = (
+        '<p class="note">To predict pictures: <code>edufast predict</code> with this folder, or '
+        "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
+    )
+    return _table(heads, rows) + note
 
 
 def _config(text: str) -> str:

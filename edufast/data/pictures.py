@@ -1,0 +1,87 @@
+"""Pictures of a user: finding them, and reading one without DALI as DALI does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edufast.data.folder import IMAGE_SUFFIXES, counted, left_out
+from edufast.data.image_files import UnreadableImage
+from edufast.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # those that DALI decodes, too
+
+
+def find_pictures(given: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
+    """The pictures among files and in folders, at any depth, each once.
+
+    Files that are named themselves are taken whatever they are called. In folders, what is hidden
+    or no picture is left out, as of the folder of a class in training.
+
+    Returns:
+        The pictures, those of a folder sorted; and how many entries were left out, by kind.
+
+    Raises:
+        UserError: one of ``given`` is no file and no folder, or there is no picture at all.
+    """
+    found: list[Path] = []
+    skipped: Counter[str] = Counter()
+    for path in given:
+        if path.is_dir():
+            found += _in_folder(path, skipped)
+        elif path.is_file():
+            found.append(path)
+        else:
+            what = "is a pipe or device" if path.exists() else "does not exist"
+            raise UserError(f"picture {str(path)!r} {what}; expected a file or a folder")
+    if not found:
+        left = f": {counted(skipped)} left out" if skipped else ""
+        raise UserError(
+            f"no pictures{left}; expected files, or folders that hold "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return list(dict.fromkeys(found)), skipped
+
+
+def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
+    files, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            kind = left_out(entry)
+            if kind is None:
+                files.append(folder / entry.name)
+            elif kind != "folders":
+                skipped[kind] += 1
+            elif entry.is_symlink():  # which may lead back here
+                skipped["links to folders"] += 1
+            else:
+                folders.append(folder / entry.name)
+    return sorted(files) + [path for each in sorted(folders) for path in _in_folder(each, skipped)]
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The picture in a file: upright as its EXIF data says, in RGB of 8 bits, without alpha.
+
+    Raises:
+        UnreadableImage: the file cannot be read or decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    # Decoders written in Python fail in any way on damaged files.
+    except Exception as error:
+        raise UnreadableImage(path) from error
+    if upright.mode.startswith("I;16"):  # grey of 16 bits, which convert would cut off at 255
+        upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
+    return upright.convert("RGB")

@@ -1,0 +1,222 @@
+"""Predicting pictures with an exported file, by onnxruntime on the CPU and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edufast.data.centre_crop import CentreCrop
+from edufast.data.folder import counted
+from edufast.data.image_files import UnreadableImage
+from edufast.data.pictures import find_pictures, read_picture
+from edufast.edge.runtime import load_onnxruntime
+from edufast.utils.errors import UserError, one_line
+
+_BATCH = 16  # pictures
+_PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of a picture.
+
+    Attributes:
+        picture: the file.
+        classes: names, in the order of the logits.
+        probabilities: (classes,) float32, the softmax of the logits.
+    """
+
+    picture: Path
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def name(self) -> str:
+        """Of the most probable class."""
+        return self.top(1)[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Of the most probable class."""
+        return self.top(1)[0][1]
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The ``count`` most probable classes (all, if there are fewer) and their probabilities."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[c], float(self.probabilities[c])) for c in order]
+
+
+def predict(path: _PathLike, pictures: _PathLike | Iterable[_PathLike]) -> Iterator[Prediction]:
+    """What an exported student says of pictures, in their order, 16 at a time.
+
+        for prediction in edufast.predict("student.onnx", "folder/of/pictures"):
+            print(prediction.picture, prediction.name, prediction.probability)
+
+    Pictures are decoded, turned upright, cropped and resized as in validation, by the rule in the
+    file's metadata. In folders, at any depth, what is hidden or no picture is left out; a warning
+    counts it.
+
+    Args:
+        path: an .onnx file that :func:`edufast.export` wrote with ``mean``, ``std`` and
+            ``classes``, or a run folder, of which student.onnx is taken.
+        pictures: files and folders, or one of them.
+
+    Raises:
+        UserError: there is no such file, it is of another kind, or there are no pictures.
+        UnreadableImage: after the last prediction; names all pictures that cannot be read or
+            decoded.
+    """
+    model = ExportedModel(Path(path))
+    several = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
+    return model.predict(pictures_of(Path(each) for each in several))
+
+
+def pictures_of(given: Iterable[Path]) -> list[Path]:
+    """The pictures among files and in folders; a warning counts what is left out.
+
+    Raises:
+        UserError: as :func:`edufast.data.pictures.find_pictures`.
+    """
+    found, skipped = find_pictures(given)
+    if skipped:
+        warnings.warn(
+            f"{len(found)} pictures are used, {skipped.total()} entries left out: "
+            f"{counted(skipped)}",
+            stacklevel=3,
+        )
+    return found
+
+
+class ExportedModel:
+    """An exported file, loaded and checked.
+
+    Args:
+        path: the file, or a run folder.
+
+    Attributes:
+        classes: names, in the order of the logits.
+
+    Raises:
+        UserError: there is no such file, or it is no file that predicts pictures.
+    """
+
+    classes: tuple[str, ...]
+
+    def __init__(self, path: Path) -> None:
+        file = _file(path)
+        self._session = _session(file)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.classes, self._crop = _described(file, metadata)
+        inputs = [(each.type, each.shape[1:]) for each in self._session.get_inputs()]
+        outputs = [each.shape[1:] for each in self._session.get_outputs()]
+        wanted = [("tensor(uint8)", [*self._crop.crop, 3])], [[len(self.classes)]]
+        if (inputs, outputs) != wanted:
+            raise UserError(
+                f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, pictures "
+                "in RGB to the classes that its metadata names"
+            )
+
+    def predict(self, pictures: Sequence[Path]) -> Iterator[Prediction]:
+        """The predictions of image files, in their order.
+
+        Raises:
+            UnreadableImage: after the last one; names the files that cannot be read or decoded.
+        """
+        unreadable: list[Path] = []
+        readable = self._views(pictures, unreadable)
+        while batch := list(islice(readable, _BATCH)):
+            paths, views = zip(*batch, strict=True)
+            for path, probabilities in zip(
+                paths, self._probabilities(np.stack(views)), strict=True
+            ):
+                yield Prediction(path, self.classes, probabilities)
+        if unreadable:
+            raise UnreadableImage(*unreadable, advice="")
+
+    def _views(
+        self, pictures: Sequence[Path], unreadable: list[Path]
+    ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+        for path in pictures:
+            try:
+                picture = read_picture(path)
+            except UnreadableImage:
+                unreadable.append(path)
+            else:
+                yield path, self._crop(picture)
+
+    def _probabilities(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: views})
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; expected an .onnx file or a run folder")
+        return path
+    file = path / "student.onnx"
+    if not file.is_file():
+        raise UserError(f"{path} has no student.onnx; write it with: edufast export {path}")
+    return file
+
+
+def _session(file: Path) -> Any:
+    try:
+        import PIL.Image  # noqa: F401
+
+        onnxruntime = load_onnxruntime()
+    except ImportError as error:
+        raise UserError(f"predicting needs {error.name}: pip install 'edufast[export]'") from error
+    content = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise UserError(
+            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
+        ) from error
+
+
+def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], CentreCrop]:
+    """Classes and resize rule, as the file's metadata says.
+
+    Raises:
+        UserError: it does not say them, or wants images that were normalised before.
+    """
+    for key in ("classes", "preprocessing"):
+        if key not in metadata:
+            raise UserError(
+                f"{file} has no {key!r} in its metadata; expected a file that edufast.export wrote "
+                "with class names"
+            )
+    try:
+        classes, preprocessing = (json.loads(metadata[k]) for k in ("classes", "preprocessing"))
+        takes_bytes, resize = (
+            preprocessing["input"].startswith("uint8"),
+            preprocessing.get("resize"),
+        )
+        rule = None if resize is None else CentreCrop.from_dict(resize)
+        names = tuple(map(str, classes))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{file} has metadata that make no sense; expected what edufast.export writes"
+        ) from error
+    if not takes_bytes:
+        raise UserError(
+            f"{file} expects images that its caller has normalised; expected a file exported with "
+            "mean and std, which takes bytes"
+        )
+    if rule is None:
+        raise UserError(f"{file} has no resize rule: an earlier version wrote it; export it again")
+    return names, rule

@@ -1,0 +1,32 @@
+"""Predict pictures with an exported student: python predict.py student.onnx a.jpg b.jpg
+
+Needs numpy, Pillow and onnxruntime only. Shows the model what validation showed it.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+model, *pictures = sys.argv[1:]
+session = onnxruntime.InferenceSession(model)
+metadata = session.get_modelmeta().custom_metadata_map
+classes, rule = json.loads(metadata["classes"]), json.loads(metadata["preprocessing"])["resize"]
+cover, crop = np.array(rule["cover"]), np.array(rule["crop"])  # height, width
+for picture in pictures:
+    image = ImageOps.exif_transpose(Image.open(picture))
+    if image.mode.startswith("I;16"):  # grey of 16 bits
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    image = image.convert("RGB")
+    size = np.array([image.height, image.width])
+    scale = max(cover / size)
+    odd, part = (np.rint(size * scale) - crop) % 2, crop / scale
+    top, left = start = np.maximum(np.minimum((size - part + odd / scale) / 2, size - part), 0)
+    bottom, right = np.minimum(start + part, size)
+    image = image.resize(tuple(crop[::-1]), Image.Resampling.BILINEAR, (left, top, right, bottom))
+    ((logits,),) = session.run(None, {"image": np.asarray(image)[None]})
+    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    best = probabilities.argmax()
+    print(f"{picture}: {classes[best]} {probabilities[best]:.1%}")

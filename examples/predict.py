@@ -1,0 +1,1 @@
+../edufast/edge/standalone.py

@@ -1,0 +1,55 @@
+"""The script that predicts without EduFast says what EduFast says."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edufast.edge.export import export
+from edufast.edge.predict import predict
+from edufast.edge.trained import write_script
+from tests.data.odd_pictures import smooth, write_odd_pictures
+from tests.tiny import tiny_model
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "predict.py"
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_it_predicts_the_same(size, tmp_path, monkeypatch, capsys) -> None:
+    """Beside the model, of every kind of picture, for small and large views."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model, classes = tiny_model(6).eval(), ["a", "b", "c", "d", "é", "<f>"]
+    path = tmp_path / "student.onnx"
+    export(model, path, input_size=(3, size, size), classes=classes, mean=[0.3] * 3, std=[0.02] * 3)
+    pictures = write_odd_pictures(tmp_path / "pictures")
+    for number, (height, width) in enumerate([(9, 14), (301, 200), (40, 41), (128, 128)]):
+        pictures.append(tmp_path / f"{number}.png")
+        smooth(height, width).save(pictures[-1])
+    script = write_script(tmp_path)
+    assert script == tmp_path / "predict.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(path), *map(str, pictures)])
+    runpy.run_path(str(script), run_name="__main__")
+    expected = [f"{p.picture}: {p.name} {p.probability:.1%}" for p in predict(path, pictures)]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert len({line.rpartition(" ")[2] for line in expected}) > 3
+
+
+def test_it_is_the_example_and_needs_three_packages_only() -> None:
+    tree = ast.parse(EXAMPLE.read_text())
+    modules = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert modules == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    assert EXAMPLE.read_text() == (EXAMPLE.parents[1] / "edufast/edge/standalone.py").read_text()
