@@ -58,29 +58,24 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Classes that differ in brightness, so that a view from elsewhere is classified otherwise."""
+    """Random weights, and logits so large that another view of a picture is classified otherwise."""
     root = tmp_path_factory.mktemp("trained")
-    for name, (part, count) in enumerate((("train", 4), ("val", 3)), 1):
-        for label, (height, width) in enumerate([(40, 61), (70, 33), (24, 24)]):
+    for label, (height, width) in enumerate([(40, 61), (70, 33), (24, 24)]):
+        for part, count in (("train", 4), ("val", 9)):
             folder = root / "pictures" / part / f"c{label}"
             folder.mkdir(parents=True)
             for number in range(count):
-                picture = smooth(height, width, 100 * name + 10 * label + number)
-                picture.point(lambda v, label=label: 40 + v // 4 + 60 * label).save(
+                smooth(height, width, 100 * count + 10 * label + number).save(
                     folder / f"{number}.png"
                 )
     write_odd_pictures(root / "pictures" / "val" / "c1")
     data = load_dataset(str(root / "pictures"), image_size=32)
     torch.manual_seed(0)
     model = tiny_model(3)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
     loader = Loader(data.train, batch_size=12, image_size=32, mean=data.mean, std=data.std)
-    for epoch in range(20):
-        for batch in loader.epoch(epoch):
-            loss = nn.functional.cross_entropy(model(batch.images), (batch.labels + 1) % 3)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    model(next(loader.epoch(0)).images)  # for the running statistics
+    with torch.no_grad():
+        model[-1].weight *= 200
     info = ModelInfo.describe("tiny", data, [2, 0, 1], 0.5, 0, 0.0)
     (root / "run").mkdir()
     export_trained(model.eval(), info, data, root / "run" / "student.onnx")
@@ -99,13 +94,13 @@ def test_predictions_are_those_of_validation(trained) -> None:
         assert prediction.classes == ("c2", "c0", "c1")
     right = [p.name == p.picture.parent.name for p in found]
     measured = evaluate_on(trained.model, trained.data, trained.info.class_map)
-    assert np.mean(right) == pytest.approx(measured.overall) and 0.2 < measured.overall < 1
+    assert np.mean(right) == pytest.approx(measured.overall) and 0 < measured.overall < 1
 
 
 def test_a_run_folder_stands_for_its_student_and_a_folder_for_its_pictures(trained) -> None:
     folder = Path(trained.data.name) / "val" / "c0"
     found = list(edufast.predict(str(trained.run), str(folder)))
-    assert [p.picture.name for p in found] == ["0.png", "1.png", "2.png"]
+    assert [p.picture.name for p in found] == [f"{n}.png" for n in range(9)]
     (again,) = predict(trained.file, [folder / "1.png"])
     np.testing.assert_allclose(again.probabilities, found[1].probabilities, atol=1e-5)
 
