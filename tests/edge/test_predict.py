@@ -58,7 +58,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Random weights, and logits so large that another view of a picture is classified otherwise."""
+    """Random weights, with logits so large that another view of a picture changes them."""
     root = tmp_path_factory.mktemp("trained")
     for label, (height, width) in enumerate([(40, 61), (70, 33), (24, 24)]):
         for part, count in (("train", 4), ("val", 9)):
