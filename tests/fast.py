@@ -32,6 +32,7 @@ SLOW = (
     "ops/test_kd_loss_accuracy.py::test_triton_*",
     # Training and exporting.
     "bench/*",
+    "cli/test_data.py::*",
     "cli/test_files.py::test_a_*",
     "cli/test_predict.py::*",
     "cli/test_train.py::*",

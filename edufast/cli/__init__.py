@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, files, predict, train
+from edufast.cli import about, bench, data, files, predict, train
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
@@ -45,6 +45,7 @@ for command in (
     train.resume,
     files.export,
     files.merge,
+    data.data,
     about.recipes,
 ):
     app.command()(computes(command))

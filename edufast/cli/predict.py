@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edufast.cli.common import fail, show, table, user
+from edufast.cli.options import path_of
 
 if TYPE_CHECKING:
     from edufast.edge.predict import Prediction
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run folder, or an exported .onnx file.")],
+    model: Annotated[
+        Path,
+        typer.Argument(parser=path_of("model"), help="A run folder, or an exported .onnx file."),
+    ],
     pictures: Annotated[
-        list[Path], typer.Argument(help="Picture files, and folders of them at any depth.")
+        list[Path],
+        typer.Argument(
+            parser=path_of("pictures"), help="Picture files, and folders of them at any depth."
+        ),
     ],
     top: Annotated[
         int, typer.Option(min=1, help="Classes a picture: the most probable, and runners-up.")

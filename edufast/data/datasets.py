@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +67,7 @@ def load_dataset(
         raise UserError(f"holdout: expected a share in [0, 1), got {holdout}")
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
-    try:
+    with telling_missing_packages(source):
         found = read(source, seed)
         splits = Splits(tuple(found.classes), found.train, found.val)
         if holdout:
@@ -74,7 +76,7 @@ def load_dataset(
             raise UserError(f"data source {source!r}: val is empty; expected a holdout above 0")
         if on_error == "skip":
             splits = without_unreadable(splits, source)
-        size = image_size or _usual_size(source, found)
+        size = image_size or usual_size(source, found)
         train, val = _resized(splits.train, size), _resized(splits.val, size)
         if isinstance(found, DataSet):
             mean, std = found.mean, found.std
@@ -82,6 +84,13 @@ def load_dataset(
             with naming_unreadable(train, val):
                 mean, std = _statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
+
+
+@contextmanager
+def telling_missing_packages(source: str) -> Iterator[None]:
+    """Within the block, a package that cannot be imported is a `UserError`."""
+    try:
+        yield
     except ImportError as error:
         needed = error.name or error
         raise UserError(
@@ -89,7 +98,8 @@ def load_dataset(
         ) from error
 
 
-def _usual_size(source: str, found: Splits | DataSet) -> int:
+def usual_size(source: str, found: Splits | DataSet) -> int:
+    """Height and width of the images unless a recipe says otherwise."""
     if isinstance(found, DataSet):
         return found.image_size
     known = outline(source)

@@ -6,8 +6,9 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +20,40 @@ _VAL_FOLDERS = ("val", "valid", "test")
 _VAL_SHARE = 0.2
 
 
+class FolderContent(NamedTuple):
+    """What is in a folder of images.
+
+    Attributes:
+        layout: that was recognised, in words.
+        left_out: how many entries in the folders of the classes are no images, by kind.
+    """
+
+    layout: str
+    splits: Splits
+    left_out: Counter[str]
+
+
 def folder(root: Path, seed: int = 0) -> Splits:
+    """The splits of :func:`folder_content`; what is left out is counted in a warning.
+
+    Raises:
+        UserError: as :func:`folder_content`.
+    """
+    _, splits, left_out = folder_content(root, seed)
+    if left_out:
+        used = len(splits.train) + len(splits.val)
+        warnings.warn(
+            f"data folder {root}: {used} images are used, {left_out.total()} entries left out: "
+            f"{counted(left_out)}; expected {', '.join(sorted(IMAGE_SUFFIXES))} in the folder of a "
+            "class",
+            stacklevel=2,
+        )
+    return splits
+
+
+def folder_content(root: Path, seed: int = 0) -> FolderContent:
     """``root/train/<class>/*`` with ``root/val/<class>/*`` (or ``valid`` or ``test``), or
-    ``root/<class>/*``, of which about a fifth of each class is for validation. What else is in
-    the folders of the classes is left out, and counted in a warning.
+    ``root/<class>/*``, of which about a fifth of each class is for validation.
 
     Raises:
         UserError: fewer than two classes, a class without images, with a name that is not UTF-8,
@@ -34,30 +65,25 @@ def folder(root: Path, seed: int = 0) -> Splits:
         if val_root is None:
             expected = ", ".join(_VAL_FOLDERS)
             raise UserError(f"data folder {root}: has train, but none of {expected}")
+        layout = f"train and {val_root.name}, each with a folder of images for each class"
         train, val = (_class_folders(part, skipped) for part in (root / "train", val_root))
         unknown = sorted(val.keys() - train.keys())
         if unknown:
             raise UserError(f"data folder {root}: class {unknown[0]!r} is in {val_root.name} only")
     else:
+        layout = "a folder of images for each class; about a fifth of each is for validation"
         split = {name: _split(files, seed) for name, files in _class_folders(root, skipped).items()}
         train = {name: files for name, (files, _) in split.items()}
         val = {name: files for name, (_, files) in split.items()}
     if len(train) < 2:
         raise UserError(f"data folder {root}: expected at least 2 classes, got {len(train)}")
-    if skipped:
-        used = sum(len(files) for split in (train, val) for files in split.values())
-        warnings.warn(
-            f"data folder {root}: {used} images are used, {skipped.total()} entries left out: "
-            f"{counted(skipped)}; expected {', '.join(sorted(IMAGE_SUFFIXES))} in the folder of a "
-            "class",
-            stacklevel=2,
-        )
     classes = tuple(sorted(train))
-    return Splits(
+    splits = Splits(
         classes,
         file_samples([train[name] for name in classes]),
         file_samples([val.get(name, []) for name in classes]),
     )
+    return FolderContent(layout, splits, skipped)
 
 
 def file_samples(files: Sequence[Sequence[Path]]) -> Samples:
@@ -79,7 +105,7 @@ def position(path: Path, seed: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def counted(skipped: Counter[str]) -> str:
+def counted(skipped: Mapping[str, int]) -> str:
     """How many of each kind were left out, in words."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
 

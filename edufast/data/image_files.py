@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def naming_unreadable(*splits: Samples) -> Iterator[None]:
     try:
         yield
     except UnreadableImage as error:
-        found = _unreadable_of(*splits)
+        found = unreadable_of(*splits)
         if len(found) < 2:
             raise
         raise UnreadableImage(*found) from error
@@ -130,7 +131,7 @@ def without_unreadable(splits: Splits, source: str) -> Splits:
     Raises:
         UserError: no training image of a class, or no validation image at all, can be decoded.
     """
-    bad = set(_unreadable_of(splits.train, splits.val))
+    bad = set(unreadable_of(splits.train, splits.val))
     if not bad:
         return splits
     train, val = (_without(samples, bad) for samples in (splits.train, splits.val))
@@ -152,8 +153,8 @@ def without_unreadable(splits: Splits, source: str) -> Splits:
     return Splits(splits.classes, train, val)
 
 
-def printable(path: Path) -> str:
-    """Its name on one line, as Python writes it if it cannot be printed as it is."""
+def printable(path: object) -> str:
+    """A name on one line, as Python writes it if it cannot be printed as it is."""
     text = str(path)
     return text if text.isprintable() else repr(text)
 
@@ -165,9 +166,9 @@ def _named(paths: Sequence[Path], most: int) -> str:
     )
 
 
-def _unreadable_of(*splits: Samples) -> list[Path]:
-    """Those of several splits, with a progress bar."""
-    paths = [path for samples in splits for path in files_of(samples)]
+def unreadable_of(*splits: Samples) -> list[Path]:
+    """Those of several splits, each once, with a progress bar."""
+    paths = list(dict.fromkeys(path for samples in splits for path in files_of(samples)))
     with counting("checking image files", len(paths)) as advance:
         return unreadable(paths, advance=advance)
 
@@ -180,6 +181,20 @@ def _without(samples: Samples, bad: set[Path]) -> Samples:
 def files_of(samples: Samples) -> tuple[Path, ...]:
     """The image files of a split; none if its images are an array."""
     return () if isinstance(samples.images, np.ndarray) else samples.images
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Drops what decoders, written in C, print about damaged files, which are named anyway."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 class _Decoder:
@@ -195,7 +210,8 @@ class _Decoder:
         self._part = part
         self._pipeline = self._pipeline or self._build()
         try:
-            self._pipeline.run()
+            with _without_messages():
+                self._pipeline.run()
         except RuntimeError:
             self._pipeline = None  # a failed pipeline is dead
             return False

@@ -67,7 +67,7 @@ def read(source: str, seed: int) -> Splits | DataSet:
         UserError: there is no such reader or path, or the reader fails or returns something else.
         ImportError: a data set of this package needs another package, which is missing.
     """
-    name, path = _parsed(source)
+    name, path = parsed(source)
     if name is None:
         assert path is not None
         return folder(path, seed)
@@ -91,7 +91,7 @@ def read(source: str, seed: int) -> Splits | DataSet:
 
 def absolute_source(source: str) -> str:
     """``source`` with its path, if it has one, made absolute."""
-    name, path = _parsed(source)
+    name, path = parsed(source)
     if path is None:
         return source
     return str(path.absolute()) if name is None else f"{name}:{path.absolute()}"
@@ -99,13 +99,13 @@ def absolute_source(source: str) -> str:
 
 def runs_code(source: str) -> bool:
     """Whether reading ``source`` runs code that it names by an import path."""
-    name, _ = _parsed(source)
+    name, _ = parsed(source)
     return name is not None and is_import_path(name)
 
 
-def _parsed(source: str) -> tuple[str | None, Path | None]:
-    """The reader, None if ``source`` is a folder, and the path. Names take precedence over
-    folders, and folders over import paths."""
+def parsed(source: str) -> tuple[str | None, Path | None]:
+    """The name of the reader, None if ``source`` is a folder, and the path. Names take precedence
+    over folders, and folders over import paths."""
     name, colon, rest = source.partition(":")
     if name not in DATA_SETS:
         if os.path.isdir(source):  # unlike Path.is_dir, False for a name that is too long

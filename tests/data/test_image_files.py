@@ -70,6 +70,16 @@ def test_files_that_cannot_be_decoded_are_found_among_good_ones(pictures):
     assert unreadable([]) == []
 
 
+def test_decoders_print_nothing_about_damaged_files(tmp_path, capfd):
+    make_pictures(tmp_path, 2, "jpg")
+    first, second = sorted(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes()[:-9])
+    assert unreadable([first, second]) == [first]
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"afterwards")
+    assert capfd.readouterr().err == "afterwards"
+
+
 def test_a_run_that_stops_names_all_of_them_at_once(pictures):
     """Where the first is met: when statistics are computed, or in the middle of an epoch."""
     data = load(pictures)

@@ -1,0 +1,193 @@
+"""A look at a data set before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edufast.data.datasets import telling_missing_packages, usual_size
+from edufast.data.duplicates import Place, duplicates
+from edufast.data.folder import folder_content
+from edufast.data.image_files import unreadable_of
+from edufast.data.outline import OUTLINES
+from edufast.data.samples import DataSet, Samples, Splits
+from edufast.data.sources import parsed, read
+
+_HEADERS = 1000  # files of which the size is looked at
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+
+class Sizes(NamedTuple):
+    """Of images as they are stored, by their number of pixels.
+
+    Attributes:
+        images: how many were looked at, evenly spaced.
+    """
+
+    smallest: Size
+    median: Size
+    largest: Size
+    images: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a run would see of a data set.
+
+    Attributes:
+        source: as a recipe's ``data.source``.
+        layout: that was recognised, in words.
+        classes: names.
+        train, val: the two splits, with the files that cannot be decoded.
+        image_size: height and width of the images in pixels, unless a recipe says otherwise.
+        sizes: of the images as they are stored; None: none could be looked at.
+        left_out: how many entries in the folders of the classes are no images, by kind.
+        unreadable: files that cannot be read or decoded, each once.
+        duplicates: groups of images of the same content; those in ``unreadable`` are in none.
+    """
+
+    source: str
+    layout: str
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+    image_size: int
+    sizes: Sizes | None
+    left_out: dict[str, int]
+    unreadable: list[Path]
+    duplicates: list[list[Place]]
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Number of training and validation images of each class."""
+        counts = (
+            np.bincount(s.labels, minlength=len(self.classes)) for s in (self.train, self.val)
+        )
+        return {
+            name: (int(train), int(val))
+            for name, train, val in zip(self.classes, *counts, strict=True)
+        }
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class for each one of the smallest."""
+        counts = [train for train, _ in self.counts.values()]
+        return max(counts) / min(counts)
+
+    @property
+    def copies(self) -> dict[str, int]:
+        """How many images of a split repeat an earlier one of it, by split."""
+        copies: Counter[str] = Counter(train=0, val=0)
+        for group in self.duplicates:
+            for split, count in Counter(place.split for place in group).items():
+                copies[split] += count - 1
+        return dict(copies)
+
+    @property
+    def leaked(self) -> int:
+        """How many validation images are training images, too."""
+        groups = ([place.split for place in group] for group in self.duplicates)
+        return sum(splits.count("val") for splits in groups if "train" in splits)
+
+    @property
+    def contradictions(self) -> int:
+        """How many groups of duplicates are in several classes."""
+        return sum(len({place.label for place in group}) > 1 for group in self.duplicates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The survey as JSON types."""
+        sizes = self.sizes and self.sizes._asdict()
+        return {
+            "source": self.source,
+            "layout": self.layout,
+            "image_size": self.image_size,
+            "train": len(self.train),
+            "val": len(self.val),
+            "classes": {
+                name: {"train": train, "val": val} for name, (train, val) in self.counts.items()
+            },
+            "imbalance": self.imbalance,
+            "sizes": sizes,
+            "left_out": self.left_out,
+            "unreadable": [str(path) for path in self.unreadable],
+            "duplicates": {
+                **self.copies,
+                "val_in_train": self.leaked,
+                "in_several_classes": self.contradictions,
+                "groups": [[self._described(place) for place in g] for g in self.duplicates],
+            },
+        }
+
+    def _described(self, place: Place) -> dict[str, Any]:
+        image = str(place.image) if isinstance(place.image, Path) else place.image
+        return {"split": place.split, "class": self.classes[place.label], "image": image}
+
+
+def survey(source: str) -> Survey:
+    """Look at the data set called ``source``, as a recipe with the default ``data.seed`` reads it.
+
+    Every image file is decoded once; the sizes come from headers.
+
+    Args:
+        source: as :func:`edufast.data.load_dataset`.
+
+    Raises:
+        UserError: as :func:`edufast.data.load_dataset`; but files that cannot be decoded are told
+            in the result.
+    """
+    with telling_missing_packages(source):
+        layout, found, left_out = _read(source)
+        splits = {"train": found.train, "val": found.val}
+        unreadable = unreadable_of(*splits.values())
+        return Survey(
+            source=source,
+            layout=layout,
+            classes=tuple(found.classes),
+            train=found.train,
+            val=found.val,
+            image_size=usual_size(source, found),
+            sizes=_sizes([image for samples in splits.values() for image in samples.images]),
+            left_out=left_out,
+            unreadable=unreadable,
+            duplicates=duplicates(splits, set(unreadable)),
+        )
+
+
+def _read(source: str) -> tuple[str, Splits | DataSet, dict[str, int]]:
+    """Layout, data and what was left out."""
+    name, path = parsed(source)
+    if name is None:
+        assert path is not None
+        layout, splits, left_out = folder_content(path)
+        return layout, splits, dict(left_out)
+    known = OUTLINES.get(name)
+    layout = f"{name}, {known.source}" if known else f"what {name} reads"
+    return layout, read(source, 0), {}
+
+
+def _sizes(images: list[Any]) -> Sizes | None:
+    """Of files or arrays."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), _HEADERS)).astype(int)
+    sizes = [size for i in chosen if (size := _size(images[i])) is not None]
+    if not sizes:
+        return None
+    sizes.sort(key=lambda size: (size[0] * size[1], size))
+    return Sizes(sizes[0], sizes[len(sizes) // 2], sizes[-1], len(sizes))
+
+
+def _size(image: Any) -> Size | None:
+    """From a file's header, or of an array; None: the file has none."""
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except Exception:  # damaged headers fail in any way
+        return None
