@@ -71,7 +71,8 @@ def read_picture(path: Path) -> Image.Image:
     """The picture in a file: upright as its EXIF data says, in RGB of 8 bits, without alpha.
 
     Raises:
-        UnreadableImage: the file cannot be read or decoded.
+        UnreadableImage: the file cannot be read or decoded, or Pillow takes it for a decompression
+            bomb (above 179 million pixels).
     """
     from PIL import Image, ImageOps
 
