@@ -39,14 +39,11 @@ def device_name(name: str) -> str:
     """
     import torch  # seconds, which --help and a mistyped option should not take
 
+    from edufast.utils.devices import check_device
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device: {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device: {name!r}, but torch finds no CUDA device here")
+    check_device(name, "--device")
     return name
 
 

@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 def computes(command: Callable[P, T]) -> Callable[P, T]:
-    """``command``, which begins with :func:`check_environment`."""
+    """``command``, which begins with :func:`check_environment` and fails as :func:`user` says."""
 
     @functools.wraps(command)
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
         configure_openmp()
         user(check_environment)
-        return command(*arguments, **options)
+        return user(command, *arguments, **options)
 
     return checked
 

@@ -21,6 +21,7 @@ from edufast.cli.common import (
     user,
 )
 from edufast.cli.options import path_of
+from edufast.experiments import MAX_SEEDS
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -72,6 +73,7 @@ EqualOption = Annotated[
         "flops (of the student) or time (education goes first)."
     ),
 ]
+SeedsOption = Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Student seeds, from 0.")]
 JobsOption = Annotated[
     int,
     typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
@@ -146,7 +148,7 @@ def compare(
     set_: SetOption = None,
     device: DeviceOption = "auto",
     teachers: TeachersOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Student seeds, from 0.")] = 3,
+    seeds: SeedsOption = 3,
     methods: Annotated[
         str,
         typer.Option(
@@ -184,7 +186,7 @@ def sweep(
     out: OutOption = None,
     set_: SetOption = None,
     device: DeviceOption = "auto",
-    seeds: Annotated[int, typer.Option(min=1, help="Student seeds, from 0.")] = 5,
+    seeds: SeedsOption = 5,
     teacher_seeds: Annotated[
         int, typer.Option(min=1, help="Sets of teachers; student seeds take turns on them.")
     ] = 1,

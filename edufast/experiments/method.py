@@ -26,6 +26,7 @@ from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
+from edufast.utils.devices import check_device
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.event_log import EventLog
 
@@ -208,6 +209,7 @@ def dry_run(
     recipe, data = methods["education"].recipe, methods["education"].data
     slices = recipe.teacher_classes(data)
     try:
+        check_device(device)
         _try_loss(device)
         for k, classes in enumerate(slices):
             model = recipe.create_teacher_model(k, len(classes))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from edufast.edge.trained import export_trained, latency, write_script
@@ -12,9 +10,7 @@ from edufast.experiments.method import Method
 from edufast.experiments.run_setup import Setup
 from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.teachers.faculty import Faculty
-from edufast.training.curriculum import Curriculum
 from edufast.training.evaluation import evaluate_on
-from edufast.training.events import EpochEvent
 from edufast.training.school import School
 
 
@@ -70,15 +66,13 @@ def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEv
     at, student = school.progress, school.student
     # By the slices of education, also where the method has a single grade.
     accuracy = evaluate_on(student, setup.data, setup.methods["education"].curriculum.class_map)
-    epochs = setup.folder.log().methods[method.name].trials[seed].epochs
-    best_accuracy, best_epoch = _best(epochs, method.curriculum)
     taught_by = [read_info(setup.teacher_file(k)) for k in method.teachers]
     return ResultEvent(
         method=method.name,
         seed=seed,
         accuracy=at.accuracy,
-        best_accuracy=best_accuracy,
-        best_epoch=best_epoch,
+        best_accuracy=at.best_accuracy,
+        best_epoch=at.best_epoch,
         slice_accuracy=list(accuracy.slices),
         slice_accuracy_masked=list(accuracy.masked),
         samples=at.samples,
@@ -92,17 +86,6 @@ def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEv
         - sum(at.phases.get(phase, 0.0) for phase in ("validation", "compile")),
         data_wait=at.data_wait,
     )
-
-
-def _best(epochs: Sequence[EpochEvent], curriculum: Curriculum) -> tuple[float, int]:
-    """Best accuracy, and after which epoch (from 1), of those in which all classes are taught."""
-    count = len(curriculum.class_map)
-    complete = [
-        (epoch.accuracy, number)
-        for number, epoch in enumerate(epochs, start=1)
-        if len(curriculum.taught(epoch.grade - 1)) == count
-    ]
-    return max(complete, key=lambda pair: (pair[0], -pair[1]))
 
 
 def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
+from edufast.experiments import MAX_SEEDS
 from edufast.experiments.events import Equal
 from edufast.experiments.method import USUAL
 from edufast.experiments.recipe import Recipe, VariantName, parse_recipe
@@ -38,7 +39,7 @@ class SweepConfig(Section):
         recipe: with its variants.
     """
 
-    seeds: PositiveInt
+    seeds: PositiveInt = Field(le=MAX_SEEDS)
     teacher_seeds: PositiveInt = 1
     data_seeds: PositiveInt = 1
     equal: Equal = "samples"

@@ -16,7 +16,7 @@ from edufast.utils.errors import UserError, one_line
 from edufast.utils.files import atomic_write
 
 _FAMILY = b"EDUFAST"
-_MAGIC = _FAMILY + b"2"  # incremented when older checkpoints can no longer be read
+_MAGIC = _FAMILY + b"3"  # incremented when older checkpoints can no longer be read
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 

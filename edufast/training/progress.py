@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+_COUNTS = ("samples", "student_flops", "teacher_flops", "best_epoch")
+
 
 @dataclass
 class Progress:
@@ -21,6 +23,8 @@ class Progress:
     student_flops: int = 0
     teacher_flops: int = 0
     accuracy: float = math.nan
+    best_accuracy: float = math.nan  # of the epochs in which all classes are taught
+    best_epoch: int = 0  # the first that had it, counted from 1 over all grades; 0: none yet
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
 
@@ -52,7 +56,7 @@ class Progress:
         numbers = {**asdict(self), **self.phases}
         del numbers["phases"]
         for name, value in numbers.items():
-            is_count = name in limits or name in ("samples", "student_flops", "teacher_flops")
+            is_count = name in limits or name in _COUNTS
             if type(value) is not int and (is_count or not isinstance(value, float)):
                 expected = "an integer" if is_count else "a number"
                 raise ValueError(f"{name} is {value!r}; expected {expected}")

@@ -162,6 +162,7 @@ class School:
         while at.epoch < epochs:
             loss, speed = self._train_epoch(interrupted)
             accuracy = self.validate()
+            self._keep_best()
             self._bar.end_epoch(loss, accuracy.overall, speed)
             self._write(
                 EpochEvent,
@@ -238,10 +239,9 @@ class School:
         at = self.progress
         self.student.frozen = self.plan.grade.frozen(at.epoch)
         self._flops = self.student.training_flops()
-        epochs = [plan.grade.epochs for plan in self.plans]
-        done = sum(epochs[: at.grade]) + at.epoch
+        total = sum(plan.grade.epochs for plan in self.plans)
         what = f"{type(self.algorithm).__name__}.begin_epoch"
-        call_user(what, self.algorithm.begin_epoch, done, sum(epochs))
+        call_user(what, self.algorithm.begin_epoch, self._epochs_done(), total)
         self.student.train()
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -299,6 +299,17 @@ class School:
             device=self.device,
         )
         return GradePlan(grade, supervision, loader)
+
+    def _epochs_done(self) -> int:
+        """Over all grades."""
+        at = self.progress
+        return sum(plan.grade.epochs for plan in self.plans[: at.grade]) + at.epoch
+
+    def _keep_best(self) -> None:
+        at, curriculum = self.progress, self.curriculum
+        complete = len(curriculum.taught(at.grade)) == len(curriculum.class_map)
+        if complete and (not at.best_epoch or at.accuracy > at.best_accuracy):
+            at.best_accuracy, at.best_epoch = at.accuracy, self._epochs_done() + 1
 
     def _set_learning_rate(self) -> None:
         at, steps = self.progress, [plan.steps for plan in self.plans]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edufast.data import Augment
+from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
@@ -85,6 +86,9 @@ class SchoolOptions:
         checkpoint: file that makes the training resumable: if it exists, ``fit`` continues from
             it. None: not resumable.
         name: of the training, in events and in the progress bar.
+
+    Raises:
+        UserError: torch finds no such device here.
     """
 
     device: torch.device | str = "cpu"
@@ -92,3 +96,6 @@ class SchoolOptions:
     event_log: EventLog | None = None
     checkpoint: Path | None = None
     name: str = "education"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)

@@ -31,14 +31,18 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, present):
 
 def test_a_device_that_exists_keeps_its_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [device_name(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
 
 
 def test_a_device_that_does_not_exist_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="'gpu'; expected auto, cpu, cuda or cuda:N"):
-        device_name("gpu")
-    with pytest.raises(UserError, match="'cuda:0', but torch finds no CUDA device here"):
+    for name in ("gpu", "meta"):
+        with pytest.raises(UserError, match=f"--device is '{name}'; expected cpu, cuda or cuda:N"):
+            device_name(name)
+    with pytest.raises(
+        UserError, match="--device is 'cuda:0', but torch finds no CUDA device here"
+    ):
         device_name("cuda:0")
 
 
@@ -71,6 +75,12 @@ def test_what_the_file_system_refuses_is_one_line(number, message, capsys):
         user(refused)
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == f"edufast: runs/x: {message}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "export", "recipes"])
+def test_too_long_a_path_is_told_by_every_command_in_one_line(command):
+    result = edufast(command, "x" * 300, code=2 if command in ("train", "recipes") else 1)
+    assert result.stderr.startswith("edufast: ") and result.stderr.count("\n") == 1
 
 
 def test_warnings_of_the_package_are_one_line_and_others_as_ever(capsys, monkeypatch):

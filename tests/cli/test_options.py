@@ -33,7 +33,7 @@ from tests.commands import edufast, one_line
         (("sweep", "quickstart", "--only", ""), "--only is ''; expected one of"),
         (("sweep", "quickstart", "--vary", ""), "--vary: expected key.subkey=value,value"),
         (("train", "quickstart", "--set", ""), "--set: expected key.subkey=value"),
-        (("train", "quickstart", "--device", ""), "--device: ''; expected auto, cpu"),
+        (("train", "quickstart", "--device", ""), "--device is ''; expected cpu"),
         (("train", ""), "recipe is ''; expected one of"),
         (("recipes", ""), "recipe is ''; expected one of"),
         (("train", "quickstart", "--set", "name=''"), "name: found ''; string should match"),
@@ -56,6 +56,13 @@ def test_nothing_is_no_value(arguments, message, tmp_path, monkeypatch):
     text = one_line(edufast(*arguments, code=2))
     assert text.startswith("edufast: ") and message in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+@pytest.mark.parametrize("seeds", [0, 10_001, 2**63])
+def test_seeds_are_as_many_as_an_experiment_can_have(command, seeds):
+    result = edufast(command, "quickstart", "--seeds", seeds, code=2)
+    assert "Invalid value for '--seeds'" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("compare", "quickstart", "--seeds", "")])

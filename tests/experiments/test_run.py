@@ -1,6 +1,7 @@
 """Runs: what is trained, in which order, and what a second attempt leaves alone."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_what_is_finished_is_read_from_the_log(finished):
     assert [event.kind for event in more] == ["export"]
     found = {event.method: event for event in before if isinstance(event, ResultEvent)}
     assert {name: by_seed[0] for name, by_seed in again.items()} == found
+
+
+def test_what_the_log_lost_is_told_again_from_the_checkpoints(finished, tmp_path):
+    """But for the course of the epochs, which the log alone has."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("")
+    config = small_config("education", "scratch", recipe=DIGITS)
+    results, before = run(config, tmp_path, QUIET), run(config, finished, QUIET)
+    for name, by_seed in results.items():
+        for seed, result in by_seed.items():
+            assert result == before[name][seed]
 
 
 def test_another_run_in_the_folder_is_refused_and_changes_nothing(finished):

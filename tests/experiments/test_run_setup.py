@@ -10,6 +10,7 @@ from tests.experiments.small import small_setup
     ("methods", "changes", "message"),
     [
         (("scratch",), {"equal": "time"}, "equal time: expected education among the methods"),
+        (("kd",), {"device": "meta"}, "device is 'meta'; expected cpu, cuda or cuda:N"),
         (("kd",), {"recipe": {"student": {"model": "resnet9"}}}, "model is 'resnet9'; did you"),
         (
             ("education",),

@@ -44,6 +44,16 @@ def test_a_sweep_is_written_alike_in_any_locale(recipe, tmp_path):
     assert list(SweepConfig.read(tmp_path).recipe.variants) == ["größer"]
 
 
+def test_a_sweep_of_more_seeds_than_memory_is_refused(recipe, tmp_path):
+    config = SweepConfig(seeds=10_000, recipe=parse_recipe(yaml.safe_load(recipe.read_text())))
+    config.write(tmp_path)
+    assert SweepConfig.read(tmp_path) == config
+    file = tmp_path / "sweep.yaml"
+    file.write_text(file.read_text().replace("seeds: 10000", f"seeds: {2**62}", 1))
+    with pytest.raises(UserError, match=f"seeds: found {2**62}; .* less than or equal to 10000"):
+        SweepConfig.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

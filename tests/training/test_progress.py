@@ -34,6 +34,7 @@ def test_numbers_that_a_training_can_have_pass():
     [
         ({"grade": 3}, "grade is 3; expected 0 to 2"),
         ({"samples": -1}, "samples is -1; expected at least 0"),
+        ({"best_epoch": 0.5}, "best_epoch is 0.5; expected an integer"),
         ({"samples": 1.0}, "samples is 1.0; expected an integer"),
         ({"seconds": "x"}, "seconds is 'x'; expected a number"),
         ({"phases": {"data": -1.0}}, "data is -1.0; expected at least 0"),

@@ -16,6 +16,7 @@ from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum, Grade
+from edufast.training.evaluation import Accuracy
 from edufast.training.growth import Growth
 from edufast.training.loaders import validation_batches
 from edufast.training.school import School
@@ -83,6 +84,20 @@ def test_every_grade_is_recorded_with_its_growth(tmp_path):
     assert [(e["grade"], e["epoch"]) for e in epochs] == [(1, 0), (2, 0), (3, 0), (3, 1)]
     assert [e["samples"] for e in epochs] == [48, 48 + 96, 48 + 96 + 144, 48 + 96 + 288]
     assert trained.progress.samples == epochs[-1]["samples"]
+
+
+def test_the_best_epoch_is_the_first_best_of_those_with_all_classes(monkeypatch):
+    accuracies = iter([0.9, 0.8, 0.3, 0.4, 0.4, 0.2])
+
+    def validate(self):
+        self.progress.accuracy = next(accuracies)
+        return Accuracy(self.progress.accuracy, (), ())
+
+    monkeypatch.setattr(School, "validate", validate)
+    curriculum = Curriculum.graded(SLICES, 6, shares=[1, 1, 4])
+    trained = school(curriculum)
+    trained.fit()
+    assert (trained.progress.best_accuracy, trained.progress.best_epoch) == (0.4, 4)
 
 
 def test_compute_is_what_was_computed():

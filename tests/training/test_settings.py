@@ -63,3 +63,8 @@ def test_by_default_a_school_is_on_the_cpu_and_keeps_nothing():
     options = SchoolOptions()
     assert (options.device, options.seed, options.name) == ("cpu", 0, "education")
     assert options.event_log is None and options.checkpoint is None
+
+
+def test_a_school_is_on_no_device_without_memory():
+    with pytest.raises(ValueError, match="device is 'meta'; expected cpu, cuda or cuda:N"):
+        SchoolOptions(device="meta")
