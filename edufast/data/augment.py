@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.rng import Stream, generator, hashed
+from edufast.utils.numbers import whole_number
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, width over height, as torchvision
 
@@ -32,8 +33,7 @@ class Augment:
     replay: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pad < 0:
-            raise ValueError(f"pad: expected 0 or more pixels, got {self.pad}")
+        object.__setattr__(self, "pad", whole_number("pad", self.pad, 0))
         if self.random_resized_crop is not None:
             smallest, largest = self.random_resized_crop
             if not 0 < smallest <= largest <= 1:
@@ -41,8 +41,8 @@ class Augment:
                     "random_resized_crop: expected 0 < smallest <= largest <= 1, "
                     f"got {self.random_resized_crop}"
                 )
-        if self.replay is not None and self.replay < 1:
-            raise ValueError(f"replay: expected at least 1 view of a sample, got {self.replay}")
+        if self.replay is not None:
+            object.__setattr__(self, "replay", whole_number("replay", self.replay))
 
     @property
     def views(self) -> int | None:

@@ -18,6 +18,7 @@ from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, he
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.flops import TRAINING_FACTOR
+from edufast.utils.numbers import whole_number
 
 
 class Student(nn.Module):
@@ -139,12 +140,15 @@ class Student(nn.Module):
         normalisation uses its running statistics and leaves them alone, dropout is off. What learns
         on sees the features that the graduate will have. A module that a later fragment runs as
         well has that one's mode.
+
+        Raises:
+            ValueError: there are not as many fragments.
         """
         return self._frozen
 
     @frozen.setter
     def frozen(self, fragments: int) -> None:
-        self._frozen = fragments
+        self._frozen = whole_number("frozen", fragments, 0, len(self.fragments))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Student:

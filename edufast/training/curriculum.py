@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.targets import find_target
+from edufast.utils.numbers import real_number, whole_number
 
 Order = Literal["mixed", "slices"]
 Schedule = Literal["held", "restart", "paper"]
@@ -54,12 +55,14 @@ class Grade:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("classes", "teachers", "freeze"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}; expected at least 1")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples is {self.samples}; expected at least 1")
+        object.__setattr__(self, "epochs", whole_number("epochs", self.epochs))
+        for name in ("samples", "fragments", "image_size"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_number(name, value))
+        for name in ("classes", "teachers"):
+            positions = tuple(whole_number(name, value, 0) for value in getattr(self, name))
+            object.__setattr__(self, name, positions)
+        object.__setattr__(self, "freeze", tuple(self.freeze))
         if self.target is None:
             object.__setattr__(self, "target", "gated" if self.teachers else "none")
         find_target(self.target or "none")
@@ -72,8 +75,6 @@ class Grade:
             raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
         if self.rehearsal is not None and not 0 < self.rehearsal < 1:
             raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size}; expected at least 1")
 
     def frozen(self, epoch: int) -> int:
         """Number of fragments, from the first, that no longer learn in ``epoch`` (from 0)."""
@@ -144,8 +145,7 @@ class Curriculum:
                 f"image_size is {self.grades[-1].image_size} in the last grade; expected none, "
                 "because the graduate takes images as they are"
             )
-        if self.exit_weight < 0:
-            raise ValueError(f"exit_weight is {self.exit_weight}; expected 0 or more")
+        object.__setattr__(self, "exit_weight", real_number("exit_weight", self.exit_weight))
         for grade, fragments in zip(self.grades, self.fragments, strict=True):
             if len(grade.freeze) >= fragments:
                 raise ValueError(
@@ -224,9 +224,16 @@ class Curriculum:
             freeze: of the last grade, see :class:`Grade`; None: (0.5,) if it is not the only one.
             image_sizes: of the first grades, rising; those that follow have whole images. As many
                 as there are slices, or more, make grades that add neither classes nor fragments.
+
+        Raises:
+            ValueError: ``shares`` are not one positive number a grade, or ``image_sizes`` fall.
         """
         complete, count = len(slices), max(len(slices), len(image_sizes) + 1)
-        lengths = _split(epochs, shares or [1.0] * (count - 1) + [6.0])
+        _check_rising(image_sizes)
+        shares = [1.0] * (count - 1) + [6.0] if shares is None else list(shares)
+        if len(shares) != count:
+            raise ValueError(f"shares has {len(shares)} numbers; expected {count}, one a grade")
+        lengths = _split(epochs, shares)
         grades = []
         for g in range(count):
             known = min(g + 1, complete)
@@ -291,7 +298,11 @@ class Curriculum:
             target: what is distilled, see :class:`Grade`.
             samples: samples per epoch; None: all samples of the classes.
             image_sizes: rising; each has a grade before that of whole images, all of equal length.
+
+        Raises:
+            ValueError: ``image_sizes`` fall.
         """
+        _check_rising(image_sizes)
         lengths = _split(epochs, [1.0] * (len(image_sizes) + 1))
         sizes = [*image_sizes, None]
         grades = [
@@ -309,13 +320,22 @@ class Curriculum:
         return cls(grades)
 
 
+def _check_rising(image_sizes: Sequence[int]) -> None:
+    if list(image_sizes) != sorted(image_sizes):
+        raise ValueError(f"image_sizes are {list(image_sizes)}; expected rising sizes")
+
+
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:
     """Divide ``epochs`` in proportion to ``shares`` into whole numbers of at least 1."""
+    epochs = whole_number("epochs", epochs)
+    total = sum(real_number("shares", share) for share in shares)
+    if not min(shares) > 0 or not math.isfinite(total):
+        raise ValueError(f"shares are {list(shares)}; expected positive numbers of a finite sum")
     if epochs < len(shares):
         raise ValueError(f"epochs is {epochs}; expected at least {len(shares)}, one for each grade")
     ends = [0]
     for position in range(1, len(shares) + 1):
-        ideal = round(epochs * sum(shares[:position]) / sum(shares))
+        ideal = round(epochs * (sum(shares[:position]) / total))
         rest = len(shares) - position
         ends.append(min(max(ideal, ends[-1] + 1), epochs - rest))
     return [b - a for a, b in itertools.pairwise(ends)]

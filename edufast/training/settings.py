@@ -13,7 +13,9 @@ from torch import nn
 from edufast.data import Augment
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
+from edufast.utils.numbers import real_number, whole_number
 
+Optimizer: TypeAlias = Literal["sgd", "adamw"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Compile: TypeAlias = Literal["auto", True, False]
 
@@ -41,12 +43,13 @@ class Training:
             to save more time than compiling takes.
 
     Raises:
-        ValueError: ``precision`` or ``compile`` has another value.
+        ValueError: a number is not finite or out of range; ``optimizer``, ``precision`` or
+            ``compile`` has another value.
     """
 
     batch_size: int = 128
     lr: float = 0.1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: Augment = field(default_factory=Augment)
@@ -54,6 +57,11 @@ class Training:
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
+        for name in ("lr", "momentum", "weight_decay"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer={self.optimizer!r}: expected 'sgd' or 'adamw'")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r}: expected 'fp32' or 'bf16'")
         if self.compile not in get_args(Compile):
@@ -89,6 +97,7 @@ class SchoolOptions:
 
     Raises:
         UserError: torch finds no such device here.
+        ValueError: ``seed`` is no integer from 0 to 2^63 - 1.
     """
 
     device: torch.device | str = "cpu"
@@ -99,3 +108,4 @@ class SchoolOptions:
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))

@@ -80,10 +80,10 @@ def test_crops_have_the_areas_and_ratios_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pad": -1}, "pad: expected 0 or more pixels, got -1"),
+        ({"pad": -1}, "pad is -1; expected at least 0"),
         ({"random_resized_crop": (0.0, 1.0)}, "random_resized_crop: expected 0 < smallest"),
         ({"random_resized_crop": (0.6, 0.5)}, "random_resized_crop: expected 0 < smallest"),
-        ({"replay": 0}, "replay: expected at least 1 view of a sample, got 0"),
+        ({"replay": 0}, "replay is 0; expected at least 1"),
     ],
 )
 def test_arguments_that_do_not_fit(options, message):

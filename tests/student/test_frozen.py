@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,14 @@ def test_functions_of_frozen_fragments_are_in_eval_mode_too() -> None:
     mean = model.model.mean.clone()
     assert torch.equal(model(images()), model(images()))
     assert torch.equal(model.model.mean, mean)
+
+
+@pytest.mark.parametrize("fragments", [-1, 4, 0.5, None])
+def test_no_other_number_of_fragments_is_frozen(fragments: Any) -> None:
+    model = Student(Functional(), 2, input_size=(3, 16, 16), cuts=["b"])
+    with pytest.raises(ValueError, match=f"frozen is {fragments}; expected"):
+        model.frozen = fragments
+    assert model.frozen == 0
 
 
 class Shared(nn.Module):

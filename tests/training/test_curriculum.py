@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from edufast.training.curriculum import PAPER_EPOCHS, Curriculum, Grade
@@ -119,10 +120,24 @@ def test_class_growth_and_depth_growth_are_independent():
         (lambda: Curriculum([Grade(1, [0], fragments=2), Grade(1, fragments=1)]), "never fewer"),
         (lambda: Grade(0, [0]), "epochs is 0"),
         (lambda: Grade(1, [0], samples=0), "samples is 0"),
+        (lambda: Grade(1.5, [0]), "epochs is 1.5; expected an integer"),
+        (lambda: Grade(math.inf, [0]), "epochs is inf; expected an integer"),
+        (lambda: Grade(1, [0], fragments=0), "fragments is 0; expected at least 1"),
+        (lambda: Grade(1, [-1]), "classes is -1; expected at least 0"),
+        (lambda: Grade(1, [0], ["0"]), "teachers is '0'; expected an integer"),
+        (lambda: Grade(1, [0], image_size=8.5), "image_size is 8.5; expected an integer"),
+        (lambda: Curriculum.graded(SLICES, 6, shares=[1, 2]), "shares has 2 numbers; expected 3"),
+        (lambda: Curriculum.graded(SLICES, 6, shares=[1] * 4), "shares has 4 numbers; expected 3"),
+        (lambda: Curriculum.graded(SLICES, 6, shares=[0, 1, 1]), "expected positive numbers"),
+        (lambda: Curriculum.graded(SLICES, 6, shares=[1e308] * 3), "numbers of a finite sum"),
+        (lambda: Curriculum.graded(SLICES, 6, shares=[-1, 1, 1]), "shares is -1; expected"),
+        (lambda: Curriculum.graded(SLICES, 6, image_sizes=[12, 8]), "expected rising sizes"),
+        (lambda: Curriculum.single([0], 6, image_sizes=[12, 8]), "expected rising sizes"),
         (lambda: Grade(1, [0], freeze=[0.5, 0.2]), "rising shares from 0 to 1"),
         (lambda: Grade(1, [0], freeze=[1.5]), "rising shares from 0 to 1"),
         (lambda: Curriculum([Grade(1, [0], freeze=[0])]), "the last one to keep learning"),
         (lambda: Curriculum([Grade(1, [0])], exit_weight=-1), "exit_weight is -1"),
+        (lambda: Curriculum([Grade(1, [0])], exit_weight=math.nan), "exit_weight is nan"),
         (lambda: Grade(1, [0], rehearsal=1), "rehearsal is 1; expected a share"),
         (lambda: Curriculum([Grade(1, [0], rehearsal=0.5)]), "rehearsal is 0.5 in grade 1"),
         (
@@ -141,6 +156,12 @@ def test_class_growth_and_depth_growth_are_independent():
 def test_errors_name_value_and_expectation(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    grade = Grade(np.int64(2), np.arange(3), [np.int64(0)], samples=np.int64(5))
+    numbers = [grade.epochs, *grade.classes, *grade.teachers, grade.samples]
+    assert {type(number) for number in numbers} == {int}
 
 
 def test_questions_follow_the_targets():

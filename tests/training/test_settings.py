@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -63,6 +64,28 @@ def test_by_default_a_school_is_on_the_cpu_and_keeps_nothing():
     options = SchoolOptions()
     assert (options.device, options.seed, options.name) == ("cpu", 0, "education")
     assert options.event_log is None and options.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5; expected an integer"),
+        ({"lr": math.nan}, "lr is nan; expected a finite number"),
+        ({"momentum": math.inf}, "momentum is inf; expected a finite number"),
+        ({"weight_decay": -1}, "weight_decay is -1; expected a finite number of at least 0"),
+        ({"optimizer": "adam"}, "optimizer='adam': expected 'sgd' or 'adamw'"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**fields)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, 2**63])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}; expected"):
+        SchoolOptions(seed=seed)
 
 
 def test_a_school_is_on_no_device_without_memory():

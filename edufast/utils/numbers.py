@@ -1,0 +1,41 @@
+"""Numbers that are given from outside."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+
+def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> int:
+    """``value`` as an int, which NumPy's integers and tensors of one integer become.
+
+    Args:
+        name: the argument that has this value.
+        least, most: bounds, inclusive.
+
+    Raises:
+        ValueError: it is no integer, or out of bounds.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; expected an integer") from error
+    if not least <= number <= most:
+        bounds = f"at least {least}" if number < least else f"at most {most}"
+        raise ValueError(f"{name} is {value!r}; expected {bounds}")
+    return number
+
+
+def real_number(name: str, value: object, least: float = 0.0) -> float:
+    """``value`` as a finite float of at least ``least``; see :func:`whole_number`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if isinstance(value, str) or not (math.isfinite(number) and number >= least):
+        raise ValueError(f"{name} is {value!r}; expected a finite number of at least {least:g}")
+    return number
