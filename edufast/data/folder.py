@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,8 +57,8 @@ def folder_content(root: Path, seed: int = 0) -> FolderContent:
     ``root/<class>/*``, of which about a fifth of each class is for validation.
 
     Raises:
-        UserError: fewer than two classes, a class without images, with a name that is not UTF-8,
-            or in validation only.
+        UserError: fewer than two classes, a class without images, with a name that is not UTF-8
+            or holds control characters, or in validation only.
     """
     skipped: Counter[str] = Counter()
     if (root / "train").is_dir():
@@ -118,8 +119,12 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
     found = {}
     for each in folders:
-        if os.fsencode(each.name).decode("utf-8", "ignore") != each.name:  # runs write it to files
-            raise UserError(f"data folder {root}: class {each.name!r}: expected a name in UTF-8")
+        # Runs write it to files and terminals. What is not UTF-8 appears as surrogates.
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in each.name):
+            raise UserError(
+                f"data folder {root}: class {each.name!r}: expected a name in UTF-8 without "
+                "control characters"
+            )
         files = []
         with os.scandir(each) as entries:
             for entry in entries:
@@ -139,9 +144,13 @@ def left_out(entry: os.DirEntry[str]) -> str | None:
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("."):  # such as ._1.jpg, which macOS puts beside 1.jpg
         return "hidden"
-    if entry.is_dir():
+    try:
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+    except OSError:  # a link to itself
+        is_folder = is_file = False
+    if is_folder:
         return "folders"
-    if not entry.is_file():  # reading a pipe would wait for ever
+    if not is_file:  # reading a pipe would wait for ever
         return "pipes, devices or broken links"
     return None if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
 

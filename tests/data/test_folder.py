@@ -118,6 +118,7 @@ def test_what_is_no_picture_is_left_out_and_counted_in_one_line(tmp_path, parts)
     odd = tmp_path / parts[0] / "a"
     os.mkfifo(odd / "pipe.png")
     (odd / "broken.png").symlink_to("nowhere.png")
+    (odd / "itself.png").symlink_to("itself.png")
     make_images(odd / "folder.jpg", 1)
     make_images(odd / "nested", 3)
     for name in ("x.gif", "y.GIF", "z.jfif", "notes", "._000.png", ".hidden.png"):
@@ -127,9 +128,9 @@ def test_what_is_no_picture_is_left_out_and_counted_in_one_line(tmp_path, parts)
     (message,) = [str(warning.message) for warning in caught]
     used = 4 * len(parts)
     assert (
-        f"{used} images are used, 10 entries left out: 2 .gif, 1 .jfif, 2 folders, 2 hid" in message
+        f"{used} images are used, 11 entries left out: 2 .gif, 1 .jfif, 2 folders, 2 hid" in message
     )
-    assert "2 pipes, devices or broken links, 1 without a suffix; expected .bmp," in message
+    assert "3 pipes, devices or broken links, 1 without a suffix; expected .bmp," in message
     assert names(splits.train) | names(splits.val) == {
         f"{name}/{number:03}.png" for name in "ab" for number in range(2)
     }
@@ -160,3 +161,13 @@ def test_names_that_are_not_utf8(tmp_path):
     with pytest.raises(UserError, match=r"class 'caf\\udce9': expected a name in UTF-8") as caught:
         folder(tmp_path)
     str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\x9b2J"])
+def test_names_that_would_control_a_terminal(tmp_path, name):
+    for each in ("a", "im Bild\u3000\u200d", name):
+        make_images(tmp_path / each, 2)
+    with pytest.raises(UserError, match="expected a name in UTF-8 without control characters"):
+        folder(tmp_path)
+    (tmp_path / name).rename(tmp_path / "b")
+    assert len(folder(tmp_path).classes) == 3
