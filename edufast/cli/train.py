@@ -21,7 +21,7 @@ from edufast.cli.common import (
     user,
 )
 from edufast.cli.options import path_of
-from edufast.experiments import MAX_SEEDS
+from edufast.experiments import MAX_SEEDS, RUN_FILE, SWEEP_FILE
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -341,7 +341,7 @@ def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords:
     try:
         return user(work, *arguments, **keywords)
     except (Interrupted, KeyboardInterrupt):
-        begun = any((folder / name).is_file() for name in ("config.yaml", "sweep.yaml"))
+        begun = any((folder / name).is_file() for name in (RUN_FILE, SWEEP_FILE))
         fail(f"stopped; go on with: edufast resume {folder}" if begun else "stopped", 130)
     except (TrainingError, ExportError) as error:
         fail(str(error), 1)

@@ -1,3 +1,4 @@
 """Recipes carried out in folders: runs, comparisons, sweeps, reports."""
 
+RUN_FILE, SWEEP_FILE = "config.yaml", "sweep.yaml"  # a folder has one of them
 MAX_SEEDS = 10_000  # a number beyond any experiment would only fill the memory

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import PositiveFloat
 
+from edufast.experiments import RUN_FILE, SWEEP_FILE
 from edufast.experiments.events import Equal
 from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
 from edufast.experiments.run_log import RunLog, read_run
@@ -56,7 +57,7 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         """The resolved :class:`RunConfig`."""
-        return self.path / "config.yaml"
+        return self.path / RUN_FILE
 
     @property
     def metrics(self) -> Path:
@@ -106,8 +107,10 @@ class RunFolder:
 
         Raises:
             UserError: there is another one, or its config.yaml was damaged, or changed since the
-                run began; the message says which keys.
+                run began; the message says which keys. Or there is a sweep.
         """
+        if (self.path / SWEEP_FILE).exists():
+            raise UserError(f"{self.path} holds a sweep, no run; expected another folder")
         if not self.config_file.exists():
             return False
         written = read_section(RunConfig, self.config_file)

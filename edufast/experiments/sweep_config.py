@@ -11,15 +11,13 @@ from typing import Any
 import yaml
 from pydantic import Field, PositiveInt
 
-from edufast.experiments import MAX_SEEDS
+from edufast.experiments import MAX_SEEDS, RUN_FILE, SWEEP_FILE
 from edufast.experiments.events import Equal
 from edufast.experiments.method import USUAL
 from edufast.experiments.recipe import Recipe, VariantName, parse_recipe
 from edufast.experiments.schema import Section, differences, parse_value, read_section
 from edufast.utils.errors import UserError, unknown
 from edufast.utils.files import atomic_write
-
-_FILE = "sweep.yaml"
 
 
 class SweepConfig(Section):
@@ -58,8 +56,10 @@ class SweepConfig(Section):
 
         Raises:
             UserError: what all variants of the two start from differs, so that they cannot be
-                compared.
+                compared; or the folder holds a run, whose event log a sweep would replace.
         """
+        if (folder / RUN_FILE).exists():
+            raise UserError(f"{folder} holds a run, no sweep; expected another folder")
         if not is_sweep(folder):
             return self
         earlier = self.read(folder)
@@ -85,14 +85,14 @@ class SweepConfig(Section):
         Raises:
             UserError: sweep.yaml was damaged.
         """
-        config = read_section(cls, folder / _FILE)
-        parse_recipe(config.recipe.model_dump(mode="json"), f"{folder / _FILE}: recipe")
+        config = read_section(cls, folder / SWEEP_FILE)
+        parse_recipe(config.recipe.model_dump(mode="json"), f"{folder / SWEEP_FILE}: recipe")
         return config
 
     def write(self, folder: Path) -> None:
         """Make ``folder`` one of this config."""
         content = self.model_dump(mode="json")
-        with atomic_write(folder / _FILE) as temporary:
+        with atomic_write(folder / SWEEP_FILE) as temporary:
             temporary.write_text(
                 yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8"
             )
@@ -100,7 +100,7 @@ class SweepConfig(Section):
 
 def is_sweep(folder: Path) -> bool:
     """Whether ``folder`` is that of a sweep."""
-    return (folder / _FILE).is_file()
+    return (folder / SWEEP_FILE).is_file()
 
 
 def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] = ()) -> Recipe:

@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from edufast.experiments.recipe import parse_recipe
+from edufast.experiments.run_folder import RunFolder
 from edufast.experiments.sweep_config import SweepConfig, with_variants
 from edufast.utils.errors import UserError
+from tests.experiments.small import small_config
 
 
 def test_vary_makes_every_combination(recipe):
@@ -42,6 +44,22 @@ def test_a_sweep_is_written_alike_in_any_locale(recipe, tmp_path):
     posix = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     subprocess.run([sys.executable, "-c", code, path, tmp_path], env=posix, check=True)
     assert list(SweepConfig.read(tmp_path).recipe.variants) == ["größer"]
+
+
+def test_a_folder_is_of_a_run_or_of_a_sweep(recipe, tmp_path):
+    """A sweep would replace the run's event log, and a run the sweep's."""
+    sweep = SweepConfig(seeds=1, recipe=parse_recipe(yaml.safe_load(recipe.read_text())))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "sweep").mkdir()
+    run = small_config("scratch")
+    RunFolder(tmp_path / "run").claim(run)
+    sweep.write(tmp_path / "sweep")
+    with pytest.raises(UserError, match="run holds a run, no sweep; expected another folder"):
+        sweep.continuing(tmp_path / "run")
+    with pytest.raises(UserError, match="sweep holds a sweep, no run; expected another folder"):
+        RunFolder(tmp_path / "sweep").claim(run)
+    assert sweep.continuing(tmp_path / "sweep").seeds == 1
+    assert RunFolder(tmp_path / "run").holds(run)
 
 
 def test_a_sweep_of_more_seeds_than_memory_is_refused(recipe, tmp_path):
