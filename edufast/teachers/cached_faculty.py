@@ -111,8 +111,9 @@ class CachedFaculty(Faculty):
             partial = len(missing) < len(views)
             images = images[at] if partial else images
             fresh = self.logits(teacher, images, eager=partial)
-            logits[at] = fresh
-            self.store.write(teacher, views[missing], fresh.cpu())
+            # As stored, also the first time: a training that goes on reads what it had before.
+            rounded = self.store.write(teacher, views[missing], fresh.cpu())
+            logits[at] = rounded.to(logits.device)
         return Answer(logits, len(missing))
 
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,22 +101,20 @@ class Rows:
         self._format = row
         self._path, self._count, self._bytes = path, count, 4 * (row.width + 1)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        weakref.finalize(self, os.close, self._file)
         if os.fstat(self._file).st_size != count * self._bytes:
             os.ftruncate(self._file, count * self._bytes)
         # Multilinear hashing (Lemire and Kaser 2014) of the row's number and its words.
         random = np.random.Generator(np.random.Philox(key=row.width))
         self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
 
-    def __del__(self) -> None:
-        os.close(self._file)
-
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Logits (n, C) float32, and a mask (n,) of those that are stored and undamaged."""
         found = self._read([(row, 1) for row in rows.tolist()])
         return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
 
-    def write(self, rows: NDArray[np.int64], logits: Tensor) -> None:
-        """Store logits (n, C) float32, which are on the host.
+    def write(self, rows: NDArray[np.int64], logits: Tensor) -> Tensor:
+        """Store logits (n, C) float32, which are on the host; returns what :meth:`read` will.
 
         Raises:
             UserError: the file cannot be written, for instance because the disk is full.
@@ -127,6 +126,7 @@ class Rows:
                 os.pwrite(self._file, content.tobytes(), row * self._bytes)
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+        return self._format.decode(words)
 
     def stored(self) -> NDArray[np.bool_]:
         """Mask (count,) of the rows that are stored and undamaged."""

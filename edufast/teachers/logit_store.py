@@ -89,13 +89,13 @@ class LogitStore:
         """Logits (n, C_k) float32 of views (n,), and a mask (n,) of those that are stored."""
         return self._rows[teacher].read(views)
 
-    def write(self, teacher: int, views: NDArray[np.int64], logits: Tensor) -> None:
-        """Store logits (n, C_k) float32, which are on the host.
+    def write(self, teacher: int, views: NDArray[np.int64], logits: Tensor) -> Tensor:
+        """Store logits (n, C_k) float32, which are on the host; returns what :meth:`read` will.
 
         Raises:
             UserError: the file cannot be written, for instance because the disk is full.
         """
-        self._rows[teacher].write(views, logits)
+        return self._rows[teacher].write(views, logits)
 
     def stored(self, teacher: int) -> NDArray[np.bool_]:
         """Mask (N, views) of the rows that are stored and undamaged; reads the whole file."""

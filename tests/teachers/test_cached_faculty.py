@@ -120,6 +120,14 @@ def test_rounded_logits_teach_nearly_the_same(tmp_path):
     assert 0 < min(distances) < max(distances) < 0.001 < distance(other, expected)
 
 
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_rounded_logits_are_rounded_also_when_they_are_new(tmp_path, top_k):
+    """A training that is killed has stored logits, which it reads when it goes on."""
+    faculty = cached(tmp_path, stored_dtype=torch.bfloat16, top_k=top_k)
+    filling = school(faculty).fit()
+    assert same_weights(school(faculty).fit(), filling)
+
+
 def test_damaged_rows_are_computed_again(tmp_path):
     faculty = cached(tmp_path)
     faculty.fill(OWN)

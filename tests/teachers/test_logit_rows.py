@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -77,10 +78,19 @@ def test_a_row_never_written_is_not_stored(tmp_path, row):
     places = np.array([7, 199, 0])
     assert not rows.stored().any() and not rows.read(places)[1].any()
     logits = some(3, row.classes)
-    rows.write(places, logits)
+    told = rows.write(places, logits)
     read, valid = Rows(tmp_path / "rows", 200, row).read(places[::-1].copy())
     assert valid.all() and torch.equal(read, row.decode(row.encode(logits)).flip(0))
+    assert torch.equal(told, read.flip(0))
     assert np.flatnonzero(rows.stored()).tolist() == [0, 7, 199]
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_error(tmp_path, capsys):
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Rows(tmp_path / "rows", 200, WHOLE32)
+    gc.collect()
+    assert capsys.readouterr().err == "", "no second one, from what was never opened"
 
 
 @pytest.mark.parametrize("row", [WHOLE32, WHOLE16, TOP], ids=["float32", "bfloat16", "top"])
