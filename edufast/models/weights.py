@@ -16,7 +16,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edufast.data import DataSet
@@ -132,10 +132,12 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) 
 
     Raises:
         UserError: the state holds something else than tensors.
+        OSError: the file cannot be written, for instance because the disk is full.
     """
     state = _state(unwrapped(model))
     with atomic_write(path) as temporary:
-        save_file(state, temporary, {INFO: info.to_json(Fingerprint(state))})
+        # Not save_file, whose errors of the disk are none of Python's.
+        temporary.write_bytes(save(state, {INFO: info.to_json(Fingerprint(state))}))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

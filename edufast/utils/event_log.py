@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, naming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,5 +50,5 @@ class EventLog:
     def write(self, event: Event) -> None:
         """Append ``event``."""
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event.to_dict()) + "\n")

@@ -36,7 +36,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     folder, lock = _create_locked(target)
     temporary = folder / target.name
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         _sync(temporary)
         # What a plain open() would have given it, whatever wrote it.
         umask = os.umask(0)
@@ -47,6 +48,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the file system within the block name ``path`` where they name no file, as those
+    of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def refuse_special_file(path: str | os.PathLike[str]) -> None:

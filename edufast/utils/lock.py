@@ -11,6 +11,7 @@ from pathlib import Path
 from time import strftime
 
 from edufast.utils.errors import UserError
+from edufast.utils.files import naming
 
 _NAME = ".lock"
 
@@ -35,7 +36,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder} is in use by {holder}; wait until it ends, or choose another folder"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {strftime('%F %T')}\n")
-        file.flush()
+        with naming(folder / _NAME):
+            file.truncate(0)
+            file.write(
+                f"process {os.getpid()} on {socket.gethostname()}, since {strftime('%F %T')}\n"
+            )
+            file.flush()
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_tensors_that_do_not_fit_are_named_in_a_line(
     save_file(tensors, path, {"edufast": json.dumps(asdict(INFO))})
     with pytest.raises(UserError, match=f"m.safetensors does not fit resnet8: {message}$"):
         load_model(path)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_full_disk_is_an_error_of_the_file_system(path: Path, size: int) -> None:
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # Python ignores SIGXFSZ
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_model(path, create_model("resnet8", 2), INFO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_a_state_of_other_things_is_refused(tmp_path: Path) -> None:

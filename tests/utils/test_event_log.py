@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
 from edufast.utils.event_log import Event, EventLog
 
 
@@ -24,6 +26,14 @@ def test_a_line_cut_short_is_dropped_when_the_log_goes_on(tmp_path: Path) -> Non
         file.write('{"event": "seen", "x')
     EventLog(path).write(Seen(x=2))
     assert path.read_text() == '{"event": "seen", "x": 1}\n{"event": "seen", "x": 2}\n'
+
+
+def test_a_full_disk_names_the_log(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log")
+    (tmp_path / "log").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        log.write(Seen(x=1))
+    assert caught.value.filename == str(tmp_path / "log")
 
 
 def test_without_a_path_nothing_is_kept() -> None:
