@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ def warnings_in_one_line() -> Iterator[None]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the command in one line."""
-    console.print(Text("edufast:", "red"), message, highlight=False, soft_wrap=True)
+    """End the command in one line. Names that it quotes do not control the terminal."""
+    shown = "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in message)
+    console.print(Text("edufast:", "red"), shown, highlight=False, soft_wrap=True)
     raise typer.Exit(code)

@@ -110,6 +110,12 @@ def test_fail_ends_with_its_code():
     assert ended.value.exit_code == 130
 
 
+def test_control_characters_of_a_message_are_escapes(capsys):
+    with pytest.raises(typer.Exit):
+        fail("\x1b[31mrun\x9b2J\n\u3000 holds no run", 2)
+    assert capsys.readouterr().err == "edufast: \\x1b[31mrun\\x9b2J\\n\u3000 holds no run\n"
+
+
 def test_only_one_column_of_a_table_takes_several_lines(capsys):
     found = table("variant", "last epoch", "note", wraps="note")
     found.add_row("grades-without-teachers", "84.2 ± 1.3 %", "some words that go on and on")
