@@ -10,10 +10,10 @@ from tests.commands import edufast
     [
         (("train", "--batch", "64,many"), "--batch: 'many'; expected positive integers"),
         (("train", "--batch", "0"), "--batch: '0'; expected positive integers"),
-        (("train", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
+        (("train", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("train", "--pairs", "resnet9"), "resnet9"),
-        (("kd", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
-        (("merge", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
+        (("kd", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
+        (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
     ],
 )
 def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):

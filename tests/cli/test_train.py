@@ -285,7 +285,7 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
         (("train", "nowhere.yaml"), "recipe is 'nowhere.yaml'; expected one of"),
         (("train", "quickstart", "--set", "training.lr=fast"), "training.lr: found 'fast'"),
         (("train", "quickstart", "--data", "nowhere"), "nowhere"),
-        (("train", "quickstart", "--device", "gpu"), "--device: 'gpu'; expected auto, cpu"),
+        (("train", "quickstart", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (
             ("compare", "quickstart", "--methods", "kd,magic"),
             "--methods is 'magic'; expected one of scratch, kd",
