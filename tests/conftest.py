@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 # Before torch is imported: on a busy machine, threads that spin turn seconds into minutes.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 

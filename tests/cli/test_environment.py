@@ -80,15 +80,16 @@ import os, sys
 from edufast.cli import app
 import edufast.cli.train
 assert "torch" not in sys.modules
-edufast.cli.train.device_name = lambda name: print(os.environ["OMP_WAIT_POLICY"], name)
+edufast.cli.train.device_name = lambda name: print(os.environ["GOMP_SPINCOUNT"], name)
 app(["train", "quickstart", "--device", "x", "-o", "/dev/null/no"], standalone_mode=False)
 """
 
 
-@pytest.mark.parametrize("own", [None, "active"])
-def test_processes_wait_passively_unless_the_user_says_otherwise(tmp_path, own):
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {} if own is None else {"OMP_WAIT_POLICY": own}
+@pytest.mark.parametrize("own", [None, "77"])
+def test_processes_spin_briefly_unless_the_user_says_otherwise(tmp_path, own):
+    unset = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
+    environment |= {} if own is None else {"GOMP_SPINCOUNT": own}
     command = [sys.executable, "-c", PRINTS_HOW_OPENMP_WAITS]
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert process.stdout.split() == [own or "passive", "x"], process.stderr
+    assert process.stdout.split() == [own or "10000", "x"], process.stderr

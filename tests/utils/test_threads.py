@@ -15,7 +15,7 @@ def groups(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "_MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")  # so that it is given back
         monkeypatch.delenv(name)
 
@@ -67,8 +67,15 @@ def test_processors_that_the_process_is_not_bound_to_do_not_count(groups, monkey
 def test_what_the_user_has_set_stays(groups, monkeypatch):
     groups("0::/\n", {"cpu.max": "200000 100000\n"})
     configure_openmp()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive" and os.environ["OMP_NUM_THREADS"] == "2"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert os.environ["GOMP_SPINCOUNT"] == "10000" and os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     configure_openmp()
-    assert os.environ["OMP_WAIT_POLICY"] == "active" and os.environ["OMP_NUM_THREADS"] == "7"
+    assert os.environ["GOMP_SPINCOUNT"] == "5" and os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_whoever_says_how_threads_wait_need_not_count_turns(groups, monkeypatch):
+    groups("", {})
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    configure_openmp()
+    assert "GOMP_SPINCOUNT" not in os.environ
