@@ -17,6 +17,7 @@ from torch import nn
 
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
+from edufast.edge.seal import sealed
 from edufast.edge.runtime import load_onnxruntime
 from edufast.utils.errors import UserError
 
@@ -66,7 +67,7 @@ def write(
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         proto.metadata_props.add(key=key, value=text)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(sealed(proto.SerializeToString(deterministic=True)))
 
 
 def runner(path: Path) -> Run:

@@ -19,6 +19,7 @@ from edufast.data.folder import counted
 from edufast.data.image_files import UnreadableImage
 from edufast.data.pictures import find_pictures, read_picture
 from edufast.edge.runtime import load_onnxruntime
+from edufast.edge.seal import is_damaged
 from edufast.utils.errors import UserError, one_line
 
 _BATCH = 16  # pictures
@@ -178,6 +179,11 @@ def _session(file: Path) -> Any:
     except ImportError as error:
         raise UserError(f"predicting needs {error.name}: pip install 'edufast[export]'") from error
     content = file.read_bytes()
+    if is_damaged(content):
+        raise UserError(
+            f"{file} is damaged, or was changed since edufast wrote it: its content does not match "
+            "the hash at its end"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     try:

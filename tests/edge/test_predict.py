@@ -154,6 +154,7 @@ def with_metadata(path: Path, **changes: str | None) -> Path:
     """``path`` with entries of its metadata changed, or removed."""
     proto = onnx.load(path)
     entries = {entry.key: entry.value for entry in proto.metadata_props} | changes
+    del entries["sha256"]
     del proto.metadata_props[:]
     for key, value in entries.items():
         if value is not None:
@@ -193,6 +194,16 @@ def test_a_file_of_another_size_than_it_says_gets_one_line(tmp_path) -> None:
     size = {"cover": [9, 9], "crop": [9, 9]}
     path = with_metadata(exported(tmp_path / "m.onnx", **BYTES), preprocessing=rule(resize=size))
     with pytest.raises(UserError, match=r"\[8, 8, 3\]\)\] to \[\[3\]\]; expected .*\[9, 9, 3\]"):
+        ExportedModel(path)
+
+
+def test_a_damaged_file_gets_one_line(tmp_path) -> None:
+    path = exported(tmp_path / "m.onnx", **BYTES)
+    ExportedModel(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="m.onnx is damaged, or was changed since"):
         ExportedModel(path)
 
 

@@ -1,0 +1,21 @@
+"""A hash at the end of an .onnx file, so that a flipped bit is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+
+# A protobuf message may be continued: these bytes are one more entry of ModelProto.metadata_props
+# (field 14), a StringStringEntryProto of 74 bytes with the key "sha256" and 64 hexadecimal digits.
+_HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
+_LENGTH = len(_HEAD) + 64
+
+
+def sealed(content: bytes) -> bytes:
+    """The content of an .onnx file, followed by its hash."""
+    return content + _HEAD + hashlib.sha256(content).hexdigest().encode()
+
+
+def is_damaged(content: bytes) -> bool:
+    """Whether a file ends with the hash of another content. One without a hash is taken as it is."""
+    hashed, seal = content[:-_LENGTH], content[-_LENGTH:]
+    return seal.startswith(_HEAD) and content != sealed(hashed)
