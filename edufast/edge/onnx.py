@@ -17,8 +17,8 @@ from torch import nn
 
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
-from edufast.edge.seal import sealed
 from edufast.edge.runtime import load_onnxruntime
+from edufast.edge.seal import sealed
 from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:

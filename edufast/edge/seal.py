@@ -16,6 +16,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def is_damaged(content: bytes) -> bool:
-    """Whether a file ends with the hash of another content. One without a hash is taken as it is."""
+    """Whether a file ends with the hash of another content; one without a hash is taken as it
+    is."""
     hashed, seal = content[:-_LENGTH], content[-_LENGTH:]
     return seal.startswith(_HEAD) and content != sealed(hashed)

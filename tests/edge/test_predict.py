@@ -203,7 +203,7 @@ def test_a_damaged_file_gets_one_line(tmp_path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="m.onnx is damaged, or was changed since"):
+    with pytest.raises(UserError, match=r"m\.onnx is damaged, or was changed since"):
         ExportedModel(path)
 
 
