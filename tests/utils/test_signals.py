@@ -15,10 +15,12 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 @pytest.fixture(autouse=True)
 def handlers():
     """Handlers that a failing test must not leave behind, and that must come back."""
+    inherited = [signal.getsignal(number) for number in SIGNALS]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, by which tests may be run, ignores it
     before = [signal.getsignal(number) for number in SIGNALS]
     yield before
     found = [signal.getsignal(number) for number in SIGNALS]
-    for number, handler in zip(SIGNALS, before, strict=True):
+    for number, handler in zip(SIGNALS, inherited, strict=True):
         signal.signal(number, handler)
     assert found == before
 
