@@ -20,6 +20,8 @@ def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(f"{name} is {value!r}; expected an integer") from error
+    if isinstance(value, bool):  # an int to Python, and a slip to people
+        raise ValueError(f"{name} is {value!r}; expected an integer")
     if not least <= number <= most:
         bounds = f"at least {least}" if number < least else f"at most {most}"
         raise ValueError(f"{name} is {value!r}; expected {bounds}")
@@ -36,6 +38,6 @@ def real_number(name: str, value: object, least: float = 0.0) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
-    if isinstance(value, str) or not (math.isfinite(number) and number >= least):
+    if isinstance(value, str | bool) or not (math.isfinite(number) and number >= least):
         raise ValueError(f"{name} is {value!r}; expected a finite number of at least {least:g}")
     return number

@@ -14,7 +14,7 @@ def test_whole_numbers_become_ints(value):
     assert type(whole_number("n", value)) is int and whole_number("n", value) == 3
 
 
-@pytest.mark.parametrize("value", [1.0, math.nan, "3", None, [3], torch.ones(2)])
+@pytest.mark.parametrize("value", [1.0, math.nan, "3", None, [3], torch.ones(2), True])
 def test_what_is_no_integer_is_refused(value):
     with pytest.raises(ValueError, match=r"^n is .*; expected an integer$"):
         whole_number("n", value)
@@ -36,7 +36,7 @@ def test_real_numbers_become_floats(value):
 
 
 @pytest.mark.parametrize(
-    "value", [-0.1, math.nan, math.inf, "3", None, [3], 10**400, torch.ones(2)]
+    "value", [-0.1, math.nan, math.inf, "3", None, [3], 10**400, torch.ones(2), True]
 )
 def test_what_is_no_finite_number_is_refused(value):
     with pytest.raises(ValueError, match=r"^x is .*; expected a finite number of at least 0$"):
