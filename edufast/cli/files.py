@@ -10,6 +10,7 @@ import typer
 
 from edufast.cli.common import JsonOption, fail, say, user
 from edufast.cli.options import path_of, text_of
+from edufast.experiments import RUN_FILE
 from edufast.utils.errors import one_line
 
 
@@ -47,7 +48,7 @@ def export(
     from edufast.models.weights import load_model
 
     weights = source / "student.safetensors" if source.is_dir() else source
-    config = source / "config.yaml"
+    config = source / RUN_FILE
     on_error: OnError = "stop"
     if config.is_file():  # the user's own recipe
         recipe = user(read_section, RunConfig, config).recipe

@@ -179,19 +179,20 @@ def _session(file: Path) -> Any:
     except ImportError as error:
         raise UserError(f"predicting needs {error.name}: pip install 'edufast[export]'") from error
     content = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise UserError(
+            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
+        ) from error
     if is_damaged(content):
         raise UserError(
             f"{file} is damaged, or was changed since edufast wrote it: its content does not match "
             "the hash at its end"
         )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        raise UserError(
-            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
-        ) from error
+    return session
 
 
 def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], CentreCrop]:

@@ -16,7 +16,6 @@ def sealed(content: bytes) -> bytes:
 
 
 def is_damaged(content: bytes) -> bool:
-    """Whether a file ends with the hash of another content; one without a hash is taken as it
-    is."""
-    hashed, seal = content[:-_LENGTH], content[-_LENGTH:]
-    return seal.startswith(_HEAD) and content != sealed(hashed)
+    """Whether a file does not end with the hash of what comes before: a bit was flipped, something
+    was cut off or appended, or another program wrote it."""
+    return content != sealed(content[:-_LENGTH])

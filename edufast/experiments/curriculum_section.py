@@ -55,8 +55,10 @@ class CurriculumSection(Section):
     exit_weight: float | None = None
 
     def check_targets(self) -> None:
-        """Raises:
-        UserError: a target is not known; the message names the key.
+        """Check that every target is known.
+
+        Raises:
+            UserError: one is not; the message names its key.
         """
         targets = {"curriculum": self.target}
         for number, grade in enumerate(self.grades or ()):

@@ -48,8 +48,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def check_class_ids(key: str, classes: Sequence[int], data: DataSet) -> None:
-    """Raises:
-    UserError: one that ``data`` does not have; the message names ``key``.
+    """Check that ``data`` has these classes.
+
+    Raises:
+        UserError: there is one that it does not have; the message names ``key``.
     """
     for c in classes:
         if not 0 <= c < len(data.classes):

@@ -219,11 +219,7 @@ def dry_run(
         for name in names:
             method = methods[name]
             school = method.create_school(0, faculty, device=device)
-            student = method.create_student(seed=0)
-            for g, plan in enumerate(school.plans):
-                method.grow(student, g)
-                if method.samples[g] == plan.steps:  # batches of one
-                    _try_batch_of_one(student, data, f"{recipe.student.model} in grade {g + 1}")
+            _try_batches_of_one(method, [plan.steps for plan in school.plans])
             if cached and school.algorithm.reads_features:
                 raise UserError(
                     f"--cache: {method.recipe.algorithm.name} reads the teachers' features, a "
@@ -243,6 +239,19 @@ def _try_loss(device: str) -> None:
         kd_loss(logits, [logits], labels)
     except RuntimeError as error:
         raise UserError(f"kd_loss does not run on {device}: {one_line(error)}") from error
+
+
+def _try_batches_of_one(method: Method, steps: Sequence[int]) -> None:
+    """Those grades of ``method`` that have as many steps as samples."""
+    alone = [g for g, samples in enumerate(method.samples) if samples == steps[g]]
+    if not alone:  # else a student need not be cut here
+        return
+    student = method.create_student(seed=0)
+    for g in range(len(steps)):
+        method.grow(student, g)
+        if g in alone:
+            what = f"{method.recipe.student.model} in grade {g + 1}"
+            _try_batch_of_one(student, method.data, what)
 
 
 def _try_batch_of_one(model: nn.Module, data: DataSet, what: str) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from edufast.experiments.cost import Cost
 from edufast.experiments.recipe import Recipe, TrainingSection
+from edufast.models.zoo import create_model
 from edufast.training.settings import autocast
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
@@ -20,7 +21,7 @@ _LARGEST_STEP = 50e9  # FLOPs: about a second of a slow CPU
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds that a run takes, about: small images and short grades are a little slower.
+    """Seconds that a run takes, about: small images and short grades are up to a third slower.
 
     Attributes:
         teaching: training the teachers.
@@ -32,6 +33,7 @@ class Duration:
 
     @property
     def total(self) -> float:
+        """Both together."""
         return self.teaching + self.learning
 
 
@@ -46,18 +48,17 @@ def expected_duration(recipe: Recipe, cost: Cost, image_size: int, device: str) 
     """
     speeds: dict[tuple[str, int], tuple[float, float]] = {}
 
-    def speed(model: nn.Module, name: str, size: int) -> tuple[float, float]:
+    def speed(name: str, size: int) -> tuple[float, float]:
         if (name, size) not in speeds:
-            speeds[name, size] = _speeds(model, size, recipe.training, device)
+            speeds[name, size] = _speeds(create_model(name, 2), size, recipe.training, device)
         return speeds[name, size]
 
     teaching = 0.0
     with torch.random.fork_rng(devices=[]):
-        train, _ = speed(recipe.create_student_model(2), recipe.student.model, image_size)
+        train, _ = speed(recipe.student.model, image_size)
         learning = cost.student_flops / train
         for k, section in enumerate(recipe.teachers):
-            size = section.image_size or image_size
-            train, answer = speed(recipe.create_teacher_model(k, 2), section.model, size)
+            train, answer = speed(section.model, section.image_size or image_size)
             teaching += cost.teaching_flops[k] / train
             learning += cost.answering_flops[k] / answer
     return Duration(teaching, learning)

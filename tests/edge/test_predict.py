@@ -17,6 +17,7 @@ from edufast.data import DataSet, Loader, load_dataset
 from edufast.data.image_files import UnreadableImage
 from edufast.edge.export import export
 from edufast.edge.predict import ExportedModel, Prediction, predict
+from edufast.edge.seal import sealed
 from edufast.edge.trained import export_trained
 from edufast.models.weights import ModelInfo
 from edufast.training.evaluation import evaluate_on
@@ -159,7 +160,7 @@ def with_metadata(path: Path, **changes: str | None) -> Path:
     for key, value in entries.items():
         if value is not None:
             proto.metadata_props.add(key=key, value=value)
-    onnx.save(proto, path)
+    path.write_bytes(sealed(proto.SerializeToString()))
     return path
 
 
