@@ -32,6 +32,12 @@ def accuracy_matrix(method: MethodLog, *, masked: bool = False) -> np.ndarray | 
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
 
 
+def has_slices(method: MethodLog) -> bool:
+    """Whether the classes came in several slices; else there is nothing to forget."""
+    matrix = accuracy_matrix(method)
+    return matrix is not None and matrix.shape[1] > 1
+
+
 def caption(method: MethodLog) -> str:
     """Says what the matrix shows, with the forgetting of Chaudhry et al. (2018) as a number."""
     text = (

@@ -17,7 +17,7 @@ from edufast.experiments.report.curves import (
     flops,
     throughput,
 )
-from edufast.experiments.report.forgetting import caption, forgetting
+from edufast.experiments.report.forgetting import caption, forgetting, has_slices
 from edufast.experiments.report.style import Theme
 from edufast.experiments.run_log import RunLog
 
@@ -42,11 +42,12 @@ def plots(log: RunLog) -> list[Plot]:
     methods = list(log.methods.values())
     epochs = [epoch for method in methods for epoch in all_epochs(method)]
     finished = [method for method in methods if method.results]
-    falls = (
-        " It falls where a grade adds classes (dashed lines): the task became harder."
-        if len({epoch.grade for epoch in epochs}) > 1
-        else ""
-    )
+    sliced = [method for method in graded(log) if has_slices(method)]
+    falls = ""
+    if len({epoch.grade for epoch in epochs}) > 1:
+        falls = " Dashed lines: a new grade."
+        if sliced:
+            falls = " It falls where a grade adds classes (dashed lines): the task became harder."
     several = any(len(method.trials) > 1 for method in methods)
     band = " Bands: ± one standard deviation over seeds." if several else ""
 
@@ -74,7 +75,7 @@ def plots(log: RunLog) -> list[Plot]:
                 caption(method),
                 partial(forgetting, method),
             )
-            for method in graded(log)
+            for method in sliced
         ),
         *plot(
             "throughput",
