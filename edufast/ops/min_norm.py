@@ -113,6 +113,8 @@ def min_norm_weights(
         temperatures if numbers is None else [], numbers,
     )  # fmt: skip
     p.check()
+    if isinstance(cap, Tensor):  # to look whether it leaves one point only is to wait for it
+        raise TypeError("cap is a tensor; expected a float or None")
     cap = 1.0 if cap is None else float(cap)
     if not 1 / k <= cap * (1 + 1e-9) or cap > 1:
         raise ValueError(f"cap is {cap}; expected a number from 1/K = {1 / k:.4g} to 1")

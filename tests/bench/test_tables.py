@@ -23,11 +23,7 @@ def measured(name):
 
 def tables():
     yield kd_loss.table(measured("kd_loss"))
-    merged = measured("merge")
-    for found in (found for row in merged for found in row["results"].values()):
-        # The published file is older than the streaming copy.
-        found.setdefault("streaming_copy_bandwidth", found["copy_bandwidth"])
-    yield merge.table(merged)
+    yield merge.table(measured("merge"))
     yield from map(show.table, measured("train"))
     yield from (show.cost_table(name, training_costs(pair)) for name, pair in PAIRS.items())
 

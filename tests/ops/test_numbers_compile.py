@@ -101,6 +101,15 @@ def test_a_cap_out_of_arithmetic_is_never_stale(backend):
     assert counter.frame_count == 2
 
 
+def test_a_cap_that_is_a_tensor_is_refused_in_one_line():
+    def step(z: Tensor, cap: Tensor) -> Tensor:
+        return min_norm_weights(z, [T, -T], cap=cap)
+
+    for run in (step, torch.compile(step, backend="eager", fullgraph=True)):
+        with pytest.raises(Exception, match="cap is a tensor; expected a float or None"):
+            run(Z, torch.tensor(0.75))
+
+
 def test_a_constant_is_no_tensor_in_the_graph():
     """A tensor would cost a launch, and one of the CPU keep CUDA graphs from being used."""
 
