@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edufast.ops import kd_loss
 from tests.ops.cases import (
     DIVERGENCES,
     DTYPES,
@@ -197,6 +198,33 @@ def test_mass_that_underflows_against_a_mask_is_infinite():
         other[2, 5] = -500.0
         assert evaluate(x, "cpp").loss == math.inf
         assert evaluate(x, "reference").loss == math.inf
+
+
+@pytest.mark.parametrize(
+    ("weighting", "hardly_counts", "counts"),
+    [
+        ("entropy", [-math.inf, 0.0, 0.0, 0.0], [0.0, 40.0, 0.0, 0.0]),
+        ("confidence", [-math.inf, 25.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_weight_that_float32_rounds_to_zero_still_counts(weighting, hardly_counts, counts):
+    """A masked class makes reverse KL infinite, whatever the teacher weighs."""
+
+    def loss(dtype: torch.dtype, backend: str) -> float:
+        teachers = [torch.tensor([t], dtype=dtype) for t in (hardly_counts, counts)]
+        return kd_loss(
+            torch.zeros(1, 4, dtype=dtype),
+            teachers,
+            torch.tensor([2]),
+            weighting=weighting,
+            divergence="reverse_kl",
+            alpha=0.0,
+            backend=backend,
+        ).item()
+
+    assert math.isfinite(loss(torch.float32, "reference"))
+    assert loss(torch.float64, "reference") == math.inf
+    assert loss(torch.float32, "cpp") == math.inf
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
