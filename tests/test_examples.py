@@ -50,3 +50,9 @@ def test_a_graded_training_in_one_file(run, tmp_path):
 def test_the_loss_in_a_loop_of_ones_own(run):
     accuracies = [float(x) for x in re.findall(r"accuracy ([\d.]+)%", run("your_own_loop.py"))]
     assert accuracies[0] < 10 and accuracies[-1] > 80
+
+
+def test_language_models_learn_from_two_teachers(run):
+    told = run("language_models.py")
+    alone, taught = (float(x) for x in re.findall(r"perplexity ([\d.]+)", told))
+    assert taught < alone

@@ -6,7 +6,8 @@ operators in C++ (csrc/checks.h).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,40 @@ MAX_TEACHERS = 32
 # --- from what users type to what operators take ------------------------------------------------
 
 
-def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+def tensor(name: str, value: Any) -> Tensor:
+    """A dense tensor, the only kind that operators take."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is of type {type(value).__name__}; expected a tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor")
+    return value
+
+
+def tensors(name: str, values: Any) -> list[Tensor]:
+    """A list of dense tensors from any iterable of them."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} is of type {type(values).__name__}; expected a list of tensors")
+    return [tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
+
+
+def teachers_of(student: Tensor, teachers: Any) -> list[Tensor]:
+    """The teachers' logits; a tensor with as many dimensions as the student's is that of one."""
+    if isinstance(teachers, Tensor) and teachers.dim() == student.dim():
+        teachers = [teachers]
+    return tensors("teachers", teachers)
+
+
+def rows_of(name: str, x: Tensor, leading: torch.Size) -> Tensor:
+    """``x`` (..., n) as (B, n), where ``leading`` is the shape in the place of the dots."""
+    if x.shape[:-1] != leading or not x.dim():
+        shape = "".join(f"{size}, " for size in leading)
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({shape}n) like student")
+    return x.flatten(0, -2) if len(leading) else x[None]
+
+
+def choice(name: str, value: Any, choices: Mapping[str, int]) -> int:
     """The number that the operators' schemas give to a name."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
     return choices[value]
 
@@ -39,6 +71,8 @@ def class_slices(
     if slices is None:
         slices = ClassSlices((0,) * len(teachers), (), (classes,) * len(teachers))
     elif not isinstance(slices, ClassSlices):
+        if not isinstance(slices, Iterable):
+            raise TypeError(f"slices is {slices!r}; expected a list of slices, or None")
         slices = ClassSlices.of(slices, classes, student.device)
     sizes = tuple(t.shape[-1] if t.dim() else 0 for t in teachers)
     # Sizes one by one: while tracing they are symbols, and a tuple of them cannot be compared.

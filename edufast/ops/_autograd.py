@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from edufast.ops._library import checked
-from edufast.utils._torch_private import Operator, below_autograd, graph_is_kept
+from edufast.utils._torch_private import (
+    Operator,
+    below_autograd,
+    graph_is_kept,
+    is_transformed,
+)
 
 
 class FusedLoss(torch.autograd.Function):
@@ -109,6 +114,15 @@ def _explained(arguments: Arguments, call: Callable[..., Any], *rest: Any) -> An
     try:
         return checked(call, *rest)
     except (ValueError, RuntimeError):
+        if is_transformed(*arguments):
+            raise RuntimeError(
+                "the fused backends take no part in torch.func's transforms (grad, vmap, jvp); "
+                "use backend='reference'"
+            ) from None
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "the operators cannot be traced by torch.jit; use torch.export or torch.compile"
+            ) from None
         try:
             arguments.check()
         except (ValueError, TypeError) as error:

@@ -7,7 +7,7 @@ value, and torch (2.14) may keep the old value where a float comes out of arithm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -60,10 +60,15 @@ def number(name: str, value: Number, student: Tensor) -> Number:
     """A float, or a tensor without dimensions on the CPU or on the student's device.
 
     Raises:
-        ValueError: it is neither; the message names the argument.
+        ValueError, TypeError: it is neither; the message names the argument.
     """
-    if not isinstance(value, Tensor):
+    if isinstance(value, (int, float)):
         return float(value)
+    if not isinstance(value, Tensor):
+        try:
+            return float(value + 0)  # NumPy's, too, and no text
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} is {value!r}; expected a number or a tensor") from None
     if value.dim() or value.is_complex():
         raise ValueError(
             f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; expected a number or "
@@ -81,10 +86,10 @@ def one_for_each_teacher(
     """K temperatures from one, or from K of them."""
     if isinstance(temperature, Tensor) and temperature.dim() == 1:
         temperature = temperature.unbind()
-    if isinstance(temperature, (int, float, Tensor)):
-        temperatures, copies = [number("temperature", temperature, student)], teachers
-    else:
+    if isinstance(temperature, Iterable) and not isinstance(temperature, (str, Tensor)):
         temperatures, copies = [number("temperature", t, student) for t in temperature], 1
+    else:
+        temperatures, copies = [number("temperature", temperature, student)], teachers
     right = all(fits(t, is_temperature) for t in temperatures)
     temperatures *= copies
     if len(temperatures) != teachers or not right:

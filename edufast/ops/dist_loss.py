@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edufast.ops._arguments import tensor
 from edufast.ops._autograd import FusedLoss, differentiable_loss, gradient_dtype, loss_dtype
 from edufast.ops._library import register
 from edufast.ops._numbers import Number, number, packed
@@ -89,6 +90,8 @@ def dist_loss(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: second derivative asked of a fused backend.
     """
+    tensor("student", student)
+    tensor("teacher", teacher)
     numbers = Numbers(
         number("temperature", temperature, student),
         number("beta", beta, student),

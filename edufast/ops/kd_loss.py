@@ -12,6 +12,9 @@ from edufast.ops._arguments import (
     check_given_weights,
     choice,
     class_slices,
+    rows_of,
+    teachers_of,
+    tensor,
 )
 from edufast.ops._autograd import (
     FusedLoss,
@@ -28,6 +31,7 @@ from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCE
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 from edufast.ops.slices import ClassSlices, Slice
 from edufast.utils._torch_private import Operator
+from edufast.utils.numbers import whole_number
 
 # --- the operators ------------------------------------------------------------------------------
 
@@ -76,13 +80,13 @@ def _fused(backend: str) -> Operator:
 
 def kd_loss(
     student: Tensor,
-    teachers: Sequence[Tensor],
-    labels: Tensor,
+    teachers: Sequence[Tensor] | Tensor,
+    labels: Tensor | None,
     *,
     slices: Sequence[Slice] | ClassSlices | None = None,
     temperature: Number | Sequence[Number] = 4.0,
     alpha: Number = 0.3,
-    weighting: str | Tensor = "mean",
+    weighting: str | Tensor | Sequence[float] = "mean",
     divergence: str = "forward_kl",
     divergence_params: Sequence[Number] | None = None,
     label_smoothing: Number = 0.0,
@@ -96,9 +100,12 @@ def kd_loss(
     ``alpha * CE(student, labels) + (1 - alpha) * sum_k w_k * T_k^2 * D(teacher_k, student[S_k])``
 
     Args:
-        student: logits (B, C); float32, bfloat16, float16 (float64 for checking), any strides.
-        teachers: K logit tensors (B, C_k), 1 <= K <= 32, each with its own float dtype and strides.
-        labels: (B,) int64 in [0, C) or ``ignore_index``.
+        student: logits (B, C); float32, bfloat16, float16 (float64 for checking), any strides. B
+            here and below may be any number of dimensions: (C,), (tokens, C), (B, tokens, C).
+        teachers: K logit tensors (B, C_k), 1 <= K <= 32, each with its own float dtype and
+            strides; or a tensor of one teacher.
+        labels: (B,) integers in [0, C) or ``ignore_index``. None where nothing depends on them:
+            ``alpha`` is 0, no "dkd", and no "routed" or "confidence".
         slices: K class slices S_k: ``(start, stop)``, ``range``, list or index tensor; a
             :class:`ClassSlices` prepared once saves the checks; None: every teacher knows all C.
         temperature: T, or K of them; from 1e-18 to 1e18. T^2 multiplies the divergence (Hinton et
@@ -110,7 +117,8 @@ def kd_loss(
         weighting: "mean" (1/K, sums to 1), "routed" (1 for the teacher whose slice holds the label,
             shared equally among several), "entropy" (EBKD, ``(1 - H_k / sum H) / (K - 1)``: sums to
             1), "confidence" (CA-MKD, ``(1 - softmax_k CE_k) / (n - 1)`` over the n teachers that
-            know the label: sums to 1), or a tensor (K,) or (B, K). Constants for the gradient.
+            know the label: sums to 1), or K numbers, or a tensor (K,) or (B, K). Constants for the
+            gradient.
         divergence: "forward_kl" KL(teacher || student), "reverse_kl" KL(student || teacher),
             "js" with beta, "dkd" (Zhao et al. 2022).
         divergence_params: js: (beta,), default (0.5,): ``beta KL(q||m) + (1-beta) KL(p||m)`` with
@@ -139,8 +147,10 @@ def kd_loss(
     name = select_backend(backend, student)
     if name == "reference":
         p.check()
-        return reference(p)
-    return differentiable_loss(_fused(name), p, p.student, *p.teachers)
+        loss = reference(p)
+    else:
+        loss = differentiable_loss(_fused(name), p, p.student, *p.teachers)
+    return loss.view(student.shape[:-1]) if loss.dim() else loss
 
 
 _DEFAULTS: dict[str, Any] = dict(kd_loss.__kwdefaults__ or {})
@@ -149,8 +159,8 @@ _DEFAULTS.pop("backend")
 
 def kd_loss_and_grad(
     student: Tensor,
-    teachers: Sequence[Tensor],
-    labels: Tensor,
+    teachers: Sequence[Tensor] | Tensor,
+    labels: Tensor | None,
     *,
     backend: str | None = None,
     **options: Any,
@@ -172,7 +182,7 @@ def kd_loss_and_grad(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p = _laid_out(student, teachers, labels, **_all_of(options))
     if p.reduction == REDUCTIONS["none"] or p.teacher_grad:
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     name = select_backend(backend, student)
@@ -180,33 +190,41 @@ def kd_loss_and_grad(
         p.check()
         # torch.func, unlike torch.autograd, is traced by torch.compile.
         both = torch.func.grad_and_value(lambda logits: reference(p._replace(student=logits)))
-        grad, loss = both(student.detach().to(gradient_dtype(student)))
-        return loss, grad
-    return loss_and_gradient(_fused(name), p)
+        grad, loss = both(p.student.detach().to(gradient_dtype(student)))
+    else:
+        loss, grad = loss_and_gradient(_fused(name), p)
+    return loss, grad.view(student.shape)
 
 
 def kd_loss_arguments(
-    student: Tensor, teachers: Sequence[Tensor], labels: Tensor, **options: Any
+    student: Tensor, teachers: Sequence[Tensor], labels: Tensor | None, **options: Any
 ) -> KDLoss:
     """The operator's arguments from those of :func:`kd_loss` but ``backend``, checked.
 
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    p = _laid_out(student, teachers, labels, **{**_DEFAULTS, **options})
+    p = _laid_out(student, teachers, labels, **_all_of(options))
     p.check()
     return p
 
 
+def _all_of(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = options.keys() - _DEFAULTS.keys()
+    if unknown:
+        raise TypeError(f"{min(unknown)} is no argument; expected one of {', '.join(_DEFAULTS)}")
+    return {**_DEFAULTS, **options}
+
+
 def _laid_out(
     student: Tensor,
-    teachers: Sequence[Tensor],
-    labels: Tensor,
+    teachers: Sequence[Tensor] | Tensor,
+    labels: Tensor | None,
     *,
     slices: Sequence[Slice] | ClassSlices | None,
     temperature: Number | Sequence[Number],
     alpha: Number,
-    weighting: str | Tensor,
+    weighting: str | Tensor | Sequence[float],
     divergence: str,
     divergence_params: Sequence[Number] | None,
     label_smoothing: Number,
@@ -215,16 +233,39 @@ def _laid_out(
     teacher_grad: bool,
 ) -> KDLoss:
     """The operator's arguments, which it will check."""
-    teachers = list(teachers)
+    tensor("student", student)
+    teachers = teachers_of(student, teachers)
+    if labels is None:
+        labels, ignore_index = _no_labels(student, alpha, weighting, divergence), -100
+    elif not tensor("labels", labels).is_floating_point():
+        labels = labels.to(torch.int64)
+    if isinstance(weighting, (list, tuple)):
+        weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])
+    if isinstance(weighting, Tensor):
+        weighting = weighting.detach().to(student.device, torch.float32)
+    if student.dim() != 2:
+        leading = student.shape[:-1]
+        student = rows_of("student", student, leading)
+        teachers = [rows_of(f"teachers[{k}]", t, leading) for k, t in enumerate(teachers)]
+        labels = rows_of("labels", labels[..., None], leading).squeeze(1)
+        if isinstance(weighting, Tensor) and weighting.dim() > 1:
+            weighting = rows_of("weighting", weighting, leading)
+
+    if type(ignore_index) is not int:
+        ignore_index = whole_number("ignore_index", ignore_index, least=-(2**63))
+    if not isinstance(teacher_grad, bool):
+        raise TypeError(f"teacher_grad is {teacher_grad!r}; expected True or False")
     divergence_number = choice("divergence", divergence, DIVERGENCES)
     weights = None
     if isinstance(weighting, Tensor):
-        weights = weighting.detach().to(student.device, torch.float32)
+        weights = weighting
         check_given_weights("weighting", weights, student, len(teachers))
         weighting = "given"
     elif weighting == "given":
         raise ValueError("weighting is 'given'; expected the tensor of weights itself")
     params = DEFAULT_PARAMS[divergence] if divergence_params is None else divergence_params
+    if not isinstance(params, (list, tuple)):
+        raise TypeError(f"divergence_params is {params!r}; expected a tuple of numbers, or None")
     classes = class_slices(slices, student, teachers)
     numbers = Numbers(
         one_for_each_teacher(temperature, len(teachers), student),
@@ -252,3 +293,14 @@ def _laid_out(
         **floats,
         numbers=numbers_tensor,
     )
+
+
+def _no_labels(student: Tensor, alpha: Number, weighting: Any, divergence: str) -> Tensor:
+    """Labels of any class, for a loss that does not depend on them."""
+    by_label = weighting in ("routed", "confidence") if isinstance(weighting, str) else False
+    if isinstance(alpha, Tensor) or alpha != 0 or by_label or divergence == "dkd":
+        raise ValueError(
+            "labels is None; expected labels unless alpha is 0 and neither weighting ('routed', "
+            "'confidence') nor divergence ('dkd') depend on them"
+        )
+    return torch.zeros(student.shape[:-1], dtype=torch.int64, device=student.device)

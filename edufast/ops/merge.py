@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -76,12 +76,12 @@ def _run(backend: str, m: Merge) -> None:
 
 # --- public functions -------------------------------------------------------------------------
 
-Sources = Sequence[Tensor] | Sequence[Sequence[Tensor]]
+Sources = Iterable[Tensor] | Iterable[Iterable[Tensor]]
 Fill = float | Sequence[float | None] | None
 
 
 def merge_(
-    targets: Sequence[Tensor],
+    targets: Iterable[Tensor],
     sources: Sources,
     weights: Sequence[float] | None = None,
     *,
@@ -130,9 +130,9 @@ def merge_(
             names the pair.
         RuntimeError: grad mode is on and a tensor requires grad.
     """
-    lists, keep = _lists(targets, sources), _number(keep)
+    targets, lists, keep = _list("targets", targets), _lists(sources), _number(keep)
     m = Merge(
-        list(targets),
+        targets,
         _flat(targets, lists),
         _weights(weights, keep, len(lists)),
         keep,
@@ -159,7 +159,7 @@ class MergePlan:
 
     def __init__(
         self,
-        targets: Sequence[Tensor],
+        targets: Iterable[Tensor],
         sources: Sources,
         *,
         fill: Fill = None,
@@ -167,7 +167,7 @@ class MergePlan:
         counts: Sequence[float] | None = None,
         backend: str | None = None,
     ) -> None:
-        lists = _lists(targets, sources)
+        targets, lists = _list("targets", targets), _lists(sources)
         self._arguments = (tuple(targets), lists, fill, tuple(moments), counts, backend)
         self._targets = tuple(targets)
         self._sources = _flat(targets, lists)
@@ -215,10 +215,20 @@ def _plan(targets: Any, lists: Any, fill: Any, moments: Any, counts: Any, backen
     return MergePlan(targets, lists, fill=fill, moments=moments, counts=counts, backend=backend)
 
 
-def _lists(targets: Sequence[Tensor], sources: Sources) -> list[list[Tensor]]:
-    if not sources or isinstance(sources[0], Tensor):
-        return [list(sources)]  # type: ignore[arg-type]
-    return [list(tensors) for tensors in sources]
+def _lists(sources: Sources) -> list[list[Tensor]]:
+    lists = _list("sources", sources)
+    if not lists or isinstance(lists[0], Tensor):
+        return [lists]
+    return [_list(f"sources[{n}]", tensors) for n, tensors in enumerate(lists)]
+
+
+def _list(name: str, values: Any) -> list[Any]:
+    """Of anything that lists tensors, such as ``model.parameters()``."""
+    if isinstance(values, Tensor) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"merge_: {name} is of type {type(values).__name__}; expected a list of tensors"
+        )
+    return list(values)
 
 
 def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:

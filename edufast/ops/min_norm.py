@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edufast.ops._arguments import class_slices
+from edufast.ops._arguments import class_slices, teachers_of, tensor
 from edufast.ops._library import checked, register
-from edufast.ops._numbers import Number, one_for_each_teacher, packed
+from edufast.ops._numbers import Number, number, one_for_each_teacher, packed
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.min_norm import (
     Gram,
@@ -69,7 +69,7 @@ def _weights(p: Gram, cap: float, backend: str) -> Tensor:
 
 def min_norm_weights(
     student: Tensor,
-    teachers: Sequence[Tensor],
+    teachers: Sequence[Tensor] | Tensor,
     *,
     slices: Sequence[Slice] | ClassSlices | None = None,
     temperature: Number | Sequence[Number] = 4.0,
@@ -103,7 +103,8 @@ def min_norm_weights(
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
     """
-    teachers = [t.detach() for t in teachers]
+    tensor("student", student)
+    teachers = [t.detach() for t in teachers_of(student, teachers)]
     k = len(teachers)
     classes = class_slices(slices, student, teachers)
     temperatures: Any = one_for_each_teacher(temperature, k, student)
@@ -115,7 +116,7 @@ def min_norm_weights(
     p.check()
     if isinstance(cap, Tensor):  # to look whether it leaves one point only is to wait for it
         raise TypeError("cap is a tensor; expected a float or None")
-    cap = 1.0 if cap is None else float(cap)
+    cap = 1.0 if cap is None else float(number("cap", cap, student))
     if not 1 / k <= cap * (1 + 1e-9) or cap > 1:
         raise ValueError(f"cap is {cap}; expected a number from 1/K = {1 / k:.4g} to 1")
     name = select_backend(backend, student, has=("reference", "cpp", "triton"))

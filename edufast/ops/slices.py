@@ -82,14 +82,19 @@ class ClassSlices:
 def _as_range(item: Slice) -> tuple[int, int] | None:
     if isinstance(item, range) and item.step == 1:
         return item.start, item.stop
-    if isinstance(item, tuple) and len(item) == 2:
+    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(b, int) for b in item):
         return item[0], item[1]
     return None
 
 
 def _as_index(item: Slice, k: int, num_classes: int, device: torch.device | str) -> Tensor:
     on_device = isinstance(item, Tensor) and item.device.type != "cpu"
-    index = torch.as_tensor(item if isinstance(item, Tensor) else list(item))
+    try:
+        index = torch.as_tensor(item if isinstance(item, Tensor) else list(item))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"slices[{k}] is {item!r}; expected (start, stop) or a list of classes"
+        ) from None
     if index.dim() != 1 or index.numel() == 0 or index.is_floating_point():
         raise ValueError(
             f"slices[{k}] has shape {tuple(index.shape)} and dtype {index.dtype}; expected "

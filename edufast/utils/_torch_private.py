@@ -57,6 +57,17 @@ def values_are_at_hand(x: Tensor) -> bool:
     )
 
 
+def is_transformed(*arguments: Any) -> bool:
+    """Whether an argument, or a tensor in a list of them, is what torch.func transforms."""
+    return any(
+        is_transformed(*x)
+        if isinstance(x, list)
+        else torch._C._functorch.is_functorch_wrapped_tensor(x)
+        for x in arguments
+        if isinstance(x, (list, Tensor))
+    )
+
+
 def is_constant(x: Any) -> bool:
     """Within code that torch.compile traces: whether the graph has the number as a constant."""
     from torch.fx.experimental.symbolic_shapes import has_static_value

@@ -61,7 +61,9 @@ def test_bad_tensors():
     x = inputs(Case())
     with pytest.raises(ValueError, match="teachers has 0 tensors; expected 1 to 32"):
         kd_loss(x.student, [], x.labels)
-    with pytest.raises(ValueError, match="student has shape"):
+    with pytest.raises(ValueError, match=r"student has shape \(6, 0\); expected \(B, C\)"):
+        kd_loss(x.student[:, :0], x.teachers, x.labels)
+    with pytest.raises(ValueError, match=r"teachers\[0\] has shape \(6, 23\); expected \(n\) like"):
         kd_loss(x.student[0], x.teachers, x.labels)
     with pytest.raises(ValueError, match=r"teachers\[1\] has shape \(5, 23\)"):
         kd_loss(x.student, [x.teachers[0], x.teachers[1][:5]], x.labels)
@@ -70,7 +72,7 @@ def test_bad_tensors():
     with pytest.raises(ValueError, match="labels has shape"):
         kd_loss(x.student, x.teachers, x.labels[:3])
     with pytest.raises(ValueError, match=r"torch.int64"):
-        kd_loss(x.student, x.teachers, x.labels.int())
+        kd_loss(x.student, x.teachers, x.labels.float())
     with pytest.raises(ValueError, match="teachers has 33 tensors; expected 1 to 32"):
         kd_loss(x.student, x.teachers * 11, x.labels, backend="cpp")
 

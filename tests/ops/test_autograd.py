@@ -112,18 +112,6 @@ def test_autocast_leaves_the_loss_alone():
     assert torch.equal(ours.loss, evaluate(x, "cpp").loss)
 
 
-def test_function_transforms_are_refused():
-    x = inputs(Case())
-
-    def loss(student):
-        return kd_loss(student, x.teachers, x.labels, backend="cpp", **x.arguments)
-
-    with pytest.raises(RuntimeError, match=r"autograd\.Function"):
-        torch.func.grad(loss)(x.student)
-    with pytest.raises(RuntimeError):
-        torch.func.vmap(loss)(x.student.expand(2, -1, -1))
-
-
 def test_dist_loss_keeps_its_graph_and_float16_its_digits():
     z, t = dist_cases.inputs(dist_cases.Case(rows=9, classes=5, dtype=torch.float16))
     z.requires_grad_()
