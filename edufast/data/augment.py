@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.rng import Stream, generator, hashed
-from edufast.utils.numbers import whole_number
+from edufast.utils.instances import check_instance
+from edufast.utils.numbers import real_numbers, whole_number
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a random resized crop, width over height, as torchvision
 
@@ -34,8 +35,10 @@ class Augment:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pad", whole_number("pad", self.pad, 0))
+        check_instance("flip", self.flip, bool)
         if self.random_resized_crop is not None:
-            smallest, largest = self.random_resized_crop
+            shares = real_numbers("random_resized_crop", self.random_resized_crop)
+            smallest, largest = shares if len(shares) == 2 else (0.0, 0.0)
             if not 0 < smallest <= largest <= 1:
                 raise ValueError(
                     "random_resized_crop: expected 0 < smallest <= largest <= 1, "

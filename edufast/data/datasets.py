@@ -10,8 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edufast.data.image_files import UnreadableImage, naming_unreadable, without_unreadable
+from edufast.data.centre_crop import CentreCrop
+from edufast.data.image_files import naming_unreadable, without_unreadable
 from edufast.data.outline import PHOTOGRAPH, held_out, outline
+from edufast.data.pictures import read_picture
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
@@ -23,7 +25,7 @@ _MIN_STD = 1e-3  # of a constant channel, since images are divided by it
 
 
 def load_dataset(
-    source: str,
+    source: str | Path,
     *,
     image_size: int | None = None,
     holdout: float = 0.0,
@@ -61,6 +63,7 @@ def load_dataset(
             of range, a class too small for the holdout, a missing package that the data set needs,
             or a reader of your own that fails or returns something else.
     """
+    source = str(source)
     if image_size is not None and image_size < 8:
         raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
     if not 0 <= holdout < 1:
@@ -77,7 +80,9 @@ def load_dataset(
         if on_error == "skip":
             splits = without_unreadable(splits, source)
         size = image_size or usual_size(source, found)
-        train, val = _resized(splits.train, size), _resized(splits.val, size)
+        whole = CentreCrop((size, size), (size, size))
+        train = _resized(splits.train, whole)
+        val = _resized(splits.val, CentreCrop.to(size, size))
         if isinstance(found, DataSet):
             mean, std = found.mean, found.std
         else:
@@ -123,16 +128,16 @@ def _hold_out(splits: Splits, share: float, seed: int) -> Splits:
     return Splits(splits.classes, splits.train.subset(train), splits.train.subset(val))
 
 
-def _resized(samples: Samples, size: int) -> Samples:
-    """Arrays resized to ``size``; files are resized when they are read."""
+def _resized(samples: Samples, view: CentreCrop) -> Samples:
+    """Arrays as ``view`` shows them; files are resized when they are read."""
     from PIL import Image
 
     images = samples.images
-    if not isinstance(images, np.ndarray) or images.shape[1:3] == (size, size):
+    if not isinstance(images, np.ndarray) or images.shape[1:3] == view.cover == view.crop:
         return samples
-    resized = np.empty((len(images), size, size, 3), np.uint8)
+    resized = np.empty((len(images), *view.crop, 3), np.uint8)
     for image, large in zip(resized, images, strict=True):
-        image[:] = Image.fromarray(large).resize((size, size), Image.Resampling.BILINEAR)
+        image[:] = view(Image.fromarray(large))
     return Samples(resized, samples.labels)
 
 
@@ -142,7 +147,7 @@ def _statistics(train: Samples, size: int) -> tuple[Channels, Channels]:
     if isinstance(images, np.ndarray):
         pixels = images[_spaced(len(images), 2000)]
     else:
-        pixels = np.stack([_decoded(images[i], size) for i in _spaced(len(images), 256)])
+        pixels = np.stack([_small(images[i], size) for i in _spaced(len(images), 256)])
     red, green, blue = pixels.reshape(-1, 3).astype(np.float64).T / 255
     mean = red.mean().item(), green.mean().item(), blue.mean().item()
     std = red.std().item(), green.std().item(), blue.std().item()
@@ -153,13 +158,7 @@ def _spaced(length: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, length - 1, min(length, most)).astype(np.int64)
 
 
-def _decoded(path: Path, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
+def _small(path: Path, size: int) -> NDArray[np.uint8]:
+    from PIL.Image import Resampling
 
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (size, size))  # lets JPEG decode at a fraction of its size
-            small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(path) from error
-    return np.asarray(small)
+    return np.asarray(read_picture(path, draft=size).resize((size, size), Resampling.BILINEAR))

@@ -17,6 +17,8 @@ from edufast.utils.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+# The largest value of grey that is not of 8 bits.
+_LARGEST = {"I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I;16N": 65535, "I": 65535, "F": 1}
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # those that DALI decodes, too
 
 
@@ -67,8 +69,11 @@ def _in_folder(folder: Path, skipped: Counter[str]) -> list[Path]:
     return sorted(files) + [path for each in sorted(folders) for path in _in_folder(each, skipped)]
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path, draft: int | None = None) -> Image.Image:
     """The picture in a file: upright as its EXIF data says, in RGB of 8 bits, without alpha.
+
+    Args:
+        draft: pixels a side that suffice: a JPEG file is then decoded at a fraction of its size.
 
     Raises:
         UnreadableImage: the file cannot be read or decoded, or Pillow takes it for a decompression
@@ -78,11 +83,16 @@ def read_picture(path: Path) -> Image.Image:
 
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            if draft is not None:
+                image.draft("RGB", (draft, draft))
             image.load()
+            if image.mode == "I" and image.format != "PPM":
+                raise ValueError("32 bits")  # which DALI does not decode
             upright = ImageOps.exif_transpose(image)
     # Decoders written in Python fail in any way on damaged files.
     except Exception as error:
         raise UnreadableImage(path) from error
-    if upright.mode.startswith("I;16"):  # grey of 16 bits, which convert would cut off at 255
-        upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
+    if upright.mode in _LARGEST:  # convert would cut off at 255
+        pixels = np.clip(np.asarray(upright) / _LARGEST[upright.mode], 0, 1) * 255
+        upright = Image.fromarray(pixels.round().astype(np.uint8))
     return upright.convert("RGB")

@@ -17,8 +17,9 @@ classes, rule = json.loads(metadata["classes"]), json.loads(metadata["preprocess
 cover, crop = np.array(rule["cover"]), np.array(rule["crop"])  # height, width
 for picture in pictures:
     image = ImageOps.exif_transpose(Image.open(picture))
-    if image.mode.startswith("I;16"):  # grey of 16 bits
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode[0] in "IF":  # grey of more than 8 bits
+        grey = np.asarray(image) / (1 if image.mode == "F" else 65535)
+        image = Image.fromarray((np.clip(grey, 0, 1) * 255).round().astype(np.uint8))
     image = image.convert("RGB")
     size = np.array([image.height, image.width])
     scale = max(cover / size)

@@ -186,9 +186,15 @@ class Recipe(Section):
         """How teacher ``k`` is trained: its classes in as many epochs as the recipe says.
 
         Raises:
-            UserError: ``teacher_image_sizes`` has more sizes than that.
+            UserError: ``teacher_image_sizes`` has more sizes than that, or larger ones than the
+                data's images.
         """
         classes = self.teacher_classes(data)[k]
+        if max(self.teacher_image_sizes, default=0) > data.image_size:
+            raise UserError(
+                f"teacher_image_sizes: {self.teacher_image_sizes}; expected at most "
+                f"{data.image_size}, the size of the images"
+            )
         epochs = self.teachers[k].epochs or self.teacher_epochs
         try:
             return Curriculum.single(classes, epochs, image_sizes=self.teacher_image_sizes)

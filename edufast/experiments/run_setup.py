@@ -55,6 +55,9 @@ class Setup:
         self.data = load(config.recipe.data)
         self.methods = plan_methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods["education"].recipe
+        for k, teacher in enumerate(self.recipe.teachers):
+            if teacher.weights is None:
+                self.recipe.teacher_curriculum(k, self.data)
         cached = config.cache is not None
         dry_run(self.methods, config.methods, config.device, cached=cached)
         if cached:

@@ -86,10 +86,10 @@ def one_for_each_teacher(
     """K temperatures from one, or from K of them."""
     if isinstance(temperature, Tensor) and temperature.dim() == 1:
         temperature = temperature.unbind()
-    if isinstance(temperature, Iterable) and not isinstance(temperature, (str, Tensor)):
-        temperatures, copies = [number("temperature", t, student) for t in temperature], 1
+    if isinstance(temperature, (int, float, str, Tensor)) or not _is_several(temperature):
+        temperatures, copies = [number("temperature", temperature, student)], teachers  # type: ignore[arg-type]
     else:
-        temperatures, copies = [number("temperature", temperature, student)], teachers
+        temperatures, copies = [number("temperature", t, student) for t in temperature], 1
     right = all(fits(t, is_temperature) for t in temperatures)
     temperatures *= copies
     if len(temperatures) != teachers or not right:
@@ -98,6 +98,11 @@ def one_for_each_teacher(
             "of them"
         )
     return temperatures
+
+
+def _is_several(x: object) -> bool:
+    """NumPy has numbers that look like sequences, but have no dimensions."""
+    return isinstance(x, Iterable) and getattr(x, "ndim", 1) > 0
 
 
 def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:

@@ -235,6 +235,8 @@ def _laid_out(
     """The operator's arguments, which it will check."""
     tensor("student", student)
     teachers = teachers_of(student, teachers)
+    if not teacher_grad:
+        teachers = [t.detach() if t.requires_grad else t for t in teachers]
     if labels is None:
         labels, ignore_index = _no_labels(student, alpha, weighting, divergence), -100
     elif not tensor("labels", labels).is_floating_point():

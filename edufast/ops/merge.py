@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -130,14 +131,14 @@ def merge_(
             names the pair.
         RuntimeError: grad mode is on and a tensor requires grad.
     """
-    targets, lists, keep = _list("targets", targets), _lists(sources), _number(keep)
+    targets, lists, keep = _tensors("targets", targets), _lists(sources), _number("keep", keep)
     m = Merge(
         targets,
         _flat(targets, lists),
         _weights(weights, keep, len(lists)),
         keep,
         _fill(fill, len(targets)),
-        [i for pair in moments for i in pair],
+        _pairs(moments),
         _moment_weights(counts, keep, len(lists)),
     )
     if not m.targets:
@@ -167,15 +168,15 @@ class MergePlan:
         counts: Sequence[float] | None = None,
         backend: str | None = None,
     ) -> None:
-        targets, lists = _list("targets", targets), _lists(sources)
-        self._arguments = (tuple(targets), lists, fill, tuple(moments), counts, backend)
+        targets, lists = _tensors("targets", targets), _lists(sources)
+        self._arguments = (tuple(targets), lists, fill, moments, counts, backend)
         self._targets = tuple(targets)
         self._sources = _flat(targets, lists)
         self._count = len(lists)
         self._counts = counts
         self._backend = select_backend(backend, targets[0]) if self._targets else "reference"
         self._fill = _fill(fill, len(self._targets))
-        self._moments = [i for pair in moments for i in pair]
+        self._moments = _pairs(moments)
         self._number = None
         if self._backend in ("cpp", "cuda"):
             self._number = checked(
@@ -191,7 +192,7 @@ class MergePlan:
         graph would not see which tensors the plan stands for.
         """
         _refuse_grad(self._targets, self._sources)
-        keep = _number(keep)
+        keep = _number("keep", keep)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
         if self._number is None or torch.compiler.is_compiling():
@@ -219,16 +220,26 @@ def _lists(sources: Sources) -> list[list[Tensor]]:
     lists = _list("sources", sources)
     if not lists or isinstance(lists[0], Tensor):
         return [lists]
-    return [_list(f"sources[{n}]", tensors) for n, tensors in enumerate(lists)]
+    return [_tensors(f"sources[{n}]", tensors) for n, tensors in enumerate(lists)]
 
 
 def _list(name: str, values: Any) -> list[Any]:
     """Of anything that lists tensors, such as ``model.parameters()``."""
-    if isinstance(values, Tensor) or not isinstance(values, Iterable):
+    if isinstance(values, (Tensor, Mapping, str)) or not isinstance(values, Iterable):
         raise TypeError(
             f"merge_: {name} is of type {type(values).__name__}; expected a list of tensors"
         )
     return list(values)
+
+
+def _tensors(name: str, values: Any) -> list[Tensor]:
+    """A list whose first item stands for the others: lists are long, and looking takes time."""
+    found = _list(name, values)
+    if found and not isinstance(found[0], Tensor):
+        raise TypeError(
+            f"merge_: {name}[0] is of type {type(found[0]).__name__}; expected a tensor"
+        )
+    return found
 
 
 def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:
@@ -241,37 +252,64 @@ def _flat(targets: Sequence[Tensor], lists: list[list[Tensor]]) -> list[Tensor]:
     return list(itertools.chain.from_iterable(lists))
 
 
-def _number(x: float) -> float:
+def _number(name: str, x: Any) -> float:
     """In a traced graph a constant: torch (2.14) errs in what it computes from one that changes."""
-    return as_constant(x) if torch.compiler.is_compiling() else float(x)
+    if torch.compiler.is_compiling():
+        return as_constant(x)
+    try:
+        return float(x + 0)  # no text
+    except (TypeError, ValueError):
+        raise TypeError(f"merge_: {name} is {x!r}; expected a number") from None
 
 
-def _weights(weights: Sequence[float] | None, keep: float, count: int) -> list[float]:
+def _numbers(name: str, values: Any, count: int, whose: str) -> list[float]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"merge_: {name} is {values!r}; expected {count} numbers, {whose}")
+    found = [_number(f"{name}[{n}]", x) for n, x in enumerate(values)]
+    if len(found) != count:
+        raise ValueError(f"merge_: {name} has {len(found)} numbers; expected {count}, {whose}")
+    return found
+
+
+def _weights(weights: Iterable[float] | None, keep: float, count: int) -> list[float]:
     if weights is None:
         return [(1.0 - keep) / count] * count
-    if len(weights) != count:
-        raise ValueError(
-            f"merge_: weights has {len(weights)} numbers; expected {count}, one for each list of "
-            "sources"
-        )
-    return [_number(w) for w in weights]
+    return _numbers("weights", weights, count, "one for each list of sources")
 
 
-def _moment_weights(counts: Sequence[float] | None, keep: float, count: int) -> list[float]:
+def _moment_weights(counts: Iterable[float] | None, keep: float, count: int) -> list[float]:
     if counts is None:
         return []
-    if len(counts) != count or not all(0 < c < math.inf for c in counts):
+    found = _numbers("counts", counts, count, "one for each list of sources")
+    if not all(0 < c < math.inf for c in found):
         raise ValueError(
-            f"merge_: counts is {list(counts)}; expected {count} numbers above 0, one for each "
-            "list of sources"
+            f"merge_: counts is {found}; expected {count} numbers above 0, one for each list of "
+            "sources"
         )
-    return [(1.0 - keep) * c / sum(counts) for c in counts]
+    return [(1.0 - keep) * c / sum(found) for c in found]
 
 
 def _fill(fill: Fill, count: int) -> list[float]:
     if fill is None:
         return []
-    values = [fill] * count if isinstance(fill, (int, float)) else list(fill)
-    if any(value is not None and math.isnan(value) for value in values):
-        raise ValueError("merge_: fill is NaN; expected numbers, or None to leave rows as they are")
-    return [math.nan if value is None else float(value) for value in values]
+    if isinstance(fill, (list, tuple)):
+        return [math.nan if x is None else _filling(f"fill[{n}]", x) for n, x in enumerate(fill)]
+    return [_filling("fill", fill)] * count
+
+
+def _filling(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if math.isnan(number):
+        raise ValueError(
+            f"merge_: {name} is NaN; expected a number, or None to leave rows as they are"
+        )
+    return number
+
+
+def _pairs(moments: Any) -> list[int]:
+    try:
+        return [operator.index(i) for mean, variance in moments for i in (mean, variance)]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"merge_: moments is {moments!r}; expected pairs of positions, (mean, variance)"
+        ) from None

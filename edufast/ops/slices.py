@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Slice: TypeAlias = "tuple[int, int] | range | Sequence[int] | Tensor"
 
@@ -82,8 +85,11 @@ class ClassSlices:
 def _as_range(item: Slice) -> tuple[int, int] | None:
     if isinstance(item, range) and item.step == 1:
         return item.start, item.stop
-    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(b, int) for b in item):
-        return item[0], item[1]
+    if isinstance(item, tuple) and len(item) == 2:
+        try:  # also NumPy's integers
+            return operator.index(item[0]), operator.index(item[1])
+        except TypeError:
+            return None
     return None
 
 
@@ -95,7 +101,7 @@ def _as_index(item: Slice, k: int, num_classes: int, device: torch.device | str)
         raise ValueError(
             f"slices[{k}] is {item!r}; expected (start, stop) or a list of classes"
         ) from None
-    if index.dim() != 1 or index.numel() == 0 or index.is_floating_point():
+    if index.dim() != 1 or index.numel() == 0 or index.dtype not in _INTEGERS:
         raise ValueError(
             f"slices[{k}] has shape {tuple(index.shape)} and dtype {index.dtype}; expected "
             "(start, stop) or at least one class in a list or 1-d integer tensor"

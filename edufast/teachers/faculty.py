@@ -23,8 +23,11 @@ from edufast.teachers.preprocessing import (
     timm_format,
 )
 from edufast.utils._torch_private import with_own_code
+from edufast.utils.devices import check_device
 from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
+from edufast.utils.instances import all_of, check_instance
+from edufast.utils.numbers import whole_numbers
 
 _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
 
@@ -56,7 +59,8 @@ class Teacher:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.classes = tuple(self.classes)
+        check_instance(f"model of {self.name}", self.model, nn.Module)
+        self.classes = whole_numbers(f"classes of {self.name}", self.classes, 0)
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(
                 f"classes of {self.name} are {self.classes}; expected at least one, each once"
@@ -132,6 +136,10 @@ class Faculty(Sequence[Teacher]):
 
     Attributes:
         has_features: whether :meth:`model` can be run for features that a loss reads.
+
+    Raises:
+        TypeError: ``teachers`` are not :class:`Teacher` objects, or ``dtype`` is none.
+        UserError: torch finds no such device here.
     """
 
     has_features: ClassVar[bool] = True
@@ -152,8 +160,12 @@ class Faculty(Sequence[Teacher]):
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
-        self._teachers = tuple(teachers)
+        self._teachers = all_of("teachers", teachers, Teacher)
+        if str(device) != "meta":  # where only shapes are tried out
+            check_device(device)
         self.device = torch.device(device)
+        if dtype is not None:
+            check_instance("dtype", dtype, torch.dtype)
         self.dtype = dtype
         self._models = [
             folded_if_traceable(teacher.model)

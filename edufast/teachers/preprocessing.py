@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from edufast.data.samples import Channels
 from edufast.utils.errors import UserError
+from edufast.utils.numbers import whole_number
 
 
 class ImageFormat(NamedTuple):
@@ -35,8 +36,7 @@ class ImageFormat(NamedTuple):
         Raises:
             ValueError: a value that no images can have; the message names it.
         """
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise ValueError(f"image_size is {size!r}; expected a positive integer")
+        size = None if size is None else whole_number("image_size", size)
         return cls(_channels("mean", mean), _channels("std", std, above=0), size)
 
 
@@ -118,8 +118,12 @@ def _processed(processor: Any, image: np.ndarray) -> Tensor:
 
 
 def _channels(name: str, values: Sequence[float], above: float = -math.inf) -> Channels:
-    if len(values) != 3 or not all(above < value < math.inf for value in values):
+    try:
+        found = tuple(map(float, values))
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(above < value < math.inf for value in found):
         bound = f" above {above}" if above > -math.inf else ""
         raise ValueError(f"{name} is {values!r}; expected 3 finite numbers{bound}, one a channel")
-    red, green, blue = map(float, values)
+    red, green, blue = found
     return red, green, blue

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.targets import find_target
-from edufast.utils.numbers import real_number, whole_number
+from edufast.utils.instances import all_of
+from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 
 Order = Literal["mixed", "slices"]
 Schedule = Literal["held", "restart", "paper"]
@@ -60,9 +61,10 @@ class Grade:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, value))
         for name in ("classes", "teachers"):
-            positions = tuple(whole_number(name, value, 0) for value in getattr(self, name))
-            object.__setattr__(self, name, positions)
-        object.__setattr__(self, "freeze", tuple(self.freeze))
+            object.__setattr__(self, name, whole_numbers(name, getattr(self, name), 0))
+        if len(set(self.teachers)) != len(self.teachers):
+            raise ValueError(f"teachers is {list(self.teachers)}; expected each once")
+        object.__setattr__(self, "freeze", real_numbers("freeze", self.freeze))
         if self.target is None:
             object.__setattr__(self, "target", "gated" if self.teachers else "none")
         find_target(self.target or "none")
@@ -73,7 +75,7 @@ class Grade:
             )
         if list(self.freeze) != sorted(self.freeze) or not all(0 <= f <= 1 for f in self.freeze):
             raise ValueError(f"freeze is {self.freeze}; expected rising shares from 0 to 1")
-        if self.rehearsal is not None and not 0 < self.rehearsal < 1:
+        if self.rehearsal is not None and not 0 < real_number("rehearsal", self.rehearsal) < 1:
             raise ValueError(f"rehearsal is {self.rehearsal}; expected a share between 0 and 1")
 
     def frozen(self, epoch: int) -> int:
@@ -108,7 +110,7 @@ class Curriculum:
     class_map: ClassMap = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grades", tuple(self.grades))
+        object.__setattr__(self, "grades", all_of("grades", self.grades, Grade))
         if not self.grades:
             raise ValueError("grades is empty; expected at least one grade")
         if self.order not in get_args(Order):
@@ -228,8 +230,9 @@ class Curriculum:
         Raises:
             ValueError: ``shares`` are not one positive number a grade, or ``image_sizes`` fall.
         """
+        slices = _slices(slices)
+        image_sizes = _rising(image_sizes)
         complete, count = len(slices), max(len(slices), len(image_sizes) + 1)
-        _check_rising(image_sizes)
         shares = [1.0] * (count - 1) + [6.0] if shares is None else list(shares)
         if len(shares) != count:
             raise ValueError(f"shares has {len(shares)} numbers; expected {count}, one a grade")
@@ -266,6 +269,7 @@ class Curriculum:
         Raises:
             ValueError: there are not three slices.
         """
+        slices = _slices(slices)
         if len(slices) != len(PAPER_EPOCHS):
             raise ValueError(
                 f"the authors' schedule has {len(PAPER_EPOCHS)} grades; there are {len(slices)} "
@@ -302,7 +306,7 @@ class Curriculum:
         Raises:
             ValueError: ``image_sizes`` fall.
         """
-        _check_rising(image_sizes)
+        image_sizes = _rising(image_sizes)
         lengths = _split(epochs, [1.0] * (len(image_sizes) + 1))
         sizes = [*image_sizes, None]
         grades = [
@@ -320,9 +324,17 @@ class Curriculum:
         return cls(grades)
 
 
-def _check_rising(image_sizes: Sequence[int]) -> None:
-    if list(image_sizes) != sorted(image_sizes):
-        raise ValueError(f"image_sizes are {list(image_sizes)}; expected rising sizes")
+def _slices(slices: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    if isinstance(slices, str) or not isinstance(slices, Iterable):
+        raise ValueError(f"slices is {slices!r}; expected a sequence of classes for each slice")
+    return [whole_numbers(f"slices[{n}]", classes, 0) for n, classes in enumerate(slices)]
+
+
+def _rising(image_sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = whole_numbers("image_sizes", image_sizes)
+    if list(sizes) != sorted(sizes):
+        raise ValueError(f"image_sizes are {list(sizes)}; expected rising sizes")
+    return sizes
 
 
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:

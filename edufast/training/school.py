@@ -32,6 +32,7 @@ from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
+from edufast.utils.instances import check_instance
 from edufast.utils.progress import TrainingBar
 from edufast.utils.registry import call_user
 from edufast.utils.signals import deferred_interrupt
@@ -87,6 +88,11 @@ class School:
         training: Training | None = None,
         options: SchoolOptions | None = None,
     ) -> None:
+        check_instance("student", student, Student)
+        check_instance("faculty", faculty, Faculty)
+        check_instance("curriculum", curriculum, Curriculum)
+        check_instance("data", data, DataSet)
+        check_instance("algorithm", algorithm, str, Algorithm)
         self.options = options or SchoolOptions()
         self.device = torch.device(self.options.device)
         self.student = student.to(self.device).to(memory_format=torch.channels_last)
@@ -96,7 +102,6 @@ class School:
         self.training = training or Training()
         self.progress = Progress()
         self._check()
-        faculty.prepare(data, self.training.augment)
         self._log = self.options.event_log or EventLog()
         self._bar = TrainingBar(self.options.name, len(curriculum.grades))
         self._positions = curriculum.class_map.positions(self.device)
@@ -109,6 +114,7 @@ class School:
             self.training,
             torch.as_tensor(data.train.labels, device=self.device),
         )
+        faculty.prepare(data, self.training.augment)
         self._step: TrainStep | None = None
         self._validation: Loader | None = None
         self._flops = 0  # of a training step in the current epoch, per image
@@ -364,6 +370,16 @@ class School:
             raise ValueError(
                 f"faculty: {type(self.algorithm).__name__} reads the teachers' features; a "
                 f"{type(self.faculty).__name__} provides their logits only"
+            )
+        if self.student.grown:
+            raise ValueError(
+                f"student has {self.student.grown} fragments already; expected a new Student"
+            )
+        expected = (3, self.data.image_size, self.data.image_size)
+        if self.student.input_size != expected:
+            raise ValueError(
+                f"student has input_size {self.student.input_size}; expected that of "
+                f"{self.data.name}, Student(..., input_size={expected})"
             )
         classes = len(self.data.classes)
         unknown = [c for c in self.curriculum.class_map.ids if not 0 <= c < classes]

@@ -13,6 +13,7 @@ from torch import nn
 from edufast.data import Augment
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
+from edufast.utils.instances import check_instance
 from edufast.utils.numbers import real_number, whole_number
 
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
@@ -60,6 +61,11 @@ class Training:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
         for name in ("lr", "momentum", "weight_decay"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        if self.lr == 0:
+            raise ValueError("lr is 0; expected a number above 0")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; expected a number below 1")
+        check_instance("augment", self.augment, Augment)
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'sgd' or 'adamw'")
         if self.precision not in get_args(Precision):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
+from typing import Any
 
 
 def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> int:
@@ -26,6 +28,28 @@ def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1
         bounds = f"at least {least}" if number < least else f"at most {most}"
         raise ValueError(f"{name} is {value!r}; expected {bounds}")
     return number
+
+
+def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """``values`` as a tuple of ints; see :func:`whole_number`.
+
+    Raises:
+        ValueError: they are no sequence, or one is no integer or too small.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}; expected a sequence of integers")
+    return tuple(whole_number(name, value, least) for value in values)
+
+
+def real_numbers(name: str, values: Any, least: float = 0.0) -> tuple[float, ...]:
+    """``values`` as a tuple of finite floats; see :func:`real_number`.
+
+    Raises:
+        ValueError: they are no sequence, or one is no finite number or too small.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}; expected a sequence of numbers")
+    return tuple(real_number(name, value, least) for value in values)
 
 
 def real_number(name: str, value: object, least: float = 0.0) -> float:

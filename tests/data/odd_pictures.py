@@ -42,6 +42,8 @@ def write_odd_pictures(folder: Path) -> list[Path]:
         "cmyk.jpg": (image.convert("CMYK"), {"quality": 90}),
         "deep.png": (deep, {}),
         "deep.tif": (deep, {}),
+        "deep.pgm": (Image.fromarray(np.asarray(deep).astype(np.int32)), {}),
+        "float.tif": (Image.fromarray(grey.astype(np.float32) / 255), {}),
         "grey.jpg": (image.convert("L"), {"quality": 90}),
         "grey-alpha.png": (alpha.convert("LA"), {}),
         "palette.bmp": (image.convert("P"), {}),

@@ -6,10 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edufast.data import DATA_SETS, DataSet, Samples, Splits, load_dataset, register_data_set
+from edufast.data.centre_crop import CentreCrop
 from edufast.utils.errors import UserError
 from tests.data.folders import images_of, make_images, names
+from tests.data.odd_pictures import seen_in_validation, write_odd_pictures
 
 
 def test_statistics_are_those_of_the_training_pixels():
@@ -144,3 +147,33 @@ def test_without_a_validation_split_a_part_must_be_held_out():
     with pytest.raises(UserError, match="'half': val is empty; expected a holdout above 0"):
         load_dataset("half")
     assert len(load_dataset("half", holdout=0.25).val) == 4
+
+
+@pytest.mark.usefixtures("registrations_are_forgotten")
+@pytest.mark.parametrize(("shape", "size"), [((128, 128), None), ((10, 16), None), ((64, 64), 160)])
+def test_arrays_are_validated_as_their_pictures_are_predicted(shape, size):
+    """By the rule that exported files state."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (4, *shape, 3), dtype=np.uint8)
+
+    @register_data_set("noise")
+    def noise(seed):
+        return Splits(["a", "b"], *[Samples(images, np.arange(4) % 2)] * 2)
+
+    data = load_dataset("noise", image_size=size)
+    rule = CentreCrop.to(data.image_size, data.image_size)
+    for seen, image in zip(data.val.images, images, strict=True):
+        assert np.array_equal(seen, rule(Image.fromarray(image)))
+
+
+@pytest.mark.parametrize("kind", ["deep.png", "deep.pgm", "float.tif", "turned6.jpg"])
+def test_statistics_are_those_of_what_is_seen(kind, tmp_path):
+    path = next(p for p in write_odd_pictures(tmp_path / "all") if p.name == kind)
+    for name in ("p/a/1", "p/a/2", "p/a/3", "p/b/1", "p/b/2", "p/b/3"):
+        copy = tmp_path / f"{name}{path.suffix if path.suffix != '.pgm' else '.ppm'}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    data = load_dataset(tmp_path / "p", image_size=48)
+    seen = seen_in_validation(path, 48) / 255
+    assert np.abs(seen.mean((0, 1)) - data.mean).max() < 0.02
+    assert np.abs(seen.std((0, 1)) - data.std).max() < 0.03

@@ -37,6 +37,7 @@ def damaged(folder) -> list:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     Image.new("RGB", (9, 9)).save(folder / "gif.png", format="GIF")
+    Image.fromarray(np.full((9, 9), 1 << 20, np.int32)).save(folder / "integers.tif")
     (folder / "nothing.png").symlink_to("nowhere")
     (folder / "000.png").unlink()
     return sorted(folder.iterdir())
@@ -44,7 +45,7 @@ def damaged(folder) -> list:
 
 def test_what_dali_cannot_decode_is_not_decoded_here_either(tmp_path):
     paths = damaged(tmp_path)
-    assert unreadable(paths) == paths and len(paths) == 5
+    assert unreadable(paths) == paths and len(paths) == 6
     for path in paths:
         with pytest.raises(UnreadableImage, match=path.name):
             read_picture(path)

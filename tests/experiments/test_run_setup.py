@@ -18,6 +18,11 @@ from tests.experiments.small import small_setup
             "cannot cut after 'x'",
         ),
         (
+            ("kd",),
+            {"recipe": {"teacher_image_sizes": [32]}},
+            r"teacher_image_sizes: \[32\]; expected at most 16, the size of the images",
+        ),
+        (
             (),
             {"recipe": {"teachers": [{"model": "resnet9"}], "curriculum": {
                 "grades": [{"epochs": 1, "classes": "0-5"}]}}},

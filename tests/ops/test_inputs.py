@@ -140,8 +140,9 @@ def test_no_labels_are_refused_where_the_loss_depends_on_them(options):
 
 
 def test_numbers_of_numpy():
-    ours = kd_loss(Z, T, LABELS, temperature=np.float32(2), alpha=np.float64(0.5))
-    assert torch.equal(ours, kd_loss(Z, T, LABELS, temperature=2.0, alpha=0.5))
+    expected = kd_loss(Z, T, LABELS, temperature=2.0, alpha=0.5)
+    for two in (np.float32(2), np.array(2.0), np.array([2.0])):
+        assert torch.equal(kd_loss(Z, T, LABELS, temperature=two, alpha=np.float64(0.5)), expected)
 
 
 def test_merge_takes_whatever_lists_tensors():
@@ -152,6 +153,19 @@ def test_merge_takes_whatever_lists_tensors():
         b.weight.add_(1)
         MergePlan(a.parameters(), (x.parameters() for x in [b]))()
     assert torch.equal(a.weight, b.weight)
+
+
+def test_numpys_bounds_of_a_slice_are_a_range():
+    bounds = tuple(np.cumsum([1, 3]))
+    expected = kd_loss(Z, [T[:, :3]], LABELS, slices=[(1, 4)])
+    assert torch.equal(kd_loss(Z, [T[:, :3]], LABELS, slices=[bounds]), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_teachers_that_learn_themselves_get_no_gradient_unasked(backend):
+    teacher = T.clone().requires_grad_()
+    assert not kd_loss(Z, [teacher], LABELS, backend=backend).requires_grad
+    assert kd_loss(Z, [teacher], LABELS, backend=backend, teacher_grad=True).requires_grad
 
 
 # --- slips, each refused in one line that names the argument -------------------------------------
@@ -188,6 +202,10 @@ SLIPS = [
     ("slices is 3; expected a list of slices", lambda: kd_loss(Z, T, LABELS, slices=3)),
     (r"slices\[0\] is None; expected", lambda: kd_loss(Z, T, LABELS, slices=[None])),
     (r"slices\[0\] has shape", lambda: kd_loss(Z, T, LABELS, slices=[(0.0, 5.0)])),
+    (
+        r"slices\[0\] has shape .2,. and dtype torch.bool",
+        lambda: kd_loss(Z, T[:, :2], LABELS, slices=[torch.tensor([True, False])]),
+    ),
     ("lr is no argument; expected one of slices", lambda: kd_loss_and_grad(Z, T, LABELS, lr=1)),
     ("teacher is of type list; expected a tensor", lambda: dist_loss(Z, [T])),
     ("beta is None; expected a number", lambda: dist_loss(Z, T, beta=None)),
@@ -195,6 +213,15 @@ SLIPS = [
     ("teachers is of type NoneType", lambda: min_norm_weights(Z, None)),
     ("targets is of type NoneType; expected", lambda: merge_(None, [T])),
     ("sources is of type Tensor; expected a list", lambda: merge_([Z], T)),
+    ("targets is of type dict; expected a list", lambda: merge_({"a": Z}, {"a": T})),
+    (r"targets\[0\] is of type NoneType; expected a tensor", lambda: merge_([None], [T])),
+    ("sources is of type str; expected a list of", lambda: MergePlan([Z], "T")),
+    ("keep is 'x'; expected a number", lambda: merge_([Z], [T], keep="x")),
+    ("weights is 0.5; expected 1 numbers", lambda: merge_([Z], [T], 0.5)),
+    (r"weights\[0\] is 'a'; expected a number", lambda: merge_([Z], [T], ["a"])),
+    ("fill is 'zeros'; expected a number", lambda: merge_([Z], [T], fill="zeros")),
+    (r"moments is \[0, 1\]; expected pairs", lambda: merge_([Z], [T], moments=[0, 1])),
+    ("counts is 3.0; expected 1 numbers", lambda: merge_([Z], [T], counts=3.0)),
 ]
 
 

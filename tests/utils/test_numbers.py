@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edufast.utils.numbers import real_number, whole_number
+from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
@@ -41,3 +41,12 @@ def test_real_numbers_become_floats(value):
 def test_what_is_no_finite_number_is_refused(value):
     with pytest.raises(ValueError, match=r"^x is .*; expected a finite number of at least 0$"):
         real_number("x", value)
+
+
+def test_sequences_of_numbers():
+    assert whole_numbers("n", np.arange(2), 0) == (0, 1) and real_numbers("x", [1, 2.5]) == (1, 2.5)
+    for value in (3, "12", None):
+        with pytest.raises(ValueError, match=r"^n is .*; expected a sequence of integers$"):
+            whole_numbers("n", value)
+        with pytest.raises(ValueError, match=r"^x is .*; expected a sequence of numbers$"):
+            real_numbers("x", value)

@@ -1,0 +1,119 @@
+"""Arguments of a wrong kind, anywhere in the Python interface: one line that names them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edufast import Augment, Curriculum, Faculty, Grade, School, Student, Teacher, Training
+from edufast.distill import KD
+from edufast.training.settings import SchoolOptions
+from edufast.utils.errors import UserError
+from edufast.utils.instances import all_of, check_instance
+from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
+
+DATA = tiny_data()
+SLICES = [range(0, 3), range(3, 6)]
+
+
+def test_what_is_of_another_kind_is_described():
+    check_instance("x", 1, int, str)
+    for value, found in ((None, "None"), (1.5, "of type float"), (KD, "the class KD")):
+        with pytest.raises(TypeError, match=f"^x is {found}; expected int or str$"):
+            check_instance("x", value, int, str)
+
+
+def test_each_of_a_sequence_is_looked_at():
+    assert all_of("x", (n for n in [1, 2]), int) == (1, 2)
+    with pytest.raises(TypeError, match=r"^x\[1\] is of type str; expected int$"):
+        all_of("x", [1, "2"], int)
+    for value in (1, "ab", None):
+        with pytest.raises(TypeError, match=r"^x is .*; expected a sequence, each a int$"):
+            all_of("x", value, int)
+
+
+def school(**changes: object) -> School:
+    given = {
+        "student": Student(tiny_model(), 2, input_size=(3, 16, 16)),
+        "faculty": tiny_faculty(*SLICES),
+        "curriculum": Curriculum.graded(SLICES, 2),
+        "data": DATA,
+        "training": TRAINING,
+        **changes,
+    }
+    return School(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student": tiny_model()}, "student is of type Sequential; expected Student"),
+        ({"faculty": [tiny_model()]}, "faculty is of type list; expected Faculty"),
+        ({"curriculum": [Grade(1, [0])]}, "curriculum is of type list; expected Curriculum"),
+        ({"data": "digits"}, "data is of type str; expected DataSet"),
+        ({"algorithm": KD}, "algorithm is the class KD; expected str or Algorithm"),
+        ({"student": Student(tiny_model(), 2)}, r"input_size \(3, 32, 32\); expected that of tiny"),
+        (
+            {"student": Student(tiny_model(5), 2, input_size=(3, 16, 16))},
+            "student has 5 classes, the curriculum teaches 6",
+        ),
+    ],
+)
+def test_a_school_names_what_does_not_fit_before_a_teacher_is_asked(change, message, monkeypatch):
+    monkeypatch.setattr(Faculty, "prepare", lambda *_: pytest.fail("a teacher was asked"))
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        school(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_goes_to_school_once():
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    school(student=student).begin_grade()
+    with pytest.raises(ValueError, match=r"^student has 1 fragments already; expected a new"):
+        school(student=student)
+
+
+NET = nn.Linear(2, 2)
+WRONG = [
+    (lambda: Teacher(None, [0]), "model of teacher is None; expected Module"),
+    (lambda: Teacher(NET, "0-3"), "classes of teacher is '0-3'; expected a sequence"),
+    (lambda: Teacher(NET, 4), "classes of teacher is 4; expected a sequence of integers"),
+    (lambda: Teacher(NET, [0, -1]), "classes of teacher is -1; expected at least 0"),
+    (lambda: Teacher(NET, [0, 1.5]), "classes of teacher is 1.5; expected an integer"),
+    (lambda: Teacher(NET, [0, 1], mean=0.5), "mean is 0.5; expected 3 finite numbers"),
+    (lambda: Teacher(NET, [0, 1], image_size=True), "image_size is True; expected an integer"),
+    (lambda: Faculty([NET]), r"teachers\[0\] is of type Linear; expected Teacher"),
+    (lambda: Faculty(Teacher(NET, [0, 1])), "teachers is of type Teacher; expected a sequence"),
+    (lambda: Faculty([], "gpu"), "device is 'gpu'; expected cpu, cuda or cuda:N"),
+    (lambda: Faculty([], dtype="bf16"), "dtype is of type str; expected dtype"),
+    (lambda: Grade(1, 3), "classes is 3; expected a sequence of integers"),
+    (lambda: Grade(1, [0], 0), "teachers is 0; expected a sequence of integers"),
+    (lambda: Grade(1, [0], [0, 0]), r"teachers is \[0, 0\]; expected each once"),
+    (lambda: Grade(1, [0], freeze=0.5), "freeze is 0.5; expected a sequence of numbers"),
+    (lambda: Grade(1, [0], rehearsal="x"), "rehearsal is 'x'; expected a finite number"),
+    (lambda: Curriculum(Grade(1, [0])), "grades is of type Grade; expected a sequence"),
+    (lambda: Curriculum.graded([4, 3], 3), r"slices\[0\] is 4; expected a sequence of integers"),
+    (lambda: Curriculum.single([0], 3, image_sizes=6), "image_sizes is 6; expected a sequence"),
+    (lambda: Augment(flip="no"), "flip is of type str; expected bool"),
+    (lambda: Augment(random_resized_crop=0.5), "random_resized_crop is 0.5; expected a sequence"),
+    (lambda: Augment(random_resized_crop=(0.5,)), "expected 0 < smallest <= largest <= 1"),
+    (lambda: Training(momentum=1.0), "momentum is 1.0; expected a number below 1"),
+    (lambda: Training(lr=0), "lr is 0; expected a number above 0"),
+    (lambda: Training(augment={"pad": 2}), "augment is of type dict; expected Augment"),
+    (lambda: SchoolOptions(seed="0"), "seed is '0'; expected an integer"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_wrong_arguments_are_named_in_one_line(make, message):
+    with pytest.raises((TypeError, ValueError, UserError), match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_holds_integers_is_taken():
+    for classes in (range(2), np.arange(2), torch.arange(2), (np.int64(0), 1)):
+        assert Teacher(NET, classes, image_size=np.int64(8)).classes == (0, 1)
+        assert Grade(1, classes).classes == (0, 1)
