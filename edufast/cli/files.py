@@ -94,6 +94,8 @@ def merge(
     """Average models of one architecture, tensor by tensor."""
     from edufast.models.averaging import average_files
 
+    if len(files) < 2:
+        fail(f"files: only {files[0]}; expected two or more", 2)
     try:
         numbers = None if weights is None else [float(w) for w in weights.split(",")]
     except ValueError:

@@ -75,6 +75,13 @@ def test_merge_averages_models(data, tmp_path):
         torch.testing.assert_close(load_file(merged)[name], expected)
 
 
+def test_one_model_has_no_average(data, tmp_path):
+    weights = save(tmp_path / "a.safetensors", data)
+    result = edufast("merge", weights, "--out", tmp_path / "m.safetensors", code=2)
+    assert "expected two or more" in one_line(result.stderr)
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [("1,x", "--weights: '1,x'; expected numbers"), (None, "c.safetensors")],
