@@ -78,7 +78,7 @@ def test_merge_averages_models(data, tmp_path):
 def test_one_model_has_no_average(data, tmp_path):
     weights = save(tmp_path / "a.safetensors", data)
     result = edufast("merge", weights, "--out", tmp_path / "m.safetensors", code=2)
-    assert "expected two or more" in one_line(result.stderr)
+    assert "expected two or more" in one_line(result)
     assert not (tmp_path / "m.safetensors").exists()
 
 
