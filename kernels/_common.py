@@ -17,7 +17,7 @@ _INF = tl.constexpr(float("inf"))
 
 # ``row_stride``, ``classes`` and ``start`` travel in units of ``unit`` elements, a constant that
 # divides them all: by itself Triton sees multiples of 16 only, and would load rows of 1000 classes
-# one by one.
+# one by one. No kernel builds a struct anew: Triton 3.6 has no None to put into it.
 
 
 class Student(NamedTuple):
@@ -146,19 +146,18 @@ def number(x):
 
 
 @triton.jit
-def in_elements(s):
-    return Student(
-        s.data, s.row_stride * s.unit, s.column_stride, s.classes * s.unit, s.grad, s.unit
-    )
+def classes_of(x):
+    """The number of classes of a student or a teacher."""
+    return x.classes * x.unit
 
 
 @triton.jit
 def load_student(student, rows, column):
     offset = (
-        rows.index[:, None] * student.row_stride
+        rows.index[:, None] * (student.row_stride * student.unit)
         + column.to(tl.int64)[None, :] * student.column_stride
     )
-    mask = rows.valid[:, None] & (column < student.classes)[None, :]
+    mask = rows.valid[:, None] & (column < classes_of(student))[None, :]
     return tl.load(student.data + offset, mask=mask, other=-_INF).to(tl.float32)
 
 
@@ -173,7 +172,7 @@ def position_of(teacher, column, valid):
 
 @triton.jit
 def has_position(teacher, position):
-    return (position >= 0) & (position < teacher.classes * teacher.unit)
+    return (position >= 0) & (position < classes_of(teacher))
 
 
 @triton.jit
@@ -191,7 +190,7 @@ def load_teacher(teacher, rows, column, read, classes):
 @triton.jit
 def load_pair(student, teacher, rows, column, read):
     """Logits of both on the teacher's slice, -inf elsewhere."""
-    t, mask = load_teacher(teacher, rows, column, read, student.classes)
+    t, mask = load_teacher(teacher, rows, column, read, classes_of(student))
     return tl.where(mask, load_student(student, rows, column), -_INF), t
 
 
@@ -221,7 +220,7 @@ def touches(teacher, first, CLASSES: tl.constexpr):
     """Whether the teacher has a class in [first, first + CLASSES)."""
     if teacher.position is None:
         start = teacher.start * teacher.unit
-        return (first < start + teacher.classes * teacher.unit) & (first + CLASSES > start)
+        return (first < start + classes_of(teacher)) & (first + CLASSES > start)
     else:
         return first >= 0
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from edufast.kernels._common import (
     any_row,
     check_logits,
-    in_elements,
+    classes_of,
     load_pair,
     load_student,
     load_teacher,
@@ -84,8 +84,7 @@ def _tile_kernel(
 ):  # fmt: skip
     alpha, smoothing = tl.full([ROWS], number(alpha), tl.float32), number(smoothing)
     param0, param1 = number(param0), number(param1)
-    student = in_elements(student)
-    classes = student.classes
+    classes = classes_of(student)
     scale = 1.0 if scale is None else tl.load(scale)
     column = tl.arange(0, CLASSES)
     rows = load_rows(student, labels, label_stride, num_rows, ignore_index, ROWS)
@@ -151,8 +150,7 @@ def _loop_kernel(
 ):  # fmt: skip
     alpha, smoothing = tl.full([1], number(alpha), tl.float32), number(smoothing)
     param0, param1 = number(param0), number(param1)
-    student = in_elements(student)
-    classes = student.classes
+    classes = classes_of(student)
     scale = 1.0 if scale is None else tl.load(scale)
     columns = tl.arange(0, CLASSES)
     rows = load_rows(student, labels, label_stride, num_rows, ignore_index, 1)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from edufast.kernels._common import (
     Rows,
+    classes_of,
     finite,
     has_position,
     label_position,
@@ -33,8 +34,10 @@ def load_rows(student, labels, label_stride, num_rows, ignore_index, ROWS: tl.co
     exists = index < num_rows
     label = tl.load(labels + index * label_stride, mask=exists, other=ignore_index)
     valid = exists & (label != ignore_index)
-    label = tl.where(valid & (label >= 0) & (label < student.classes), label, -1).to(tl.int32)
-    offset = index * student.row_stride + label.to(tl.int64) * student.column_stride
+    label = tl.where(valid & (label >= 0) & (label < classes_of(student)), label, -1).to(tl.int32)
+    offset = (
+        index * (student.row_stride * student.unit) + label.to(tl.int64) * student.column_stride
+    )
     z_label = tl.load(student.data + offset, mask=label >= 0, other=float("nan")).to(tl.float32)
     return Rows(index, exists, valid, label, z_label)
 
@@ -136,13 +139,13 @@ def add_gradients(
 @triton.jit
 def store_teacher_grad(teacher, grad, rows, column, classes):
     position = position_of(teacher, column, column < classes)
-    offset = rows.index[:, None] * (teacher.classes * teacher.unit) + position[None, :]
+    offset = rows.index[:, None] * classes_of(teacher) + position[None, :]
     mask = rows.exists[:, None] & has_position(teacher, position)[None, :]
     tl.store(teacher.grad + offset, grad, mask=mask)
 
 
 @triton.jit
 def store_student_grad(student, grad, rows, column):
-    offset = rows.index[:, None] * student.classes + column[None, :]
-    mask = rows.exists[:, None] & (column < student.classes)[None, :]
+    offset = rows.index[:, None] * classes_of(student) + column[None, :]
+    mask = rows.exists[:, None] & (column < classes_of(student))[None, :]
     tl.store(student.grad + offset, grad, mask=mask)

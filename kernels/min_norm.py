@@ -17,8 +17,8 @@ from edufast.kernels._common import (
     add_to_softmax,
     check_logits,
     check_processor,
+    classes_of,
     finite,
-    in_elements,
     load_pair,
     number,
     student_of,
@@ -62,7 +62,7 @@ def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
     t_most = tl.full([1], -_INF, tl.float32)
     z_sum = tl.zeros([1], tl.float32)
     t_sum = tl.zeros([1], tl.float32)
-    for first in range(0, student.classes, TILE):
+    for first in range(0, classes_of(student), TILE):
         z, t = load_pair(student, teacher, rows, first + tl.arange(0, TILE), rows.valid)
         z_most, z_sum = add_to_softmax(z_most, z_sum, z, inverse_t)
         t_most, t_sum = add_to_softmax(t_most, t_sum, t, inverse_t)
@@ -82,7 +82,6 @@ def _gram_kernel(
     student, teachers, grads, partials, num_rows, width,
     K: tl.constexpr, SIZE: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    student = in_elements(student)
     program = tl.program_id(0)
     grads += program.to(tl.int64) * K * width
     i = tl.arange(0, SIZE)

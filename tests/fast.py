@@ -19,6 +19,7 @@ SLOW = (
     "ops/test_numbers.py::test_*_device_*",
     "ops/test_kd_loss_ddp.py::*",
     "ops/test_triton_offline.py::*",
+    "ops/test_triton_oldest.py::*",
     "*::test_*_ctrl_c_*",
     "*::test_every_instruction_set",
     "*::test_processes_*",
