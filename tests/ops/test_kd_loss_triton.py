@@ -32,11 +32,9 @@ from tests.ops.cases import (
     inputs,
     truth,
 )
+from tests.ops.devices import TRITON, on_triton
 
-DEVICE = "cpu" if _common.INTERPRETED else "cuda"
-pytestmark = pytest.mark.skipif(
-    DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU or TRITON_INTERPRET=1"
-)
+pytestmark = on_triton()
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def regime(request):
 
 
 def make(case: Case) -> Inputs:
-    return inputs(case, DEVICE)
+    return inputs(case, TRITON)
 
 
 def assert_same_values(x: Inputs) -> None:
@@ -141,7 +139,7 @@ def test_strides_offsets_and_misaligned_views(regime):
 
 def test_offsets_beyond_two_to_the_31_elements(regime):
     """A view into untouched virtual memory: its last element is number 7 * 2^29."""
-    if DEVICE != "cpu":
+    if TRITON != "cpu":
         pytest.skip("a GPU's memory is not virtual")
     stride, rows, classes = 2**29, 8, 10
     storage = torch.empty(stride * (rows - 1) + classes, dtype=torch.bfloat16)
@@ -269,7 +267,7 @@ def test_indices_out_of_range_give_nan():
     x.labels[3] = 23
     assert torch.isnan(evaluate(x, "triton").loss).tolist() == [row == 3 for row in range(6)]
     x = make(Case(slices="lists", reduction="none"))
-    lists = [torch.tensor(s, device=DEVICE) for s in x.arguments["slices"]]
+    lists = [torch.tensor(s, device=TRITON) for s in x.arguments["slices"]]
     lists[1][0] = 2**40
     sizes = tuple(len(s) for s in lists)
     x.arguments["slices"] = ClassSlices((0,) * 3, tuple(lists), sizes)
