@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["build", "tests", "sanitizer", "kernels", "steps", "profile"]
+PARTS = ["build", "tests", "kernels", "steps", "sanitizer", "profile"]
 
 
 def gpu_check(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA machine, in parts of less than nine minutes each:
 #
-#   tools/gpu_check.sh [--dry] [build] [tests] [sanitizer] [kernels] [steps] [profile]
+#   tools/gpu_check.sh [--dry] [build] [tests] [kernels] [steps] [sanitizer] [profile]
 #
 # Without names: all parts that have not succeeded yet. Results go to benchmarks/<device>/ (or $OUT):
 # logs, and a line for every measurement, which the next run does not repeat. Ends with a table of
@@ -27,7 +27,7 @@ failed=0
 
 has() { "$python" -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$1'))"; }
 
-# The last line that a log had, and how long it took.
+# Runs a part, and writes down how it ended and how long it took.
 part() {  # name, command ...
   local name=$1 started=$SECONDS status
   shift
@@ -112,10 +112,10 @@ launch__registers_per_thread,launch__occupancy_limit_registers")
 for name in "${@:-all}"; do
   case $name in
     all)
-      for each in build tests sanitizer kernels steps profile; do
+      for each in build tests kernels steps sanitizer profile; do
         grep -qs "^$each: ok" "$out/parts.txt" || part $each $each
       done ;;
-    build | tests | sanitizer | kernels | steps | profile) part "$name" "$name" ;;
+    build | tests | kernels | steps | sanitizer | profile) part "$name" "$name" ;;
     *) echo "gpu-check: no part is called '$name'"; exit 2 ;;
   esac
 done
