@@ -119,6 +119,13 @@ def test_one_teacher(weighting):
     assert_accurate(x, evaluate(x, "triton"))
 
 
+def test_more_teachers_of_several_types_than_a_power_of_two(regime):
+    types = (torch.bfloat16, torch.float32, torch.float16)
+    case = Case(rows=2, teachers=5, slices="lists", teacher_dtypes=types, teacher_grad=True)
+    x = make(case.but(weighting="entropy", temperature=(1.0, 2.0, 4.0, 0.5, 3.0)))
+    assert_accurate(x, evaluate(x, "triton"))
+
+
 # --- memory layout --------------------------------------------------------------------------------
 
 
@@ -259,6 +266,12 @@ def test_no_rows_and_only_ignored_rows(reduction):
     assert empty.loss.sum() == 0 and empty.grads[0].shape == (0, 23)
     ignored = evaluate(make(Case(ignored=6, reduction=reduction)), "triton")
     assert (ignored.loss == 0).all() and (ignored.grads[0] == 0).all()
+
+
+def test_labels_are_counted_by_several_programs(monkeypatch):
+    monkeypatch.setattr(kernel, "_COUNTED", 16)
+    x = make(Case(rows=40, classes=10, teachers=1, ignored=21))
+    assert_accurate(x, evaluate(x, "triton"))
 
 
 def test_indices_out_of_range_give_nan():
