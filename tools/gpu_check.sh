@@ -70,7 +70,7 @@ tests() {
   timeout 400 "$python" -m pytest "${options[@]}" -k "gpu or (triton and not compile)" \
     tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_kd_loss_triton.py \
     tests/ops/test_merge_triton.py tests/ops/test_dist_loss_triton.py \
-    tests/ops/test_min_norm_triton.py tests/training/test_waiting.py > "$out/tests.log" 2>&1
+    tests/ops/test_min_norm_triton.py tests/training/test_waiting.py tests/bench/test_replays.py > "$out/tests.log" 2>&1
   local status=$?
   grep -E '^(FAILED|ERROR)' "$out/tests.log" | cut -c1-160
   tail -n 1 "$out/tests.log"

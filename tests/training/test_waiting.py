@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from edufast.teachers.targets import TARGETS
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
+from edufast.utils.errors import UserError
 from tests.remote import Remote, WaitedError
 from tests.tiny import TRAINING, tiny_data, tiny_model
 
@@ -114,14 +114,14 @@ def test_what_would_wait_is_found(look: object) -> None:
         look(Remote(torch.randn(5)))  # type: ignore[operator]
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or importlib.util.find_spec("nvidia.dali") is None,
-    reason="needs a GPU and DALI",
-)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("target", ["full", "routed", "gated"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_gpu_no_algorithm_waits(name: str, target: str) -> None:
-    taught = school(create_algorithm(name, **OPTIONS.get(name, {})), target, "cuda")
+    try:
+        taught = school(create_algorithm(name, **OPTIONS.get(name, {})), target, "cuda")
+    except UserError as error:  # there is nothing to load data with
+        pytest.skip(str(error))
     for batch in batches(taught):
         torch.cuda.synchronize()
         mode = torch.cuda.get_sync_debug_mode()
