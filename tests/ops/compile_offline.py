@@ -1,4 +1,6 @@
-"""Compiles, without a GPU, what a launch function would launch; prints what each kernel uses.
+"""Compiles, without a GPU, what a launch function would launch.
+
+Prints what each kernel uses, and how many loads of 16 bytes it has.
 
 Run in a process of its own, as ``python -m tests.ops.compile_offline CAPABILITY OPERATOR SIZE``
 with TRITON_INTERPRET=0.
@@ -7,6 +9,7 @@ with TRITON_INTERPRET=0.
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,7 +51,8 @@ def report(kernel: Any) -> str:
 def instead_of_launching(kernel: JITFunction, grid: object) -> Callable[..., None]:
     def compile_only(*arguments: Any, **options: Any) -> None:
         compiled = kernel.run(*arguments, grid=grid, warmup=True, **options)
-        print(kernel.__name__, report(compiled), flush=True)
+        wide = len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"]))
+        print(kernel.__name__, report(compiled), f"WIDE:{wide}", flush=True)
 
     return compile_only
 

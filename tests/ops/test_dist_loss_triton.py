@@ -100,7 +100,7 @@ def test_tiles_hold_eight_values_a_thread():
         assert tile["CLASSES"] >= min(classes, 2048)
 
 
-@pytest.mark.parametrize(("capability", "classes"), [(80, 32768), (90, 10)])
+@pytest.mark.parametrize(("capability", "classes"), [(80, 32768), (90, 10), (90, 1000)])
 def test_compiles_without_spills(capability, classes):
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     arguments = [str(capability), "dist_loss", str(classes)]
@@ -110,4 +110,7 @@ def test_compiles_without_spills(capability, classes):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 4
+    wide = {line.split()[0]: int(line.rpartition(":")[2]) for line in lines}
+    if classes == 1000:  # each row of either once, 16 bytes at a time, though 16 divides no row
+        assert wide["_rows_kernel"] == 2 and min(wide["_columns_kernel"], wide["_gradient_kernel"])
     assert all("STACK:0 " in line and "LOCAL:0 " in line for line in lines), done.stdout
