@@ -11,7 +11,7 @@ BUILD := build/editable
 CUDA_ARCHITECTURES ?= 80-real;90-real
 CPP_SOURCES := $(shell find csrc -type f)
 
-.PHONY: quickstart test test-fast lint sanitize gpu-check dev build clean FORCE
+.PHONY: quickstart test test-fast lint sanitize triton-oldest gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -34,6 +34,13 @@ lint: build
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
 	tools/sanitize.sh
+
+# The kernels in Triton under the oldest version that they have to compile with, of torch 2.11.
+triton-oldest: build/triton-3.6 build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ops/test_triton_oldest.py
+
+build/triton-3.6: | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ 'triton==3.6.*'
 
 # On a machine with a CUDA device; needs no network and no virtual environment.
 gpu-check:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ _INF = tl.constexpr(float("inf"))
 
 # ``row_stride``, ``classes`` and ``start`` travel in units of ``unit`` elements, a constant that
 # divides them all: by itself Triton sees multiples of 16 only, and would load rows of 1000 classes
-# one by one.
+# one by one. A struct that a kernel builds holds no None, which Triton 3.6 cannot put into one, and
+# no constant, which becomes a value there.
 
 
 class Student(NamedTuple):
@@ -30,15 +32,26 @@ class Student(NamedTuple):
 
 
 class Teacher(NamedTuple):
+    """With addresses in place of pointers, so that ``pick`` can choose among several types."""
+
     data: Any
+    kind: Any  # of the logits: a position in TYPES
     row_stride: Any
     column_stride: Any
     classes: Any
-    start: Any  # class of its first column, if ``position`` is None
+    start: Any  # class of its first column, if there are no positions
     position: Any  # (C + 1,): its column for each class, else -1; last: >= 0 if a class was invalid
     temperature: Any  # see ``number``
-    grad: Any  # (B, classes) contiguous, or None
+    grad: Any  # (B, classes) contiguous
+
+
+class Shared(NamedTuple):
+    """What all teachers have in common: constants."""
+
     unit: Any
+    alignment: Any  # divides all addresses
+    has_positions: Any  # whether any of them is not 0
+    has_grad: Any
 
 
 class Rows(NamedTuple):
@@ -60,26 +73,44 @@ def student_of(logits: Tensor, grad: Tensor | None) -> Student:
     )
 
 
-def teacher_of(
-    logits: Tensor, columns: Tensor | None, start: int, temperature: float | Tensor,
-    num_classes: int, grad: Tensor | None,
-) -> Teacher:  # fmt: skip
-    """``columns`` is its list of the student's ``num_classes`` classes; None or empty: a range."""
-    row_stride, column_stride = logits.stride()
-    classes = logits.shape[1]
-    unit = math.gcd(16, row_stride, classes, start)
-    listed = columns is not None and columns.numel() > 0
-    return Teacher(
-        logits,
-        row_stride // unit,
-        column_stride,
-        classes // unit,
-        start // unit,
-        _positions(columns, num_classes) if listed else None,
-        temperature,
-        grad,
-        tl.constexpr(unit),
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_F32, _BF16 = (tl.constexpr(TYPES[t]) for t in (torch.float32, torch.bfloat16))
+
+
+def teachers_of(
+    logits: Sequence[Tensor],
+    columns: Sequence[Tensor],
+    starts: Sequence[int],
+    temperatures: Sequence[float | Tensor],
+    num_classes: int,
+    grads: Sequence[Tensor],
+) -> tuple[tuple[Teacher, ...], Shared, list[Tensor]]:
+    """K teachers, what they share, and what has to outlive the launch.
+
+    ``columns`` are their lists of the student's ``num_classes`` classes; without elements: a range.
+    """
+    listed = [c if c.numel() else None for c in columns] or [None] * len(logits)
+    positions = [c if c is None else _positions(c, num_classes) for c in listed]
+    numbers = [n for t, s in zip(logits, starts, strict=True) for n in (t.stride(0), t.shape[1], s)]
+    unit = math.gcd(16, *numbers)
+    alignment = math.gcd(16, *(t.data_ptr() for t in (*logits, *grads)))
+    found = (unit, alignment, any(p is not None for p in positions), bool(grads))
+    teachers = tuple(
+        Teacher(
+            t.data_ptr(),
+            tl.constexpr(TYPES[t.dtype]),
+            t.stride(0) // unit,
+            t.stride(1),
+            t.shape[1] // unit,
+            starts[k] // unit,
+            0 if (position := positions[k]) is None else position.data_ptr(),
+            temperatures[k],
+            grads[k].data_ptr() if grads else 0,
+        )
+        for k, t in enumerate(logits)
     )
+    shared = Shared(*map(tl.constexpr, found))
+    return teachers, shared, [p for p in positions if p is not None]
 
 
 def _positions(columns: Any, classes: int) -> Tensor:
@@ -142,73 +173,156 @@ def number(x):
         return x
 
 
+# --- one teacher of several ---------------------------------------------------------------------
+
+
+@triton.jit
+def pick(teachers, shared, k, K: tl.constexpr):
+    """Teacher ``k``, in units of elements, in a loop that is not unrolled: what is compiled does
+    not grow with K."""
+    first = teachers[0]
+    data, kind = tl.cast(first.data, tl.int64), first.kind
+    row_stride, column_stride = first.row_stride, first.column_stride
+    classes, start, temperature = first.classes, first.start, number(first.temperature)
+    position, grad = tl.cast(first.position, tl.int64), tl.cast(first.grad, tl.int64)
+    for i in tl.static_range(1, K):
+        other = teachers[i]
+        chosen = k == i
+        data = tl.where(chosen, other.data, data)
+        kind = tl.where(chosen, other.kind, kind)
+        row_stride = tl.where(chosen, other.row_stride, row_stride)
+        column_stride = tl.where(chosen, other.column_stride, column_stride)
+        classes = tl.where(chosen, other.classes, classes)
+        start = tl.where(chosen, other.start, start)
+        position = tl.where(chosen, other.position, position)
+        temperature = tl.where(chosen, number(other.temperature), temperature)
+        grad = tl.where(chosen, other.grad, grad)
+    unit = shared.unit
+    return Teacher(
+        data, kind, row_stride * unit, column_stride, classes * unit, start * unit, position,
+        temperature, grad,
+    )  # fmt: skip
+
+
+@triton.jit
+def at(table, k):
+    """Column ``k`` of a value for each row and teacher."""
+    j = tl.arange(0, table.shape[1])
+    return tl.sum(tl.where((j == k)[None, :], table, 0.0), 1)
+
+
+@triton.jit
+def put(table, k, x):
+    """The table with ``x`` as its column ``k``."""
+    j = tl.arange(0, table.shape[1])
+    return tl.where((j == k)[None, :], x[:, None], table)
+
+
 # --- loads --------------------------------------------------------------------------------------
 
 
 @triton.jit
-def in_elements(s):
-    return Student(
-        s.data, s.row_stride * s.unit, s.column_stride, s.classes * s.unit, s.grad, s.unit
-    )
+def _pointer(address, T: tl.constexpr, ALIGNMENT: tl.constexpr):
+    return tl.multiple_of(address.to(tl.pointer_type(T), bitcast=True), ALIGNMENT)
+
+
+@triton.jit
+def _read_as(address, T: tl.constexpr, ALIGNMENT: tl.constexpr, offset, mask):
+    x = tl.load(_pointer(address, T, ALIGNMENT) + offset, mask=mask, other=-_INF)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def _read(teacher, shared, offset, mask):
+    """Logits of any type as float32, -inf where masked."""
+    if teacher.kind == _F32:
+        x = _read_as(teacher.data, tl.float32, shared.alignment, offset, mask)
+    elif teacher.kind == _BF16:
+        x = _read_as(teacher.data, tl.bfloat16, shared.alignment, offset, mask)
+    else:
+        x = _read_as(teacher.data, tl.float16, shared.alignment, offset, mask)
+    return x
+
+
+@triton.jit
+def write_teacher_grad(teacher, shared, x, offset, mask):
+    """A gradient has its logits' type, but float32 for float16."""
+    if teacher.kind == _BF16:
+        rounded = x.to(tl.bfloat16)
+        tl.store(_pointer(teacher.grad, tl.bfloat16, shared.alignment) + offset, rounded, mask=mask)
+    else:
+        tl.store(_pointer(teacher.grad, tl.float32, shared.alignment) + offset, x, mask=mask)
+
+
+@triton.jit
+def classes_of(student):
+    """The number of a student's classes."""
+    return student.classes * student.unit
 
 
 @triton.jit
 def load_student(student, rows, column):
     offset = (
-        rows.index[:, None] * student.row_stride
+        rows.index[:, None] * (student.row_stride * student.unit)
         + column.to(tl.int64)[None, :] * student.column_stride
     )
-    mask = rows.valid[:, None] & (column < student.classes)[None, :]
+    mask = rows.valid[:, None] & (column < classes_of(student))[None, :]
     return tl.load(student.data + offset, mask=mask, other=-_INF).to(tl.float32)
 
 
 @triton.jit
-def position_of(teacher, column, valid):
+def position_of(teacher, shared, column, valid):
     """The teacher's column for each class; outside [0, classes) where it has none."""
-    if teacher.position is None:
-        return column - teacher.start * teacher.unit
-    else:
-        return tl.load(teacher.position + column, mask=valid, other=-1)
+    position = (column - teacher.start).to(tl.int32)
+    if shared.has_positions:  # noqa: SIM102  # known when it is compiled
+        if teacher.position != 0:
+            positions = _pointer(teacher.position, tl.int32, 4)
+            position = tl.load(positions + column, mask=valid, other=-1)
+    return position
+
+
+@triton.jit
+def has_invalid_class(teacher, classes):
+    """Whether the teacher's list of classes names one out of range."""
+    positions = _pointer(teacher.position, tl.int32, 4)
+    return tl.load(positions + classes, mask=teacher.position != 0, other=-1) >= 0
 
 
 @triton.jit
 def has_position(teacher, position):
-    return (position >= 0) & (position < teacher.classes * teacher.unit)
+    return (position >= 0) & (position < teacher.classes)
 
 
 @triton.jit
-def load_teacher(teacher, rows, column, read, classes):
+def load_teacher(teacher, shared, rows, column, read, classes):
     """Its logits on the student's classes, -inf where there is nothing to read; the mask."""
-    position = position_of(teacher, column, column < classes)
+    position = position_of(teacher, shared, column, column < classes)
     mask = read[:, None] & has_position(teacher, position)[None, :]
     offset = (
-        rows.index[:, None] * (teacher.row_stride * teacher.unit)
+        rows.index[:, None] * teacher.row_stride
         + position.to(tl.int64)[None, :] * teacher.column_stride
     )
-    return tl.load(teacher.data + offset, mask=mask, other=-_INF).to(tl.float32), mask
+    return _read(teacher, shared, offset, mask), mask
 
 
 @triton.jit
-def load_pair(student, teacher, rows, column, read):
+def load_pair(student, teacher, shared, rows, column, read):
     """Logits of both on the teacher's slice, -inf elsewhere."""
-    t, mask = load_teacher(teacher, rows, column, read, student.classes)
+    t, mask = load_teacher(teacher, shared, rows, column, read, classes_of(student))
     return tl.where(mask, load_student(student, rows, column), -_INF), t
 
 
 @triton.jit
-def label_position(teacher, rows):
+def label_position(teacher, shared, rows):
     """The teacher's column for the label, and whether it has one."""
-    position = position_of(teacher, rows.label, rows.label >= 0)
+    position = position_of(teacher, shared, rows.label, rows.label >= 0)
     return position, (rows.label >= 0) & has_position(teacher, position)
 
 
 @triton.jit
-def load_label(teacher, rows, position, mask):
-    offset = (
-        rows.index * (teacher.row_stride * teacher.unit)
-        + position.to(tl.int64) * teacher.column_stride
-    )
-    return tl.load(teacher.data + offset, mask=mask, other=-_INF).to(tl.float32)
+def load_label(teacher, shared, rows, position, mask):
+    offset = rows.index * teacher.row_stride + position.to(tl.int64) * teacher.column_stride
+    return _read(teacher, shared, offset, mask)
 
 
 @triton.jit
@@ -217,13 +331,12 @@ def any_row(mask):
 
 
 @triton.jit
-def touches(teacher, first, CLASSES: tl.constexpr):
-    """Whether the teacher has a class in [first, first + CLASSES)."""
-    if teacher.position is None:
-        start = teacher.start * teacher.unit
-        return (first < start + teacher.classes * teacher.unit) & (first + CLASSES > start)
-    else:
-        return first >= 0
+def touches(teacher, shared, first, CLASSES: tl.constexpr):
+    """Whether the teacher has a class in [first, first + CLASSES), as far as that is known."""
+    found = (first < teacher.start + teacher.classes) & (first + CLASSES > teacher.start)
+    if shared.has_positions:
+        found = found | (teacher.position != 0)
+    return found
 
 
 # --- sums of exponentials, tile by tile ---------------------------------------------------------

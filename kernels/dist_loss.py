@@ -37,11 +37,12 @@ _COLUMN_NUMBERS = tl.constexpr(5)
 
 
 class Logits(NamedTuple):
-    """``row_stride`` in units of ``unit`` elements: see _common.py."""
+    """``row_stride`` and ``classes`` in units of ``unit`` elements: see _common.py."""
 
     data: Any
     row_stride: Any
     column_stride: Any
+    classes: Any
     unit: Any
 
 
@@ -59,6 +60,12 @@ def _load(x, row, column, num_rows, classes):
 
 
 @triton.jit
+def _load_both(student, teacher, row, column, num_rows, classes):
+    z = _load(student, row, column, num_rows, classes)
+    return z, _load(teacher, row, column, num_rows, classes)
+
+
+@triton.jit
 def _settle_softmax(most, total):
     return finite(most), tl.where(total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total))
 
@@ -66,6 +73,19 @@ def _settle_softmax(most, total):
 @triton.jit
 def _probabilities(x, shift, inverse, inverse_t):
     return tl.exp((x - shift[:, None]) * inverse_t) * inverse[:, None]
+
+
+@triton.jit
+def _products(z, t, softmaxes, inside, mean):
+    """Sums over a row's tile of products of the probabilities minus their mean."""
+    p_shift, p_inverse, q_shift, q_inverse, inverse_t = softmaxes
+    p, q = (
+        _probabilities(z, p_shift, p_inverse, inverse_t),
+        _probabilities(t, q_shift, q_inverse, inverse_t),
+    )
+    dp = tl.where(inside[None, :], p - mean, 0.0)
+    dq = tl.where(inside[None, :], q - mean, 0.0)
+    return tl.sum(dp * dp, 1), tl.sum(dq * dq, 1), tl.sum(dp * dq, 1)
 
 
 @triton.jit
@@ -107,39 +127,35 @@ def _row_number(numbers, which, row, num_rows):
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _rows_kernel(
-    student, teacher, rows, num_rows, classes, inverse_t, scale,
-    ROWS: tl.constexpr, CLASSES: tl.constexpr,
+    student, teacher, rows, num_rows, inverse_t, scale,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     inverse_t, scale = number(inverse_t), number(scale)
+    classes = student.classes * student.unit
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    p_most = tl.full([ROWS], -_INF, tl.float32)
-    q_most = tl.full([ROWS], -_INF, tl.float32)
-    p_total = tl.zeros([ROWS], tl.float32)
-    q_total = tl.zeros([ROWS], tl.float32)
-    for first in range(0, classes, CLASSES):
-        column = first + tl.arange(0, CLASSES)
-        z = _load(student, row, column, num_rows, classes)
-        p_most, p_total = add_to_softmax(p_most, p_total, z, inverse_t)
-        t = _load(teacher, row, column, num_rows, classes)
-        q_most, q_total = add_to_softmax(q_most, q_total, t, inverse_t)
+    columns = tl.arange(0, CLASSES)
+    z, t = _load_both(student, teacher, row, columns, num_rows, classes)
+    none, zero = tl.full([ROWS], -_INF, tl.float32), tl.zeros([ROWS], tl.float32)
+    p_most, p_total = add_to_softmax(none, zero, z, inverse_t)
+    q_most, q_total = add_to_softmax(none, zero, t, inverse_t)
+    if not WHOLE:
+        for first in range(CLASSES, classes, CLASSES):
+            more_z, more_t = _load_both(student, teacher, row, first + columns, num_rows, classes)
+            p_most, p_total = add_to_softmax(p_most, p_total, more_z, inverse_t)
+            q_most, q_total = add_to_softmax(q_most, q_total, more_t, inverse_t)
     p_shift, p_inverse = _settle_softmax(p_most, p_total)
     q_shift, q_inverse = _settle_softmax(q_most, q_total)
 
     n = 1.0 * classes
     mean = 1.0 / n
-    pp = tl.zeros([ROWS], tl.float32)
-    qq = tl.zeros([ROWS], tl.float32)
-    pq = tl.zeros([ROWS], tl.float32)
-    for first in range(0, classes, CLASSES):
-        column = first + tl.arange(0, CLASSES)
-        inside = (column < classes)[None, :]
-        z = _load(student, row, column, num_rows, classes)
-        t = _load(teacher, row, column, num_rows, classes)
-        dp = tl.where(inside, _probabilities(z, p_shift, p_inverse, inverse_t) - mean, 0.0)
-        dq = tl.where(inside, _probabilities(t, q_shift, q_inverse, inverse_t) - mean, 0.0)
-        pp += tl.sum(dp * dp, 1)
-        qq += tl.sum(dq * dq, 1)
-        pq += tl.sum(dp * dq, 1)
+    softmaxes = (p_shift, p_inverse, q_shift, q_inverse, inverse_t)
+    pp, qq, pq = _products(z, t, softmaxes, columns < classes, mean)
+    if not WHOLE:
+        for first in range(CLASSES, classes, CLASSES):
+            column = first + columns
+            more_z, more_t = _load_both(student, teacher, row, column, num_rows, classes)
+            more_pp, more_qq, more_pq = _products(more_z, more_t, softmaxes, column < classes, mean)
+            pp, qq, pq = pp + more_pp, qq + more_qq, pq + more_pq
     empty = (p_inverse == 0.0) | (q_inverse == 0.0)
     value, of_teacher, of_student = _correlation(n, mean, mean, tl.where(empty, 0.0, pp), qq, pq)
 
@@ -155,10 +171,11 @@ def _rows_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "chunk"])
 def _columns_kernel(
-    student, teacher, rows, partials, num_rows, classes, chunk, inverse_t,
+    student, teacher, rows, partials, num_rows, chunk, inverse_t,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     inverse_t = number(inverse_t)
+    classes = student.classes * student.unit
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, num_rows)
@@ -246,26 +263,41 @@ def _missing(correlations, size, CLASSES: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _gradient_kernel(
-    student, teacher, rows, columns, grad, loss, num_rows, classes, inverse_t, beta, gamma,
-    ROWS: tl.constexpr, CLASSES: tl.constexpr,
+    student, teacher, rows, columns, grad, loss, num_rows, inverse_t, beta, gamma,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     inverse_t, beta, gamma = number(inverse_t), number(beta), number(gamma)
+    classes = student.classes * student.unit
     if tl.program_id(0) == 0:
         of_rows = _missing(rows + _CORRELATION * num_rows, num_rows, CLASSES)
         of_columns = _missing(columns + 4 * classes, classes, CLASSES)
         tl.store(loss, beta * of_rows + gamma * of_columns)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros([ROWS], tl.float32)
-    for first in range(0, classes, CLASSES):
-        column = first + tl.arange(0, CLASSES)
-        p, x = _slopes(student, teacher, rows, columns, row, column, num_rows, classes, inverse_t)
-        total += tl.sum(p * x, 1)
-    for first in range(0, classes, CLASSES):
-        column = first + tl.arange(0, CLASSES)
-        p, x = _slopes(student, teacher, rows, columns, row, column, num_rows, classes, inverse_t)
-        mask = (row < num_rows)[:, None] & (column < classes)[None, :]
-        offset = row.to(tl.int64)[:, None] * classes + column[None, :]
-        tl.store(grad + offset, p * (x - total[:, None]), mask=mask)
+    columns_here = tl.arange(0, CLASSES)
+    p, x = _slopes(student, teacher, rows, columns, row, columns_here, num_rows, classes, inverse_t)
+    total = tl.sum(p * x, 1)
+    if not WHOLE:
+        for first in range(CLASSES, classes, CLASSES):
+            column = first + columns_here
+            more_p, more_x = _slopes(
+                student, teacher, rows, columns, row, column, num_rows, classes, inverse_t
+            )
+            total += tl.sum(more_p * more_x, 1)
+    _store_grad(grad, p * (x - total[:, None]), row, columns_here, num_rows, classes)
+    if not WHOLE:
+        for first in range(CLASSES, classes, CLASSES):
+            column = first + columns_here
+            more_p, more_x = _slopes(
+                student, teacher, rows, columns, row, column, num_rows, classes, inverse_t
+            )
+            slope = more_p * (more_x - total[:, None])
+            _store_grad(grad, slope, row, column, num_rows, classes)
+
+
+@triton.jit
+def _store_grad(grad, x, row, column, num_rows, classes):
+    mask = (row < num_rows)[:, None] & (column < classes)[None, :]
+    tl.store(grad + row.to(tl.int64)[:, None] * classes + column[None, :], x, mask=mask)
 
 
 @triton.jit
@@ -308,13 +340,15 @@ def row_tile(classes: int) -> dict[str, int]:
     """What a program holds at a time, and its warps."""
     held = min(_MAX_CLASSES, triton.next_power_of_2(classes))
     rows = max(1, min(16, 256 // held))
-    return {"ROWS": rows, "CLASSES": held, "num_warps": max(1, held * rows // 256)}
+    warps = max(1, held * rows // 256)
+    return {"ROWS": rows, "CLASSES": held, "WHOLE": classes <= held, "num_warps": warps}
 
 
 def _logits(x: Tensor) -> Logits:
     row_stride, column_stride = x.stride()
-    unit = math.gcd(16, row_stride)
-    return Logits(x, row_stride // unit, column_stride, tl.constexpr(unit))
+    classes = x.shape[1]
+    unit = math.gcd(16, row_stride, classes)
+    return Logits(x, row_stride // unit, column_stride, classes // unit, tl.constexpr(unit))
 
 
 def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
@@ -334,9 +368,9 @@ def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
     columns = loss.new_empty(_COLUMN_NUMBERS.value * classes)
 
     scale = -n.temperature * n.beta / num_rows
-    _rows_kernel[row_grid](student, teacher, rows, num_rows, classes, inverse_t, scale, **tile)
+    _rows_kernel[row_grid](student, teacher, rows, num_rows, inverse_t, scale, **tile)
     _columns_kernel[(groups, chunks)](
-        student, teacher, rows, partials, num_rows, classes, chunk, inverse_t, **_COLUMN_TILE
+        student, teacher, rows, partials, num_rows, chunk, inverse_t, **_COLUMN_TILE
     )
     scale = -n.temperature * n.gamma / classes
     _merge_kernel[(triton.cdiv(classes, 128),)](
@@ -344,7 +378,7 @@ def _launch(p: DistLoss, loss: Tensor, grad: Tensor) -> None:
     )
     square = n.temperature**2
     _gradient_kernel[row_grid](
-        student, teacher, rows, columns, grad, loss, num_rows, classes, inverse_t,
+        student, teacher, rows, columns, grad, loss, num_rows, inverse_t,
         square * n.beta, square * n.gamma, **tile,
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ becomes a few coefficients per row and teacher before any gradient is written. R
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +16,16 @@ import triton
 import triton.language as tl
 from edufast.kernels._common import (
     any_row,
+    at,
     check_logits,
-    in_elements,
-    load_pair,
+    classes_of,
     load_student,
     load_teacher,
     number,
+    pick,
+    put,
     student_of,
-    teacher_of,
+    teachers_of,
     touches,
 )
 from edufast.kernels.kd_loss_divergences import JS, accumulate_mixture, empty_sums, parameters
@@ -77,122 +78,142 @@ LOOP = Tile(rows=1, classes=2048, warps=8)  # longer rows, so many classes at a 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _tile_kernel(
-    student, teachers, labels, label_stride, weights, scale, loss, num_rows, ignore_index,
+    student, teachers, shared, labels, label_stride, weights, count, loss, num_rows, ignore_index,
     alpha, smoothing, param0, param1,
-    K: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr,
+    K: tl.constexpr, SIZE: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     alpha, smoothing = tl.full([ROWS], number(alpha), tl.float32), number(smoothing)
     param0, param1 = number(param0), number(param1)
-    student = in_elements(student)
-    classes = student.classes
-    scale = 1.0 if scale is None else tl.load(scale)
+    classes = classes_of(student)
+    scale = _scale_of(count)
     column = tl.arange(0, CLASSES)
     rows = load_rows(student, labels, label_stride, num_rows, ignore_index, ROWS)
     is_label = rows.label[:, None] == column[None, :]
-    weight = teacher_weights(weights, teachers, rows, classes, K, WEIGHTING, CLASSES, False)
+    weight = teacher_weights(
+        weights, teachers, shared, rows, classes, K, SIZE, WEIGHTING, CLASSES, False
+    )
 
     z = load_student(student, rows, column)
     student_sums = add_student(no_student_sums(ROWS), z, 0, column, classes)
     value, slope = cross_entropy(student_sums, rows, classes, alpha, smoothing)
     grad = cross_entropy_gradient(z, student_sums, slope * scale, is_label, classes, smoothing)
 
-    for k in tl.static_range(K):
-        teacher = teachers[k]
-        read = rows.valid & (weight[k] != 0) & (alpha != 1)
+    for k in range(K):
+        teacher = pick(teachers, shared, k, K)
+        own_weight = at(weight, k)
+        read = rows.valid & (own_weight != 0) & (alpha != 1)
         if any_row(read):
-            t, mask = load_teacher(teacher, rows, column, read, classes)
+            t, mask = load_teacher(teacher, shared, rows, column, read, classes)
             zk = tl.where(mask, z, -_INF)
-            temperature = number(teacher.temperature)
+            temperature = teacher.temperature
             sums = accumulate_tile(empty_sums(ROWS), zk, t, is_label, temperature, DIVERGENCE)
             if DIVERGENCE == JS:
                 sums = accumulate_mixture(sums, sums, zk, t, temperature, param0, param1)
             added, of_student, of_teacher = conclude_rows(
-                sums, teacher, rows, read, weight[k], classes, alpha, param0, param1, scale,
-                DIVERGENCE,
+                sums, teacher, shared, rows, read, own_weight, classes, alpha, param0, param1,
+                scale, DIVERGENCE,
             )  # fmt: skip
             value += added
             grad = add_gradients(
-                grad, sums, of_student, of_teacher, zk, t, teacher, rows, column, is_label, classes,
-                param0, param1, DIVERGENCE,
+                grad, sums, of_student, of_teacher, zk, t, teacher, shared, rows, column, is_label,
+                classes, param0, param1, DIVERGENCE,
             )  # fmt: skip
-        elif teacher.grad is not None:
-            store_teacher_grad(teacher, tl.zeros_like(grad), rows, column, classes)
-        # Registers: without it the loads of all teachers would be issued, and kept, at once.
-        tl.debug_barrier()
+        elif shared.has_grad:
+            store_teacher_grad(teacher, shared, tl.zeros_like(grad), rows, column, classes)
 
     store_student_grad(student, grad, rows, column)
     tl.store(loss + rows.index, tl.where(rows.valid, value * scale, 0.0), mask=rows.exists)
 
 
-# Per row and teacher between the visits: four sums, and five coefficients of either gradient.
-_SUMS, _COEFFICIENTS, _KEPT = tl.constexpr(4), tl.constexpr(5), tl.constexpr(14)
+# Of a row and teacher: four sums for both visits, two more for the first; five coefficients of
+# either gradient.
+_SUMS, _KEPT, _COEFFICIENTS = tl.constexpr(6), tl.constexpr(4), tl.constexpr(5)
 
 
 @triton.jit
-def _keep(kept, numbers, N: tl.constexpr):
+def _take(tables, k, N: tl.constexpr):
+    """Column ``k`` of each of N tables."""
+    found = ()
     for i in tl.static_range(N):
-        tl.store(kept + i, numbers[i])
+        found += (at(tables[i], k),)
+    return found
 
 
 @triton.jit
-def _recall(kept, N: tl.constexpr):
-    numbers = ()
+def _put_all(tables, k, numbers, N: tl.constexpr):
+    found = ()
     for i in tl.static_range(N):
-        numbers += (tl.load(kept + i),)
-    return numbers
+        found += (put(tables[i], k, numbers[i]),)
+    return found
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _loop_kernel(
-    student, teachers, labels, label_stride, weights, scale, loss, kept, num_rows, ignore_index,
+    student, teachers, shared, labels, label_stride, weights, count, loss, num_rows, ignore_index,
     alpha, smoothing, param0, param1,
-    K: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr, CLASSES: tl.constexpr,
+    K: tl.constexpr, SIZE: tl.constexpr, WEIGHTING: tl.constexpr, DIVERGENCE: tl.constexpr,
+    CLASSES: tl.constexpr,
 ):  # fmt: skip
     alpha, smoothing = tl.full([1], number(alpha), tl.float32), number(smoothing)
     param0, param1 = number(param0), number(param1)
-    student = in_elements(student)
-    classes = student.classes
-    scale = 1.0 if scale is None else tl.load(scale)
+    classes = classes_of(student)
+    scale = _scale_of(count)
     columns = tl.arange(0, CLASSES)
     rows = load_rows(student, labels, label_stride, num_rows, ignore_index, 1)
-    weight = teacher_weights(weights, teachers, rows, classes, K, WEIGHTING, CLASSES, True)
-    kept += rows.index * (K * _KEPT)
+    weight = teacher_weights(
+        weights, teachers, shared, rows, classes, K, SIZE, WEIGHTING, CLASSES, True
+    )
 
-    # First visit: the student together with the first teacher, then one teacher after the other.
-    value = tl.zeros_like(rows.z_label)
+    # First visit.
+    zero = tl.zeros([1, SIZE], tl.float32)
     student_sums = no_student_sums(1)
-    for k in tl.static_range(K):
-        teacher = teachers[k]
-        temperature = number(teacher.temperature)
-        read = rows.valid & (weight[k] != 0) & (alpha != 1)
-        busy = any_row(read)
-        sums = empty_sums(1)
+    sums = (zero - _INF, zero, zero - _INF, zero, zero, zero)
+    for first in range(0, classes, CLASSES):
+        column = first + columns
+        is_label = rows.label[:, None] == column[None, :]
+        z = load_student(student, rows, column)
+        student_sums = add_student(student_sums, z, first, column, classes)
+        for k in range(K):
+            teacher = pick(teachers, shared, k, K)
+            read = rows.valid & (at(weight, k) != 0) & (alpha != 1)
+            if any_row(read) & touches(teacher, shared, first, CLASSES):
+                t, mask = load_teacher(teacher, shared, rows, column, read, classes)
+                zk = tl.where(mask, z, -_INF)
+                own = accumulate_tile(
+                    _take(sums, k, _SUMS), zk, t, is_label, teacher.temperature, DIVERGENCE
+                )
+                sums = _put_all(sums, k, own, _SUMS)
+    if DIVERGENCE == JS:
+        whole = sums
         for first in range(0, classes, CLASSES):
             column = first + columns
-            if k == 0:
-                z = load_student(student, rows, column)
-                student_sums = add_student(student_sums, z, first, column, classes)
-            if busy & touches(teacher, first, CLASSES):
-                zk, t = load_pair(student, teacher, rows, column, read)
-                is_label = rows.label[:, None] == column[None, :]
-                sums = accumulate_tile(sums, zk, t, is_label, temperature, DIVERGENCE)
-        if DIVERGENCE == JS:
-            whole = sums
-            for first in range(0, classes, CLASSES):
-                if busy & touches(teacher, first, CLASSES):
-                    zk, t = load_pair(student, teacher, rows, first + columns, read)
-                    sums = accumulate_mixture(sums, whole, zk, t, temperature, param0, param1)
+            z = load_student(student, rows, column)
+            for k in range(K):
+                teacher = pick(teachers, shared, k, K)
+                read = rows.valid & (at(weight, k) != 0) & (alpha != 1)
+                if any_row(read) & touches(teacher, shared, first, CLASSES):
+                    t, mask = load_teacher(teacher, shared, rows, column, read, classes)
+                    own = accumulate_mixture(
+                        _take(sums, k, _SUMS), _take(whole, k, _SUMS), tl.where(mask, z, -_INF), t,
+                        teacher.temperature, param0, param1,
+                    )  # fmt: skip
+                    sums = _put_all(sums, k, own, _SUMS)
+
+    value, slope = cross_entropy(student_sums, rows, classes, alpha, smoothing)
+    of_students = (zero, zero, zero, zero, zero)
+    of_teachers = (zero, zero, zero, zero, zero)
+    for k in range(K):
+        own_weight = at(weight, k)
+        read = rows.valid & (own_weight != 0) & (alpha != 1)
         added, of_student, of_teacher = conclude_rows(
-            sums, teacher, rows, read, weight[k], classes, alpha, param0, param1, scale, DIVERGENCE
-        )
+            _take(sums, k, _SUMS), pick(teachers, shared, k, K), shared, rows, read, own_weight,
+            classes, alpha, param0, param1, scale, DIVERGENCE,
+        )  # fmt: skip
         value += added
-        _keep(kept + k * _KEPT, sums, _SUMS)
-        _keep(kept + k * _KEPT + _SUMS, of_student, _COEFFICIENTS)
-        _keep(kept + k * _KEPT + _SUMS + _COEFFICIENTS, of_teacher, _COEFFICIENTS)
-    added, slope = cross_entropy(student_sums, rows, classes, alpha, smoothing)
-    tl.store(loss + rows.index, tl.where(rows.valid, (value + added) * scale, 0.0))
-    tl.debug_barrier()  # what is kept was written by one thread and is read by all
+        of_students = _put_all(of_students, k, of_student, _COEFFICIENTS)
+        of_teachers = _put_all(of_teachers, k, of_teacher, _COEFFICIENTS)
+    tl.store(loss + rows.index, tl.where(rows.valid, value * scale, 0.0))
 
     # Second visit.
     for first in range(0, classes, CLASSES):
@@ -200,35 +221,40 @@ def _loop_kernel(
         is_label = rows.label[:, None] == column[None, :]
         z = load_student(student, rows, column)
         grad = cross_entropy_gradient(z, student_sums, slope * scale, is_label, classes, smoothing)
-        for k in tl.static_range(K):
-            teacher = teachers[k]
-            read = rows.valid & (weight[k] != 0) & (alpha != 1)
-            busy = any_row(read if teacher.grad is None else rows.exists)
-            if busy & touches(teacher, first, CLASSES):
-                t, mask = load_teacher(teacher, rows, column, read, classes)
-                teacher_sums = _recall(kept + k * _KEPT, _SUMS)
-                of_student = _recall(kept + k * _KEPT + _SUMS, _COEFFICIENTS)
-                of_teacher = _recall(kept + k * _KEPT + _SUMS + _COEFFICIENTS, _COEFFICIENTS)
+        for k in range(K):
+            teacher = pick(teachers, shared, k, K)
+            read = rows.valid & (at(weight, k) != 0) & (alpha != 1)
+            busy = any_row(rows.exists if shared.has_grad else read)
+            if busy & touches(teacher, shared, first, CLASSES):
+                t, mask = load_teacher(teacher, shared, rows, column, read, classes)
                 grad = add_gradients(
-                    grad, teacher_sums, of_student, of_teacher, tl.where(mask, z, -_INF), t,
-                    teacher, rows, column, is_label, classes, param0, param1, DIVERGENCE,
+                    grad, _take(sums, k, _KEPT), _take(of_students, k, _COEFFICIENTS),
+                    _take(of_teachers, k, _COEFFICIENTS), tl.where(mask, z, -_INF), t,
+                    teacher, shared, rows, column, is_label, classes, param0, param1, DIVERGENCE,
                 )  # fmt: skip
         store_student_grad(student, grad, rows, column)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _mean_kernel(labels, label_stride, scale, num_rows, ignore_index, ROWS: tl.constexpr):
-    """One program: 1 / (number of labels that are not ignored)."""
-    count = tl.zeros([ROWS], tl.int32)
-    for first in range(0, num_rows, ROWS):
-        index = first + tl.arange(0, ROWS)
-        offset = index.to(tl.int64) * label_stride
-        label = tl.load(labels + offset, mask=index < num_rows, other=ignore_index)
-        count += (label != ignore_index).to(tl.int32)
-    tl.store(scale, 1.0 / tl.maximum(tl.sum(count, 0), 1).to(tl.float32))
+def _count_kernel(labels, label_stride, count, num_rows, ignore_index, ROWS: tl.constexpr):
+    """Add up the labels that are not ignored; integers, whose sum is the same in any order."""
+    index = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    label = tl.load(labels + index * label_stride, mask=index < num_rows, other=ignore_index)
+    tl.atomic_add(count, tl.sum((label != ignore_index).to(tl.int32), 0))
+
+
+@triton.jit
+def _scale_of(count):
+    """1 / count, at least 1; without a count: 1."""
+    if count is None:
+        return 1.0
+    else:
+        return 1.0 / tl.maximum(tl.load(count), 1).to(tl.float32)
 
 
 # --- launches -----------------------------------------------------------------------------------
+
+_COUNTED = 1024  # labels of a program
 
 
 def _numbers(p: KDLoss) -> Numbers:
@@ -245,36 +271,25 @@ def _launch(p: KDLoss, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tenso
     n = _numbers(p)
     rows, classes = p.student.shape
     num_teachers = len(p.teachers)
-    own_grads: Sequence[Tensor | None] = teacher_grads or [None] * num_teachers
     labels = (p.labels, p.labels.stride(0))
-    scale = None
+    count = None
     if p.reduction == REDUCTIONS["mean"]:
-        scale = row_loss.new_empty(())
-        _mean_kernel[(1,)](*labels, scale, rows, p.ignore_index, ROWS=1024)
+        count = row_loss.new_zeros((), dtype=torch.int32)
+        grid = (triton.cdiv(rows, _COUNTED),)
+        _count_kernel[grid](*labels, count, rows, p.ignore_index, ROWS=_COUNTED)
     weights = Weights(None, 0, 0)
     if p.weights is not None:
         weights = Weights(p.weights, *(0, *p.weights.stride())[-2:])
-    sources = (
-        student_of(p.student, grad),
-        tuple(
-            teacher_of(
-                t,
-                p.columns[k] if p.columns else None,
-                p.starts[k],
-                n.temperatures[k],
-                classes,
-                own_grads[k],
-            )
-            for k, t in enumerate(p.teachers)
-        ),
-        *labels,
-        weights,
-        scale,
-        row_loss,
+    teachers, shared, _kept = teachers_of(
+        p.teachers, p.columns, p.starts, n.temperatures, classes, teacher_grads
     )
+    sources = (student_of(p.student, grad), teachers, shared, *labels, weights, count, row_loss)
     param0, param1 = parameters(p.divergence, n.divergence_params)
     numbers = (rows, p.ignore_index, n.alpha, n.label_smoothing, param0, param1)
-    kinds = {"K": num_teachers, "WEIGHTING": p.weighting, "DIVERGENCE": p.divergence}
+    size = triton.next_power_of_2(num_teachers)
+    kinds = {
+        "K": num_teachers, "SIZE": size, "WEIGHTING": p.weighting, "DIVERGENCE": p.divergence
+    }  # fmt: skip
     # Given the choice, ptxas spills a few bytes of the longest kernels to fit one more block.
     registers = 255 if p.teacher_grad or num_teachers > 8 else None
     for tile in TILES:
@@ -284,9 +299,8 @@ def _launch(p: KDLoss, row_loss: Tensor, grad: Tensor, teacher_grads: list[Tenso
                 num_warps=tile.warps, maxnreg=registers,
             )  # fmt: skip
             return
-    kept = row_loss.new_empty(rows * num_teachers * _KEPT.value)
     _loop_kernel[(rows,)](
-        *sources, kept, *numbers, **kinds, CLASSES=LOOP.classes,
+        *sources, *numbers, **kinds, CLASSES=LOOP.classes,
         num_warps=LOOP.warps, maxnreg=registers,
     )  # fmt: skip
 

@@ -7,14 +7,16 @@ import triton
 import triton.language as tl
 from edufast.kernels._common import (
     Rows,
+    classes_of,
     finite,
+    has_invalid_class,
     has_position,
     label_position,
     load_label,
-    number,
     position_of,
     positive,
     rescale,
+    write_teacher_grad,
 )
 from edufast.kernels.kd_loss_divergences import (
     DKD,
@@ -33,8 +35,10 @@ def load_rows(student, labels, label_stride, num_rows, ignore_index, ROWS: tl.co
     exists = index < num_rows
     label = tl.load(labels + index * label_stride, mask=exists, other=ignore_index)
     valid = exists & (label != ignore_index)
-    label = tl.where(valid & (label >= 0) & (label < student.classes), label, -1).to(tl.int32)
-    offset = index * student.row_stride + label.to(tl.int64) * student.column_stride
+    label = tl.where(valid & (label >= 0) & (label < classes_of(student)), label, -1).to(tl.int32)
+    offset = (
+        index * (student.row_stride * student.unit) + label.to(tl.int64) * student.column_stride
+    )
     z_label = tl.load(student.data + offset, mask=label >= 0, other=float("nan")).to(tl.float32)
     return Rows(index, exists, valid, label, z_label)
 
@@ -90,21 +94,20 @@ def accumulate_tile(sums, z, t, is_label, temperature, DIVERGENCE: tl.constexpr)
 
 @triton.jit
 def conclude_rows(
-    sums, teacher, rows, read, weight, classes, alpha, param0, param1, scale,
+    sums, teacher, shared, rows, read, weight, classes, alpha, param0, param1, scale,
     DIVERGENCE: tl.constexpr,
 ):  # fmt: skip
     """The teacher's part of the rows' loss, and the coefficients of its part of the gradients."""
-    position, known = label_position(teacher, rows)
+    position, known = label_position(teacher, shared, rows)
     has_label = read & known
     z_label = tl.where(has_label, rows.z_label, -_INF)
-    t_label = load_label(teacher, rows, position, has_label)
-    temperature = number(teacher.temperature)
+    t_label = load_label(teacher, shared, rows, position, has_label)
+    temperature = teacher.temperature
     value, of_student, of_teacher = divergence(
         sums, z_label, t_label, has_label, temperature, param0, param1, DIVERGENCE
     )
-    if teacher.position is not None:
-        invalid = tl.load(teacher.position + classes) >= 0
-        value = tl.where(read & invalid, float("nan"), value)
+    if shared.has_positions:
+        value = tl.where(read & has_invalid_class(teacher, classes), float("nan"), value)
     factor = tl.where(read, weight * (1.0 - alpha) * temperature, 0.0)
     value = tl.where(read, factor * temperature * value, 0.0)
     factor *= scale
@@ -119,30 +122,30 @@ def _times(coefficients, factor):
 
 @triton.jit
 def add_gradients(
-    grad, sums, of_student, of_teacher, z, t, teacher, rows, column, is_label, classes,
+    grad, sums, of_student, of_teacher, z, t, teacher, shared, rows, column, is_label, classes,
     param0, param1, DIVERGENCE: tl.constexpr,
 ):  # fmt: skip
     """Add a teacher's part to the student's gradient; write the teacher's own if asked for."""
-    temperature = number(teacher.temperature)
+    temperature = teacher.temperature
     log_p, p = softmax(z, sums[0], sums[1], temperature)
     log_q, q = softmax(t, sums[2], sums[3], temperature)
     grad += gradient(of_student, log_p, p, log_q, q, is_label, param0, param1, DIVERGENCE, False)
-    if teacher.grad is not None:
+    if shared.has_grad:
         own = gradient(of_teacher, log_q, q, log_p, p, is_label, param1, param0, DIVERGENCE, True)
-        store_teacher_grad(teacher, own, rows, column, classes)
+        store_teacher_grad(teacher, shared, own, rows, column, classes)
     return grad
 
 
 @triton.jit
-def store_teacher_grad(teacher, grad, rows, column, classes):
-    position = position_of(teacher, column, column < classes)
-    offset = rows.index[:, None] * (teacher.classes * teacher.unit) + position[None, :]
+def store_teacher_grad(teacher, shared, grad, rows, column, classes):
+    position = position_of(teacher, shared, column, column < classes)
+    offset = rows.index[:, None] * teacher.classes + position[None, :]
     mask = rows.exists[:, None] & has_position(teacher, position)[None, :]
-    tl.store(teacher.grad + offset, grad, mask=mask)
+    write_teacher_grad(teacher, shared, grad, offset, mask)
 
 
 @triton.jit
 def store_student_grad(student, grad, rows, column):
-    offset = rows.index[:, None] * student.classes + column[None, :]
-    mask = rows.exists[:, None] & (column < student.classes)[None, :]
+    offset = rows.index[:, None] * classes_of(student) + column[None, :]
+    mask = rows.exists[:, None] & (column < classes_of(student))[None, :]
     tl.store(student.grad + offset, grad, mask=mask)

@@ -13,7 +13,9 @@ from edufast.kernels._common import (
     label_position,
     load_label,
     load_teacher,
+    pick,
     positive,
+    put,
     rescale,
     touches,
 )
@@ -49,95 +51,87 @@ def _add_sharpness(sums, t):
 
 
 @triton.jit
-def _sharpness(teacher, rows, read, classes, CLASSES: tl.constexpr, LOOP: tl.constexpr):
+def _sharpness(teacher, shared, rows, read, classes, CLASSES: tl.constexpr, LOOP: tl.constexpr):
     zero = tl.zeros_like(rows.z_label)
     sums = (zero - _INF, zero, zero)
     column = tl.arange(0, CLASSES)
     if LOOP:
         for first in range(0, classes, CLASSES):
-            if touches(teacher, first, CLASSES):
-                t, _ = load_teacher(teacher, rows, first + column, read, classes)
+            if touches(teacher, shared, first, CLASSES):
+                t, _ = load_teacher(teacher, shared, rows, first + column, read, classes)
                 sums = _add_sharpness(sums, t)
     elif any_row(read):
-        t, _ = load_teacher(teacher, rows, column, read, classes)
+        t, _ = load_teacher(teacher, shared, rows, column, read, classes)
         sums = _add_sharpness(sums, t)
-    tl.debug_barrier()  # as between the teachers in _tile_kernel
     return sums
 
 
 @triton.jit
 def _entropy_weights(
-    teachers, rows, classes, K: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr
+    teachers, shared, rows, classes,
+    K: tl.constexpr, SIZE: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
     """EBKD: (1 - H_k / sum H) / (K - 1), with the teachers' entropies at T = 1; K = 1: 1."""
-    total = tl.zeros_like(rows.z_label)
-    entropies = ()
-    for k in tl.static_range(K):
-        _, mass, moment = _sharpness(teachers[k], rows, rows.valid, classes, CLASSES, LOOP)
-        entropy = tl.log(positive(mass)) - moment / positive(mass)
-        entropies += (entropy,)
-        total += entropy
-    weights = ()
-    for k in tl.static_range(K):
-        share = tl.where(total == 0, 1.0 / K, entropies[k] / total)
-        weights += ((1.0 - share) / (K - 1) if K > 1 else tl.zeros_like(total) + 1.0,)
-    return weights
+    entropies = tl.zeros_like(rows.z_label)[:, None] + tl.zeros([1, SIZE], tl.float32)
+    for k in range(K):
+        teacher = pick(teachers, shared, k, K)
+        _, mass, moment = _sharpness(teacher, shared, rows, rows.valid, classes, CLASSES, LOOP)
+        entropies = put(entropies, k, tl.log(positive(mass)) - moment / positive(mass))
+    total = tl.sum(entropies, 1)[:, None]
+    share = tl.where(total == 0, 1.0 / K, entropies / total)
+    if K == 1:
+        return tl.zeros_like(share) + 1.0
+    else:
+        return (1.0 - share) / (K - 1)
 
 
 @triton.jit
 def _confidence_weights(
-    teachers, rows, classes, K: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr
+    teachers, shared, rows, classes,
+    K: tl.constexpr, SIZE: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
     """CA-MKD: (1 - softmax_k CE_k) / (n - 1) over the n teachers that know the label; n = 1: 1."""
-    count = tl.zeros_like(rows.z_label)
-    largest = count - _INF
-    losses = ()
-    for k in tl.static_range(K):
-        position, known = label_position(teachers[k], rows)
-        logit = load_label(teachers[k], rows, position, known)
-        top, mass, _ = _sharpness(teachers[k], rows, known, classes, CLASSES, LOOP)
+    losses = tl.zeros_like(rows.z_label)[:, None] + tl.zeros([1, SIZE], tl.float32) - _INF
+    for k in range(K):
+        teacher = pick(teachers, shared, k, K)
+        position, known = label_position(teacher, shared, rows)
+        logit = load_label(teacher, shared, rows, position, known)
+        top, mass, _ = _sharpness(teacher, shared, rows, known, classes, CLASSES, LOOP)
         loss = tl.log(positive(mass)) - (logit - finite(top))
         loss = tl.where((mass == 0) | (loss > 1e30), 1e30, loss)
-        loss = tl.where(known, loss, -_INF)
-        losses += (loss,)
-        largest = tl.maximum(largest, loss)
-        count += tl.where(known, 1.0, 0.0)
-    total = tl.zeros_like(count)
-    for k in tl.static_range(K):
-        total += tl.exp(losses[k] - finite(largest))
-    weights = ()
-    for k in tl.static_range(K):
-        share = tl.exp(losses[k] - finite(largest)) / positive(total)
-        weight = tl.where(count > 1, (1.0 - share) / tl.maximum(count - 1.0, 1.0), 1.0)
-        weights += (tl.where(losses[k] == -_INF, 0.0, weight),)
-    return weights
+        losses = put(losses, k, tl.where(known, loss, -_INF))
+    count = tl.sum((losses != -_INF).to(tl.float32), 1)[:, None]
+    share = tl.exp(losses - finite(tl.max(losses, 1))[:, None])
+    share = share / positive(tl.sum(share, 1))[:, None]
+    weights = tl.where(count > 1, (1.0 - share) / tl.maximum(count - 1.0, 1.0), 1.0)
+    return tl.where(losses == -_INF, 0.0, weights)
+
+
+@triton.jit
+def _routed_weights(teachers, shared, rows, K: tl.constexpr, SIZE: tl.constexpr):
+    """1 for the teacher that knows the label, shared equally among several."""
+    owned = tl.zeros_like(rows.z_label)[:, None] + tl.zeros([1, SIZE], tl.float32)
+    for k in range(K):
+        _, known = label_position(pick(teachers, shared, k, K), shared, rows)
+        owned = put(owned, k, tl.where(known, 1.0, 0.0))
+    return owned / positive(tl.sum(owned, 1))[:, None]
 
 
 @triton.jit
 def teacher_weights(
-    weights, teachers, rows, classes,
-    K: tl.constexpr, WEIGHTING: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr,
+    weights, teachers, shared, rows, classes, K: tl.constexpr, SIZE: tl.constexpr,
+    WEIGHTING: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
-    """K weights for each row."""
+    """(rows, SIZE): weights of K teachers for each row."""
     if WEIGHTING == ENTROPY:
-        return _entropy_weights(teachers, rows, classes, K, CLASSES, LOOP)
+        return _entropy_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
     elif WEIGHTING == CONFIDENCE:
-        return _confidence_weights(teachers, rows, classes, K, CLASSES, LOOP)
+        return _confidence_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
+    elif WEIGHTING == ROUTED:
+        return _routed_weights(teachers, shared, rows, K, SIZE)
+    elif WEIGHTING == GIVEN:
+        k = tl.arange(0, SIZE)[None, :]
+        offset = rows.index[:, None] * weights.row_stride + k * weights.column_stride
+        return tl.load(weights.data + offset, mask=rows.valid[:, None] & (k < K), other=0.0)
     else:
-        zero = tl.zeros_like(rows.z_label)
-        owners = zero
-        if WEIGHTING == ROUTED:
-            for k in tl.static_range(K):
-                _, known = label_position(teachers[k], rows)
-                owners += tl.where(known, 1.0, 0.0)
-        result = ()
-        for k in tl.static_range(K):
-            weight = zero + 1.0 / K
-            if WEIGHTING == GIVEN:
-                offset = rows.index * weights.row_stride + k * weights.column_stride
-                weight = tl.load(weights.data + offset, mask=rows.valid, other=0.0)
-            elif WEIGHTING == ROUTED:
-                _, known = label_position(teachers[k], rows)
-                weight = tl.where(known, 1.0 / positive(owners), 0.0)
-            result += (weight,)
-        return result
+        return tl.zeros_like(rows.z_label)[:, None] + tl.zeros([1, SIZE], tl.float32) + 1.0 / K

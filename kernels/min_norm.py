@@ -17,12 +17,13 @@ from edufast.kernels._common import (
     add_to_softmax,
     check_logits,
     check_processor,
+    classes_of,
     finite,
-    in_elements,
     load_pair,
     number,
+    pick,
     student_of,
-    teacher_of,
+    teachers_of,
 )
 from torch import Tensor
 
@@ -54,16 +55,16 @@ def _softened(x, most, scale, inverse_t):
 
 
 @triton.jit
-def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
+def _write_gradient(grads, student, teacher, shared, rows, width, TILE: tl.constexpr):
     """T (p - q) over all classes, zero outside the slice and where either side is empty."""
-    temperature = number(teacher.temperature)
+    temperature = teacher.temperature
     inverse_t = 1.0 / temperature
     z_most = tl.full([1], -_INF, tl.float32)
     t_most = tl.full([1], -_INF, tl.float32)
     z_sum = tl.zeros([1], tl.float32)
     t_sum = tl.zeros([1], tl.float32)
-    for first in range(0, student.classes, TILE):
-        z, t = load_pair(student, teacher, rows, first + tl.arange(0, TILE), rows.valid)
+    for first in range(0, classes_of(student), TILE):
+        z, t = load_pair(student, teacher, shared, rows, first + tl.arange(0, TILE), rows.valid)
         z_most, z_sum = add_to_softmax(z_most, z_sum, z, inverse_t)
         t_most, t_sum = add_to_softmax(t_most, t_sum, t, inverse_t)
     empty = (z_sum == 0.0) | (t_sum == 0.0)
@@ -71,7 +72,7 @@ def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
     t_scale = tl.where(empty, 0.0, temperature / tl.where(empty, 1.0, t_sum))
     for first in range(0, width, TILE):
         column = first + tl.arange(0, TILE)
-        z, t = load_pair(student, teacher, rows, column, rows.valid)
+        z, t = load_pair(student, teacher, shared, rows, column, rows.valid)
         p = _softened(z, z_most, z_scale, inverse_t)
         q = _softened(t, t_most, t_scale, inverse_t)
         tl.store(grads + column[None, :], p - q)
@@ -79,10 +80,9 @@ def _write_gradient(grads, student, teacher, rows, width, TILE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _gram_kernel(
-    student, teachers, grads, partials, num_rows, width,
+    student, teachers, shared, grads, partials, num_rows, width,
     K: tl.constexpr, SIZE: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    student = in_elements(student)
     program = tl.program_id(0)
     grads += program.to(tl.int64) * K * width
     i = tl.arange(0, SIZE)
@@ -92,8 +92,9 @@ def _gram_kernel(
         index = tl.zeros([1], tl.int64) + r
         exists = index < num_rows
         rows = Rows(index, exists, exists, None, None)
-        for k in tl.static_range(K):
-            _write_gradient(grads + k * width, student, teachers[k], rows, width, TILE)
+        for k in range(K):
+            teacher = pick(teachers, shared, k, K)
+            _write_gradient(grads + k * width, student, teacher, shared, rows, width, TILE)
         tl.debug_barrier()  # what is read next was written by other threads
         for first in range(0, width, CHUNK):
             offset = i[:, None] * width + (first + chunk)[None, :]
@@ -127,13 +128,11 @@ def _gradient_gram(*arguments: Any) -> Tensor:
     grads = p.student.new_empty(programs * k * width, dtype=torch.float32)
     partials = p.student.new_empty((programs, size, size), dtype=torch.float32)
     with torch.cuda.device_of(p.student):
-        teachers = tuple(
-            teacher_of(t, p.columns[i] if p.columns else None, p.starts[i], temperatures[i],
-                       classes, None)
-            for i, t in enumerate(p.teachers)
-        )  # fmt: skip
+        teachers, shared, _kept = teachers_of(
+            p.teachers, p.columns, p.starts, temperatures, classes, []
+        )
         _gram_kernel[(programs,)](
-            student_of(p.student, None), teachers, grads, partials, num_rows, width,
+            student_of(p.student, None), teachers, shared, grads, partials, num_rows, width,
             K=k, SIZE=size, TILE=tile, CHUNK=min(tile, _HELD // size), num_warps=4,
         )  # fmt: skip
     return partials.sum(0, dtype=torch.float64)[:k, :k].contiguous()

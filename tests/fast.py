@@ -10,15 +10,18 @@ import pytest
 SLOW = (
     # Starting processes: Python with torch, compilers.
     "test_examples.py::*",
+    "test_gpu_check.py::test_*_part_*",
     "test_extending.py::*",
     "test_import.py::*",
     "test_readme.py::test_the_example_trains_and_exports",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::*",
+    "ops/test_merge_build.py::*",
     "ops/test_import.py::*",
     "ops/test_numbers.py::test_*_device_*",
     "ops/test_kd_loss_ddp.py::*",
     "ops/test_triton_offline.py::*",
+    "ops/test_triton_oldest.py::*",
     "*::test_*_ctrl_c_*",
     "*::test_every_instruction_set",
     "*::test_processes_*",

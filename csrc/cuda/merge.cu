@@ -8,7 +8,7 @@ namespace edufast::cuda {
 namespace {
 
 template <class Table>
-__global__ void __launch_bounds__(kMergeThreads, 4)
+__global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
     merge_kernel(const __grid_constant__ Table table) {
   merge_tiles({table.header, table.bytes});
 }

@@ -8,14 +8,20 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "merge.h"
 
 namespace edufast::cuda {
 
 constexpr int kMergeThreads = 256;
-constexpr int kMergeVector = 8;  // elements of a thread: 16 bytes of a half type
-constexpr int64_t kMergeTile = 4 * kMergeThreads * kMergeVector;
+// Blocks of a processor at a time. With four, too few registers are left for all loads of a thread
+// to be under way before the first is used.
+constexpr int kMergeBlocks = 3;
+constexpr int kMergeHeld = 16;   // elements that a thread loads at once: 32 bytes of a half type
+constexpr int kMergeVector = 8;  // of them lie side by side: 16 bytes of a half type
+constexpr int64_t kMergeChunk = kMergeThreads * kMergeHeld;
+constexpr int64_t kMergeTile = 2 * kMergeChunk;
 
 // --- the table ----------------------------------------------------------------------------------
 
@@ -74,101 +80,122 @@ struct MergeRows {
 
 // --- elements -----------------------------------------------------------------------------------
 
-template <class A>
-__device__ __forceinline__ A load_element(const char* data, DType type, int64_t i) {
+// Types are found out once for all that a thread holds, not for every element.
+template <class T>
+struct Type {
+  using Real = T;
+};
+
+// Nothing is float64 where float32 is accumulated in.
+template <class A, class Visit>
+__device__ __forceinline__ void with_type(DType type, Visit visit) {
   switch (type) {
-    case DType::F32: return reinterpret_cast<const float*>(data)[i];
-    case DType::BF16: return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]);
-    case DType::F16: return __half2float(reinterpret_cast<const __half*>(data)[i]);
-    default: return static_cast<A>(reinterpret_cast<const double*>(data)[i]);
+    case DType::F32: return visit(Type<float>{});
+    case DType::BF16: return visit(Type<__nv_bfloat16>{});
+    case DType::F16: return visit(Type<__half>{});
+    default:
+      if constexpr (std::is_same_v<A, double>) visit(Type<double>{});
   }
 }
 
-template <class A>
-__device__ __forceinline__ void store_element(A x, char* data, DType type, int64_t i) {
-  switch (type) {
-    case DType::F32: reinterpret_cast<float*>(data)[i] = static_cast<float>(x); break;
-    case DType::BF16:
-      reinterpret_cast<__nv_bfloat16*>(data)[i] = __float2bfloat16_rn(static_cast<float>(x));
-      break;
-    case DType::F16:
-      reinterpret_cast<__half*>(data)[i] = __float2half_rn(static_cast<float>(x));
-      break;
-    default: reinterpret_cast<double*>(data)[i] = x;
+template <class A, class T>
+__device__ __forceinline__ A widened(T x) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __bfloat162float(x);
+  else if constexpr (std::is_same_v<T, __half>) return __half2float(x);
+  else return static_cast<A>(x);
+}
+
+template <class T, class A>
+__device__ __forceinline__ T rounded(A x) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(static_cast<float>(x));
+  else if constexpr (std::is_same_v<T, __half>) return __float2half_rn(static_cast<float>(x));
+  else return static_cast<T>(x);
+}
+
+// Which elements of the chunk at `begin` a thread has, and how it gets at them: vectors of an
+// aligned, whole chunk ...
+struct Vectors {
+  template <class T, int N>
+  static __device__ __forceinline__ void load(const char* data, int64_t begin, int64_t, T (&x)[N]) {
+    constexpr int kWords = kMergeVector * sizeof(T) / 16;
+    uint4 raw[sizeof(x) / 16];
+#pragma unroll
+    for (int k = 0; k < int(sizeof(x) / 16); ++k) raw[k] = at(data, begin, sizeof(T), k, kWords);
+    memcpy(x, raw, sizeof(x));
   }
-}
-
-template <class T>
-__device__ __forceinline__ void load_raw(const char* data, int64_t i, T (&x)[kMergeVector]) {
-  uint4 raw[sizeof(x) / 16];
+  template <class T, int N>
+  static __device__ __forceinline__ void store(const T (&x)[N], char* data, int64_t begin,
+                                               int64_t) {
+    constexpr int kWords = kMergeVector * sizeof(T) / 16;
+    uint4 raw[sizeof(x) / 16];
+    memcpy(raw, x, sizeof(x));
 #pragma unroll
-  for (int k = 0; k < int(sizeof(x) / 16); ++k)
-    raw[k] = reinterpret_cast<const uint4*>(data + i * sizeof(T))[k];
-  memcpy(x, raw, sizeof(x));
-}
+    for (int k = 0; k < int(sizeof(x) / 16); ++k) at(data, begin, sizeof(T), k, kWords) = raw[k];
+  }
 
-template <class T>
-__device__ __forceinline__ void store_raw(const T (&x)[kMergeVector], char* data, int64_t i) {
-  uint4 raw[sizeof(x) / 16];
-  memcpy(raw, x, sizeof(x));
-#pragma unroll
-  for (int k = 0; k < int(sizeof(x) / 16); ++k)
-    reinterpret_cast<uint4*>(data + i * sizeof(T))[k] = raw[k];
-}
+ private:
+  // The k-th 16 bytes of a thread.
+  template <class Bytes>
+  static __device__ __forceinline__ auto& at(Bytes* data, int64_t begin, int bytes, int k,
+                                             int words) {
+    using Word = std::conditional_t<std::is_const_v<Bytes>, const uint4, uint4>;
+    const int64_t element = begin + (k / words * kMergeThreads + threadIdx.x) * kMergeVector;
+    return reinterpret_cast<Word*>(data + element * bytes)[k % words];
+  }
+};
 
-__device__ __forceinline__ void load_vector(const char* data, DType type, int64_t i,
-                                            float (&x)[kMergeVector]) {
-  if (type == DType::F32) return load_raw(data, i, x);
-  uint16_t bits[kMergeVector];
-  load_raw(data, i, bits);
+// ... or single elements of any other, up to `end`.
+struct Singles {
+  template <class T, int N>
+  static __device__ __forceinline__ void load(const char* data, int64_t begin, int64_t end,
+                                              T (&x)[N]) {
+    const T* first = reinterpret_cast<const T*>(data) + begin + threadIdx.x;
+    const int left = static_cast<int>(end - begin) - static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int k = 0; k < kMergeVector; ++k)
-    x[k] = load_element<float>(reinterpret_cast<const char*>(bits), type, k);
-}
-
-__device__ __forceinline__ void store_vector(const float (&x)[kMergeVector], char* data, DType type,
-                                             int64_t i) {
-  if (type == DType::F32) return store_raw(x, data, i);
-  uint16_t bits[kMergeVector];
+    for (int k = 0; k < N; ++k)
+      x[k] = k * kMergeThreads < left ? first[k * kMergeThreads] : T(0.0f);
+  }
+  template <class T, int N>
+  static __device__ __forceinline__ void store(const T (&x)[N], char* data, int64_t begin,
+                                               int64_t end) {
+    T* first = reinterpret_cast<T*>(data) + begin + threadIdx.x;
+    const int left = static_cast<int>(end - begin) - static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int k = 0; k < kMergeVector; ++k)
-    store_element(x[k], reinterpret_cast<char*>(bits), type, k);
-  store_raw(bits, data, i);
-}
+    for (int k = 0; k < N; ++k)
+      if (k * kMergeThreads < left) first[k * kMergeThreads] = x[k];
+  }
+};
 
 // --- the rules, on elements [begin, end) of entry e ---------------------------------------------
 
-// keep * target + sum w * source, in this order; Width elements from `i` on.
-template <class A, int Width, class Load>
-__device__ __forceinline__ void average(const MergeRows& rows, int e, A (&acc)[Width], Load load) {
+// keep * target + sum w * source, in this order.
+template <class A, class Access, int N>
+__device__ __forceinline__ void average_chunk(const MergeRows& rows, int e, int64_t begin,
+                                              int64_t end) {
   const MergeHeader& h = rows.header;
   const MergeEntry& entry = rows.entry(e);
-  A x[Width];
+  A sum[N];
+#pragma unroll
+  for (int k = 0; k < N; ++k) sum[k] = A(-0.0);  // added to, it changes nothing, not even 0
   // A target that is not kept is not read: it may be uninitialised memory, NaN for instance.
-  const bool kept = h.keep != 0;
-  const A first = static_cast<A>(kept ? h.keep : h.weights[0]);
-  load(kept ? entry.data : rows.slot(e, 0).source, kept ? entry.type : rows.type(e, 0), x);
-#pragma unroll
-  for (int k = 0; k < Width; ++k) acc[k] = first * x[k];
 #pragma unroll 1
-  for (int n = kept ? 0 : 1; n < h.num_sources; ++n) {
-    load(rows.slot(e, n).source, rows.type(e, n), x);
-    const A weight = static_cast<A>(h.weights[n]);
+  for (int n = h.keep != 0 ? -1 : 0; n < h.num_sources; ++n) {
+    const char* data = n < 0 ? entry.data : rows.slot(e, n).source;
+    const A weight = static_cast<A>(n < 0 ? h.keep : h.weights[n]);
+    with_type<A>(n < 0 ? entry.type : rows.type(e, n), [&](auto type) {
+      typename decltype(type)::Real x[N];
+      Access::load(data, begin, end, x);
 #pragma unroll
-    for (int k = 0; k < Width; ++k) acc[k] += weight * x[k];
+      for (int k = 0; k < N; ++k) sum[k] += weight * widened<A>(x[k]);
+    });
   }
-}
-
-template <class A>
-__device__ void average_elements(const MergeRows& rows, int e, int64_t begin, int64_t end) {
-  const MergeEntry& entry = rows.entry(e);
-#pragma unroll 1
-  for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads) {
-    A acc[1];
-    average(rows, e, acc,
-            [i](const char* data, DType type, A(&x)[1]) { x[0] = load_element<A>(data, type, i); });
-    store_element(acc[0], entry.data, entry.type, i);
-  }
+  with_type<A>(entry.type, [&](auto type) {
+    using T = typename decltype(type)::Real;
+    T x[N];
+#pragma unroll
+    for (int k = 0; k < N; ++k) x[k] = rounded<T>(sum[k]);
+    Access::store(x, entry.data, begin, end);
+  });
 }
 
 __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
@@ -176,43 +203,54 @@ __device__ inline void average_tile(const MergeRows& rows, int e, int64_t begin,
   bool in_double = entry.type == DType::F64;
 #pragma unroll 1
   for (int n = 0; n < rows.header.num_sources; ++n) in_double |= rows.type(e, n) == DType::F64;
-  if (in_double) return average_elements<double>(rows, e, begin, end);
-  if (entry.vectors) {
-    const int64_t whole = begin + (end - begin) / kMergeVector * kMergeVector;
+  if (entry.vectors && !in_double) {
 #pragma unroll 1
-    for (int64_t i = begin + threadIdx.x * kMergeVector; i < whole;
-         i += kMergeThreads * kMergeVector) {
-      float acc[kMergeVector];
-      average(rows, e, acc, [i](const char* data, DType type, float (&x)[kMergeVector]) {
-        load_vector(data, type, i, x);
-      });
-      store_vector(acc, entry.data, entry.type, i);
-    }
-    begin = whole;
+    for (; begin + kMergeChunk <= end; begin += kMergeChunk)
+      average_chunk<float, Vectors, kMergeHeld>(rows, e, begin, end);
   }
-  average_elements<float>(rows, e, begin, end);
+  constexpr int kSingles = 8;  // as many as registers hold without spilling
+#pragma unroll 1
+  for (; begin < end; begin += kMergeThreads * kSingles) {
+    if (in_double) average_chunk<double, Singles, kSingles>(rows, e, begin, end);
+    else average_chunk<float, Singles, kSingles>(rows, e, begin, end);
+  }
 }
 
+// Four loads of a thread are under way before the first store.
 template <class T>
 __device__ void copy_line(const char* source, char* target, int64_t begin, int64_t end) {
+  constexpr int kLoads = 4;
+  const T* from = reinterpret_cast<const T*>(source);
+  T* to = reinterpret_cast<T*>(target);
 #pragma unroll 1
-  for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads)
-    reinterpret_cast<T*>(target)[i] = reinterpret_cast<const T*>(source)[i];
+  for (int64_t i = begin + threadIdx.x; i < end; i += kLoads * kMergeThreads) {
+    T x[kLoads];
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k)
+      if (i + k * kMergeThreads < end) x[k] = from[i + k * kMergeThreads];
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k)
+      if (i + k * kMergeThreads < end) to[i + k * kMergeThreads] = x[k];
+  }
+}
+
+// What is left of a tile whose whole vectors are copied: less than 16 bytes, or all of it.
+template <class T>
+__device__ void copy_rest(const char* source, const MergeEntry& entry, int64_t begin, int64_t end) {
+  constexpr int64_t kVector = 16 / sizeof(T);
+  copy_line<T>(source, entry.data, entry.vectors ? end / kVector * kVector : begin, end);
 }
 
 __device__ inline void copy_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
   const MergeEntry& entry = rows.entry(e);
   const char* source = rows.slot(e, 0).source;
   const int bytes = static_cast<int>(bytes_of(entry.type));
-  if (entry.vectors) {
-    copy_line<uint4>(source, entry.data, begin * bytes / 16, end * bytes / 16);
-    begin = end * bytes / 16 * 16 / bytes;  // the rest is less than 16 bytes
-  }
+  if (entry.vectors) copy_line<uint4>(source, entry.data, begin * bytes / 16, end * bytes / 16);
   switch (bytes) {
-    case 8: return copy_line<uint64_t>(source, entry.data, begin, end);
-    case 4: return copy_line<uint32_t>(source, entry.data, begin, end);
-    case 2: return copy_line<uint16_t>(source, entry.data, begin, end);
-    default: return copy_line<uint8_t>(source, entry.data, begin, end);
+    case 8: return copy_rest<uint64_t>(source, entry, begin, end);
+    case 4: return copy_rest<uint32_t>(source, entry, begin, end);
+    case 2: return copy_rest<uint16_t>(source, entry, begin, end);
+    default: return copy_rest<uint8_t>(source, entry, begin, end);
   }
 }
 
@@ -241,26 +279,42 @@ __device__ inline void largest_tile(const MergeRows& rows, int e, int64_t begin,
 }
 
 template <class T>
-__device__ void fill_line(char* data, double value, int64_t begin, int64_t end) {
+__device__ void fill_line(char* data, T value, int64_t begin, int64_t end) {
 #pragma unroll 1
   for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads)
-    reinterpret_cast<T*>(data)[i] = static_cast<T>(value);
+    reinterpret_cast<T*>(data)[i] = value;
 }
 
 __device__ inline void fill_tile(const MergeRows& rows, int e, int64_t begin, int64_t end) {
   const MergeEntry& entry = rows.entry(e);
   const double value = rows.slot(e, 0).fill;
   switch (entry.type) {
-    case DType::I64: return fill_line<int64_t>(entry.data, value, begin, end);
-    case DType::I32: return fill_line<int32_t>(entry.data, value, begin, end);
-    case DType::I16: return fill_line<int16_t>(entry.data, value, begin, end);
-    case DType::I8: return fill_line<int8_t>(entry.data, value, begin, end);
-    case DType::U8: return fill_line<uint8_t>(entry.data, value, begin, end);
+    case DType::I64: return fill_line(entry.data, static_cast<int64_t>(value), begin, end);
+    case DType::I32: return fill_line(entry.data, static_cast<int32_t>(value), begin, end);
+    case DType::I16: return fill_line(entry.data, static_cast<int16_t>(value), begin, end);
+    case DType::I8: return fill_line(entry.data, static_cast<int8_t>(value), begin, end);
+    case DType::U8: return fill_line(entry.data, static_cast<uint8_t>(value), begin, end);
     default:
-#pragma unroll 1
-      for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads)
-        store_element(value, entry.data, entry.type, i);
+      return with_type<double>(entry.type, [&](auto type) {
+        fill_line(entry.data, rounded<typename decltype(type)::Real>(value), begin, end);
+      });
   }
+}
+
+// One element: of statistics, a thread rarely has a second.
+__device__ inline double load_element(const char* data, DType type, int64_t i) {
+  double x = 0;
+  with_type<double>(type, [&](auto t) {
+    x = widened<double>(reinterpret_cast<const typename decltype(t)::Real*>(data)[i]);
+  });
+  return x;
+}
+
+__device__ inline void store_element(double x, char* data, DType type, int64_t i) {
+  with_type<double>(type, [&](auto t) {
+    using T = typename decltype(t)::Real;
+    reinterpret_cast<T*>(data)[i] = rounded<T>(x);
+  });
 }
 
 // E[x] = sum w_n m_n and Var[x] = sum w_n (v_n + (m_n - E[x])^2): no difference of large numbers.
@@ -270,13 +324,12 @@ __device__ inline void moments_tile(const MergeRows& rows, int e, int64_t begin,
 #pragma unroll 1
   for (int64_t i = begin + threadIdx.x; i < end; i += kMergeThreads) {
     const bool kept = h.keep != 0;
-    const double old_mean = kept ? load_element<double>(means.data, means.type, i) : 0;
-    const double old_variance = kept ? load_element<double>(variances.data, variances.type, i) : 0;
+    const double old_mean = kept ? load_element(means.data, means.type, i) : 0;
+    const double old_variance = kept ? load_element(variances.data, variances.type, i) : 0;
     double mean = kept ? h.keep * old_mean : 0, variance = 0;
 #pragma unroll 1
     for (int n = 0; n < h.num_sources; ++n)
-      mean += h.moment_weights[n] *
-              load_element<double>(rows.slot(e, n).source, rows.type(e, n), i);
+      mean += h.moment_weights[n] * load_element(rows.slot(e, n).source, rows.type(e, n), i);
     const auto add = [&](double m, double v, double weight) {
       const double away = m - mean;
       variance += weight * (away * away);
@@ -285,9 +338,8 @@ __device__ inline void moments_tile(const MergeRows& rows, int e, int64_t begin,
     if (kept) add(old_mean, old_variance, h.keep);
 #pragma unroll 1
     for (int n = 0; n < h.num_sources; ++n)
-      add(load_element<double>(rows.slot(e, n).source, rows.type(e, n), i),
-          load_element<double>(rows.slot(e + 1, n).source, rows.type(e + 1, n), i),
-          h.moment_weights[n]);
+      add(load_element(rows.slot(e, n).source, rows.type(e, n), i),
+          load_element(rows.slot(e + 1, n).source, rows.type(e + 1, n), i), h.moment_weights[n]);
     store_element(mean, means.data, means.type, i);
     store_element(variance, variances.data, variances.type, i);
   }

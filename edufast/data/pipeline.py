@@ -22,6 +22,7 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import Encoded, UnreadableImage, files_of, unreadable
 from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
+from edufast.utils.devices import to_device
 from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -161,13 +162,8 @@ class Loader:
                     )
                     in_flight = [batch, *itertools.islice(plan, PREFETCH)]
                     raise self._explain(error, in_flight) from error
-                yield Batch(
-                    images,
-                    torch.from_numpy(self._samples.labels[batch.samples]).to(self._device),
-                    torch.from_numpy(batch.samples).to(self._device),
-                    self._view_ids(batch),
-                    batch.parts,
-                )
+                labels, index = self._numbers(batch)
+                yield Batch(images, labels, index, self._view_ids(batch), batch.parts)
         finally:
             if running is self._running:  # the rest of a plan would keep the loader alive
                 self._feed.plan = iter(())
@@ -182,6 +178,12 @@ class Loader:
                 parts = np.bincount(groups, minlength=self._groups).tolist()
             views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
             yield _Plan(index, views, tuple(parts))
+
+    def _numbers(self, batch: _Plan) -> tuple[Tensor, Tensor]:
+        """Labels and index of a batch, in one transfer."""
+        both = np.stack([self._samples.labels[batch.samples], batch.samples])
+        labels, index = to_device(torch.from_numpy(both), self._device)
+        return labels, index
 
     def _view_ids(self, batch: _Plan) -> Tensor | None:
         if batch.views.numbers is None or self._augment.views is None:

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.image_files import naming_unreadable
 from edufast.teachers.faculty import Answer, Faculty, Teacher
 from edufast.teachers.logit_store import LogitStore
+from edufast.utils.devices import to_device
 from edufast.utils.errors import Interrupted
 from edufast.utils.progress import counting
 from edufast.utils.signals import deferred_interrupt
@@ -104,16 +104,16 @@ class CachedFaculty(Faculty):
         views = batch.views[rows].numpy()
         stored_logits, stored = self.store.read(teacher, views)
         missing = np.flatnonzero(~stored)
-        logits = _to_device(stored_logits, self.device)
+        logits = to_device(stored_logits, self.device)
         if len(missing):
-            at = torch.from_numpy(missing).to(logits.device)
+            at = to_device(torch.from_numpy(missing), self.device)
             images = batch.images[rows]
             partial = len(missing) < len(views)
             images = images[at] if partial else images
             fresh = self.logits(teacher, images, eager=partial)
             # As stored, also the first time: a training that goes on reads what it had before.
             rounded = self.store.write(teacher, views[missing], fresh.cpu())
-            logits[at] = rounded.to(logits.device)
+            logits[at] = to_device(rounded, self.device)
         return Answer(logits, len(missing))
 
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:
@@ -166,9 +166,3 @@ class CachedFaculty(Faculty):
             device=self.device,
         )
         return loader.numbered(*np.divmod(views, self.store.views))
-
-
-def _to_device(logits: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return logits.to(device)
-    return logits.pin_memory().to(device, non_blocking=True)

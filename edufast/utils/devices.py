@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
+from torch import Tensor
 
 from edufast.utils.errors import UserError
 
@@ -30,3 +31,13 @@ def check_device(device: torch.device | str, what: str = "device") -> None:
     last = torch.cuda.device_count() - 1
     if int(match[1] or 0) > last:
         raise UserError(f"{what} is {name!r}; expected cuda:0 to cuda:{last}")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor``, which is on the CPU, on ``device``; the host does not wait for a GPU.
+
+    From pageable memory CUDA would copy only after everything that it was given before.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from edufast.data import Augment, Batch, Loader, Samples, draw_views, numbered_views
 from edufast.data.centre_crop import CENTRE_SHARE
 from edufast.utils.errors import UserError
+from tests.remote import Transfer, Transfers
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 RNG = np.random.default_rng(0)
@@ -198,6 +199,17 @@ def test_the_same_epoch_is_the_same_bit_for_bit_whatever_came_before():
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 7])  # the first, some, the partial one, the end
 def test_an_epoch_resumes_at_any_batch(start):
     assert same(list(training().epoch(1))[start:], training().epoch(1, start))
+
+
+def test_labels_and_index_go_to_a_gpu_together_and_are_not_waited_for():
+    loader = training()
+    loader._device = torch.device("cuda", 0)
+    (plan, *_) = loader._plan(np.arange(50)[::-1], epoch=0, start=0)
+    with Transfers() as transfers:
+        labels, index = loader._numbers(plan)
+    assert transfers.made == [Transfer(pinned=True, non_blocking=True)]
+    assert index.tolist() == list(range(49, 41, -1)) and index.dtype == torch.int64
+    assert labels.tolist() == SAMPLES.labels[index].tolist() and labels.dtype == torch.int64
 
 
 def test_drop_last_leaves_out_the_partial_batch():

@@ -1,4 +1,6 @@
-"""Compiles, without a GPU, what a launch function would launch; prints what each kernel uses.
+"""Compiles, without a GPU, what a launch function would launch.
+
+Prints what each kernel uses, and how many loads of 16 bytes it has.
 
 Run in a process of its own, as ``python -m tests.ops.compile_offline CAPABILITY OPERATOR SIZE``
 with TRITON_INTERPRET=0.
@@ -7,6 +9,7 @@ with TRITON_INTERPRET=0.
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,7 +51,8 @@ def report(kernel: Any) -> str:
 def instead_of_launching(kernel: JITFunction, grid: object) -> Callable[..., None]:
     def compile_only(*arguments: Any, **options: Any) -> None:
         compiled = kernel.run(*arguments, grid=grid, warmup=True, **options)
-        print(kernel.__name__, report(compiled), flush=True)
+        wide = len(re.findall(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"]))
+        print(kernel.__name__, report(compiled), f"WIDE:{wide}", flush=True)
 
     return compile_only
 
@@ -71,9 +75,41 @@ def min_norm(teachers: int) -> None:
     min_norm._min_norm_weights(torch.zeros(teachers, teachers, dtype=torch.float64), 0.5)
 
 
+def kd_loss(teachers: int) -> None:
+    """A tile and the loop: the everyday loss, and whatever else a kernel may contain."""
+    from edufast.kernels import kd_loss as kernel
+
+    from edufast.ops.reference import kd_loss as reference
+    from tests.ops.test_triton_offline import problem
+
+    reference.values_are_at_hand = lambda x: False  # type: ignore[assignment]  # as on a GPU
+    heavy = {"divergence": "js", "weighting": "confidence", "teacher_grad": True}
+    listed = {"divergence": "dkd", "weighting": "entropy", "numbers": True}
+    for classes in (100, 20_000):
+        for options in ({}, heavy, listed):
+            p = problem(classes, teachers=teachers, **options)
+            if options is listed:
+                p = p._replace(columns=[torch.arange(classes) for _ in p.teachers])
+            _, grad, teacher_grads = kernel.empty_results(p)
+            kernel._launch(p, torch.empty(len(p.student)), grad, teacher_grads)
+
+
+def merge(tensors: int) -> None:
+    from edufast.kernels import _common
+    from edufast.kernels.merge import merge_
+
+    _common.INTERPRETED = True  # as above
+    targets = [torch.zeros(5000) for _ in range(tensors)]
+    for lists, keep in ((1, 0.5), (3, 0.0)):
+        merge_(targets, [torch.zeros(5000) for _ in range(lists * tensors)], [0.5] * lists, keep,
+               [], [], [])  # fmt: skip
+
+
+OPERATORS = {"dist_loss": dist_loss, "kd_loss": kd_loss, "merge": merge, "min_norm": min_norm}
+
 if __name__ == "__main__":
     capability, operator, size = sys.argv[1:]
     triton.runtime.driver.set_active(Driver(int(capability)))
     JITFunction.__getitem__ = instead_of_launching
     torch.cuda.device_of = lambda _: contextlib.nullcontext()
-    {"dist_loss": dist_loss, "min_norm": min_norm}[operator](int(size))
+    OPERATORS[operator](int(size))

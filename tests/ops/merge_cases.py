@@ -67,19 +67,22 @@ def merges(draw: st.DrawFn) -> Merge:
     return Merge(targets, flat, weights, keep, draw(st.sampled_from(([], fill))), [], [])
 
 
-def after(run: Callable[..., None], m: Merge) -> list[Tensor]:
-    """The targets after a run on copies that lie in memory in the same way."""
-    targets = [t.clone() if t.is_contiguous() else _like(t) for t in m.targets]
+def after(run: Callable[..., None], m: Merge, device: str = "cpu") -> list[Tensor]:
+    """The targets after a run on copies on ``device`` that lie in memory in the same way."""
+    targets = [_like(t, device) for t in m.targets]
     with torch.no_grad():
-        run(*m._replace(targets=targets))
-    return targets
+        run(*m._replace(targets=targets, sources=[_like(s, device) for s in m.sources]))
+    return [t.cpu() for t in targets]
 
 
-def _like(t: Tensor) -> Tensor:
-    """A copy with the same strides; clone() would close the gaps."""
+def _like(t: Tensor, device: str) -> Tensor:
+    """A copy with the same strides and alignment; clone() would close the gaps."""
+    if not t.numel():
+        return t.to(device, copy=True)
     extent = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    storage = t.new_zeros(max(extent, 0))
-    return storage.as_strided(t.shape, t.stride()).copy_(t) if t.numel() else t.clone()
+    offset = t.data_ptr() % 16 // t.element_size()
+    storage = torch.zeros(offset + extent, dtype=t.dtype, device=device)
+    return storage.as_strided(t.shape, t.stride(), offset).copy_(t)
 
 
 def assert_same_bits(got: list[Tensor], expected: list[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""dist_loss in Triton: interpreted on the CPU, and compiled without a GPU."""
+"""dist_loss in Triton: on a GPU, or interpreted on the CPU; and compiled without a GPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels._common import INTERPRETED  # noqa: E402
 from edufast.kernels.dist_loss import row_tile  # noqa: E402
 
-from tests.ops.dist_cases import Case, assert_accurate, evaluate, inputs  # noqa: E402
+from tests.ops import dist_cases  # noqa: E402
+from tests.ops.devices import TRITON, on_triton  # noqa: E402
+from tests.ops.dist_cases import Case, assert_accurate, evaluate  # noqa: E402
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+runs = on_triton()
 # The interpreter computes what a GPU masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
 
+def inputs(case):
+    return dist_cases.inputs(case, TRITON)
+
+
 # Rows around the tile of 32, columns around 64; a row of one tile and of several.
-@interpreted
+@runs
 @pytest.mark.parametrize(
     "case",
     [
@@ -38,18 +43,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
     ids=str,
 )
 def test_accuracy(case):
-    assert_accurate(case, "triton")
+    assert_accurate(case, "triton", TRITON)
 
 
-@interpreted
+@runs
 def test_several_chunks_of_rows(monkeypatch):
     from edufast.kernels import dist_loss
 
     monkeypatch.setattr(dist_loss, "_PROGRAMS", 3)  # 130 rows make three chunks, the last shorter
-    assert_accurate(Case(rows=130, classes=20), "triton")
+    assert_accurate(Case(rows=130, classes=20), "triton", TRITON)
 
 
-@interpreted
+@runs
 def test_constants_masks_and_nan():
     z, t = inputs(Case(rows=34, classes=70))
     loss, grad = evaluate(torch.full_like(z, 0.1), t, "triton", Case())
@@ -65,15 +70,15 @@ def test_constants_masks_and_nan():
     assert evaluate(z[:0], t[:0], "triton", Case())[0].item() == 0
 
 
-@interpreted
+@runs
 def test_any_strides():
     z, t = inputs(Case(rows=34, classes=70))
     expected = evaluate(z, t, "triton", Case())
-    wide = torch.zeros(34, 151)[:, 5:145:2].copy_(z)
+    wide = z.new_zeros(34, 151)[:, 5:145:2].copy_(z)
     torch.testing.assert_close(evaluate(wide, t.T.contiguous().T, "triton", Case()), expected)
 
 
-@interpreted
+@runs
 def test_opcheck():
     z, t = inputs(Case(rows=3, classes=5))
     operator = torch.ops.edufast.dist_loss_triton.default
@@ -81,7 +86,7 @@ def test_opcheck():
     assert set(results.values()) == {"SUCCESS"}
 
 
-@interpreted
+@runs
 def test_float64_is_refused():
     z, t = inputs(Case(dtype=torch.float64))
     with pytest.raises(TypeError, match=r"student is torch.float64; backend 'triton' takes"):
@@ -95,7 +100,7 @@ def test_tiles_hold_eight_values_a_thread():
         assert tile["CLASSES"] >= min(classes, 2048)
 
 
-@pytest.mark.parametrize(("capability", "classes"), [(80, 32768), (90, 10)])
+@pytest.mark.parametrize(("capability", "classes"), [(80, 32768), (90, 10), (90, 1000)])
 def test_compiles_without_spills(capability, classes):
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     arguments = [str(capability), "dist_loss", str(classes)]
@@ -105,4 +110,7 @@ def test_compiles_without_spills(capability, classes):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 4
+    wide = {line.split()[0]: int(line.rpartition(":")[2]) for line in lines}
+    if classes == 1000:  # each row of either once, 16 bytes at a time, though 16 divides no row
+        assert wide["_rows_kernel"] == 2 and min(wide["_columns_kernel"], wide["_gradient_kernel"])
     assert all("STACK:0 " in line and "LOCAL:0 " in line for line in lines), done.stdout

@@ -32,11 +32,9 @@ from tests.ops.cases import (
     inputs,
     truth,
 )
+from tests.ops.devices import TRITON, on_triton
 
-DEVICE = "cpu" if _common.INTERPRETED else "cuda"
-pytestmark = pytest.mark.skipif(
-    DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU or TRITON_INTERPRET=1"
-)
+pytestmark = on_triton()
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def regime(request):
 
 
 def make(case: Case) -> Inputs:
-    return inputs(case, DEVICE)
+    return inputs(case, TRITON)
 
 
 def assert_same_values(x: Inputs) -> None:
@@ -121,6 +119,13 @@ def test_one_teacher(weighting):
     assert_accurate(x, evaluate(x, "triton"))
 
 
+def test_more_teachers_of_several_types_than_a_power_of_two(regime):
+    types = (torch.bfloat16, torch.float32, torch.float16)
+    case = Case(rows=2, teachers=5, slices="lists", teacher_dtypes=types, teacher_grad=True)
+    x = make(case.but(weighting="entropy", temperature=(1.0, 2.0, 4.0, 0.5, 3.0)))
+    assert_accurate(x, evaluate(x, "triton"))
+
+
 # --- memory layout --------------------------------------------------------------------------------
 
 
@@ -141,7 +146,7 @@ def test_strides_offsets_and_misaligned_views(regime):
 
 def test_offsets_beyond_two_to_the_31_elements(regime):
     """A view into untouched virtual memory: its last element is number 7 * 2^29."""
-    if DEVICE != "cpu":
+    if TRITON != "cpu":
         pytest.skip("a GPU's memory is not virtual")
     stride, rows, classes = 2**29, 8, 10
     storage = torch.empty(stride * (rows - 1) + classes, dtype=torch.bfloat16)
@@ -263,13 +268,19 @@ def test_no_rows_and_only_ignored_rows(reduction):
     assert (ignored.loss == 0).all() and (ignored.grads[0] == 0).all()
 
 
+def test_labels_are_counted_by_several_programs(monkeypatch):
+    monkeypatch.setattr(kernel, "_COUNTED", 16)
+    x = make(Case(rows=40, classes=10, teachers=1, ignored=21))
+    assert_accurate(x, evaluate(x, "triton"))
+
+
 def test_indices_out_of_range_give_nan():
     """A device is not waited for to check them."""
     x = make(Case(reduction="none"))
     x.labels[3] = 23
     assert torch.isnan(evaluate(x, "triton").loss).tolist() == [row == 3 for row in range(6)]
     x = make(Case(slices="lists", reduction="none"))
-    lists = [torch.tensor(s, device=DEVICE) for s in x.arguments["slices"]]
+    lists = [torch.tensor(s, device=TRITON) for s in x.arguments["slices"]]
     lists[1][0] = 2**40
     sizes = tuple(len(s) for s in lists)
     x.arguments["slices"] = ClassSlices((0,) * 3, tuple(lists), sizes)

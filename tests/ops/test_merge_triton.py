@@ -1,4 +1,4 @@
-"""merge_ in Triton: interpreted on the CPU, and compiled without a GPU."""
+"""merge_ in Triton: on a GPU, or interpreted on the CPU; and compiled without a GPU."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from hypothesis import strategies as st
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels._common import INTERPRETED  # noqa: E402
 from edufast.kernels.merge import merge_ as triton_merge_  # noqa: E402
 
 from edufast.ops import merge_  # noqa: E402
 from edufast.ops.reference.merge import Merge, reference  # noqa: E402
+from tests.ops.devices import TRITON, on_triton  # noqa: E402
 from tests.ops.merge_cases import after, merges, poolings  # noqa: E402
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+runs = on_triton()
 
 
-@interpreted
+@runs
 @given(st.one_of(merges(), poolings()))
 @settings(max_examples=25, deadline=None)
 def test_triton_gives_the_bits_of_the_reference(m: Merge) -> None:
-    for got, expected in zip(after(triton_merge_, m), after(reference, m), strict=True):
-        if got.dtype == torch.bfloat16:  # the interpreter truncates where a GPU rounds
+    for got, expected in zip(after(triton_merge_, m, TRITON), after(reference, m), strict=True):
+        # Where a GPU rounds, the interpreter truncates.
+        if got.dtype == torch.bfloat16 and TRITON == "cpu":
             torch.testing.assert_close(got, expected, rtol=2**-7, atol=1e-38)
         else:
             assert torch.equal(got, expected)
 
 
-@interpreted
+@runs
 def test_triton_checks_like_the_others() -> None:
     with pytest.raises(ValueError, match=r"targets\[0\] has shape \(2\), but sources\[0\]\[0\]"):
-        merge_([torch.zeros(2)], [torch.zeros(3)], backend="triton")
+        merge_([torch.zeros(2, device=TRITON)], [torch.zeros(3, device=TRITON)], backend="triton")
 
 
 # Compiles what a launch compiles: prints PTX.

@@ -1,4 +1,4 @@
-"""min_norm_weights in Triton: interpreted on the CPU, and compiled without a GPU."""
+"""min_norm_weights in Triton: on a GPU, or interpreted on the CPU; and compiled without a GPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from edufast.kernels import _common, min_norm  # noqa: E402
+from edufast.kernels import min_norm  # noqa: E402
 
 from edufast.ops import min_norm_weights  # noqa: E402
 from edufast.ops.reference.min_norm import reference_gram  # noqa: E402
-from tests.ops.gram_cases import Case, assert_optimal, inputs, problem  # noqa: E402
+from tests.ops import gram_cases  # noqa: E402
+from tests.ops.devices import TRITON, on_triton  # noqa: E402
+from tests.ops.gram_cases import Case, assert_optimal, problem  # noqa: E402
 
-interpreted = pytest.mark.skipif(not _common.INTERPRETED, reason="needs TRITON_INTERPRET=1")
+runs = on_triton()
 # The interpreter computes what a GPU masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
 
-@interpreted
+def inputs(case):
+    return gram_cases.inputs(case, TRITON)
+
+
+@runs
 @pytest.mark.parametrize(
     "case",
     [
@@ -48,7 +54,7 @@ def test_gram_and_weights(case, monkeypatch):
         assert_optimal(exact, min_norm.min_norm_weights(gram, cap), cap, 1e-5)
 
 
-@interpreted
+@runs
 def test_masks_and_nan():
     z, teachers, _ = inputs(Case())
     z[2], teachers[1][3], teachers[0][4, 5:] = -math.inf, -math.inf, -math.inf
@@ -59,17 +65,17 @@ def test_masks_and_nan():
         assert min_norm_weights(z, teachers, cap=cap, backend="triton").isnan().all()
 
 
-@interpreted
+@runs
 def test_degenerate_problems():
     z, teachers, _ = inputs(Case())
-    third = torch.full((3,), 1 / 3)
+    third = torch.full((3,), 1 / 3, device=TRITON)
     for rows in (0, 2):
         same = [z[:rows]] * 3
         torch.testing.assert_close(min_norm_weights(z[:rows], same, backend="triton"), third)
     assert min_norm_weights(z, [teachers[0], z], backend="triton").tolist() == [0.0, 1.0]
 
 
-@interpreted
+@runs
 def test_opcheck_and_float64():
     z, teachers, arguments = inputs(Case(rows=2, slices="lists"))
     p = tuple(problem(z, teachers, **arguments))

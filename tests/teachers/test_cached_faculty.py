@@ -19,6 +19,7 @@ from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, UserError
+from tests.remote import Transfer, Transfers
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()  # 144 images
@@ -126,6 +127,16 @@ def test_rounded_logits_are_rounded_also_when_they_are_new(tmp_path, top_k):
     faculty = cached(tmp_path, stored_dtype=torch.bfloat16, top_k=top_k)
     filling = school(faculty).fit()
     assert same_weights(school(faculty).fit(), filling)
+
+
+def test_logits_go_to_a_gpu_without_waiting_whether_or_not_they_are_stored(tmp_path):
+    faculty = cached(tmp_path)
+    batch = next(school(faculty).loader.epoch(0))
+    faculty.device = torch.device("cuda", 0)
+    for expected in (3, 1):  # logits; what is missing, and where
+        with Transfers() as transfers:
+            faculty.answer(1, batch, slice(0, 8))
+        assert transfers.made == [Transfer(pinned=True, non_blocking=True)] * expected
 
 
 def test_damaged_rows_are_computed_again(tmp_path):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from edufast.utils.devices import check_device
+from edufast.utils.devices import check_device, to_device
 from edufast.utils.errors import UserError
+from tests.remote import Transfer, Transfers
 
 
 @pytest.fixture
@@ -37,3 +38,12 @@ def test_a_gpu_is_refused_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device is 'cuda', but torch finds no CUDA device here"):
         check_device("cuda")
+
+
+def test_what_goes_to_a_gpu_is_not_waited_for():
+    numbers = torch.arange(5)
+    with Transfers() as transfers:
+        to_device(numbers, torch.device("cuda", 0))
+        to_device(numbers, torch.device("cpu"))
+    assert transfers.made == [Transfer(pinned=True, non_blocking=True)]
+    assert torch.equal(to_device(numbers, torch.device("cpu")), numbers)

@@ -1,0 +1,208 @@
+"""Training steps on images that are on the device already: eager, compiled, as a CUDA graph.
+
+``python -m edufast.bench.resident_steps FOLDER`` adds to FOLDER/steps.jsonl what is not in it yet;
+with ``--dry``, tiny networks on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edufast.bench.lines import Lines
+from edufast.bench.replays import captured
+from edufast.bench.train.setting import MEAN, STD
+from edufast.distill import KD
+from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.models.zoo import create_model
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty, Teacher
+from edufast.training.settings import Training
+from edufast.training.step import TrainStep
+
+FILE = "steps.jsonl"
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the problem is.
+
+    Attributes:
+        device: where everything is.
+        samples: on the device, 32 x 32 pixels.
+        batch_sizes: images of a step.
+        teacher, student: names of models.
+        teachers: number of them, which all know all classes.
+        steps: for each measurement.
+        profiled: steps of the profile.
+    """
+
+    device: str
+    samples: int
+    batch_sizes: tuple[int, ...]
+    teacher: str
+    student: str
+    teachers: int
+    steps: int
+    profiled: int
+
+
+GPU = Scale("cuda", 50_000, (128, 512, 1024), "resnet110", "resnet20", 3, 100, 5)
+DRY = Scale("cpu", 64, (8,), "resnet8", "resnet8", 2, 2, 1)
+
+
+class Steps:
+    """A student that learns from teachers: ``steps(i)`` is the step on batch i.
+
+    Compiling the teachers would take minutes; in a graph they wait for no launch either.
+    """
+
+    def __init__(self, scale: Scale, batch_size: int, *, compile: bool) -> None:
+        torch.manual_seed(0)
+        device = torch.device(scale.device)
+        size = (scale.samples, 3, 32, 32)
+        self._images = torch.randint(256, size, dtype=torch.uint8, device=device)
+        self._labels = torch.randint(CLASSES, (scale.samples,), device=device)
+        order = torch.randperm(scale.samples, device=device)
+        self._batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+        self._scale = (1 / (255 * torch.tensor(STD))).view(3, 1, 1).to(device)
+        self._shift = (-torch.tensor(MEAN) / torch.tensor(STD)).view(3, 1, 1).to(device)
+        models = [create_model(scale.teacher, CLASSES) for _ in range(scale.teachers)]
+        teachers = [Teacher(model.eval(), range(CLASSES)) for model in models]
+        self._faculty = Faculty(teachers, device, dtype=torch.bfloat16)
+        student = Student(create_model(scale.student, CLASSES), 1, input_size=(3, 32, 32))
+        student.grow(fragments=1, classes=CLASSES)
+        student.to(device).to(memory_format=torch.channels_last).train()
+        training = Training(batch_size=batch_size, precision="bf16", compile=compile)
+        optimizer = training.create_optimizer(student.active_parameters())
+        self._step = TrainStep(
+            student, KD(), optimizer, training, exit_weight=0.0, steps=scale.steps
+        )
+
+    def __call__(self, i: int) -> Tensor:
+        index = self._batches[i % len(self._batches)]
+        images = self._images[index].float() * self._scale + self._shift
+        images = images.to(memory_format=torch.channels_last)
+        logits = [self._faculty.logits(k, images) for k in range(len(self._faculty))]
+        rows = [slice(0, len(index))] * len(logits)
+        outputs = TeacherOutputs(logits, None, "mean", rows, [[] for _ in logits], index)
+        loss = self._step.learn(images, self._labels[index], outputs)
+        self._step.update()
+        return loss
+
+
+def kinds(scale: Scale) -> Iterator[tuple[str, bool, Callable[[], AbstractContextManager[Any]]]]:
+    """Name, whether the step is compiled, and a context in which it runs."""
+    yield "eager", False, nullcontext
+    yield "graph", False, nullcontext
+    if scale.device == "cuda":
+        yield "compiled", True, nullcontext
+        yield "compiled graph", True, nullcontext
+        yield "reduce-overhead", True, _compiled_to_graphs
+
+
+def _compiled_to_graphs() -> AbstractContextManager[Any]:
+    """What mode="reduce-overhead" of torch.compile stands for."""
+    import torch._inductor.config
+
+    context: AbstractContextManager[Any] = torch._inductor.config.patch({"triton.cudagraphs": True})
+    return context
+
+
+def measure(scale: Scale, batch_size: int, name: str, compile: bool) -> dict[str, Any]:
+    """Images per second, and what the device did."""
+    steps = Steps(scale, batch_size, compile=compile)
+    run: Callable[[int], object] = steps
+    if name.endswith("graph") and scale.device == "cuda":
+        replay = captured(steps, 1)
+
+        def run(_: int) -> None:
+            replay()
+
+    def several(count: int) -> float:
+        _synchronize(scale.device)
+        begin = time.perf_counter()
+        for i in range(count):
+            if name == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
+            run(i)
+        _synchronize(scale.device)
+        return (time.perf_counter() - begin) / count
+
+    several(3)
+    seconds = several(scale.steps)
+    kernels, busy = _profile(lambda: several(scale.profiled), scale)
+    return {
+        "images/s": batch_size / seconds,
+        "us": seconds * 1e6,
+        "kernels": kernels / scale.profiled,
+        "busy": busy / scale.profiled / seconds,
+    }
+
+
+def _profile(run: Callable[[], object], scale: Scale) -> tuple[int, float]:
+    """Number of kernels and copies, and the seconds they took."""
+    if scale.device != "cuda":
+        run()
+        return 0, 0.0
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        run()
+    on_device = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return len(on_device), sum(e.time_range.elapsed_us() for e in on_device) / 1e6
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def run(lines: Lines, scale: Scale) -> None:
+    """Measure what ``lines`` has not yet."""
+    torch.backends.cudnn.benchmark = True
+    for batch_size in scale.batch_sizes:
+        for name, compile, context in kinds(scale):
+            with context():
+                lines.measure(
+                    f"step B={batch_size} {name}",
+                    lambda: measure(scale, batch_size, name, compile),  # noqa: B023
+                )
+
+
+def table(lines: Lines) -> str:
+    """Images per second, and as multiples of the eager step."""
+    rows = {r["name"]: r for r in lines}
+    text = []
+    for name, r in rows.items():
+        eager = rows.get(" ".join(name.split()[:2]) + " eager", r)
+        text.append(
+            f"{name:28} {r['images/s']:10.0f} images/s {r['images/s'] / eager['images/s']:6.2f} x "
+            f"eager, {r['kernels']:5.0f} kernels, busy {r['busy']:.0%}"
+        )
+    return "\n".join(text)
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description="Training steps on resident images.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dry", action="store_true", help="tiny networks on the CPU")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    lines = Lines(arguments.folder / FILE)
+    run(lines, DRY if arguments.dry else GPU)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
