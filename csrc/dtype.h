@@ -28,4 +28,9 @@ EDUFAST_HOST_DEVICE constexpr int64_t bytes_of(DType type) {
   }
 }
 
+// float16 gradients wait in float32 for the upstream gradient; see csrc/checks.h.
+EDUFAST_HOST_DEVICE constexpr DType stored_grad(DType type) {
+  return type == DType::F16 ? DType::F32 : type;
+}
+
 }  // namespace edufast

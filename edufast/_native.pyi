@@ -5,3 +5,16 @@ cuda: str
 cxx: str
 cpu_isas: str
 sanitize: str
+lanes_of_a_part: int
+held_by_part: int
+held_by_block: int
+
+def kd_loss_plan(
+    rows: int,
+    classes: int,
+    teachers: int,
+    half: bool,
+    processors: int,
+    shared_per_processor: int,
+    shared_per_block: int,
+) -> dict[str, int]: ...

@@ -29,7 +29,7 @@ Device current_device() {
   return {attribute(cudaDevAttrMultiProcessorCount),
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          attribute(cudaDevAttrComputeCapabilityMajor) >= 9};
+          attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? kMaxStagedCluster : 1};
 }
 
 // Unlike every other call's in this process, and unlike what uninitialised memory may hold.
@@ -38,15 +38,30 @@ unsigned long long next_token() {
     std::random_device random;
     return (static_cast<unsigned long long>(random()) << 32) | random();
   }()};
-  const unsigned long long token = last.fetch_add(0x9e3779b97f4a7c15ull);
-  return token ? token : last.fetch_add(0x9e3779b97f4a7c15ull);
+  return last.fetch_add(0x9e3779b97f4a7c15ull) << kCountBits;
 }
 
 using Kernel = void (*)(const KDLoss, const Launch);
 
+template <Divergence D>
+Kernel staged_kernel_of(DType dtype, bool part_of_warp) {
+  const auto of = [&]<class Stored>() -> Kernel {
+    if constexpr (may_share_warps(D))
+      if (part_of_warp) return kd_loss_staged_kernel<Stored, D, kLanes>;
+    return kd_loss_staged_kernel<Stored, D, 0>;
+  };
+  switch (dtype) {
+    case DType::BF16: return of.template operator()<__nv_bfloat16>();
+    case DType::F16: return of.template operator()<__half>();
+    default: return of.template operator()<float>();
+  }
+}
+
 // float64 is for checking gradients: one program without the fast paths.
 template <Divergence D>
-Kernel kernel_of(const Plan& plan) {
+Kernel kernel_of(const KDLoss& p, const Plan& plan) {
+  if constexpr (D != Divergence::JS)
+    if (plan.staged) return staged_kernel_of<D>(p.student.dtype, plan.part_of_warp);
   if (plan.doubles) return kd_loss_kernel<double, D, false, false>;
   if (plan.warp_per_row)
     return plan.vectors ? kd_loss_kernel<float, D, true, true>
@@ -57,12 +72,42 @@ Kernel kernel_of(const Plan& plan) {
 
 Kernel kernel_of(const KDLoss& p, const Plan& plan) {
   switch (p.divergence) {
-    case Divergence::ForwardKL: return kernel_of<Divergence::ForwardKL>(plan);
-    case Divergence::ReverseKL: return kernel_of<Divergence::ReverseKL>(plan);
-    case Divergence::JS: return kernel_of<Divergence::JS>(plan);
-    case Divergence::DKD: return kernel_of<Divergence::DKD>(plan);
+    case Divergence::ForwardKL: return kernel_of<Divergence::ForwardKL>(p, plan);
+    case Divergence::ReverseKL: return kernel_of<Divergence::ReverseKL>(p, plan);
+    case Divergence::JS: return kernel_of<Divergence::JS>(p, plan);
+    case Divergence::DKD: return kernel_of<Divergence::DKD>(p, plan);
   }
   throw std::runtime_error("kd_loss: unknown divergence");
+}
+
+cudaLaunchConfig_t configure(Kernel kernel, const Plan& plan, const Device& device,
+                             cudaLaunchAttribute& cluster, cudaStream_t stream) {
+  // Not what this plan needs: another thread may be about to launch with more.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             device.shared_per_block));
+  if (plan.cluster > kMaxCluster)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(plan.blocks);
+  config.blockDim = static_cast<unsigned>(plan.threads);
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = plan.cluster > 1 ? 1 : 0;
+  return config;
+}
+
+// Whether the device has room for one cluster, and the machine code knows of clusters: code for an
+// older architecture may have been translated for this one.
+bool can_run(Kernel kernel, const cudaLaunchConfig_t& config) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  int clusters = 0;
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  if (status != cudaSuccess) cudaGetLastError();  // it is an answer, too
+  return attributes.binaryVersion >= 90 && status == cudaSuccess && clusters > 0;
 }
 
 }  // namespace
@@ -72,29 +117,25 @@ static_assert(sizeof(KDLoss) + sizeof(Launch) <= 4096, "kernel parameters are li
 int64_t kd_loss_workspace(const KDLoss& p) { return workspace_bytes(p); }
 
 void kd_loss(const KDLoss& p, void* workspace, void* stream) {
-  Plan plan = make_plan(p, current_device());
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  Device device = current_device();
+  Plan plan = make_plan(p, device);
+  Kernel kernel = kernel_of(p, plan);
+  cudaLaunchAttribute cluster = {};
+  cudaLaunchConfig_t config = configure(kernel, plan, device, cluster, cuda_stream);
+  while (plan.cluster > 1 && !can_run(kernel, config)) {
+    device.largest_cluster = plan.cluster / 2;
+    plan = make_plan(p, device);
+    kernel = kernel_of(p, plan);
+    config = configure(kernel, plan, device, cluster, cuda_stream);
+  }
   plan.launch.workspace = carve_workspace(workspace);
   plan.launch.token = next_token();
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (plan.prepare_blocks > 0) {
     prepare_kernel<<<plan.prepare_blocks, kMaxThreads, kPrepareShared, cuda_stream>>>(p,
                                                                                       plan.launch);
     check(cudaGetLastError());
   }
-
-  const Kernel kernel = kernel_of(p, plan);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             plan.shared_bytes));
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(plan.blocks);
-  config.blockDim = static_cast<unsigned>(plan.threads);
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-  config.stream = cuda_stream;
-  config.attrs = &cluster;
-  config.numAttrs = plan.cluster > 1 ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, p, plan.launch));
 }
 

@@ -1,21 +1,24 @@
 // How one call is laid out on the device: decided on the host, from shapes and pointers alone.
+// There are two programs: the staged one for logits of one type whose rows are aligned alike, and
+// the general one for everything else.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/kd_loss_tables.cuh"
-#include "cuda/rows.cuh"
+#include "cuda/sizes.h"
+#include "kd_loss.h"
 
 namespace edufast::cuda {
 
 constexpr int kMaxThreads = 256;
 constexpr int kResidentThreads = 2 * kMaxThreads;  // of a multiprocessor, by __launch_bounds__
 constexpr int kMaxBlocks = 4096;
+constexpr int kCountBits = 16;  // of a ticket, which say how many blocks are done
 constexpr int kMaxWarpColumns = 1024;  // a warp per row up to here
-constexpr int kMaxCluster = 8;         // the largest portable size
+constexpr int kMaxCluster = 8;         // of the general program; the largest portable size
 // Every block counts the labels itself up to here (L2 serves them); beyond, a first launch does.
-constexpr int64_t kMaxInlineCount = 16384;
+constexpr int64_t kMaxInlineCount = 4096;
 constexpr int kCountBlocks = 64;
 constexpr int kPrepareShared = kMaxThreads / 32 * sizeof(double);  // for block_sum()
 
@@ -23,17 +26,32 @@ struct Device {
   int processors;
   int shared_per_processor;  // bytes
   int shared_per_block;      // bytes, opt-in limit
-  bool clusters;
+  int largest_cluster;       // blocks; 1: it has none
 };
 
-struct Partial {  // of one block; see reduce_blocks()
-  double loss;
-  unsigned long long done;
-};
+// Of the staged program.
+constexpr int kPartThreads = 128;     // where several rows share a warp
+constexpr int kStagedThreads = 384;   // at most, else
+constexpr int kRegisters = 65536;     // of a multiprocessor
+constexpr int kPartRegisters = 128;   // of a thread, at most
+constexpr int kStagedRegisters = 168;
+constexpr int kLanes = 8;             // of a warp that share a row, where they can hold it
+// The gradient of KL(student || teacher) keeps more numbers of a class in registers. It is the
+// rarest divergence of the staged program, and not worth the time to compile one more.
+EDUFAST_HOST_DEVICE constexpr bool may_share_warps(Divergence divergence) {
+  return !traits_of(divergence).student_first;
+}
+// Vectors of every row that a thread holds.
+EDUFAST_HOST_DEVICE constexpr int held_vectors(Divergence divergence, bool part_of_warp) {
+  return part_of_warp || traits_of(divergence).student_first ? 2 : 4;
+}
+constexpr int kScratch = 512;         // bytes of shared memory for block_sum() and the temperatures
+constexpr int kMaxStagedCluster = 16;
 
 // Scratch memory, uninitialised when the call starts.
 struct Workspace {
-  Partial* partials;  // kMaxBlocks
+  unsigned long long* ticket;
+  double* partials;  // kMaxBlocks
   int* counts;        // kCountBlocks
   int* positions;     // per teacher, when some list their classes: C inverse entries and one flag
 };
@@ -41,15 +59,17 @@ struct Workspace {
 // What the kernels get beside the problem.
 struct Launch {
   Workspace workspace;
-  unsigned long long token;  // of this call, unlike any other's
+  unsigned long long token;  // of this call, unlike any other's; its lowest kCountBits are 0
   int cache_bytes;           // of shared memory that a group has in a block to keep rows in
   bool counted;              // the first launch counted the labels
 };
 
 struct Plan {
+  bool staged;        // by the staged program; then `vectors` holds, and `doubles` does not
+  bool part_of_warp;  // staged: kLanes lanes per row; else a block, or a cluster of blocks
   bool doubles;       // something is in float64
   bool vectors;       // every row allows 16-byte accesses
-  bool warp_per_row;  // else a block, or a cluster of blocks
+  bool warp_per_row;  // general: else a block, or a cluster of blocks
   int threads, blocks, cluster;
   int shared_bytes;
   int prepare_blocks;  // of a first launch, 0: not needed
@@ -63,12 +83,13 @@ inline bool has_lists(const KDLoss& p) {
 
 inline int64_t workspace_bytes(const KDLoss& p) {
   const int64_t positions = has_lists(p) ? int64_t(p.num_teachers) * (int64_t(p.classes) + 1) : 0;
-  return kMaxBlocks * sizeof(Partial) + (kCountBlocks + positions) * sizeof(int);
+  return (1 + kMaxBlocks) * sizeof(double) + (kCountBlocks + positions) * sizeof(int);
 }
 
 inline Workspace carve_workspace(void* memory) {
   Workspace w;
-  w.partials = static_cast<Partial*>(memory);
+  w.ticket = static_cast<unsigned long long*>(memory);
+  w.partials = reinterpret_cast<double*>(w.ticket + 1);
   w.counts = reinterpret_cast<int*>(w.partials + kMaxBlocks);
   w.positions = w.counts + kCountBlocks;
   return w;
@@ -120,17 +141,12 @@ inline bool any_doubles(const KDLoss& p) {
                      [](const Teacher& t) { return t.logits.dtype == DType::F64; });
 }
 
-inline Plan make_plan(const KDLoss& p, const Device& device) {
+inline Plan general_plan(const KDLoss& p, const Device& device) {
   Plan plan = {};
   plan.doubles = any_doubles(p);
   plan.vectors = !plan.doubles && allows_vectors(p);
-  plan.launch.counted = p.reduction == Reduction::Mean && p.rows > kMaxInlineCount;
-  if (plan.launch.counted || has_lists(p))
-    plan.prepare_blocks = p.num_teachers + (plan.launch.counted ? kCountBlocks : 0);
-
-  const auto table_bytes = [&](bool warp_per_row, int warps) -> int64_t {
-    return plan.doubles ? Tables<double>::bytes(p.num_teachers, warp_per_row, warps)
-                        : Tables<float>::bytes(p.num_teachers, warp_per_row, warps);
+  const auto tables_for = [&](bool warp_per_row, int warps) -> int64_t {
+    return table_bytes(plan.doubles ? 8 : 4, p.num_teachers, warp_per_row, warps);
   };
   plan.warp_per_row = !plan.doubles && p.classes <= kMaxWarpColumns;
   plan.cluster = 1;
@@ -140,7 +156,7 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
     // Few rows spread over the multiprocessors first, then fill them.
     const int64_t warps = std::clamp<int64_t>(rows / device.processors, 1, kMaxThreads / 32);
     const int64_t share = device.shared_per_processor / (kResidentThreads / 32) - 128;
-    const int64_t tables = table_bytes(true, 1);
+    const int64_t tables = tables_for(true, 1);
     const int64_t cache = std::clamp<int64_t>(cache_need(p, false, 32 * kVector, 32), 0,
                                               std::max<int64_t>(share - tables, 0));
     plan.threads = static_cast<int>(warps) * 32;
@@ -150,7 +166,7 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
   } else {
     plan.threads = 64;  // at least four vectors a thread
     while (plan.threads < kMaxThreads && plan.threads * 32 < p.classes) plan.threads *= 2;
-    const int64_t tables = table_bytes(false, plan.threads / 32);
+    const int64_t tables = tables_for(false, plan.threads / 32);
     const int64_t room = device.shared_per_block - tables;
     const auto need = [&] {
       return cache_need(p, plan.doubles, plan.threads * plan.cluster * kVector, plan.threads);
@@ -159,7 +175,7 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
     const auto wants_more = [&] {
       return need() > room || rows * plan.cluster * 2 <= device.processors;
     };
-    while (device.clusters && plan.cluster < kMaxCluster && wants_more() &&
+    while (plan.cluster < std::min(kMaxCluster, device.largest_cluster) && wants_more() &&
            p.classes >= plan.threads * plan.cluster * 64)
       plan.cluster *= 2;
     plan.launch.cache_bytes = static_cast<int>(std::min(need(), room)) / 16 * 16;
@@ -170,6 +186,102 @@ inline Plan make_plan(const KDLoss& p, const Device& device) {
   const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
   plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
                 plan.cluster;
+  return plan;
+}
+
+// Whether class c has the same address modulo eight elements in every row of the student and of its
+// gradient and the teachers, for as long as the rows are walked through together.
+inline bool allows_staging(const KDLoss& p) {
+  const DType dtype = p.student.dtype;
+  const auto elements = [](const Logits& x, int64_t first) {
+    return reinterpret_cast<int64_t>(x.data) / bytes_of(x.dtype) - first;
+  };
+  const auto alike = [&](const Logits& x, int64_t first, int64_t last) {
+    return x.col_stride == 1 && x.row_stride >= last - first && x.row_stride <= INT32_MAX &&
+           reinterpret_cast<int64_t>(x.data) % bytes_of(x.dtype) == 0 &&
+           (elements(x, first) - elements(p.student, 0)) % kVector == 0 &&
+           (x.row_stride - p.student.row_stride) % kVector == 0;
+  };
+  if (dtype == DType::F64 || p.divergence == Divergence::JS || p.classes < kVector ||
+      p.rows > INT32_MAX || !alike(p.student, 0, p.classes) ||
+      !alike({p.grad, p.classes, 1, p.grad_dtype}, 0, p.classes))
+    return false;
+  return std::all_of(p.teachers, p.teachers + p.num_teachers, [&](const Teacher& t) {
+    return t.logits.dtype == dtype && !t.columns && !t.grad &&
+           alike(t.logits, t.start, int64_t(t.start) + t.classes);
+  });
+}
+
+// False if no cluster can hold a row.
+inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
+  const int64_t size = bytes_of(p.student.dtype), rows = std::max<int64_t>(p.rows, 1);
+  const bool begins_whole = reinterpret_cast<int64_t>(p.student.data) % (kVector * size) == 0 &&
+                            p.student.row_stride % kVector == 0;
+  const int64_t vectors = (p.classes + (begins_whole ? 7 : 14)) / kVector;
+  plan.staged = plan.vectors = true;
+  plan.cluster = 1;
+  plan.part_of_warp = may_share_warps(p.divergence) && p.num_teachers <= kLanes &&
+                      vectors <= kLanes * held_vectors(p.divergence, true);
+  const int held = held_vectors(p.divergence, plan.part_of_warp);
+  const int registers = plan.part_of_warp ? kPartRegisters : kStagedRegisters;
+  const auto shared_for = [&] {
+    const int warps = plan.part_of_warp ? 1 : plan.threads / kWarpSize;
+    const int groups = plan.part_of_warp ? plan.threads / kLanes : 1;
+    return kScratch + groups * table_bytes(4, p.num_teachers, warps == 1, warps) +
+           (p.num_teachers + int64_t{1}) * held * plan.threads * kVector * size;
+  };
+  int64_t groups = rows;
+  if (plan.part_of_warp) {
+    // Few rows spread over the multiprocessors first, then fill them.
+    constexpr int64_t kRows = kWarpSize / kLanes;
+    const int64_t warps =
+        std::clamp<int64_t>(rows / kRows / device.processors, 1, kPartThreads / kWarpSize);
+    plan.threads = static_cast<int>(warps) * kWarpSize;
+    plan.shared_bytes = static_cast<int>(shared_for());
+    if (plan.shared_bytes > device.shared_per_block) return false;
+    groups = (rows + kRows * warps - 1) / (kRows * warps);
+  } else {
+    // The smallest cluster that leaves room for two of its blocks on a multiprocessor, or at least
+    // fits; a larger one where there are few rows for many multiprocessors.
+    const auto fits = [&](int cluster, int64_t room) {
+      const int64_t threads = (vectors + held * cluster - 1) / (held * cluster);
+      plan.cluster = cluster;
+      plan.threads = static_cast<int>((threads + kWarpSize - 1) / kWarpSize * kWarpSize);
+      if (plan.threads > kStagedThreads || (cluster > 1 && plan.threads < 2 * kWarpSize))
+        return false;
+      const int64_t bytes = shared_for();
+      plan.shared_bytes = static_cast<int>(bytes);
+      return bytes <= room;
+    };
+    const int most = std::min(kMaxStagedCluster, device.largest_cluster);
+    int least = 1;
+    while (least < most && rows * least * 2 <= device.processors &&
+           vectors > least * 2 * held * kWarpSize)
+      least *= 2;
+    const auto find = [&](int64_t room, int blocks) {
+      for (int c = least; c <= most; c *= 2)
+        if (fits(c, room) && blocks * plan.threads * registers <= kRegisters) return true;
+      return false;
+    };
+    if (!find(device.shared_per_processor / 2 - 1024, 2) && !find(device.shared_per_block, 1))
+      return false;
+  }
+  const int64_t by_registers = kRegisters / (registers * plan.threads);
+  const int64_t per_processor =
+      std::clamp<int64_t>(device.shared_per_processor / (plan.shared_bytes + 1024), 1,
+                          std::min<int64_t>(by_registers, 32));
+  const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
+  plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
+                plan.cluster;
+  return true;
+}
+
+inline Plan make_plan(const KDLoss& p, const Device& device) {
+  Plan plan = {};
+  if (!allows_staging(p) || !plan_staged(p, device, plan)) plan = general_plan(p, device);
+  plan.launch.counted = p.reduction == Reduction::Mean && p.rows > kMaxInlineCount;
+  if (plan.launch.counted || has_lists(p))
+    plan.prepare_blocks = p.num_teachers + (plan.launch.counted ? kCountBlocks : 0);
   return plan;
 }
 

@@ -31,26 +31,26 @@ struct Header {
 template <class Real>
 struct Tables {
   Sums<Real>* total;    // (K + 1), of the whole group
-  Sums<Real>* partial;  // (K + 1, warps), block per row only
+  Sums<Real>* partial;  // (K + 1, warps), where more than one warp has the row
   Sums<Real>* block;    // (2, K + 1): of this block, in turn, for the other blocks of the cluster
   TeacherRow<Real>* teachers;
   Header<Real>* header;
   char* cache;
 
-  static __host__ __device__ int bytes(int k, bool warp_per_row, int warps) {
-    const int sums = warp_per_row ? k + 1 : (k + 1) * (warps + 3);
-    const int size = sums * sizeof(Sums<Real>) + k * sizeof(TeacherRow<Real>) +
-                     sizeof(Header<Real>);
-    return (size + 15) / 16 * 16;
+  static __device__ int bytes(int k, bool one_warp, int warps) {
+    static_assert(sizeof(Sums<Real>) == sums_bytes(sizeof(Real)));
+    static_assert(sizeof(TeacherRow<Real>) == teacher_row_bytes(sizeof(Real)));
+    static_assert(sizeof(Header<Real>) == header_bytes(sizeof(Real)));
+    return table_bytes(sizeof(Real), k, one_warp, warps);
   }
-  static __device__ Tables carve(char* memory, int k, bool warp_per_row, int warps) {
+  static __device__ Tables carve(char* memory, int k, bool one_warp, int warps) {
     Tables t;
     t.total = reinterpret_cast<Sums<Real>*>(memory);
     t.partial = t.total + k + 1;
-    t.block = t.partial + (warp_per_row ? 0 : (k + 1) * warps);
-    t.teachers = reinterpret_cast<TeacherRow<Real>*>(t.block + (warp_per_row ? 0 : 2 * (k + 1)));
+    t.block = t.partial + (one_warp ? 0 : (k + 1) * warps);
+    t.teachers = reinterpret_cast<TeacherRow<Real>*>(t.block + (one_warp ? 0 : 2 * (k + 1)));
     t.header = reinterpret_cast<Header<Real>*>(t.teachers + k);
-    t.cache = memory + bytes(k, warp_per_row, warps);
+    t.cache = memory + bytes(k, one_warp, warps);
     return t;
   }
 };

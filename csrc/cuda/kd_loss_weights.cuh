@@ -1,7 +1,7 @@
 // The weights of the teachers on one row: lane k of a warp knows teacher k's.
 #pragma once
 
-#include "cuda/kd_loss_group.cuh"
+#include "cuda/kd_loss_problem.cuh"
 
 namespace edufast::cuda {
 
@@ -24,7 +24,7 @@ __device__ unsigned teachers_read(const Group& g, int64_t row, int label) {
   if (reads && p.weighting == Weighting::Given) reads = given_weight(g, row) != 0;
   if (reads && (p.weighting == Weighting::Routed || p.weighting == Weighting::Confidence))
     reads = g.teacher_row(g.lane, row).holds(label);
-  return __ballot_sync(kFullMask, reads);
+  return g.lane_ballot(reads);
 }
 
 // The weights look at all classes, also at a label that the sweeps passed over.
@@ -57,15 +57,15 @@ __device__ typename Group::Real weight(const Group& g, int64_t row, int label, u
     case Weighting::Mean: return Real(1) / g.p.num_teachers;
     case Weighting::Routed: return Real(1) / n;
     case Weighting::Entropy: {
-      const Real own = reads ? entropy(s) : Real(0), total = warp_sum(own);
+      const Real own = reads ? entropy(s) : Real(0), total = g.lane_sum(own);
       share = total == 0 ? Real(1) / n : own / total;
       break;
     }
     case Weighting::Confidence: {
       Real own = Constants<Real>::lowest;
       if (reads) own = bounded_cross_entropy(s, logit_at<Real>(g.teacher_row(g.lane, row), label));
-      const Real high = warp_max(own), e = reads ? exp_of(own - high) : Real(0);
-      share = e / warp_sum(e);
+      const Real high = g.lane_max(own), e = reads ? exp_of(own - high) : Real(0);
+      share = e / g.lane_sum(e);
       break;
     }
   }

@@ -8,9 +8,10 @@
 
 #include <type_traits>
 
+#include "cuda/sizes.h"
+
 namespace edufast::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
 
 // --- arithmetic -----------------------------------------------------------------------------
@@ -56,19 +57,30 @@ __device__ __forceinline__ bool is_masked(Real logit) {
   return logit == -Constants<Real>::infinity();
 }
 
-// --- warp: butterflies, so that every lane ends with the same bits ------------------------------
+// --- warp, or aligned parts of it: butterflies, so that every lane ends with the same bits -------
 
-template <class T>
+template <int Lanes = kWarpSize, class T>
 __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(kFullMask, x, mask);
+  for (int mask = Lanes / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(kFullMask, x, mask);
   return x;
 }
 
-template <class Real>
+// Both sums for the lower half of the lanes, in little more than the time of one.
+template <int Lanes, class T>
+__device__ __forceinline__ void warp_sum_pair(T& x, T& y, int lane) {
+  const bool upper = lane & Lanes / 2;
+  const T sent = upper ? x : y;
+  T kept = (upper ? y : x) + __shfl_xor_sync(kFullMask, sent, Lanes / 2);
+  kept = warp_sum<Lanes / 2>(kept);
+  x = kept;
+  y = __shfl_xor_sync(kFullMask, kept, Lanes / 2);
+}
+
+template <int Lanes = kWarpSize, class Real>
 __device__ __forceinline__ Real warp_max(Real x) {
 #pragma unroll
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2)
+  for (int mask = Lanes / 2; mask > 0; mask /= 2)
     x = larger(x, __shfl_xor_sync(kFullMask, x, mask));
   return x;
 }
@@ -82,6 +94,53 @@ __device__ __forceinline__ int warp_prefix_sum(int x, int lane) {  // exclusive
   }
   return x - own;
 }
+
+// --- copies into shared memory that nobody waits for at first -----------------------------------
+
+#ifndef EDUFAST_CUDA_EMULATION
+__device__ __forceinline__ void copy_async(uint4* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared), "l"(from) : "memory");
+#else
+  *to = *static_cast<const uint4*>(from);
+#endif
+}
+
+// 16 bytes, of which the first `bytes` are read and the others are zeros.
+__device__ __forceinline__ void copy_async(uint4* to, const void* from, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(shared), "l"(from), "r"(bytes) : "memory");
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+
+// Ends a group of copies, which may be empty.
+__device__ __forceinline__ void commit_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int Pending>
+__device__ __forceinline__ void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" :: "n"(Pending) : "memory");
+#endif
+}
+
+// Until this thread's copies are there but for the last groups, at most `pending`.
+__device__ __forceinline__ void wait_for_copies(int pending) {
+  if (pending >= 8) return wait_for_copies<8>();
+  if (pending >= 4) return wait_for_copies<4>();
+  if (pending >= 2) return wait_for_copies<2>();
+  if (pending == 1) return wait_for_copies<1>();
+  wait_for_copies<0>();
+}
+#endif
 
 // --- cluster: blocks that read each other's shared memory; one block before sm_90 ---------------
 

@@ -9,8 +9,6 @@
 
 namespace edufast::cuda {
 
-constexpr int kVector = 8;  // 16 bytes of a half type
-
 // Which columns belong to which thread of a group: vectors v = 0, 1, ... of eight. With 16-byte
 // accesses a thread's eight are neighbours, and lie inside or outside a slice together. Without,
 // they are a group apart, so that scalar accesses coalesce; slices may then begin anywhere.
@@ -43,11 +41,6 @@ struct Row {
   }
   __device__ bool holds(int c) const { return column(c) >= 0; }
 };
-
-// float16 gradients wait in float32 for the upstream gradient; see csrc/checks.h.
-__host__ __device__ inline DType stored_grad(DType dtype) {
-  return dtype == DType::F16 ? DType::F32 : dtype;
-}
 
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }

@@ -32,10 +32,18 @@ def bench_kd(
     out: BenchOutOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model", help="Instead, what the CUDA kernels' machine code promises; needs no GPU."
+        ),
+    ] = False,
 ) -> None:
     """The multi-teacher loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors."""
-    from edufast.bench import kd_loss
+    from edufast.bench import kd_loss, kd_loss_model
 
+    if model:
+        return user(kd_loss_model.main, out)
     kd_loss.main(quick, out, user(device_name, device), threads)
 
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiles them: no spills, and registers for two blocks a processor."""
+"""The CUDA kernels as nvcc compiles them: no spills, and registers for the planned threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only.
-MOST_REGISTERS = {"float": 128, "double": 255}
+# 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only. The
+# staged kernels' are in csrc/cuda/kd_loss_plan.h.
+MOST_REGISTERS = {"kernelId": 255, "Li8E": 128, "staged": 168, "": 128}
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
@@ -20,7 +21,7 @@ ENTRY = re.compile(
 )
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_no_spills(architecture, tmp_path):
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -33,8 +34,9 @@ def test_no_spills(architecture, tmp_path):
     assert done.returncode == 0, done.stderr
     kernels = {m["name"]: m for m in ENTRY.finditer(done.stderr)}
     # Four divergences, by warp and by block, with and without 16-byte accesses; float64; one more.
-    assert len(kernels) == 4 * 4 + 4 + 1
+    # Three types of three divergences by block, and of two by part of a warp.
+    assert len(kernels) == 4 * 4 + 4 + 1 + 3 * (3 + 2)
     for name, m in kernels.items():
         assert int(m["stack"]) == int(m["stores"]) == int(m["loads"]) == 0, name
-        real = "double" if "kd_loss_kernelId" in name else "float"
-        assert int(m["registers"]) <= MOST_REGISTERS[real], name
+        most = next(most for part, most in MOST_REGISTERS.items() if part in name)
+        assert int(m["registers"]) <= most, name

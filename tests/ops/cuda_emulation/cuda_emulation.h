@@ -1,10 +1,10 @@
 // Runs CUDA kernels on a CPU, one fiber per thread, to test them where no GPU is.
 //
-// Blocks run one after the other in order (the blocks of a cluster together). A fiber runs until
-// its next barrier or warp operation, and a warp as far ahead of the others as barriers allow; the
-// order is the caller's, so that a missing barrier shows as a result that depends on it. Threads
-// that wait at different barriers, or for a thread that has left, end the run with an error, and
-// shared memory starts as NaN.
+// Blocks run one after the other (the blocks of a cluster together). A fiber runs until its next
+// barrier or warp operation, and a warp as far ahead of the others as barriers allow; the order of
+// blocks and threads is the caller's, so that a missing barrier shows as a result that depends on it.
+// Threads that wait at different barriers, or for a thread that has left, end the run with an error,
+// and shared memory starts as NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -36,13 +37,23 @@ struct uint4 {
   unsigned x, y, z, w;
 };
 
+struct float2 {
+  float x, y;
+};
+
 namespace emulation {
 
 struct Index {
   unsigned x;
 };
 
-enum class Wait { None, Warp, Block, Cluster, Asleep, Left };
+enum class Wait { None, Warp, Block, Cluster, Left };
+
+struct Copy {  // that nobody has waited for
+  void* to;
+  const void* from;
+  int bytes;
+};
 
 struct Fiber {
   ucontext_t context;
@@ -52,6 +63,7 @@ struct Fiber {
   Wait wait = Wait::None;
   const char* operation = "";
   int exchanges = 0;
+  std::deque<std::vector<Copy>> copies = {{}};  // in groups; the last one is open
 };
 
 struct Launch {
@@ -143,7 +155,6 @@ inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
   }
   std::mt19937 random(order);
   const auto runs = [](const Fiber& f) { return f.wait == Wait::None; };
-  int naps = 0;  // of threads that poll
   for (;;) {
     if (order > 1) {
       std::shuffle(lanes.begin(), lanes.end(), random);
@@ -154,15 +165,7 @@ inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
       const auto first = launch->fibers.begin() + w * 32;
       return std::any_of(first, first + 32, runs);
     });
-    if (warp == warps.end()) {
-      const auto asleep = [](const Fiber& f) { return f.wait == Wait::Asleep; };
-      auto& fibers = launch->fibers;
-      if (std::none_of(fibers.begin(), fibers.end(), asleep)) break;
-      if (++naps > 100) fail("waiting for a block that has not run");
-      for (Fiber& f : fibers)
-        if (asleep(f)) f.wait = Wait::None;
-      continue;
-    }
+    if (warp == warps.end()) break;
     for (const size_t lane : lanes) {
       self = &launch->fibers[*warp * 32 + lane];
       if (runs(*self)) swapcontext(&launch->scheduler, &self->context);
@@ -177,7 +180,7 @@ inline void run_cluster(int first_block, int shared_bytes, unsigned order) {
   }
 }
 
-// order: of the threads; 0 ascending, 1 descending, more: random.
+// order: of blocks and threads; 0 ascending, 1 descending, more: random.
 inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned order,
                 std::function<void()> kernel) {
   Launch state = {{static_cast<unsigned>(blocks)},
@@ -189,7 +192,11 @@ inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned
                   {},
                   {}};
   launch = &state;
-  for (int block = 0; block < blocks; block += cluster) run_cluster(block, shared_bytes, order);
+  std::vector<int> clusters(blocks / cluster);
+  std::iota(clusters.begin(), clusters.end(), 0);
+  if (order == 1) std::reverse(clusters.begin(), clusters.end());
+  if (order > 1) std::shuffle(clusters.begin(), clusters.end(), std::mt19937(order));
+  for (const int c : clusters) run_cluster(c * cluster, shared_bytes, order);
   launch = nullptr;
   self = nullptr;
 }
@@ -209,7 +216,26 @@ inline char* dynamic_shared() {
 inline void __syncthreads() { emulation::wait(emulation::Wait::Block, "__syncthreads"); }
 inline void __syncwarp() { emulation::wait(emulation::Wait::Warp, "__syncwarp"); }
 inline void __threadfence() {}
-inline void __nanosleep(unsigned) { emulation::wait(emulation::Wait::Asleep, "__nanosleep"); }
+inline unsigned long long atomicCAS(unsigned long long* word, unsigned long long expected,
+                                    unsigned long long desired) {
+  const unsigned long long found = *word;
+  if (found == expected) *word = desired;
+  return found;
+}
+
+// Nothing arrives before it is waited for.
+inline void copy_async(uint4* to, const void* from, int bytes = 16) {
+  emulation::self->copies.back().push_back({to, from, bytes});
+}
+inline void commit_copies() { emulation::self->copies.emplace_back(); }
+inline void wait_for_copies(int pending) {
+  auto& groups = emulation::self->copies;
+  for (; int(groups.size()) - 1 > pending; groups.pop_front())
+    for (const emulation::Copy& c : groups.front()) {
+      std::memset(c.to, 0, sizeof(uint4));
+      std::memcpy(c.to, c.from, c.bytes);
+    }
+}
 
 template <class T>
 T __shfl_xor_sync(unsigned, T x, int mask) {
@@ -230,6 +256,7 @@ inline unsigned __ballot_sync(unsigned mask, bool x) {
 }
 inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) != 0; }
 
+using std::max;
 using std::min;
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __ffs(unsigned x) { return x ? std::countr_zero(x) + 1 : 0; }

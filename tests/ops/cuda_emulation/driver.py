@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edufast import _native
+from edufast.ops._autograd import gradient_dtype
 from edufast.ops.kd_loss import kd_loss_arguments
 from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
 from tests.ops.cases import Inputs, Outcome
@@ -87,11 +88,11 @@ class Device(ctypes.Structure):
         ("processors", ctypes.c_int),
         ("shared_per_processor", ctypes.c_int),
         ("shared_per_block", ctypes.c_int),
-        ("clusters", ctypes.c_bool),
+        ("largest_cluster", ctypes.c_int),
     ]
 
     def __init__(self, processors: int = 2, shared: int = 227 << 10, clusters: bool = True) -> None:
-        super().__init__(processors, shared + 1024, shared, clusters)
+        super().__init__(processors, shared + 1024, shared, 16 if clusters else 1)
 
 
 class CChoice(ctypes.Structure):
@@ -112,6 +113,8 @@ class Choice:
     vectors: bool
     doubles: bool
     prepared: bool
+    staged: bool
+    part_of_warp: bool
 
 
 class Emulated(NamedTuple):
@@ -181,23 +184,25 @@ def run(
     order: int = 0,
     workspace: Tensor | None = None,
     token: int | None = None,
+    grad: Tensor | None = None,
 ) -> Emulated:
-    """The operator's outputs. They and the workspace start as NaN, or as the one passed in.
+    """The operator's outputs. They and the workspace start as NaN, or as the ones passed in.
 
     ``p.numbers`` are numbers on the device: the floats that they replace are NaN.
     """
     lib = library()
-    stored = {torch.float16: torch.float32}
 
     def blank(shape: Any, dtype: torch.dtype) -> Tensor:
-        return torch.full(shape, torch.nan, dtype=stored.get(dtype, dtype))
+        return torch.full(shape, torch.nan, dtype=dtype)
 
     c = CProblem()
     c.student = CLogits.of(p.student)
     c.rows, c.classes = p.student.shape
     c.num_teachers = len(p.teachers)
-    grad = blank(p.student.shape, p.student.dtype)
-    teacher_grads = [blank(t.shape, t.dtype) for t in p.teachers] if p.teacher_grad else []
+    if grad is None:
+        grad = blank(p.student.shape, gradient_dtype(p.student))
+    wanted = p.teachers if p.teacher_grad else []
+    teacher_grads = [blank(t.shape, gradient_dtype(t)) for t in wanted]
     for k, t in enumerate(p.teachers):
         listed = bool(p.columns) and p.columns[k].numel() > 0
         c.teachers[k] = CTeacher(
@@ -238,9 +243,9 @@ def run(
         ctypes.c_void_p(workspace.data_ptr()),
         ctypes.byref(device or Device()),
         ctypes.c_uint(order),
-        ctypes.c_uint64(next(_tokens) if token is None else token),
+        ctypes.c_uint64((next(_tokens) if token is None else token) << 16),
     )
-    flags = [bool(chosen.flags >> bit & 1) for bit in range(4)]
+    flags = [bool(chosen.flags >> bit & 1) for bit in range(6)]
     choice = Choice(chosen.blocks, chosen.threads, chosen.cluster, chosen.cache_bytes, *flags)
     return Emulated(loss, grad, teacher_grads, choice, workspace)
 
@@ -248,7 +253,7 @@ def run(
 def evaluate(x: Inputs, device: Device | None = None) -> tuple[Outcome, Choice]:
     """Like cases.evaluate: with an upstream gradient of one, in the logits' own types.
 
-    Runs with the threads of a block in ascending, descending and a random order: equal bits, or a
+    Runs with blocks and threads in ascending, descending and a random order: equal bits, or a
     barrier is missing.
     """
     p = problem_of(x)

@@ -12,6 +12,21 @@ void run(const KDLoss& p, const Plan& plan, unsigned order) {
     emulation::run(plan.blocks, plan.threads, plan.cluster, plan.shared_bytes, order,
                    [&] { kernel(p, plan.launch); });
   };
+  const auto staged = [&]<class Stored>() {
+    if constexpr (D == Divergence::JS) emulation::fail("no staged program");
+    else {
+      if constexpr (may_share_warps(D))
+        if (plan.part_of_warp) return start(kd_loss_staged_kernel<Stored, D, kLanes>);
+      start(kd_loss_staged_kernel<Stored, D, 0>);
+    }
+  };
+  if (plan.staged) {
+    switch (p.student.dtype) {
+      case DType::BF16: return staged.template operator()<__nv_bfloat16>();
+      case DType::F16: return staged.template operator()<__half>();
+      default: return staged.template operator()<float>();
+    }
+  }
   if (plan.doubles) return start(kd_loss_kernel<double, D, false, false>);
   if (plan.warp_per_row && plan.vectors) return start(kd_loss_kernel<float, D, true, true>);
   if (plan.warp_per_row) return start(kd_loss_kernel<float, D, true, false>);
@@ -29,7 +44,8 @@ extern "C" int64_t problem_bytes() { return sizeof(KDLoss); }
 extern "C" int64_t workspace_bytes(const KDLoss* p) { return cuda::workspace_bytes(*p); }
 
 // What was chosen, for tests that mean to reach a certain path: cluster size, shared memory for
-// rows, and bits for a warp per row, 16-byte accesses, float64 and a first launch.
+// rows, and bits for a warp per row, 16-byte accesses, float64, a first launch, the staged program,
+// and there a part of a warp per row.
 struct Choice {
   int32_t blocks, threads, cluster, cache_bytes, flags;
 };
@@ -49,6 +65,6 @@ extern "C" Choice kd_loss(const KDLoss* p, void* workspace, const cuda::Device* 
     case Divergence::DKD: cuda::run<Divergence::DKD>(*p, plan, order); break;
   }
   const int flags = plan.warp_per_row | plan.vectors << 1 | plan.doubles << 2 |
-                    (plan.prepare_blocks > 0) << 3;
+                    (plan.prepare_blocks > 0) << 3 | plan.staged << 4 | plan.part_of_warp << 5;
   return {plan.blocks, plan.threads, plan.cluster, plan.launch.cache_bytes, flags};
 }

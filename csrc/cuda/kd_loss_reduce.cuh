@@ -1,0 +1,88 @@
+// Labels counted and losses summed, over a block and over all of them.
+#pragma once
+
+#include "cuda/kd_loss_plan.h"
+#include "cuda/primitives.cuh"
+
+namespace edufast::cuda {
+
+// Sum over the block in a fixed order, for all threads. `memory` is shared, with room for a number
+// of every warp.
+template <class T>
+__device__ T block_sum(T x, char* memory) {
+  T* sums = reinterpret_cast<T*>(memory);
+  x = warp_sum(x);
+  __syncthreads();
+  if (threadIdx.x % kWarpSize == 0) sums[threadIdx.x / kWarpSize] = x;
+  __syncthreads();
+  T total = 0;
+  for (int w = 0; w < int(blockDim.x) / kWarpSize; ++w) total += sums[w];
+  __syncthreads();
+  return total;
+}
+
+// Rows that are not ignored, in part `part` of `parts`.
+__device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) {
+  int count = 0;
+  for (int64_t i = part * blockDim.x + threadIdx.x; i < p.rows; i += parts * blockDim.x)
+    count += p.labels[i * p.label_stride] != p.ignore_index;
+  return block_sum(count, memory);
+}
+
+__device__ int count_all_labels(const KDLoss& p, const Launch& launch, char* memory) {
+  if (!launch.counted) return count_labels(p, 0, 1, memory);
+  int count = 0;
+  for (int i = 0; i < kCountBlocks; ++i) count += launch.workspace.counts[i];
+  return count;
+}
+
+__device__ void store_loss(const KDLoss& p, int64_t at, double loss) {
+  if (p.student.dtype == DType::F64) static_cast<double*>(p.loss)[at] = loss;
+  else static_cast<float*>(p.loss)[at] = static_cast<float>(loss);
+}
+
+// What the gradients of a row are multiplied by.
+template <class Real>
+__device__ Real gradient_scale(const KDLoss& p, const Launch& launch, char* memory) {
+  if (p.reduction != Reduction::Mean) return 1;
+  const int count = count_all_labels(p, launch, memory);
+  return Real(1) / (count > 0 ? count : 1);
+}
+
+// How many blocks have left their parts, this one included. The upper bits of the word say of which
+// call it speaks: what uninitialised memory or another call left there is none of them.
+__device__ unsigned take_ticket(unsigned long long* word, unsigned long long token) {
+  unsigned long long seen = *static_cast<volatile unsigned long long*>(word), next;
+  for (;;) {
+    next = seen >> kCountBits == token >> kCountBits ? seen + 1 : token + 1;
+    const unsigned long long found = atomicCAS(word, seen, next);
+    if (found == seen) return static_cast<unsigned>(next & ((1u << kCountBits) - 1));
+    seen = found;
+  }
+}
+
+// The loss is reduced in the same launch, without memory that somebody would have to clear first:
+// every block leaves its part and takes a ticket, and who takes the last one adds them up, in a
+// fixed order. Nobody waits. The last one also clears the word, so that a graph may replay the launch.
+__device__ void reduce_blocks(const KDLoss& p, const Launch& launch, double part, double scale,
+                              char* memory) {
+  const Workspace& w = launch.workspace;
+  part = block_sum(part, memory);
+  bool last = false;
+  if (threadIdx.x == 0) {
+    w.partials[blockIdx.x] = part;
+    __threadfence();
+    last = take_ticket(w.ticket, launch.token) == gridDim.x;
+  }
+  if (block_sum(int(last), memory) == 0) return;
+  __threadfence();
+  double total = 0;
+  for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x)
+    total += static_cast<volatile double*>(w.partials)[b];
+  total = block_sum(total, memory);
+  if (threadIdx.x != 0) return;
+  store_loss(p, 0, total * scale);
+  *w.ticket = 0;
+}
+
+}  // namespace edufast::cuda
