@@ -11,12 +11,14 @@ import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import path_of, text_of
+from edufast.edge import MAX_DROP
 from edufast.experiments import RUN_FILE
 from edufast.utils.errors import one_line
 
 if TYPE_CHECKING:
     from edufast.data import DataSet
     from edufast.edge.export import ExportReport
+    from edufast.edge.parity import ClassAccuracy
     from edufast.experiments.recipe import Recipe
     from edufast.models.weights import ModelInfo
 
@@ -28,7 +30,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            parser=text_of("--to"), help="Formats, comma-separated: onnx (float32), onnx-int8."
+            parser=text_of("--to"), help="Formats, comma-separated: onnx is float32; onnx-int8."
         ),
     ] = "onnx",
     out: Annotated[
@@ -36,7 +38,7 @@ def export(
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Points of accuracy that a file of integers may lose.")
-    ] = 0.5,
+    ] = MAX_DROP,
     data: Annotated[
         str | None,
         typer.Option(
@@ -56,8 +58,8 @@ def export(
 ) -> None:
     """Write a trained student as files for the edge, verified on the validation split.
 
-    Every file is written, or none: one that is another classifier, or loses more accuracy than
-    --max-drop, ends the command with exit code 1.
+    Every file is written, or none: one that is another classifier, or loses
+    more accuracy than --max-drop, ends the command with exit code 1.
     """
     from edufast.edge.parity import ExportError
     from edufast.edge.registry import find_format
@@ -143,23 +145,26 @@ def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
             "size": f"{report.bytes / 1e6:.3f} MB",
             "images": f"{parity.samples:,}",
         }
-        worst = parity.worst_class
-        if worst is not None and parity.interval is not None and parity.difference is not None:
+        if parity.interval is not None and parity.difference is not None:
             low, high = (100 * bound for bound in parity.interval)
             cells |= {
                 "accuracy, PyTorch": f"{parity.accuracy_torch:.2%}",
                 "accuracy, file": f"{parity.accuracy_exported:.2%}",
                 "difference, points": f"{100 * parity.difference:+.2f}",
                 "  95 % interval": f"{low:+.2f} to {high:+.2f}",
-                "class that loses most": report.worst_class or "",
-                "  PyTorch, file": f"{worst.accuracy_torch:.1%}, {worst.accuracy_exported:.1%}",
+                "class that loses most": report.worst_class or "none",
+                "  PyTorch, file": _pair(parity.worst_class),
             }
         cells |= {
             "agreement": f"{parity.agreement:.2%}",
             "one image, median": f"{latency.median_ms:.2f} ms",
             "  95th percentile": f"{latency.p95_ms:.2f} ms",
-            "  load and first": f"{latency.load_ms:.1f} ms",
+            "  load, first answer": f"{latency.load_ms:.1f} ms",
         }
         for name, cell in cells.items():
             found.setdefault(name, []).append(cell)
     return found
+
+
+def _pair(worst: ClassAccuracy | None) -> str:
+    return "" if worst is None else f"{worst.accuracy_torch:.1%}, {worst.accuracy_exported:.1%}"

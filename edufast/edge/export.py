@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edufast.edge import MAX_DROP
 from edufast.edge.calibration import MIN_IMAGES
 from edufast.edge.format import Format
 from edufast.edge.latency import Latency, measure_latency
@@ -27,8 +28,6 @@ from edufast.edge.parity import ExportError, Parity, compare
 from edufast.edge.registry import FORMATS, find_format
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, refuse_special_file
-
-MAX_DROP = 0.5  # points of accuracy that a file of another arithmetic may lose
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ExportReport:
 
     @property
     def worst_class(self) -> str | None:
-        """Name, or else position, of the class that loses most; None without labels."""
+        """Name, or else position, of the class that loses most, if one does."""
         worst = self.parity.worst_class
         if worst is None:
             return None
@@ -135,7 +134,8 @@ def export(
             keeps its old content.
     """
     paths = {to: Path(path)}
-    check_paths(paths)
+    check_request(paths, max_drop)
+    samples, calibration = (None if i is None else np.asarray(i) for i in (samples, calibration))
     if calibration is not None and samples is not None:
         _check_apart(calibration, samples)
     original = Original.of(
@@ -162,9 +162,7 @@ def export_all(
     Raises:
         UserError, ValueError, ExportError: as :func:`export`.
     """
-    if not 0 <= max_drop <= 100:
-        raise ValueError(f"max_drop is {max_drop}; expected points of accuracy from 0 to 100")
-    check_paths(paths)
+    check_request(paths, max_drop)
     for name in paths:
         _check_images(name, original)
     reports = []
@@ -204,9 +202,10 @@ def verify(
     form = _format(to, path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    shape = np.shape(samples)[1:]
+    samples = np.asarray(samples)
+    shape = samples.shape[1:]
     if len(shape) != 3:
-        raise ValueError(f"samples must be a batch of images, 4 axes, got {np.shape(samples)}")
+        raise ValueError(f"samples must be a batch of images, 4 axes, got {samples.shape}")
     input_size = shape if mean is None else (shape[2], *shape[:2])
     original = Original.of(
         model, input_size=input_size, mean=mean, std=std, samples=samples, labels=labels
@@ -216,12 +215,14 @@ def verify(
     return _parity(original, form, path, max_drop)
 
 
-def check_paths(paths: Mapping[str, Path]) -> None:
+def check_request(paths: Mapping[str, Path], max_drop: float) -> None:
     """Check, before anything is computed, that a file of each format can be written to its path.
 
     Raises:
-        UserError: as :func:`export`.
+        UserError, ValueError: as :func:`export`.
     """
+    if not 0 <= max_drop <= 100:  # nan, too
+        raise ValueError(f"max_drop is {max_drop}; expected points of accuracy from 0 to 100")
     for name, path in paths.items():
         _format(name, path)
         refuse_special_file(path)
@@ -282,8 +283,8 @@ def _check_apart(calibration: np.ndarray, samples: np.ndarray) -> None:
 
     A data set may hold a few images twice, once in each split.
     """
-    verified = {image.tobytes() for image in samples}
-    shared = sum(image.tobytes() in verified for image in calibration)
+    verified = {hash(image.tobytes()) for image in samples}
+    shared = sum(hash(image.tobytes()) in verified for image in calibration)
     if 2 * shared > len(calibration):
         raise ValueError(
             f"calibration: {shared} of {len(calibration)} images are samples for verification, "

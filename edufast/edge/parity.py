@@ -65,7 +65,7 @@ class Parity:
         difference: the file's accuracy minus the model's.
         interval: of the difference, paired, at the level 95 %; see
             :func:`edufast.edge.intervals.paired_difference`.
-        worst_class: the one that loses most; of several, the least accurate.
+        worst_class: the one that loses most, of several the least accurate; None if none loses.
         max_abs_difference: largest absolute difference between two logits. For information only:
             agreement and accuracy decide.
     """
@@ -105,7 +105,7 @@ def compare(
         ExportError: without ``max_drop``, agreement is below `MIN_AGREEMENT`, or the accuracies
             differ; with it, the file loses more, or answers otherwise at batch size 1.
     """
-    first = len(images[:SINGLES])
+    first = min(SINGLES, len(images))
     alone = _run(run, images[:SINGLES], 1)
     if max_drop is None:
         _check_same(_measure(expected[:first], alone, _head(labels, first)), batch=1)
@@ -213,10 +213,13 @@ def _measure(
 
 def _worst_class(
     labels: NDArray[np.integer], right: NDArray[np.bool_], right_exported: NDArray[np.bool_]
-) -> ClassAccuracy:
+) -> ClassAccuracy | None:
     classes = [
         ClassAccuracy(int(c), float(right[of].mean()), float(right_exported[of].mean()))
         for c in np.unique(labels)
         for of in [labels == c]
     ]
-    return min(classes, key=lambda c: (c.accuracy_exported - c.accuracy_torch, c.accuracy_exported))
+    worst = min(
+        classes, key=lambda c: (c.accuracy_exported - c.accuracy_torch, c.accuracy_exported)
+    )
+    return worst if worst.accuracy_exported < worst.accuracy_torch else None

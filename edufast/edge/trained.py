@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edufast.data import ClassSampler, DataSet
-from edufast.edge.export import MAX_DROP, ExportReport, check_paths, export_all
+from edufast.edge import MAX_DROP
+from edufast.edge.export import ExportReport, check_request, export_all
 from edufast.edge.original import Original
 from edufast.edge.registry import FORMATS
 from edufast.edge.split_images import SplitImages
@@ -39,7 +40,7 @@ def export_trained(
     Raises:
         UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`.
     """
-    check_paths(paths)
+    check_request(paths, max_drop)
     images = labels = calibration = None
     if data is not None:
         images, labels = known_images(data, "validation", info)

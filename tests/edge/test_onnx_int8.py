@@ -176,12 +176,24 @@ def test_a_file_that_loses_more_than_it_may_is_not_written(samples, calibration,
     assert report.parity.difference < -0.1
 
 
-def test_lost_normalisation_is_noticed(
-    model, samples, calibration, answers, tmp_path, monkeypatch
+class Unnormalised(Preprocessed):
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__(model, [0.0] * 3, [1.0] * 3)
+
+
+class Misread(Preprocessed):
+    """Takes bytes (H, W, C) for (C, H, W)."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        misread = image.reshape(-1, *SIZE).permute(0, 2, 3, 1)
+        return super().forward(misread)
+
+
+@pytest.mark.parametrize("wrong", [Unnormalised, Misread])
+def test_wrong_preprocessing_is_noticed(
+    model, samples, calibration, answers, tmp_path, monkeypatch, wrong
 ) -> None:
-    monkeypatch.setattr(
-        onnx_format, "Preprocessed", lambda model, mean, std: Preprocessed(model, [9.0] * 3, STD)
-    )
+    monkeypatch.setattr(onnx_format, "Preprocessed", wrong)
     with pytest.raises(ExportError, match="the exported file loses"):
         export(
             model, tmp_path / "s.onnx", to="onnx-int8", samples=samples, labels=answers,

@@ -303,7 +303,7 @@ def _difference(export: ExportEvent) -> str:
 def _worst_class(export: ExportEvent) -> str:
     worst = export.worst_class
     if worst is None:
-        return "–"
+        return "–" if export.difference is None else "none"
     shares = percent(worst["accuracy_torch"]), percent(worst["accuracy_exported"])
     return f"{worst['class']}: {', '.join(shares)}"
 
