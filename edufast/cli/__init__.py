@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, data, files, predict, train
+from edufast.cli import about, bench, data, export, merge, predict, train
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
@@ -43,8 +43,8 @@ for command in (
     train.compare,
     train.sweep,
     train.resume,
-    files.export,
-    files.merge,
+    export.export,
+    merge.merge,
     data.data,
     about.recipes,
 ):

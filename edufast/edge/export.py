@@ -1,37 +1,33 @@
-"""Exporting a graduate to one file for edge devices, verified before it appears on disk.
+"""Exporting a graduate to files for edge devices, verified before they appear on disk.
 
     report = export(graduate, "student.onnx", input_size=(3, 32, 32), classes=data.classes,
                     mean=data.mean, std=data.std, samples=images, labels=labels)
 
-Each format has a module (so far `onnx`), chosen by the file's suffix; `preprocess` and `parity` are
-shared by all formats.
+Each format has a module, see `registry`; `original`, `preprocess` and `parity` are shared by all.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from edufast.data.centre_crop import CentreCrop
-from edufast.edge import onnx
-from edufast.edge.parity import ExportError, Parity, compare, torch_logits
-from edufast.edge.preprocess import check_constants, normalise
-from edufast.models.bn_folding import folded_if_traceable
+from edufast.edge import MAX_DROP
+from edufast.edge.calibration import MIN_IMAGES
+from edufast.edge.format import Format
+from edufast.edge.latency import Latency, measure_latency
+from edufast.edge.original import Original
+from edufast.edge.parity import ExportError, Parity, compare
+from edufast.edge.registry import FORMATS, find_format
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, refuse_special_file
-
-_FORMATS = {".onnx": onnx}
-_OWN_METADATA = ("classes", "input_size", "preprocessing", "versions")
 
 
 @dataclass(frozen=True)
@@ -40,28 +36,48 @@ class ExportReport:
 
     Attributes:
         path: the file.
+        format: its name.
         opset: version of the ONNX operator set in the file.
         bytes: size of the file.
         parity: the comparison with the PyTorch model.
         noise: whether the comparison used random images because no samples were given.
+        classes: names in the order of the logits, if they were given.
+        latency: of one image on one thread.
     """
 
     path: Path
+    format: str
     opset: int
     bytes: int
     parity: Parity
     noise: bool
+    classes: tuple[str, ...] | None
+    latency: Latency
+
+    @property
+    def worst_class(self) -> str | None:
+        """Name, or else position, of the class that loses most, if one does."""
+        worst = self.parity.worst_class
+        if worst is None:
+            return None
+        return str(worst.position) if self.classes is None else self.classes[worst.position]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types, with the file's name in place of its path."""
         parity = dataclasses.asdict(self.parity)
         parity["accuracy_onnx"] = parity.pop("accuracy_exported")
+        if parity["worst_class"] is not None:
+            parity["worst_class"]["class"] = self.worst_class
         return {
             "path": self.path.name,
+            "format": self.format,
             "opset": self.opset,
             "bytes": self.bytes,
             "noise": self.noise,
             **parity,
+            "latency_ms": self.latency.median_ms,
+            "latency_p95_ms": self.latency.p95_ms,
+            "load_ms": self.latency.load_ms,
         }
 
 
@@ -69,16 +85,19 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
+    to: str = "onnx",
     input_size: tuple[int, int, int],
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     samples: np.ndarray | None = None,
     labels: np.ndarray | None = None,
+    calibration: np.ndarray | None = None,
+    max_drop: float = MAX_DROP,
     opset: int = 18,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportReport:
-    """Write ``model`` to ``path`` as one float32 file, and verify it before it appears there.
+    """Write ``model`` to ``path`` as one file, and verify it before it appears there.
 
     With ``mean`` and ``std`` the input is image bytes, uint8 (N, H, W, C), which the file scales
     and normalises itself, and its metadata says how validation cuts and resizes pictures to that
@@ -89,7 +108,9 @@ def export(
 
     Args:
         model: maps float32 images (N, C, H, W) to logits (N, classes).
-        path: the file to write; ``.onnx`` is the only format so far.
+        path: the file to write, ``.onnx``.
+        to: ``"onnx"``: float32. ``"onnx-int8"``: 8-bit integers where onnxruntime has them, for
+            which samples, labels and calibration are needed.
         input_size: (C, H, W).
         classes: class names in the order of the logits, stored in the file's metadata.
         mean, std: per channel, of pixel / 255.
@@ -97,47 +118,64 @@ def export(
             images, which show that the arithmetic agrees, not that real images are classified the
             same.
         labels: (N,) integers; if given, the accuracies are compared too.
+        calibration: at least 64 images of the training split in the same layout, from which
+            integers take the ranges of activations; none of ``samples``.
+        max_drop: how many points of accuracy integers may lose. A float32 file may lose none.
         opset: version of the ONNX operator set. PyTorch writes 18 and converts it to others; it is
             an error if it cannot.
         metadata: more entries for the file's metadata; values other than strings are stored as
             JSON.
 
     Raises:
-        UserError: the suffix names no known format, a package of the ``export`` extra is missing,
-            or ``path`` exists and is no regular file.
+        UserError: there is no such format, the suffix does not go with it, a package of the
+            ``export`` extra is missing, or ``path`` exists and is no regular file.
         ValueError: the arguments do not fit together.
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
             keeps its old content.
     """
-    path = Path(path)
-    form = _format(path)
-    form.require()
-    refuse_special_file(path)
-    constants = check_constants(mean, std, input_size[0])
-    noise = samples is None
-    if samples is None:
-        samples = _noise(input_size, uint8=constants is not None)
-    samples, labels = _check_samples(samples, labels, input_size, uint8=constants is not None)
-    model = _frozen(model)
-    expected = _expected(model, samples, constants)
-    if classes is not None and len(classes) != expected.shape[1]:
-        raise ValueError(
-            f"classes: {len(classes)} names for a model with {expected.shape[1]} logits"
-        )
+    paths = {to: Path(path)}
+    check_request(paths, max_drop)
+    samples, calibration = (None if i is None else np.asarray(i) for i in (samples, calibration))
+    if calibration is not None and samples is not None:
+        _check_apart(calibration, samples)
+    original = Original.of(
+        model,
+        input_size=input_size,
+        classes=classes,
+        mean=mean,
+        std=std,
+        samples=samples,
+        labels=labels,
+        calibration=calibration,
+        metadata=metadata,
+        opset=opset,
+    )
+    (report,) = export_all(original, paths, max_drop)
+    return report
 
-    entries = _entries(classes, input_size, constants, form.versions(), metadata or {})
-    with atomic_write(path) as temporary:
-        form.write(
-            folded_if_traceable(model),
-            temporary,
-            input_size=input_size,
-            constants=constants,
-            opset=opset,
-            metadata=entries,
-        )
-        parity = compare(expected, form.runner(temporary), samples, labels)
-        size = temporary.stat().st_size
-    return ExportReport(path, opset, size, parity, noise)
+
+def export_all(
+    original: Original, paths: Mapping[str, Path], max_drop: float = MAX_DROP
+) -> list[ExportReport]:
+    """Write a file in each format of ``paths``, or none where one of them fails.
+
+    Raises:
+        UserError, ValueError, ExportError: as :func:`export`.
+    """
+    check_request(paths, max_drop)
+    for name in paths:
+        _check_images(name, original)
+    reports = []
+    with ExitStack() as files:
+        for name, path in paths.items():
+            temporary = files.enter_context(atomic_write(path))
+            try:
+                reports.append(_written(original, name, path, temporary, max_drop))
+            except ExportError as error:
+                if len(paths) == 1:
+                    raise
+                raise ExportError(f"{name}: {error}") from error
+    return reports
 
 
 def verify(
@@ -145,9 +183,11 @@ def verify(
     path: str | os.PathLike[str],
     samples: np.ndarray,
     *,
+    to: str = "onnx",
     labels: np.ndarray | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    max_drop: float = MAX_DROP,
 ) -> Parity:
     """Compare the exported file at ``path`` with ``model`` on N >= 2 images.
 
@@ -156,104 +196,97 @@ def verify(
     Raises:
         UserError: there is no such file, or its suffix names no known format.
         ValueError: samples or labels do not fit the model.
-        ExportError: agreement is below 0.999 or the accuracies differ.
+        ExportError: as :func:`export`.
     """
     path = Path(path)
-    form = _format(path)
+    form = _format(to, path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    uint8 = mean is not None
-    shape = np.shape(samples)[1:]
-    if len(shape) != 3:
-        raise ValueError(f"samples must be a batch of images, 4 axes, got {np.shape(samples)}")
-    input_size = (shape[2], *shape[:2]) if uint8 else shape
-    constants = check_constants(mean, std, input_size[0])
-    samples, labels = _check_samples(samples, labels, input_size, uint8=uint8)
-    expected = _expected(_frozen(model), samples, constants)
-    return compare(expected, form.runner(path), samples, labels)
-
-
-def _format(path: Path) -> ModuleType:
-    if path.suffix not in _FORMATS:
-        raise UserError(f"cannot export to {path.name}: supported suffixes: {', '.join(_FORMATS)}")
-    return _FORMATS[path.suffix]
-
-
-def _frozen(model: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""
-    inner = getattr(model, "_orig_mod", model)
-    return copy.deepcopy(inner).to("cpu", torch.float32).eval().requires_grad_(False)
-
-
-def _expected(
-    model: nn.Module, samples: np.ndarray, constants: tuple[list[float], list[float]] | None
-) -> np.ndarray:
-    images = samples if constants is None else normalise(samples, *constants)
-    logits = torch_logits(model, images)
-    if logits.ndim != 2:
-        raise ValueError(f"model must return logits (N, classes), got shape {logits.shape}")
-    if not np.isfinite(logits).all():
-        raise ExportError("the model's own logits are not finite: it cannot be exported")
-    return logits
-
-
-def _noise(input_size: tuple[int, int, int], *, uint8: bool) -> np.ndarray:
-    channels, height, width = input_size
-    generator = np.random.default_rng(0)
-    if uint8:
-        return generator.integers(0, 256, (64, height, width, channels), dtype=np.uint8)
-    return generator.standard_normal((64, channels, height, width), dtype=np.float32)
-
-
-def _check_samples(
-    samples: np.ndarray,
-    labels: np.ndarray | None,
-    input_size: tuple[int, int, int],
-    *,
-    uint8: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
     samples = np.asarray(samples)
-    channels, height, width = input_size
-    shape = (height, width, channels) if uint8 else (channels, height, width)
-    dtype = np.dtype(np.uint8 if uint8 else np.float32)
-    if samples.dtype != dtype or samples.shape[1:] != shape or len(samples) < 2:
-        wanted = ", ".join(map(str, shape))
-        raise ValueError(
-            f"samples must be {dtype} (N >= 2, {wanted}), got {samples.dtype} {samples.shape}"
-        )
-    if labels is None:
-        return samples, None
-    labels = np.asarray(labels)
-    if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels must be {len(samples)} integers, one for each sample, got {labels.dtype} "
-            f"{labels.shape}"
-        )
-    return samples, labels
+    shape = samples.shape[1:]
+    if len(shape) != 3:
+        raise ValueError(f"samples must be a batch of images, 4 axes, got {samples.shape}")
+    input_size = shape if mean is None else (shape[2], *shape[:2])
+    original = Original.of(
+        model, input_size=input_size, mean=mean, std=std, samples=samples, labels=labels
+    )
+    if not form.EXACT:
+        _check_labels(to, original)
+    return _parity(original, form, path, max_drop)
 
 
-def _entries(
-    classes: Sequence[str] | None,
-    input_size: tuple[int, int, int],
-    constants: tuple[list[float], list[float]] | None,
-    versions: dict[str, str],
-    metadata: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The file's metadata: what a device needs to know besides the graph."""
-    for key in metadata:
-        if key in _OWN_METADATA:
-            raise ValueError(f"metadata: {key!r} is set by export itself")
-    entries: dict[str, Any] = {"input_size": list(input_size), "versions": versions}
-    if classes is not None:
-        entries["classes"] = list(classes)
-    if constants is None:
-        entries["preprocessing"] = {"input": "float32 NCHW, normalised by the caller"}
-    else:
-        mean, std = constants
-        entries["preprocessing"] = {
-            "input": "uint8 NHWC, done inside",
-            "mean": mean,
-            "std": std,
-            "resize": CentreCrop.to(*input_size[1:]).to_dict(),
-        }
-    return {**entries, **metadata}
+def check_request(paths: Mapping[str, Path], max_drop: float) -> None:
+    """Check, before anything is computed, that a file of each format can be written to its path.
+
+    Raises:
+        UserError, ValueError: as :func:`export`.
+    """
+    if not 0 <= max_drop <= 100:  # nan, too
+        raise ValueError(f"max_drop is {max_drop}; expected points of accuracy from 0 to 100")
+    for name, path in paths.items():
+        _format(name, path)
+        refuse_special_file(path)
+
+
+def _format(name: str, path: Path) -> Format:
+    form = find_format(name)
+    suffix = Path(name + form.SUFFIX).suffix  # of student.int8.onnx, .onnx is enough
+    if path.suffix != suffix:
+        raise UserError(f"cannot export {name} to {path.name}; expected a file name with {suffix}")
+    return form
+
+
+def _written(
+    original: Original, name: str, path: Path, temporary: Path, max_drop: float
+) -> ExportReport:
+    form = FORMATS[name]
+    form.write(original, temporary, {**original.metadata, "versions": form.versions()})
+    return ExportReport(
+        path=path,
+        format=name,
+        opset=original.opset,
+        bytes=temporary.stat().st_size,
+        parity=_parity(original, form, temporary, max_drop),
+        noise=original.noise,
+        classes=original.classes,
+        latency=measure_latency(form, temporary, original.image),
+    )
+
+
+def _parity(original: Original, form: Format, path: Path, max_drop: float) -> Parity:
+    return compare(
+        original.expected,
+        form.runner(path),
+        original.samples,
+        original.labels,
+        max_drop=None if form.EXACT else max_drop,
+    )
+
+
+def _check_images(name: str, original: Original) -> None:
+    form = FORMATS[name]
+    if form.CALIBRATED and original.calibration is None:
+        raise ValueError(
+            f"{name} needs calibration: at least {MIN_IMAGES} images of the training split"
+        )
+    if not form.EXACT:
+        _check_labels(name, original)
+
+
+def _check_labels(name: str, original: Original) -> None:
+    if original.labels is None:
+        raise ValueError(f"{name} is judged by its accuracy: expected samples and their labels")
+
+
+def _check_apart(calibration: np.ndarray, samples: np.ndarray) -> None:
+    """Verification on images that the ranges come from would flatter the file.
+
+    A data set may hold a few images twice, once in each split.
+    """
+    verified = {hash(image.tobytes()) for image in samples}
+    shared = sum(hash(image.tobytes()) in verified for image in calibration)
+    if 2 * shared > len(calibration):
+        raise ValueError(
+            f"calibration: {shared} of {len(calibration)} images are samples for verification, "
+            "too; expected images of the training split"
+        )

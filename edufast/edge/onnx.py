@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
 from edufast.edge.runtime import load_onnxruntime
@@ -24,6 +25,9 @@ from edufast.utils.errors import UserError
 if TYPE_CHECKING:
     import onnx
 
+SUFFIX = ".onnx"
+EXACT = True
+CALIBRATED = False
 INPUT, OUTPUT = "image", "logits"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Fields of an ONNX file that no runtime needs: value_info (shapes of intermediate values) is
@@ -32,37 +36,43 @@ _DESCRIPTIVE = ("doc_string", "metadata_props", "value_info")
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
-def write(
-    model: nn.Module,
-    path: Path,
-    *,
-    input_size: tuple[int, int, int],
-    constants: tuple[list[float], list[float]] | None,
-    opset: int,
-    metadata: Mapping[str, Any],
-) -> None:
-    """Export ``model`` (on the CPU, float32, in eval mode) to ``path``.
+def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Export ``original`` to ``path``.
 
-    With ``constants`` (mean, std) the input is uint8 (N, H, W, C), else float32 (N, C, H, W). The
-    batch size is dynamic, the weights are stored inside the file, and the same model always gives
-    the same bytes.
+    With constants the input is uint8 (N, H, W, C), else float32 (N, C, H, W). The batch size is
+    dynamic, the weights are stored inside the file, and the same model always gives the same bytes.
 
     Raises:
         UserError: a package of the ``export`` extra is missing.
         ExportError: the model cannot be traced, or the exporter wrote a different opset.
     """
     require()
-    channels, height, width = input_size
+    save(graph(original), path, metadata)
+
+
+def graph(original: Original) -> onnx.ModelProto:
+    """The traced model, preprocessing included.
+
+    Raises:
+        ExportError: as :func:`write`.
+    """
+    channels, height, width = original.input_size
+    model, opset = original.model, original.opset
     # torch.export treats a batch size of 0 or 1 as a constant: trace with 2.
-    if constants is None:
+    if original.constants is None:
         example = torch.zeros(2, channels, height, width)
     else:
-        model = Preprocessed(model, *constants).eval()
+        model = Preprocessed(model, *original.constants).eval()
         example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
     proto = _trace(model, example, opset)
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:
         raise ExportError(f"opset {opset} was requested, but PyTorch could only write {written}")
+    return proto
+
+
+def save(proto: onnx.ModelProto, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``proto`` without what describes this machine, with ``metadata`` and a hash."""
     _strip(proto)
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -70,8 +80,11 @@ def write(
     path.write_bytes(sealed(proto.SerializeToString(deterministic=True)))
 
 
-def runner(path: Path) -> Run:
+def runner(path: Path, threads: int | None = None) -> Run:
     """A function that maps images to logits by running the file in onnxruntime on the CPU.
+
+    Args:
+        threads: of onnxruntime; None: as many as torch takes.
 
     Raises:
         ExportError: onnxruntime cannot load the file or, when called, cannot run it on a batch.
@@ -79,21 +92,21 @@ def runner(path: Path) -> Run:
     require()
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's errors share no public base class
-        raise ExportError(f"onnxruntime cannot load the file: {_cause(error)}") from error
+        raise ExportError(f"onnxruntime cannot load the file: {cause(error)}") from error
 
     def run(images: np.ndarray) -> np.ndarray:
         try:
             return session.run([OUTPUT], {INPUT: images})[0]
         except Exception as error:
             raise ExportError(
-                f"onnxruntime cannot run the file at batch size {len(images)}: {_cause(error)}"
+                f"onnxruntime cannot run the file at batch size {len(images)}: {cause(error)}"
             ) from error
 
     return run
@@ -131,12 +144,12 @@ def _trace(model: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelPro
                 verbose=False,
             )
     except Exception as error:  # neither do the exporter's
-        raise ExportError(f"PyTorch cannot export this model: {_cause(error)}") from error
+        raise ExportError(f"PyTorch cannot export this model: {cause(error)}") from error
     assert program is not None  # None is for the older exporter only
     return program.model_proto
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """First line of the original error, which the exporter wraps in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -2,78 +2,93 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edufast.data import ClassSampler, DataSet, Loader, Samples
-from edufast.edge.export import ExportReport, export
-from edufast.edge.runtime import load_onnxruntime
+from edufast.data import ClassSampler, DataSet
+from edufast.edge import MAX_DROP
+from edufast.edge.export import ExportReport, check_request, export_all
+from edufast.edge.original import Original
+from edufast.edge.registry import FORMATS
+from edufast.edge.split_images import SplitImages
 from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
-VERIFY_SAMPLES = 256  # validation images on which an export is compared with PyTorch
+CALIBRATION_IMAGES = 256  # of the training split, of which MIN_IMAGES have to be different
 
 
 def export_trained(
-    model: nn.Module, info: ModelInfo, data: DataSet | None, path: Path
-) -> ExportReport:
-    """Export ``model`` including its preprocessing, verified on images of ``data`` if given.
+    model: nn.Module,
+    info: ModelInfo,
+    data: DataSet | None,
+    paths: Mapping[str, Path],
+    max_drop: float = MAX_DROP,
+) -> list[ExportReport]:
+    """Export ``model`` including its preprocessing in each format of ``paths``, or in none.
+
+    Files are verified on the validation split of ``data`` if given, and calibrated on its training
+    split.
 
     Raises:
         UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`.
     """
-    images, labels = validation_images(data, info) if data is not None else (None, None)
-    return export(
+    check_request(paths, max_drop)
+    images = labels = calibration = None
+    if data is not None:
+        images, labels = known_images(data, "validation", info)
+        if any(FORMATS[name].CALIBRATED for name in paths):
+            calibration = known_images(data, "training", info, CALIBRATION_IMAGES)[0][:]
+    original = Original.of(
         model,
-        path,
         input_size=(3, info.image_size, info.image_size),
         classes=info.classes,
         mean=info.mean,
         std=info.std,
         samples=images,
         labels=labels,
+        calibration=calibration,
     )
+    return export_all(original, paths, max_drop)
 
 
-def validation_images(
-    data: DataSet, info: ModelInfo, count: int = VERIFY_SAMPLES
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """At most ``count`` validation images, spread over the classes that the model knows.
+def known_images(
+    data: DataSet,
+    split: Literal["training", "validation"],
+    info: ModelInfo,
+    count: int | None = None,
+) -> tuple[SplitImages, NDArray[np.int64]]:
+    """The images of the classes that the model knows, of a split: all, or at most ``count``, spread
+    over these classes.
 
     Returns:
-        The images (N, H, W, 3) uint8, cropped and resized as in validation; and (N,) int64, the
-        position of each image's class among the model's logits.
+        The images, cropped and resized as in validation; and (N,) int64, the position of each
+        image's class among the model's logits.
 
     Raises:
-        UserError: there is no image of a class that the model knows.
+        UserError: a class that the model knows has no image.
     """
-    missing = sorted(set(info.class_ids) - set(data.val.labels.tolist()))
+    samples = data.train if split == "training" else data.val
+    missing = sorted(set(info.class_ids) - set(samples.labels.tolist()))
     if missing:
         raise UserError(
-            f"{data.name} has no validation image of class {missing[0]}, which the model knows; "
+            f"{data.name} has no {split} image of class {missing[0]}, which the model knows; "
             "expected the data set that it was trained on"
         )
-    known = ClassSampler(data.val.labels, info.class_ids)(0)
-    index = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
-    images = data.val.images
-    chosen = images[index] if isinstance(images, np.ndarray) else tuple(images[i] for i in index)
-    loader = Loader(
-        Samples(chosen, data.val.labels[index]),
-        batch_size=len(index),
-        image_size=info.image_size,
-        mean=(0.0, 0.0, 0.0),
-        std=(1 / 255, 1 / 255, 1 / 255),
-    )
-    batch = next(loader.epoch(0))
-    pixels = batch.images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
-    return pixels, info.class_map.positions()[batch.labels].numpy()
+    index = ClassSampler(samples.labels, info.class_ids)(0)
+    if count is not None:
+        index = index[np.argsort(samples.labels[index], kind="stable")]
+        index = index[np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)]
+    labels = torch.from_numpy(samples.labels[index])
+    images = SplitImages(samples, index, info.image_size)
+    return images, info.class_map.positions()[labels].numpy()
 
 
 def write_script(folder: Path) -> Path:
@@ -86,18 +101,3 @@ def write_script(folder: Path) -> Path:
     with atomic_write(script) as temporary:
         temporary.write_bytes(files("edufast.edge").joinpath("standalone.py").read_bytes())
     return script
-
-
-def latency(path: Path, image_size: int, runs: int = 50) -> float:
-    """Median time in milliseconds that onnxruntime takes for one uint8 image on one thread."""
-    onnxruntime = load_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    image = np.zeros((1, image_size, image_size, 3), np.uint8)
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        session.run(None, {"image": image})
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edufast.utils.event_log import Event
+
+if TYPE_CHECKING:
+    from edufast.edge.export import ExportReport
 
 # In what methods have equal budgets: training samples, FLOPs of the student (its teachers' come on
 # top), or seconds of training (without validation).
@@ -130,9 +133,11 @@ class ExportEvent(Event):
 
     Attributes:
         noise: it was compared with PyTorch on random images, not on ``samples`` of the data set.
-        accuracy: over the whole validation split; ``accuracy_torch`` and ``accuracy_onnx`` are
-            over the images compared.
+        accuracy: of the file over the whole validation split. ``accuracy_torch`` and
+            ``accuracy_onnx`` are over the images compared, which were fewer in earlier versions.
         latency_ms: of one image on one thread.
+        format, difference, interval, worst_class, latency_p95_ms, load_ms: see
+            :class:`edufast.edge.export.ExportReport`; None where an earlier version wrote it.
     """
 
     kind: ClassVar[str] = "export"
@@ -147,3 +152,16 @@ class ExportEvent(Event):
     accuracy_onnx: float | None = None
     accuracy: float
     latency_ms: float
+    format: str | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    worst_class: dict[str, Any] | None = None
+    latency_p95_ms: float | None = None
+    load_ms: float | None = None
+
+    @classmethod
+    def of(cls, report: ExportReport) -> ExportEvent:
+        """Of an export that was verified on the whole validation split."""
+        accuracy = report.parity.accuracy_exported
+        assert accuracy is not None
+        return cls(**report.to_dict(), accuracy=accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from edufast.edge.trained import export_trained, latency, write_script
+from edufast.edge.trained import export_trained, write_script
 from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
 from edufast.experiments.method import Method
 from edufast.experiments.run_setup import Setup
@@ -95,15 +95,12 @@ def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -
     Raises:
         ExportError: the file does not do what the model does.
     """
-    report = export_trained(model, info, setup.data, setup.folder.path / name)
+    (report,) = export_trained(model, info, setup.data, {"onnx": setup.folder.path / name})
     write_script(setup.folder.path)
-    accuracy = evaluate_on(model, setup.data, info.class_map).overall
-    milliseconds = latency(report.path, info.image_size)
-    setup.event_log.write(
-        ExportEvent(**report.to_dict(), accuracy=accuracy, latency_ms=milliseconds)
-    )
+    event = ExportEvent.of(report)
+    setup.event_log.write(event)
     setup.console.print(
-        f"exported {report.path} ({accuracy:.1%}, {report.bytes / 1e6:.2f} MB, "
-        f"{milliseconds:.2f} ms an image on one thread), agreement with PyTorch "
+        f"exported {report.path} ({event.accuracy:.1%}, {report.bytes / 1e6:.2f} MB, "
+        f"{event.latency_ms:.2f} ms an image on one thread), agreement with PyTorch "
         f"{report.parity.agreement:.1%}"
     )

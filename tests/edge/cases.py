@@ -11,6 +11,13 @@ CLASSES = ["zero", "one", "two", "<three>", "vier", "fünf"]
 SIZE = (3, 12, 16)  # height and width differ, so that swapping them shows
 
 
+def pictures(count: int, seed: int) -> np.ndarray:
+    """Coloured noise, (count, H, W, 3) uint8: every picture has a colour of its own."""
+    generator = np.random.default_rng(seed)
+    colours = generator.integers(0, 200, (count, 1, 1, 3))
+    return (colours + generator.integers(0, 56, (count, *SIZE[1:], 3))).astype(np.uint8)
+
+
 def normalised(samples: np.ndarray) -> torch.Tensor:
     """(N, H, W, 3) uint8 as (N, 3, H, W) float32, normalised per channel."""
     pixels = torch.from_numpy(samples).permute(0, 3, 1, 2).float() / 255

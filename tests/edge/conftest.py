@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from edufast.edge.export import ExportReport, export
-from tests.edge.cases import CLASSES, MEAN, SIZE, STD
+from tests.edge.cases import CLASSES, MEAN, SIZE, STD, normalised, pictures, reference
 
 
 @pytest.fixture(scope="session")
 def samples() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (70, *SIZE[1:], 3), dtype=np.uint8)
+    return pictures(70, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,21 @@ def model() -> nn.Module:
     )
     for _ in range(3):  # running statistics unlike batch statistics
         net(2 * torch.randn(8, *SIZE) + 1)
+    with torch.no_grad():  # so that its answers differ from picture to picture
+        net[-1].bias -= net.eval()(normalised(pictures(64, seed=2))).mean(0)
     return net.train()
+
+
+@pytest.fixture(scope="session")
+def calibration() -> np.ndarray:
+    """Images like the samples, and none of them."""
+    return pictures(64, seed=1)
+
+
+@pytest.fixture(scope="session")
+def answers(model: nn.Module, samples: np.ndarray) -> np.ndarray:
+    """What the model says of the samples, as labels: it is always right."""
+    return reference(model, samples).argmax(1)
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,16 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"path": "student.pte"}, UserError, r"student\.pte: supported suffixes: \.onnx"),
+        (
+            {"path": "student.pte"},
+            UserError,
+            r"onnx to student\.pte; expected a file name with \.onnx",
+        ),
+        (
+            {"to": "tflite"},
+            UserError,
+            "no export format is called 'tflite'; known: onnx, onnx-int8",
+        ),
         ({"mean": None}, ValueError, "mean is missing"),
         ({"mean": [0.5]}, ValueError, "mean must be 3 finite numbers"),
         ({"std": [0.2, 0.0, 0.2]}, ValueError, "std must be positive"),

@@ -79,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         model[-1].weight *= 200
     info = ModelInfo.describe("tiny", data, [2, 0, 1], 0.5, 0, 0.0)
     (root / "run").mkdir()
-    export_trained(model.eval(), info, data, root / "run" / "student.onnx")
+    export_trained(model.eval(), info, data, {"onnx": root / "run" / "student.onnx"})
     return Trained(model, info, data, root / "run")
 
 

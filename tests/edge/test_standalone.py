@@ -7,6 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,15 +20,20 @@ from tests.tiny import tiny_model
 EXAMPLE = Path(__file__).parents[2] / "examples" / "predict.py"
 
 
-@pytest.mark.parametrize("size", [32, 128])
-def test_it_predicts_the_same(size, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(("size", "to"), [(32, "onnx"), (128, "onnx"), (32, "onnx-int8")])
+def test_it_predicts_the_same(size, to, tmp_path, monkeypatch, capsys) -> None:
     """Beside the model, of every kind of picture, for small and large views."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model, classes = tiny_model(6).eval(), ["a", "b", "c", "d", "é", "<f>"]
     path = tmp_path / "student.onnx"
-    export(model, path, input_size=(3, size, size), classes=classes, mean=[0.3] * 3, std=[0.02] * 3)
+    images = np.random.default_rng(0).integers(0, 256, (80, size, size, 3), dtype=np.uint8)
+    export(
+        model, path, to=to, input_size=(3, size, size), classes=classes, mean=[0.3] * 3,
+        std=[0.02] * 3, samples=images[:16], labels=np.zeros(16, int), calibration=images[16:],
+        max_drop=100,
+    )  # fmt: skip
     pictures = write_odd_pictures(tmp_path / "pictures")
     for number, (height, width) in enumerate([(9, 14), (301, 200), (40, 41), (128, 128)]):
         pictures.append(tmp_path / f"{number}.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from edufast.data import Samples
-from edufast.edge.trained import export_trained, latency, validation_images
+from edufast.edge.trained import CALIBRATION_IMAGES, export_trained, known_images
 from edufast.models.weights import ModelInfo
+from edufast.utils.errors import UserError
 from tests.tiny import tiny_data, tiny_model
 
 DATA = tiny_data()
@@ -25,7 +25,8 @@ def info(class_ids=range(6)) -> ModelInfo:
 
 
 def test_images_are_spread_over_the_classes_and_labelled_by_position() -> None:
-    images, positions = validation_images(DATA, info([4, 0, 2]), count=9)
+    found, positions = known_images(DATA, "validation", info([4, 0, 2]), count=9)
+    images = found[:]
     assert images.shape == (9, 16, 16, 3) and images.dtype == np.uint8
     assert sorted(positions) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     known = {
@@ -38,8 +39,16 @@ def test_images_are_spread_over_the_classes_and_labelled_by_position() -> None:
 
 
 def test_there_are_no_more_images_than_the_classes_have() -> None:
-    images, positions = validation_images(DATA, info([5, 1]), count=100)
-    assert len(images) == 16 and (np.bincount(positions) == 8).all()
+    for count in (100, None):
+        images, positions = known_images(DATA, "validation", info([5, 1]), count=count)
+        assert len(images) == 16 and (np.bincount(positions) == 8).all()
+
+
+def test_images_are_spread_over_the_classes_in_whatever_order_they_are_stored() -> None:
+    order = np.arange(48).reshape(6, 8).T.reshape(-1)  # one class after the other, again and again
+    mixed = replace(DATA, val=DATA.val.subset(order))
+    _, positions = known_images(mixed, "validation", info(), count=6)
+    assert sorted(positions) == [0, 1, 2, 3, 4, 5]
 
 
 def test_image_files_are_read_at_the_size_of_the_model(tmp_path) -> None:
@@ -48,8 +57,15 @@ def test_image_files_are_read_at_the_size_of_the_model(tmp_path) -> None:
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(image).resize((40, 40), Image.Resampling.NEAREST).save(paths[-1])
     on_disk = replace(DATA, val=Samples(tuple(paths), DATA.val.labels))
-    images, positions = validation_images(on_disk, info(), count=12)
-    assert images.shape == (12, 16, 16, 3) and (np.bincount(positions) == 2).all()
+    images, positions = known_images(on_disk, "validation", info(), count=12)
+    assert images[:].shape == (12, 16, 16, 3) and (np.bincount(positions) == 2).all()
+
+
+def test_a_class_without_images_is_named_with_its_split() -> None:
+    few = replace(DATA, train=DATA.train.subset(np.flatnonzero(DATA.train.labels != 5)))
+    assert len(known_images(few, "training", info([0, 4]))[0]) == 48
+    with pytest.raises(UserError, match="tiny has no training image of class 5"):
+        known_images(few, "training", info([0, 5]))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +76,8 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     model = tiny_model(4).eval()
     path = tmp_path_factory.mktemp("trained") / "student.onnx"
-    return model, export_trained(model, info([3, 5, 0, 1]), DATA, path)
+    (report,) = export_trained(model, info([3, 5, 0, 1]), DATA, {"onnx": path})
+    return model, report
 
 
 def test_the_file_takes_bytes_and_names_the_classes(trained) -> None:
@@ -73,7 +90,8 @@ def test_the_file_takes_bytes_and_names_the_classes(trained) -> None:
     entries = {key: json.loads(text) for key, text in texts.items() if key != "sha256"}
     assert entries["classes"] == ["c3", "c5", "c0", "c1"]
     assert entries["preprocessing"]["mean"] == list(DATA.mean)
-    images, positions = validation_images(DATA, info([3, 5, 0, 1]))
+    found, positions = known_images(DATA, "validation", info([3, 5, 0, 1]))
+    images = found[:]
     session = onnxruntime.InferenceSession(report.path.read_bytes())
     (logits,) = session.run(None, {"image": images})
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
@@ -87,12 +105,30 @@ def test_without_data_noise_stands_in_and_the_report_says_so(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 6))
-    report = export_trained(model, info(), None, tmp_path / "student.onnx")
+    (report,) = export_trained(model, info(), None, {"onnx": tmp_path / "student.onnx"})
     assert report.noise and report.parity.accuracy_torch is None
 
 
-def test_latency_is_the_median_over_the_runs_in_milliseconds(trained, monkeypatch) -> None:
-    seconds = iter([0.0, 0.005, 1.0, 1.001, 2.0, 2.002])
-    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
-    monkeypatch.setattr("edufast.edge.trained.time", clock)
-    assert latency(trained[1].path, 16, runs=3) == pytest.approx(2.0)
+def test_ranges_come_from_training_images_and_accuracy_from_validation_images(
+    tmp_path, monkeypatch
+) -> None:
+    originals = []
+    monkeypatch.setattr(
+        "edufast.edge.trained.export_all", lambda original, *_: originals.append(original)
+    )
+    paths = {"onnx": tmp_path / "s.onnx", "onnx-int8": tmp_path / "s.int8.onnx"}
+    export_trained(tiny_model(6).eval(), info(), DATA, paths)
+    (original,) = originals
+    training = {image.tobytes() for image in DATA.train.images}
+    validation = {image.tobytes() for image in DATA.val.images}
+    used = {image.tobytes() for image in original.calibration}
+    assert used == training and not used & validation and len(used) <= CALIBRATION_IMAGES
+    assert {image.tobytes() for image in original.samples[:]} == validation
+
+
+def test_too_few_training_images_to_calibrate_with_leave_no_file(tmp_path) -> None:
+    few = replace(DATA, train=DATA.train.subset(np.arange(0, 144, 3)))
+    paths = {"onnx": tmp_path / "s.onnx", "onnx-int8": tmp_path / "s.int8.onnx"}
+    with pytest.raises(ValueError, match="calibration: 48 different images; expected at least 64"):
+        export_trained(tiny_model(6).eval(), info(), few, paths)
+    assert list(tmp_path.iterdir()) == []

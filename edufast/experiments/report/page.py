@@ -9,7 +9,7 @@ from importlib.resources import files
 from statistics import fmean
 from string import Template
 
-from edufast.experiments.events import ResultEvent, RunEvent
+from edufast.experiments.events import ExportEvent, ResultEvent, RunEvent
 from edufast.experiments.report.format import EQUAL, SPLITS, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
 from edufast.experiments.report.plots import Plot
@@ -263,8 +263,11 @@ def _exports(log: RunLog) -> str:
             f"{100 * export.agreement:.2f} %",
             _known(export.accuracy_torch),
             _known(export.accuracy_onnx),
+            _difference(export),
+            _worst_class(export),
             f"{export.max_abs_difference:.1e}",
             f"{export.latency_ms:.2f} ms",
+            "–" if export.latency_p95_ms is None else f"{export.latency_p95_ms:.2f} ms",
         ]
         for export in log.exports
     ]
@@ -277,14 +280,32 @@ def _exports(log: RunLog) -> str:
         "top-1 agreement",
         "there: accuracy, PyTorch",
         "accuracy, file",
+        "difference, points (95 %)",
+        "class that loses most",
         "largest logit difference",
         "one image, one thread",
+        "95th percentile",
     ]
     note = (
         '<p class="note">To predict pictures: <code>edufast predict</code> with this folder, or '
         "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
     )
     return _table(heads, rows) + note
+
+
+def _difference(export: ExportEvent) -> str:
+    if export.difference is None or export.interval is None:
+        return "–"
+    low, high = (100 * bound for bound in export.interval)
+    return f"{100 * export.difference:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _worst_class(export: ExportEvent) -> str:
+    worst = export.worst_class
+    if worst is None:
+        return "–" if export.difference is None else "none"
+    shares = percent(worst["accuracy_torch"]), percent(worst["accuracy_exported"])
+    return f"{worst['class']}: {', '.join(shares)}"
 
 
 def _config(text: str) -> str:

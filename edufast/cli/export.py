@@ -1,0 +1,170 @@
+"""The command that writes a trained student as files for the edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edufast.cli.common import JsonOption, fail, say, show, table, user
+from edufast.cli.options import path_of, text_of
+from edufast.edge import MAX_DROP
+from edufast.experiments import RUN_FILE
+from edufast.utils.errors import one_line
+
+if TYPE_CHECKING:
+    from edufast.data import DataSet
+    from edufast.edge.export import ExportReport
+    from edufast.edge.parity import ClassAccuracy
+    from edufast.experiments.recipe import Recipe
+    from edufast.models.weights import ModelInfo
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(parser=path_of("source"), help="A run folder or a .safetensors file.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            parser=text_of("--to"), help="Formats, comma-separated: onnx is float32; onnx-int8."
+        ),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", parser=path_of("--out"), help="File to write.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Points of accuracy that a file of integers may lose.")
+    ] = MAX_DROP,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--data"),
+            help="Data set or folder to verify on (default: the one trained on).",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--model"),
+            help="Import path of its model, if it has one: a file alone does not make edufast run "
+            "code. Of a run folder, config.yaml says it.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained student as files for the edge, verified on the validation split.
+
+    Every file is written, or none: one that is another classifier, or loses
+    more accuracy than --max-drop, ends the command with exit code 1.
+    """
+    from edufast.edge.parity import ExportError
+    from edufast.edge.registry import find_format
+    from edufast.edge.trained import export_trained, write_script
+    from edufast.experiments.exporting import record_exports
+    from edufast.models.weights import load_model
+
+    formats = {name: user(find_format, name) for name in to.split(",")}
+    if out is not None and len(formats) > 1:
+        fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
+    weights = source / "student.safetensors" if source.is_dir() else source
+    recipe = _recipe(source)
+    if model is None and recipe is not None:
+        model = recipe.student.model
+    network, info = user(load_model, weights, model=model)
+    images = _images(weights, info, data, recipe)
+    paths = {name: out or weights.with_suffix(form.SUFFIX) for name, form in formats.items()}
+    try:
+        reports = user(export_trained, network, info, images, paths, max_drop)
+    except ExportError as error:
+        fail(f"{error}; nothing was written", 1)
+    except ValueError as error:  # the images do not fit the model
+        fail(f"{weights}: {one_line(error)}", 2)
+    if source.is_dir() and out is None:
+        user(write_script, source)
+        if recipe is not None:
+            user(record_exports, source, reports)
+    if as_json:
+        for report in reports:
+            print(json.dumps({"event": "export", **report.to_dict()}))
+    else:
+        _print_table(reports)
+
+
+def _recipe(source: Path) -> Recipe | None:
+    """Of the run in the folder ``source``: the user's own words, which may name code to run."""
+    from edufast.experiments.run import RunConfig
+    from edufast.experiments.schema import read_section
+
+    config = source / RUN_FILE
+    return user(read_section, RunConfig, config).recipe if config.is_file() else None
+
+
+def _images(weights: Path, info: ModelInfo, source: str | None, recipe: Recipe | None) -> DataSet:
+    """The images to verify on; of a run, the splits that it trained with."""
+    from edufast.data import load_dataset, runs_code
+
+    if source is None and recipe is not None:
+        return user(recipe.data.load)
+    if source is None and runs_code(info.data):
+        fail(
+            f"{weights} was trained on {info.data!r}, and reading that runs code; expected --data "
+            "to name it, or other images",
+            2,
+        )
+    return user(
+        load_dataset,
+        source or info.data,
+        image_size=info.image_size,
+        on_error="stop" if recipe is None else recipe.data.on_error,
+    )
+
+
+def _print_table(reports: Sequence[ExportReport]) -> None:
+    """A column for each file, a row for each number."""
+    rows = table("", *(report.path.name for report in reports))
+    for name, cells in _rows(reports).items():
+        rows.add_row(name, *cells)
+    show(rows)
+    for report in reports:
+        say(
+            f"{report.path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
+            f"{report.parity.agreement:.1%} on {report.parity.samples} images"
+        )
+
+
+def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        parity, latency = report.parity, report.latency
+        cells = {
+            "format": report.format,
+            "size": f"{report.bytes / 1e6:.3f} MB",
+            "images": f"{parity.samples:,}",
+        }
+        if parity.interval is not None and parity.difference is not None:
+            low, high = (100 * bound for bound in parity.interval)
+            cells |= {
+                "accuracy, PyTorch": f"{parity.accuracy_torch:.2%}",
+                "accuracy, file": f"{parity.accuracy_exported:.2%}",
+                "difference, points": f"{100 * parity.difference:+.2f}",
+                "  95 % interval": f"{low:+.2f} to {high:+.2f}",
+                "class that loses most": report.worst_class or "none",
+                "  PyTorch, file": _pair(parity.worst_class),
+            }
+        cells |= {
+            "agreement": f"{parity.agreement:.2%}",
+            "one image, median": f"{latency.median_ms:.2f} ms",
+            "  95th percentile": f"{latency.p95_ms:.2f} ms",
+            "  load, first answer": f"{latency.load_ms:.1f} ms",
+        }
+        for name, cell in cells.items():
+            found.setdefault(name, []).append(cell)
+    return found
+
+
+def _pair(worst: ClassAccuracy | None) -> str:
+    return "" if worst is None else f"{worst.accuracy_torch:.1%}, {worst.accuracy_exported:.1%}"

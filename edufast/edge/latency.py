@@ -1,0 +1,44 @@
+"""How long an exported file takes for one image on one thread, in its own runtime."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edufast.edge.format import Format
+
+RUNS = 50
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one image on one thread, in milliseconds.
+
+    Attributes:
+        median_ms, p95_ms: of the runs after the first.
+        load_ms: from the file to its first answer, with the runtime in memory.
+    """
+
+    median_ms: float
+    p95_ms: float
+    load_ms: float
+
+
+def measure_latency(form: Format, path: Path, image: NDArray[Any], runs: int = RUNS) -> Latency:
+    """Load the file at ``path`` and run it on ``image``, a batch of one, ``runs`` times more."""
+    started = time.perf_counter()
+    run = form.runner(path, threads=1)
+    run(image)
+    load = time.perf_counter() - started
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        run(image)
+        seconds.append(time.perf_counter() - started)
+    median, p95 = np.quantile(seconds, [0.5, 0.95])
+    return Latency(1000 * median.item(), 1000 * p95.item(), 1000 * load)

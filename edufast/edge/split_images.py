@@ -1,0 +1,49 @@
+"""Images of a split as an exported file takes them, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edufast.data import Loader, Samples
+from edufast.edge.parity import BATCH
+
+
+class SplitImages:
+    """Slices of it are (n, H, W, 3) uint8, cropped and resized as in validation.
+
+    Args:
+        samples: the split.
+        index: (N,) positions in it.
+        image_size: height and width in pixels; arrays have it already.
+
+    Raises:
+        UserError: DALI is not installed.
+        ValueError: the arrays are of another size.
+    """
+
+    def __init__(self, samples: Samples, index: NDArray[np.int64], image_size: int) -> None:
+        self._images, self._index = samples.images, index
+        # With these constants a normalised pixel is the byte itself.
+        self._loader = Loader(
+            samples,
+            batch_size=BATCH,
+            image_size=image_size,
+            mean=(0.0, 0.0, 0.0),
+            std=(1 / 255, 1 / 255, 1 / 255),
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
+        """
+        Raises:
+            UnreadableImage: an image file cannot be read or decoded; the message names it.
+        """
+        index = self._index[part]
+        if isinstance(self._images, np.ndarray):
+            return self._images[index]
+        batches = self._loader.numbered(index, np.zeros(len(index), np.int64))
+        pixels = [batch.images.permute(0, 2, 3, 1).round().clamp(0, 255) for batch in batches]
+        return np.concatenate([each.byte().numpy() for each in pixels])
