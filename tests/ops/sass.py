@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edufast.bench.sass import tool
+from edufast.utils.errors import UserError
+
 ROOT = Path(__file__).parents[2]
 _REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
@@ -47,23 +50,15 @@ class Kernel:
         return list(takewhile(lambda x: not x.startswith(("BRA", "EXIT", "RET")), rest))
 
 
-def _tool(name: str) -> str:
-    """Of CUDA's toolkit, or as Triton ships it; skips the test where there is none."""
-    found = shutil.which(name)
-    if found is None:
-        triton = pytest.importorskip("triton")
-        packaged = Path(triton.__file__).parent / "backends/nvidia/bin" / name
-        found = str(packaged) if packaged.exists() else None
-    if found is None:
-        pytest.skip(f"{name} was not found")
-    return found
-
-
 def kernels_of(source: str, architecture: int, folder: Path, *options: str) -> dict[str, Kernel]:
     """The kernels of ``csrc/cuda/<source>``, compiled for sm_``architecture``, by mangled name."""
-    nvcc, cuobjdump = shutil.which("nvcc"), _tool("cuobjdump")
+    nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc was not found")
+    try:
+        cuobjdump = tool("cuobjdump")
+    except UserError as error:
+        pytest.skip(str(error))
     cubin = folder / "kernels.cubin"
     target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
     command = [nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-DEDUFAST_HAS_CUDA", target]

@@ -226,7 +226,7 @@ REFUSED = {
     "moments shape": (lambda: merge_([torch.zeros(2), torch.ones(3)],
                                      [torch.zeros(2), torch.ones(3)], moments=[(0, 1)]),
                       r"targets\[0\] and targets\[1\] are a mean and its variance"),
-    "counts": (lambda: merge_([BASE], [BASE.clone()], counts=[0]), r"counts is \[0\]"),
+    "counts": (lambda: merge_([BASE], [BASE.clone()], counts=[0]), r"counts is \[0.0\]"),
     "backend": (lambda: merge_([BASE], [BASE.clone()], backend="fast"), r"backend is 'fast'"),
 }  # fmt: skip
 
