@@ -71,7 +71,7 @@ def _list(shipped: list[Recipe]) -> None:
 def _describe(recipe: Recipe) -> None:
     from edufast.data.outline import outline
     from edufast.experiments.cost import expected_cost
-    from edufast.experiments.pace import expected_duration
+    from edufast.experiments.pace import Pace, expected_duration
     from edufast.experiments.report.format import seconds, si
 
     data, teachers = recipe.data.source, _teachers(recipe)
@@ -86,7 +86,8 @@ def _describe(recipe: Recipe) -> None:
         teachers += f": {si(sum(cost.teaching_flops), 'FLOP')} of training"
         teachers += f", {si(sum(cost.answering_flops), 'FLOP')} of answers"
         student += f": {cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training"
-        duration = expected_duration(recipe, cost, size, device_name("auto"))
+        pace = Pace(device_name("auto"), recipe.training)
+        duration = expected_duration(recipe, cost, size, pace)
         total = f"{si(cost.flops, 'FLOP')}, about {seconds(duration.total)} on this machine"
         total += "; baselines and validation come on top"
     else:

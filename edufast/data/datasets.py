@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,12 @@ def load_dataset(
             with naming_unreadable(train, val):
                 mean, std = _statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
+
+
+def at_size(data: DataSet, image_size: int) -> DataSet:
+    """``data`` with images of another size; mean and standard deviation stay as they are."""
+    train, val = _resized(data.train, image_size), _resized(data.val, image_size)
+    return replace(data, train=train, val=val, image_size=image_size)
 
 
 @contextmanager

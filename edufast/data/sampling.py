@@ -25,7 +25,8 @@ class MixedSampler:
     The numbers follow ``weights`` (largest remainder, at least one), so that all batches have the
     same mixture, and each teacher sees equally many images in each. A batch is sorted by group.
     Each group is an endless sequence of passes, each a new permutation of its samples: an epoch
-    continues where the previous one stopped, and no sample repeats within a pass.
+    continues where the previous one stopped, and no sample repeats within a pass unless its class
+    is rare and ``balance`` says so.
 
     Args:
         labels: (N,) integer labels of the whole split.
@@ -34,6 +35,7 @@ class MixedSampler:
         seed: of the permutations.
         samples_per_epoch: rounded down to whole batches; None: the number of samples in all groups.
         weights: of the groups, above 0; None: their numbers of samples.
+        balance: see :func:`repeated`.
 
     Raises:
         ValueError: no group, an empty one, a label in two or without samples, ``samples_per_epoch``
@@ -48,6 +50,7 @@ class MixedSampler:
         seed: int,
         samples_per_epoch: int | None = None,
         weights: Sequence[float] | None = None,
+        balance: float = 0.0,
     ) -> None:
         if samples_per_epoch is not None and samples_per_epoch < 1:
             raise ValueError(f"samples_per_epoch: expected at least 1, got {samples_per_epoch}")
@@ -58,6 +61,7 @@ class MixedSampler:
         if len(np.unique(together)) < len(together):
             raise ValueError("groups: a class is in two groups; expected each in one")
         length = samples_per_epoch or len(together)
+        members = [repeated(samples, labels, balance) for samples in members]
         self.batch_size = min(batch_size, length)
         self._batches = length // self.batch_size
         self.quotas = _apportioned(self.batch_size, weights or [len(m) for m in members])
@@ -96,7 +100,8 @@ class SliceSampler:
     """One class slice after the other within an epoch, each shuffled: the authors' order.
 
     Each slice is an endless sequence of passes, as in :class:`MixedSampler`.
-    ``samples_per_epoch`` is divided among the slices in proportion to their samples.
+    ``samples_per_epoch`` is divided among the slices in proportion to their samples; ``balance`` as
+    in :func:`repeated`.
 
     Raises:
         ValueError: no slice, an empty slice, a class without samples, or ``samples_per_epoch`` too
@@ -109,6 +114,7 @@ class SliceSampler:
         slices: Sequence[Iterable[int]],
         seed: int,
         samples_per_epoch: int | None = None,
+        balance: float = 0.0,
     ) -> None:
         if not slices:
             raise ValueError("slices: expected at least one class slice, got none")
@@ -122,6 +128,7 @@ class SliceSampler:
                 raise ValueError(
                     f"samples_per_epoch: {samples_per_epoch} leaves a slice of {len(slices)} empty"
                 )
+        members = [repeated(samples, labels, balance) for samples in members]
         self._slices = [_Passes(samples, seed, number) for number, samples in enumerate(members)]
 
     def __len__(self) -> int:
@@ -133,6 +140,26 @@ class SliceSampler:
             for passes, length in zip(self._slices, self._lengths, strict=True)
         ]
         return np.concatenate(drawn)
+
+
+def repeated(
+    samples: NDArray[np.int64], labels: NDArray[np.integer], balance: float
+) -> NDArray[np.int64]:
+    """``samples`` with those of rare classes several times.
+
+    A sample of a class with n samples in the split is there (m / n) ** balance times, rounded,
+    where m is the largest n of any class: 0 leaves the samples as they are, 1 makes all classes
+    about equally frequent. With 1/2 this is repeat-factor sampling (Gupta et al. 2019, LVIS,
+    section 4.2).
+
+    Args:
+        samples: (N,) positions in the split.
+        labels: of the whole split.
+        balance: from 0 to 1.
+    """
+    counts = np.bincount(labels)
+    times = np.rint((counts.max() / counts[labels[samples]]) ** balance).astype(np.int64)
+    return samples.repeat(times)
 
 
 class _Passes:

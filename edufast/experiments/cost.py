@@ -27,6 +27,7 @@ class Cost:
         samples: the student trains on.
         student_flops: of training the student.
         teaching_flops: of training each of the recipe's teachers; 0 for those that have weights.
+        teaching_samples: that each of them trains on.
         answering_flops: of each teacher's answers while the student trains, none of them cached.
     """
 
@@ -34,6 +35,7 @@ class Cost:
     student_flops: int
     teaching_flops: tuple[int, ...]
     answering_flops: tuple[int, ...]
+    teaching_samples: tuple[int, ...]
 
     @property
     def flops(self) -> int:
@@ -66,21 +68,23 @@ def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
         ]
 
     teaching = (recipe.teaching or recipe.training).batch_size
-    taught, answered = [], []
+    taught, seen, answered = [], [], []
     visits = _visits(education, slices)
     for k, (section, teacher) in enumerate(zip(recipe.teachers, teachers, strict=True)):
         size = section.image_size or data.image_size
         flops = forward_flops(teacher, (3, size, size))
         answered.append(visits[k] * flops)
-        total = 0
+        total = images = 0
         if section.weights is None:
             lessons = recipe.teacher_curriculum(k, data)
             samples = samples_of_grades(lessons, data, teaching)
             for grade, count in zip(lessons.grades, samples, strict=True):
-                seen = grade.image_size or size
-                total += TRAINING_FACTOR * forward_flops(teacher, (3, seen, seen)) * count
+                side = grade.image_size or size
+                total += TRAINING_FACTOR * forward_flops(teacher, (3, side, side)) * count
+                images += count
         taught.append(total)
-    return Cost(sum(education.samples), student_flops, tuple(taught), tuple(answered))
+        seen.append(images)
+    return Cost(sum(education.samples), student_flops, tuple(taught), tuple(answered), tuple(seen))
 
 
 def _imageless(section: DataSection) -> DataSet | None:
@@ -109,15 +113,17 @@ def _visits(education: Method, slices: Sequence[Sequence[int]]) -> list[int]:
             continue
         taught = curriculum.taught(g)
         sampler: Sampler
+        training = education.recipe.training
         if curriculum.order == "slices":
             taught_slices = [
                 earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes
             ]
-            sampler = SliceSampler(labels, taught_slices, 0, grade.samples)
+            sampler = SliceSampler(labels, taught_slices, 0, grade.samples, training.balance)
         else:
             groups = Supervision(faculty, grade.teachers, grade.target, taught, 1.0).groups
-            batch_size = education.recipe.training.batch_size
-            sampler = MixedSampler(labels, groups, batch_size, 0, grade.samples)
+            sampler = MixedSampler(
+                labels, groups, training.batch_size, 0, grade.samples, balance=training.balance
+            )
         # Every epoch has as many samples of an owner as any other.
         epoch = labels[sampler(0)[: samples // grade.epochs]]
         for k in grade.teachers:

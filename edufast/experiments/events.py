@@ -88,6 +88,23 @@ class BudgetEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemainingEvent(Event):
+    """After every epoch of a teacher or a student: how far the whole run is.
+
+    Attributes:
+        method: name of the training that is under way.
+        done: share of the run's planned seconds.
+        seconds_left: until the run ends, about.
+    """
+
+    kind: ClassVar[str] = "remaining"
+    method: str
+    seed: int
+    done: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseEvent(Event):
     """Seconds that a student's training spent in one of its phases."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from edufast.data import Augment, Batch, Loader, Samples
 from edufast.experiments.cost import Cost
 from edufast.experiments.recipe import Recipe, TrainingSection
 from edufast.models.zoo import create_model
@@ -16,6 +18,7 @@ from edufast.training.settings import autocast
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
 _SECONDS = 0.4  # of steps that are timed, after two to warm up
+_LOADED, _LOADING_SECONDS = 32, 1.0  # images in a batch, and how long they are loaded
 _LARGEST_STEP = 50e9  # FLOPs: about a second of a slow CPU
 
 
@@ -24,44 +27,87 @@ class Duration:
     """Seconds that a run takes, about: small images and short grades are up to a third slower.
 
     Attributes:
-        teaching: training the teachers.
+        teaching: training each of the teachers.
         learning: training the student, with its teachers' answers.
     """
 
-    teaching: float
+    teaching: tuple[float, ...]
     learning: float
 
     @property
     def total(self) -> float:
-        """Both together."""
-        return self.teaching + self.learning
+        """All together."""
+        return sum(self.teaching) + self.learning
 
 
-def expected_duration(recipe: Recipe, cost: Cost, image_size: int, device: str) -> Duration:
+class Pace:
+    """Speeds of this machine, each measured when it is first asked for.
+
+    Args:
+        device: where the run will be.
+        training: its settings.
+    """
+
+    def __init__(self, device: str, training: TrainingSection) -> None:
+        self._device, self._training = device, training
+        self._speeds: dict[tuple[str, int], tuple[float, float]] = {}
+
+    def speeds(self, model: str, image_size: int) -> tuple[float, float]:
+        """FLOP/s of training steps of the network ``model``, and of its forward passes."""
+        if (model, image_size) not in self._speeds:
+            with torch.random.fork_rng(devices=[]):
+                network = create_model(model, 2)
+                self._speeds[model, image_size] = _speeds(
+                    network, image_size, self._training, self._device
+                )
+        return self._speeds[model, image_size]
+
+    def loading(self, samples: Samples, image_size: int, augment: Augment) -> float:
+        """Seconds that the processors take to load and augment an image, all of them together.
+
+        While a network trains on the same processors, that comes on top.
+        """
+        loader = Loader(
+            samples,
+            batch_size=min(_LOADED, len(samples)),
+            image_size=image_size,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            augment=augment,
+        )
+        images, started, spent = 0, time.perf_counter(), time.process_time()
+        for batch in _endless(loader):
+            images += len(batch.labels)
+            if time.perf_counter() - started > _LOADING_SECONDS:
+                break
+        return (time.process_time() - spent) / images / torch.get_num_threads()
+
+
+def _endless(loader: Loader) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from loader.epoch(epoch)
+
+
+def expected_duration(
+    recipe: Recipe, cost: Cost, image_size: int, pace: Pace, loading: float = 0.0
+) -> Duration:
     """How long ``edufast train`` takes with ``recipe``, baselines and validation aside.
 
     Args:
         recipe: the run.
         cost: its own.
         image_size: of its data.
-        device: where it runs.
+        pace: where it runs.
+        loading: seconds for each image that is trained on.
     """
-    speeds: dict[tuple[str, int], tuple[float, float]] = {}
-
-    def speed(name: str, size: int) -> tuple[float, float]:
-        if (name, size) not in speeds:
-            speeds[name, size] = _speeds(create_model(name, 2), size, recipe.training, device)
-        return speeds[name, size]
-
-    teaching = 0.0
-    with torch.random.fork_rng(devices=[]):
-        train, _ = speed(recipe.student.model, image_size)
-        learning = cost.student_flops / train
-        for k, section in enumerate(recipe.teachers):
-            train, answer = speed(section.model, section.image_size or image_size)
-            teaching += cost.teaching_flops[k] / train
-            learning += cost.answering_flops[k] / answer
-    return Duration(teaching, learning)
+    train, _ = pace.speeds(recipe.student.model, image_size)
+    learning = cost.student_flops / train + cost.samples * loading
+    teaching = []
+    for k, section in enumerate(recipe.teachers):
+        train, answer = pace.speeds(section.model, section.image_size or image_size)
+        teaching.append(cost.teaching_flops[k] / train + cost.teaching_samples[k] * loading)
+        learning += cost.answering_flops[k] / answer
+    return Duration(tuple(teaching), learning)
 
 
 def _speeds(

@@ -118,6 +118,7 @@ class TrainingSection(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     augment: AugmentSection = AugmentSection()
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"
 
@@ -134,6 +135,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: PositiveInt = 30
+    teacher_samples: PositiveInt | None = None
     teacher_image_sizes: list[ImageSize] = Field(default_factory=list)
     baselines: list[MethodName] = Field(default_factory=list)
     variants: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
@@ -183,7 +185,8 @@ class Recipe(Section):
         return self.model_copy(update={"teachers": [*self.teachers, extra]})
 
     def teacher_curriculum(self, k: int, data: DataSet) -> Curriculum:
-        """How teacher ``k`` is trained: its classes in as many epochs as the recipe says.
+        """How teacher ``k`` is trained: its classes in as many epochs as the recipe says, each of
+        ``teacher_samples`` images, or of all.
 
         Raises:
             UserError: ``teacher_image_sizes`` has more sizes than that, or larger ones than the
@@ -197,7 +200,12 @@ class Recipe(Section):
             )
         epochs = self.teachers[k].epochs or self.teacher_epochs
         try:
-            return Curriculum.single(classes, epochs, image_sizes=self.teacher_image_sizes)
+            return Curriculum.single(
+                classes,
+                epochs,
+                samples=self.teacher_samples,
+                image_sizes=self.teacher_image_sizes,
+            )
         except ValueError as error:
             raise UserError(f"teachers.{k}: {error}") from error
 

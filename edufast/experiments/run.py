@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.budget import within_budget
-from edufast.experiments.cost import expected_cost
 from edufast.experiments.events import ResultEvent
-from edufast.experiments.pace import expected_duration
+from edufast.experiments.plan import planned
 from edufast.experiments.report import write_report
-from edufast.experiments.report.format import seconds
 from edufast.experiments.run_folder import RunConfig
 from edufast.experiments.run_setup import Setup
-from edufast.experiments.student_training import export_student, train_student
+from edufast.experiments.student_training import export_student, tell_export, train_student
 from edufast.experiments.teacher_training import absent_teacher, load_teacher, train_teacher
+from edufast.experiments.watch import Watch
 from edufast.models.weights import load_model
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import Interrupted
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
-_LONG = 2e12  # FLOPs: half a minute of a slow machine
+_UNWATCHED = Watch()
 
 
 def run(config: RunConfig, path: Path, console: Console | None = None) -> Results:
@@ -50,40 +49,26 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
 
 
 def _carry_out(setup: Setup) -> Results:
-    _announce(setup)
-    results = train(setup, teach(setup))
-    if setup.config.export and "education" in setup.config.methods:
+    exports = setup.config.export and "education" in setup.config.methods
+    watch = Watch(BestSoFar(setup) if exports else None, planned(setup))
+    try:
+        results = train(setup, teach(setup, watch), watch)
+    except Interrupted:
+        if watch.best is not None and (exported := watch.best.export()):
+            setup.console.print(exported)
+        raise
+    if watch.best is not None:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
-        export_student(setup, *loaded, "student.onnx")
+        tell_export(setup, export_student(setup, *loaded, "student.onnx"))
+        watch.best.end()
     return results
-
-
-def _announce(setup: Setup) -> None:
-    """Say how long a run that begins will take, unless that is soon seen."""
-    config, log = setup.config, setup.folder.log()
-    if log.teachers or log.methods or "education" not in config.methods:
-        return
-    cost = expected_cost(setup.recipe, setup.data)
-    if cost is None or cost.flops < _LONG:
-        return
-    untaught = [
-        0 if setup.teacher_file(k).exists() else flops
-        for k, flops in enumerate(cost.teaching_flops)
-    ]
-    cost = replace(cost, teaching_flops=tuple(untaught))
-    one = expected_duration(setup.recipe, cost, setup.data.image_size, config.device)
-    total = one.teaching + one.learning * len(config.seeds)
-    setup.console.print(
-        f"this takes about {seconds(total)} on this machine, {seconds(one.teaching)} of them for "
-        "teachers; baselines and validation come on top"
-    )
 
 
 def _report(setup: Setup) -> None:
     setup.console.print(f"report: {write_report(setup.folder.path)}")
 
 
-def teach(setup: Setup) -> Faculty:
+def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
     """Load the teachers that the methods learn from, and train those without weights yet.
 
     Without any method: all of them, and their logits are stored where the config has a cache.
@@ -106,6 +91,7 @@ def teach(setup: Setup) -> Faculty:
                 checkpoint=setup.folder.checkpoint(f"teacher{k}"),
                 event_log=setup.event_log,
                 console=setup.console,
+                after_epoch=watch.over(setup.recipe.teachers[k].model),
             )
         teachers.append(load_teacher(path, k, classes, setup.data, setup.recipe.teachers[k]))
     dtype = torch.bfloat16 if setup.recipe.training.precision == "bf16" else None
@@ -117,7 +103,7 @@ def teach(setup: Setup) -> Faculty:
     return faculty
 
 
-def train(setup: Setup, faculty: Faculty) -> Results:
+def train(setup: Setup, faculty: Faculty, watch: Watch = _UNWATCHED) -> Results:
     """Train what is not finished: every method with every seed."""
     config, finished = setup.config, setup.folder.log().results
     names = config.methods
@@ -129,7 +115,9 @@ def train(setup: Setup, faculty: Faculty) -> Results:
             continue
         method = within_budget(setup, setup.methods[name], faculty)
         for seed in seeds:
-            finished[name, seed] = train_student(setup, method, seed, faculty)
+            kept = (name, seed) == ("education", config.seeds[0])
+            after_epoch = watch.over(setup.recipe.student.model if kept else None)
+            finished[name, seed] = train_student(setup, method, seed, faculty, after_epoch)
     return {name: {seed: finished[name, seed] for seed in config.seeds} for name in config.methods}
 
 

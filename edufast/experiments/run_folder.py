@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "student.safetensors"
 
     @property
+    def best(self) -> Path:
+        """Weights of the most accurate model of all classes so far, while the run is unfinished."""
+        return self.path / "best.safetensors"
+
+    @property
     def diverged(self) -> Path:
         """Of a run of a sweep whose loss was not finite: at which step."""
         return self.path / "diverged.txt"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
+from edufast.data.datasets import at_size
 from edufast.edge.trained import export_trained, write_script
 from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
 from edufast.experiments.method import Method
@@ -14,8 +17,17 @@ from edufast.training.evaluation import evaluate_on
 from edufast.training.school import School
 
 
-def train_student(setup: Setup, method: Method, seed: int, faculty: Faculty) -> ResultEvent:
+def train_student(
+    setup: Setup,
+    method: Method,
+    seed: int,
+    faculty: Faculty,
+    after_epoch: Callable[[School], str] = lambda school: "",
+) -> ResultEvent:
     """Train one student and log its result; of education, the first one is saved and exported.
+
+    Args:
+        after_epoch: called after every validation; what it returns is added to the epoch's line.
 
     Raises:
         Interrupted: after Ctrl-C; call again to go on.
@@ -28,7 +40,7 @@ def train_student(setup: Setup, method: Method, seed: int, faculty: Faculty) -> 
         event_log=setup.event_log,
         checkpoint=setup.folder.checkpoint(f"{method.name}-{seed}"),
     )
-    graduate = school.fit()
+    graduate = school.fit(lambda: after_epoch(school))
     if (method.name, seed) == ("education", setup.config.seeds[0]):
         _keep(setup, school, graduate)
     for phase, seconds in school.progress.phases.items():
@@ -59,7 +71,8 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
     save_model(setup.folder.student, graduate, info)
     if setup.config.export:
         for depth in school.student.depths[:-1]:
-            export_student(setup, school.student.graduate(depth), info, f"student-exit{depth}.onnx")
+            smaller = school.student.graduate(depth)
+            tell_export(setup, export_student(setup, smaller, info, f"student-exit{depth}.onnx"))
 
 
 def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEvent:
@@ -88,19 +101,28 @@ def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEv
     )
 
 
-def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> None:
+def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> ExportEvent:
     """Write ``model`` to the file ``name`` of the run's folder, verify and measure it; beside it,
     a script that predicts pictures with it.
+
+    Returns:
+        What is written to the event log.
 
     Raises:
         ExportError: the file does not do what the model does.
     """
-    (report,) = export_trained(model, info, setup.data, {"onnx": setup.folder.path / name})
+    data = at_size(setup.data, info.image_size)
+    (report,) = export_trained(model, info, data, {"onnx": setup.folder.path / name})
     write_script(setup.folder.path)
     event = ExportEvent.of(report)
     setup.event_log.write(event)
+    return event
+
+
+def tell_export(setup: Setup, event: ExportEvent) -> None:
+    """Print what was exported."""
     setup.console.print(
-        f"exported {report.path} ({event.accuracy:.1%}, {report.bytes / 1e6:.2f} MB, "
-        f"{event.latency_ms:.2f} ms an image on one thread), agreement with PyTorch "
-        f"{report.parity.agreement:.1%}"
+        f"exported {setup.folder.path / event.path} ({event.accuracy:.1%}, "
+        f"{event.bytes / 1e6:.2f} MB, {event.latency_ms:.2f} ms an image on one thread), agreement "
+        f"with PyTorch {event.agreement:.1%}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +31,11 @@ def train_teacher(
     checkpoint: Path,
     event_log: EventLog,
     console: Console,
+    after_epoch: Callable[[School], str] = lambda school: "",
 ) -> TeacherEvent:
     """Train teacher ``k`` of ``recipe`` and write it to ``path``, resumable by ``checkpoint``.
+
+    ``after_epoch`` is called after every validation; what it returns is added to the epoch's line.
 
     Returns what is written to the event log.
     """
@@ -47,7 +50,7 @@ def train_teacher(
         training=recipe.create_teaching(),
         options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),
     )
-    graduate, at = school.fit(), school.progress
+    graduate, at = school.fit(lambda: after_epoch(school)), school.progress
     info = ModelInfo.describe(
         section.model, data, classes, at.accuracy, at.student_flops, at.seconds
     )

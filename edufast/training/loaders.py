@@ -29,7 +29,7 @@ def training_batches(
         curriculum: determines the classes, the order and the number of samples per epoch.
         g: the grade, from 0.
         groups: class ids of each group; the samples of a batch come group by group.
-        training: batch size and augmentation.
+        training: batch size, augmentation and balance.
         seed: of the training; every grade has its own random order and augmentation.
         device: of the batches.
     """
@@ -38,11 +38,17 @@ def training_batches(
     sampler: Sampler
     if curriculum.order == "slices":
         slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
-        sampler = SliceSampler(labels, slices, own_seed, grade.samples)
+        sampler = SliceSampler(labels, slices, own_seed, grade.samples, training.balance)
     else:
         members, weights = _mixture(data, curriculum, g, groups)
         sampler = MixedSampler(
-            labels, members, training.batch_size, own_seed, grade.samples, weights
+            labels,
+            members,
+            training.batch_size,
+            own_seed,
+            grade.samples,
+            weights,
+            training.balance,
         )
     return Loader(
         data.train,

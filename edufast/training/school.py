@@ -142,8 +142,12 @@ class School:
 
     # --- the whole training ------------------------------------------------------------------
 
-    def fit(self) -> nn.Module:
+    def fit(self, after_epoch: Callable[[], str] = lambda: "") -> nn.Module:
         """Teach every grade and return the graduate: a plain module in eval mode.
+
+        Args:
+            after_epoch: called when an epoch has been validated; what it returns is added to the
+                line about the epoch.
 
         Raises:
             Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made with the
@@ -156,20 +160,20 @@ class School:
         splits = self.data.train, self.data.val
         with naming_unreadable(*splits), deferred_interrupt() as interrupted, self._bar:
             while self.progress.grade < len(self.plans):
-                self._teach_grade(interrupted)
+                self._teach_grade(interrupted, after_epoch)
                 self.progress.grade += 1
                 self.progress.epoch = 0
                 self._save()
         return self.student.graduate()
 
-    def _teach_grade(self, interrupted: Callable[[], bool]) -> None:
+    def _teach_grade(self, interrupted: Callable[[], bool], after_epoch: Callable[[], str]) -> None:
         at, epochs = self.progress, self.plan.grade.epochs
         self.begin_grade()
         while at.epoch < epochs:
             loss, speed = self._train_epoch(interrupted)
             accuracy = self.validate()
             self._keep_best()
-            self._bar.end_epoch(loss, accuracy.overall, speed)
+            self._bar.end_epoch(loss, accuracy.overall, speed, after_epoch())
             self._write(
                 EpochEvent,
                 samples=at.samples,

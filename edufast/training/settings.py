@@ -37,6 +37,8 @@ class Training:
         momentum: of SGD.
         weight_decay: of both optimisers.
         augment: random augmentation of the training images.
+        balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
+            classes equally often), see :func:`edufast.data.sampling.repeated`.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
             the losses stay float32. In a run, the teachers compute entirely in bfloat16. Faster if
             the hardware supports it (GPUs, CPUs with AVX512-BF16 or AMX), slower otherwise.
@@ -54,18 +56,21 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: Augment = field(default_factory=Augment)
+    balance: float = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
-        for name in ("lr", "momentum", "weight_decay"):
+        for name in ("lr", "momentum", "weight_decay", "balance"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.lr == 0:
             raise ValueError("lr is 0; expected a number above 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; expected a number below 1")
         check_instance("augment", self.augment, Augment)
+        if self.balance > 1:
+            raise ValueError(f"balance is {self.balance}; expected at most 1")
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer={self.optimizer!r}: expected 'sgd' or 'adamw'")
         if self.precision not in get_args(Precision):

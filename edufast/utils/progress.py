@@ -36,6 +36,7 @@ class TrainingBar:
         )
         self._task = self._progress.add_task(method, total=None, numbers="")
         self._label = method
+        self._note = ""
 
     def __enter__(self) -> TrainingBar:
         self._progress.__enter__()
@@ -57,15 +58,16 @@ class TrainingBar:
 
     def update(self, step: int, loss: float, images_per_second: float) -> None:
         """Show the number of steps done and the latest measurements."""
-        numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s"
+        numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s  {self._note}".rstrip()
         self._progress.update(self._task, completed=step, numbers=numbers)
 
-    def end_epoch(self, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Print a line with the results of the epoch."""
-        self.say(
-            f"{self._label}: loss {loss:.3f}, accuracy {accuracy:.1%}, "
-            f"{images_per_second:,.0f} images/s"
-        )
+    def end_epoch(
+        self, loss: float, accuracy: float, images_per_second: float, note: str = ""
+    ) -> None:
+        """Print a line with the results of the epoch, and ``note``, which later bars show, too."""
+        self._note = note
+        results = f"loss {loss:.3f}, accuracy {accuracy:.1%}, {images_per_second:,.0f} images/s"
+        self.say(f"{self._label}: {results}{', ' * bool(note)}{note}")
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

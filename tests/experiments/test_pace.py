@@ -9,12 +9,18 @@ import torch
 
 from edufast.experiments import pace
 from edufast.experiments.cost import Cost
-from edufast.experiments.pace import expected_duration
+from edufast.data import Augment
+from edufast.experiments.pace import Pace, expected_duration
 from edufast.experiments.recipe import parse_recipe
 from tests.experiments.recipes import content
+from tests.tiny import tiny_data
 
 TEACHERS = [{"model": "resnet14", "classes": "0-2"}, {"model": "resnet14", "classes": "3-5"}]
 RECIPE = parse_recipe(content(teachers=TEACHERS))
+
+
+def fresh() -> Pace:
+    return Pace("cpu", RECIPE.training)
 
 
 @pytest.fixture
@@ -37,28 +43,56 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_each_part_takes_its_arithmetic_at_its_speed(timed: list[int]) -> None:
-    one = Cost(0, 10**12, (10**12, 10**12), (0, 0))
-    two = Cost(0, 2 * 10**12, (10**12, 0), (0, 10**12))
-    first = expected_duration(RECIPE, one, 16, "cpu")
-    second = expected_duration(RECIPE, two, 16, "cpu")
-    assert first.teaching == 2 * second.teaching > 0
+    one = Cost(0, 10**12, (10**12, 10**12), (0, 0), (0, 0))
+    two = Cost(0, 2 * 10**12, (10**12, 0), (0, 10**12), (0, 0))
+    first = expected_duration(RECIPE, one, 16, fresh())
+    second = expected_duration(RECIPE, two, 16, fresh())
+    assert first.teaching[0] == first.teaching[1] == second.teaching[0] > second.teaching[1] == 0
     assert second.learning > 2 * first.learning > 0
-    assert second.total == second.teaching + second.learning
+    assert second.total == second.teaching[0] + second.learning
+
+
+def test_loading_comes_on_top_for_each_image_that_is_trained_on(timed: list[int]) -> None:
+    cost = Cost(30, 10**12, (10**12, 10**12), (0, 0), (10, 20))
+    without = expected_duration(RECIPE, cost, 16, fresh())
+    loaded = expected_duration(RECIPE, cost, 16, fresh(), loading=100.0)
+    assert loaded.learning == pytest.approx(without.learning + 3000)
+    assert loaded.teaching[0] == pytest.approx(without.teaching[0] + 1000)
+    assert loaded.teaching[1] == pytest.approx(without.teaching[1] + 2000)
+
+
+def test_loading_is_timed_over_the_images_that_were_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads: half of the processors' time passes for an image."""
+    monkeypatch.setattr(pace, "_LOADING_SECONDS", 0.05)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    images: list[int] = []
+    whole = pace.Loader.epoch
+
+    def counted(self: object, epoch: int) -> object:
+        for batch in whole(self, epoch):
+            images.append(len(batch.labels))
+            yield batch
+
+    monkeypatch.setattr(pace.Loader, "epoch", counted)
+    monkeypatch.setattr(pace.time, "process_time", lambda: 10.0 * sum(images))
+    samples = tiny_data(per_class=8).train
+    assert fresh().loading(samples, 16, Augment(pad=1)) == pytest.approx(5.0)
+    assert len(images) > 1
 
 
 def test_each_network_is_tried_once_and_with_no_more_images_than_it_trains_on(
     timed: list[int],
 ) -> None:
-    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 16, "cpu")
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1), (0, 0)), 16, fresh())
     assert timed == [128] * 4, "a training step and a forward pass of student and teachers"
     timed.clear()
-    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 512, "cpu")
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1), (0, 0)), 512, fresh())
     assert max(timed) < 128
 
 
 def test_random_numbers_stay_as_they_are(timed: list[int]) -> None:
     state = torch.get_rng_state()
-    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1)), 8, "cpu")
+    expected_duration(RECIPE, Cost(0, 1, (1, 1), (1, 1), (0, 0)), 8, fresh())
     assert torch.equal(torch.get_rng_state(), state)
 
 

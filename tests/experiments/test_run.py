@@ -1,15 +1,11 @@
 """Runs: what is trained, in which order, and what a second attempt leaves alone."""
 
-import io
 import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-import edufast.experiments.run as run_module
 from edufast.experiments.events import ResultEvent
-from edufast.experiments.pace import Duration
 from edufast.experiments.run import run, teach, train
 from edufast.experiments.run_log import read_events
 from edufast.teachers.faculty import Faculty
@@ -35,41 +31,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_with_student_export_and_report(finished):
     for name in ("student.safetensors", "student.onnx", "report.html"):
         assert (finished / name).is_file()
-
-
-def test_a_long_run_says_how_long_it_will_take_when_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_LONG", 0)
-    monkeypatch.setattr(
-        run_module, "expected_duration", lambda *_: Duration(teaching=60, learning=30)
-    )
-    told = []
-    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
-        console = Console(file=io.StringIO(), width=300)
-        config = small_config(
-            "education", recipe=DIGITS, export=False, teachers=tmp_path / "a", seeds=(0, 1)
-        )
-        run(config, folder, console)
-        told.append([line for line in console.file.getvalue().splitlines() if "takes" in line])
-    (first,), again, (other,) = told
-    assert "about 2 min 00 s on this machine, 1 min 00 s of them for teachers" in first
-    assert not again and "2 min" in other
-
-
-def test_a_duration_is_that_of_what_is_still_to_be_trained(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_LONG", 0)
-    costs = []
-
-    def recorded(recipe, cost, *_):
-        costs.append(cost)
-        return Duration(0, 0)
-
-    monkeypatch.setattr(run_module, "expected_duration", recorded)
-    for teachers in (None, finished):
-        config = small_config("education", recipe=DIGITS, export=False, teachers=teachers)
-        run(config, tmp_path / str(teachers is None), QUIET)
-    fresh, taught = costs
-    assert min(fresh.teaching_flops) > 0 == max(taught.teaching_flops)
-    assert fresh.answering_flops == taught.answering_flops
 
 
 def test_what_is_finished_is_read_from_the_log(finished):

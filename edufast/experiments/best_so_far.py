@@ -1,0 +1,69 @@
+"""The best model of an unfinished run, exported so that it can be used and nothing is lost."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+from torch import nn
+
+from edufast.experiments.run_setup import Setup
+from edufast.experiments.student_training import export_student
+from edufast.models.weights import ModelInfo, read_info, save_model
+from edufast.training.school import School
+
+EXPORT_EVERY = 60.0  # seconds, at least, between two exports: one takes a few
+
+
+class BestSoFar:
+    """Keeps and exports the most accurate model of all classes while a run goes on, be it a teacher
+    or the student. In the end the finished student takes its place.
+
+    Args:
+        setup: of the run, whose folder is opened.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        kept = setup.folder.best
+        self._accuracy = read_info(kept).accuracy if kept.exists() else -math.inf
+        self._waiting: tuple[nn.Module, ModelInfo] | None = None  # to be exported
+        self._exported = -math.inf  # when
+
+    def offer(self, school: School, model: str) -> str:
+        """Keep what ``school`` teaches if it is complete and more accurate than all before, and
+        export it unless another was exported within the last minute.
+
+        Args:
+            school: after a validation.
+            model: name of its network.
+
+        Returns:
+            What was exported, in words, or nothing.
+        """
+        student, at, data = school.student, school.progress, self._setup.data
+        complete = student.grown == len(student.fragments) and student.classes == len(data.classes)
+        if not complete or at.accuracy <= self._accuracy:
+            return ""
+        info = ModelInfo.describe(
+            model, data, range(len(data.classes)), at.accuracy, at.student_flops, at.seconds
+        )
+        info = replace(info, image_size=student.image_size or data.image_size)
+        graduate = student.graduate()
+        save_model(self._setup.folder.best, graduate, info)
+        self._accuracy, self._waiting = at.accuracy, (graduate, info)
+        return self.export() if time.monotonic() - self._exported >= EXPORT_EVERY else ""
+
+    def export(self) -> str:
+        """Export the best so far as student.onnx unless that was done; returns that in words."""
+        if self._waiting is None:
+            return ""
+        written = export_student(self._setup, *self._waiting, "student.onnx")
+        self._waiting, self._exported = None, time.monotonic()
+        return f"usable: {written.path} ({written.accuracy:.1%}, {written.bytes / 1e6:.2f} MB)"
+
+    def end(self) -> None:
+        """The finished student was exported: what was kept until then is no longer needed."""
+        self._waiting = None
+        self._setup.folder.best.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""The trainings of a run and how long each of them takes, planned when it begins or goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from edufast.experiments.cost import Cost, expected_cost
+from edufast.experiments.pace import Duration, Pace, expected_duration
+from edufast.experiments.remaining import Part, Remaining
+from edufast.experiments.report.format import seconds
+from edufast.experiments.run_setup import Setup
+
+_LONG = 2e12  # FLOPs: half a minute of a slow machine
+
+
+def planned(setup: Setup) -> Remaining | None:
+    """What is left to train. A run that begins says how long that takes, unless that is soon seen.
+
+    None: nothing, or it takes less than a minute, or education is not among the methods.
+    """
+    config, log = setup.config, setup.folder.log()
+    if "education" not in config.methods:
+        return None
+    cost = expected_cost(setup.recipe, setup.data)
+    if cost is None or cost.flops < _LONG:
+        return None
+    cost = _without_taught(setup, cost)
+    if not any(cost.teaching_flops) and len(log.results) == len(config.methods) * len(config.seeds):
+        return None
+    data, augment = setup.data, setup.recipe.create_training().augment
+    pace = Pace(config.device, setup.recipe.training)
+    loading = pace.loading(data.train, data.image_size, augment)
+    one = expected_duration(setup.recipe, cost, data.image_size, pace, loading)
+    if not (log.teachers or log.methods):
+        teaching, total = sum(one.teaching), one.total + one.learning * (len(config.seeds) - 1)
+        setup.console.print(
+            f"this takes about {seconds(total)} on this machine, {seconds(teaching)} of them for "
+            "teachers; baselines and validation come on top"
+        )
+    return Remaining(_parts(setup, cost, one), setup.event_log)
+
+
+def _without_taught(setup: Setup, cost: Cost) -> Cost:
+    """``cost`` without the teachers whose weights are there."""
+    taught = [setup.teacher_file(k).exists() for k in range(len(cost.teaching_flops))]
+    flops, samples = (
+        tuple(0 if done else number for done, number in zip(taught, numbers, strict=True))
+        for numbers in (cost.teaching_flops, cost.teaching_samples)
+    )
+    return replace(cost, teaching_flops=flops, teaching_samples=samples)
+
+
+def _parts(setup: Setup, cost: Cost, one: Duration) -> list[Part]:
+    """In order: teachers that are not taught yet, then every method with every seed."""
+    parts = [
+        Part(f"teacher {k}", setup.recipe.seed, flops, one.teaching[k])
+        for k, flops in enumerate(cost.teaching_flops)
+        if flops
+    ]
+    finished = setup.folder.log().results
+    for name in setup.config.methods:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            flops = setup.methods[name].training_flops()
+        parts += [
+            Part(name, seed, flops, one.learning * flops / cost.student_flops)
+            for seed in setup.config.seeds
+            if (name, seed) not in finished
+        ]
+    return parts

@@ -1,0 +1,128 @@
+"""The best model so far: kept, exported, and no part of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import edufast.experiments.best_so_far as best_module
+from edufast.experiments.best_so_far import BestSoFar
+from edufast.experiments.run import teach
+from edufast.experiments.run_setup import Setup
+from edufast.experiments.student_training import train_student
+from edufast.models.weights import load_model, read_info
+from edufast.teachers.faculty import Faculty
+from edufast.training.school import School
+from tests.experiments.small import small_setup
+
+GROWING = {
+    "curriculum": {
+        "grades": [
+            {"epochs": 1, "classes": "0-5", "image_size": 8, "fragments": 1},
+            {"epochs": 1, "fragments": 1},
+        ]
+    },
+    "teachers": [],
+}
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    setup = small_setup(tmp_path, "education", recipe=GROWING)
+    with setup.opened():
+        yield setup
+
+
+@pytest.fixture
+def school(setup: Setup) -> School:
+    """In the middle of its first grade, on small images."""
+    school = setup.methods["education"].create_school(0, Faculty([]), device="cpu")
+    school.begin_grade()
+    school.begin_epoch()
+    school.train_step(next(school.loader.epoch(0)))
+    school.validate()
+    return school
+
+
+def test_the_first_is_exported_at_once(setup, school):
+    note = BestSoFar(setup).offer(school, "resnet8")
+    assert note.startswith("usable: student.onnx (") and note.endswith("MB)")
+    assert (setup.folder.path / "student.onnx").is_file()
+
+
+def test_what_learned_from_small_images_is_exported_for_small_images(setup, school):
+    """And is as accurate there as it was in training."""
+    BestSoFar(setup).offer(school, "resnet8")
+    _, info = load_model(setup.folder.best)
+    (export,) = setup.folder.log().exports
+    assert info.image_size == 8 and info.accuracy == school.progress.accuracy
+    assert export.accuracy == pytest.approx(school.progress.accuracy, abs=0.05)
+
+
+def test_a_worse_one_changes_nothing(setup, school):
+    best = BestSoFar(setup)
+    school.progress.accuracy = 0.5
+    best.offer(school, "resnet8")
+    before = setup.folder.best.read_bytes()
+    with torch.no_grad():
+        school.student.classifier.weight.zero_()
+    for accuracy in (0.5, 0.4):
+        school.progress.accuracy = accuracy
+        assert best.offer(school, "resnet8") == "" == best.export()
+    assert setup.folder.best.read_bytes() == before
+    assert BestSoFar(setup).offer(school, "resnet8") == "", "likewise in a run that goes on"
+
+
+def test_a_better_one_is_kept_at_once_and_exported_after_a_minute_or_when_asked(
+    setup, school, monkeypatch
+):
+    clock = [1000.0]
+    monkeypatch.setattr(best_module.time, "monotonic", lambda: clock[0])
+    best, exports = BestSoFar(setup), []
+    for seconds, accuracy in ((0, 0.1), (30, 0.2), (61, 0.3), (62, 0.4)):
+        clock[0], school.progress.accuracy = 1000.0 + seconds, accuracy
+        exports.append(bool(best.offer(school, "resnet8")))
+        assert read_info(setup.folder.best).accuracy == accuracy
+    assert exports == [True, False, True, False]
+    assert best.export() and not best.export()
+
+
+def test_students_that_lack_fragments_or_classes_are_not_offered(tmp_path):
+    setup = small_setup(tmp_path, "education")
+    with setup.opened():
+        faculty = teach(setup)
+        best, notes = BestSoFar(setup), []
+
+        def after_epoch(school: School) -> str:
+            notes.append((school.progress.grade, bool(best.offer(school, "resnet8"))))
+            return ""
+
+        train_student(setup, setup.methods["education"], 0, faculty, after_epoch)
+    assert notes[0] == (0, False) and (1, True) in notes
+
+
+def test_keeping_and_exporting_leave_the_training_as_it_is(tmp_path):
+    students = []
+    for name, offers in (("with", True), ("without", False)):
+        setup = small_setup(tmp_path / name, "education", recipe=GROWING)
+        with setup.opened():
+            best = BestSoFar(setup)
+            train_student(
+                setup, setup.methods["education"], 0, Faculty([]),
+                (lambda school, best=best: best.offer(school, "resnet8")) if offers
+                else (lambda school: ""),
+            )  # fmt: skip
+        students.append(load_model(setup.folder.student)[0].state_dict())
+    for name, tensor in students[0].items():
+        assert torch.equal(tensor, students[1][name]), name
+
+
+def test_in_the_end_what_was_kept_is_removed(setup, school):
+    best = BestSoFar(setup)
+    best.offer(school, "resnet8")
+    best.end()
+    assert not setup.folder.best.exists() and best.export() == ""
+    best.end()
