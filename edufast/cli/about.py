@@ -44,12 +44,13 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes that come with the package, or tell what one of them takes."""
-    from edufast.experiments.recipe import load_recipe, shipped_recipes
+    from edufast.experiments.open_recipe import stated
+    from edufast.experiments.recipe import read_recipe, shipped_recipes
 
     if recipe is None:
-        _list([load_recipe(name) for name in shipped_recipes()])
+        _list([stated(read_recipe(name), name) for name in shipped_recipes()])
     else:
-        _describe(user(load_recipe, recipe))
+        _describe(user(stated, user(read_recipe, recipe), recipe))
 
 
 def _list(shipped: list[Recipe]) -> None:
@@ -61,7 +62,8 @@ def _list(shipped: list[Recipe]) -> None:
         data = recipe.data.source.partition(":")[0]
         if known := outline(data):
             sources[data] = known.source
-        listed.add_row(recipe.name, data, f"{_teachers(recipe)} to {_short(recipe.student.model)}")
+        told = f"{_teachers(recipe)} to {_short(recipe.student.model)}"
+        listed.add_row(recipe.name, data, told if recipe.minutes is None else "as is decided")
     show(listed)
     typer.echo("\nWhat one of them takes: edufast recipes RECIPE\n")
     for data, source in sources.items():
@@ -74,8 +76,16 @@ def _describe(recipe: Recipe) -> None:
     from edufast.experiments.pace import Pace, expected_duration
     from edufast.experiments.report.format import seconds, si
 
-    data, teachers = recipe.data.source, _teachers(recipe)
-    student = _short(recipe.student.model)
+    data = recipe.data.source
+    if recipe.minutes is not None:
+        described = table("recipe", recipe.name, wraps=recipe.name)
+        described.add_row("data", data)
+        described.add_row("source", "a folder of yours")
+        open_ = f"what is left out is decided before a run begins, for {recipe.minutes:g} minutes"
+        described.add_row("total", f"depends on the pictures: {open_}")
+        show(described)
+        return
+    teachers, student = _teachers(recipe), _short(recipe.student.model)
     known = outline(data)
     if known:
         size = recipe.data.image_size or known.image_size

@@ -70,13 +70,13 @@ def export(
     formats = {name: user(find_format, name) for name in to.split(",")}
     if out is not None and len(formats) > 1:
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
-    weights = source / "student.safetensors" if source.is_dir() else source
+    weights, named = _weights(source)
     recipe = _recipe(source)
     if model is None and recipe is not None:
         model = recipe.student.model
     network, info = user(load_model, weights, model=model)
     images = _images(weights, info, data, recipe)
-    paths = {name: out or weights.with_suffix(form.SUFFIX) for name, form in formats.items()}
+    paths = {name: out or named.with_suffix(form.SUFFIX) for name, form in formats.items()}
     try:
         reports = user(export_trained, network, info, images, paths, max_drop)
     except ExportError as error:
@@ -94,6 +94,18 @@ def export(
         _print_table(reports)
 
 
+def _weights(source: Path) -> tuple[Path, Path]:
+    """A file of weights, of a run the student's or, while it is unfinished, those of the best model
+    so far; and what it is exported as, but for the suffix."""
+    from edufast.experiments.run_folder import RunFolder
+
+    if not source.is_dir():
+        return source, source
+    files = RunFolder(source)
+    unfinished = not files.student.exists() and files.best.exists()
+    return files.best if unfinished else files.student, files.student
+
+
 def _recipe(source: Path) -> Recipe | None:
     """Of the run in the folder ``source``: the user's own words, which may name code to run."""
     from edufast.experiments.run import RunConfig
@@ -106,9 +118,10 @@ def _recipe(source: Path) -> Recipe | None:
 def _images(weights: Path, info: ModelInfo, source: str | None, recipe: Recipe | None) -> DataSet:
     """The images to verify on; of a run, the splits that it trained with."""
     from edufast.data import load_dataset, runs_code
+    from edufast.data.datasets import at_size
 
     if source is None and recipe is not None:
-        return user(recipe.data.load)
+        return at_size(user(recipe.data.load), info.image_size)
     if source is None and runs_code(info.data):
         fail(
             f"{weights} was trained on {info.data!r}, and reading that runs code; expected --data "

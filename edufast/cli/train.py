@@ -28,6 +28,7 @@ from edufast.utils.errors import Interrupted, TrainingError, unknown
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edufast.experiments.decide import Decision
     from edufast.experiments.recipe import Recipe
     from edufast.experiments.report.summary import SweepSummary
     from edufast.experiments.run import Results
@@ -98,13 +99,14 @@ def teach(
     """Train a recipe's teachers only, to be used by later runs with --teachers."""
     from edufast.experiments.run_folder import RunConfig
 
-    parsed = _load(recipe, set_)
-    folder = out or Path("runs") / f"{parsed.name}-teachers"
+    on = user(device_name, device)
+    parsed, decisions, folder = _prepared(recipe, set_, on, out, "-teachers")
     config = RunConfig(
         recipe=parsed,
+        decisions=decisions,
         methods=(),
         seeds=(parsed.seed,),
-        device=user(device_name, device),
+        device=on,
         cache=(folder / "cache").absolute() if cache else None,
     )
     _carry_out(config, folder)
@@ -124,22 +126,45 @@ def train(
             help="Train on this folder of class folders instead of the recipe's data.",
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="How long the run may take, about, on this machine: of a recipe that leaves its "
+            "length open, such as folder, which takes 10 unless told otherwise.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Distil a student by a recipe: teach, grow, graduate, export, verify, report."""
+    """Distil a student by a recipe: teach, grow, graduate, export, verify, report.
+
+    What the recipe leaves open is decided first, and told with the reasons. A
+    model that can be used is there soon, and a better one the longer it goes on:
+    after Ctrl-C the best so far is in the run folder.
+    """
+    from edufast.experiments.open_recipe import is_open
+    from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run_folder import RunConfig
 
-    source = [] if data is None else [f"data.source={json.dumps(str(data))}"]
-    parsed = _load(recipe, [*(set_ or []), *source])
+    changes = [*(set_ or [])]
+    if data is not None:
+        changes.append(f"data.source={json.dumps(str(data))}")
+    if minutes is not None:
+        if not is_open(user(read_recipe, recipe)):
+            fail(f"--minutes: {recipe} sets how long it takes; expected a recipe such as folder", 2)
+        changes.append(f"minutes={minutes:g}")
+    on = user(device_name, device)
+    parsed, decisions, folder = _prepared(recipe, changes, on, out)
     config = RunConfig(
         recipe=parsed,
+        decisions=decisions,
         methods=("education", *parsed.baselines),
         seeds=(parsed.seed,),
-        device=user(device_name, device),
+        device=on,
         teachers=_absolute(teachers),
         cache=_absolute(cache),
     )
-    _carry_out(config, out or Path("runs") / parsed.name, as_json)
+    _carry_out(config, folder, as_json)
 
 
 def compare(
@@ -166,19 +191,21 @@ def compare(
     from edufast.experiments.method import METHODS
     from edufast.experiments.run_folder import RunConfig
 
-    parsed = _load(recipe, set_)
+    on = user(device_name, device)
+    parsed, decisions, folder = _prepared(recipe, set_, on, out, "-compare")
     names = dict.fromkeys(name.strip() for name in methods.split(","))
     config = RunConfig(
         recipe=parsed,
+        decisions=decisions,
         methods=tuple(_known("--methods", name, METHODS) for name in names),
         seeds=tuple(range(seeds)),
         equal=_known("--equal", equal, get_args(Equal)),
-        device=user(device_name, device),
+        device=on,
         export=False,
         teachers=_absolute(teachers),
         cache=_absolute(cache),
     )
-    _carry_out(config, out or Path("runs") / f"{parsed.name}-compare", as_json)
+    _carry_out(config, folder, as_json)
 
 
 def sweep(
@@ -222,10 +249,11 @@ def sweep(
     The same folder takes further variants and seeds.
     """
     from edufast.experiments.events import Equal
+    from edufast.experiments.recipe import load_recipe
     from edufast.experiments.sweep_config import SweepConfig, with_variants
 
     names = [] if only is None else [name.strip() for name in only.split(";")]
-    parsed = _load(recipe, set_)
+    parsed = user(load_recipe, recipe, set_ or []).located()
     config = SweepConfig(
         recipe=user(with_variants, parsed, vary or [], names),
         seeds=seeds,
@@ -255,11 +283,28 @@ def resume(
         _carry_out(user(RunFolder(run).read_config), run, as_json)
 
 
-def _load(recipe: str, overrides: list[str] | None) -> Recipe:
-    """A recipe that does not depend on where the command was typed."""
-    from edufast.experiments.recipe import load_recipe
+def _prepared(
+    recipe: str, overrides: list[str] | None, device: str, out: Path | None, suffix: str = ""
+) -> tuple[Recipe, tuple[Decision, ...], Path]:
+    """The recipe, of which nothing is open and nothing depends on where the command was typed; the
+    decisions that were made for that, which are told; and the run's folder."""
+    from edufast.experiments.open_recipe import closed, stated
+    from edufast.experiments.recipe import read_recipe
 
-    return user(load_recipe, recipe, overrides or []).located()
+    content = user(read_recipe, recipe, overrides or [])
+    folder = out or Path("runs") / f"{user(stated, content, recipe).name}{suffix}"
+    parsed, decisions = _attempt(folder, closed, content, recipe, device, folder)
+    if decisions:
+        console.print(decisions_table(decisions))
+    return parsed, decisions, folder
+
+
+def decisions_table(decisions: tuple[Decision, ...]) -> Table:
+    """A row for each decision."""
+    found = table("recipe key", "decided", "because", wraps="because")
+    for decision in decisions:
+        found.add_row(decision.key, decision.said, decision.reason)
+    return found
 
 
 def _absolute(path: Path | None) -> Path | None:

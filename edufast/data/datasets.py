@@ -73,10 +73,8 @@ def load_dataset(
         raise UserError(f"seed: expected at least 0, got {seed}")
     with telling_missing_packages(source):
         found = read(source, seed)
-        splits = Splits(tuple(found.classes), found.train, found.val)
-        if holdout:
-            splits = _hold_out(splits, holdout, seed)
-        elif not len(splits.val):
+        splits = hold_out(found, holdout, seed)
+        if not len(splits.val):
             raise UserError(f"data source {source!r}: val is empty; expected a holdout above 0")
         if on_error == "skip":
             splits = without_unreadable(splits, source)
@@ -121,18 +119,26 @@ def usual_size(source: str, found: Splits | DataSet) -> int:
     return max(images.shape[1:3]) if isinstance(images, np.ndarray) else PHOTOGRAPH
 
 
-def _hold_out(splits: Splits, share: float, seed: int) -> Splits:
-    """Splits with ``share`` of each class's training images, at least one, as validation."""
-    labels = splits.train.labels
+def hold_out(found: Splits | DataSet, share: float, seed: int) -> Splits:
+    """The splits of ``found``; above 0, ``share`` of each class's training images, at least one, is
+    the validation split.
+
+    Raises:
+        UserError: a class has a single training image.
+    """
+    classes = tuple(found.classes)
+    if not share:
+        return Splits(classes, found.train, found.val)
+    labels = found.train.labels
     is_val = np.zeros(len(labels), dtype=bool)
-    for label, name in enumerate(splits.classes):
+    for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise UserError(f"holdout: class {name!r} has one training image; expected 2 to split")
         count = held_out(len(members), share)
         is_val[generator(seed, Stream.HOLDOUT, label).permutation(members)[:count]] = True
     train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-    return Splits(splits.classes, splits.train.subset(train), splits.train.subset(val))
+    return Splits(classes, found.train.subset(train), found.train.subset(val))
 
 
 def _resized(samples: Samples, view: CentreCrop) -> Samples:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edufast.data.datasets import telling_missing_packages, usual_size
+from edufast.data.datasets import hold_out, telling_missing_packages, usual_size
 from edufast.data.duplicates import Place, duplicates
 from edufast.data.folder import folder_content
 from edufast.data.image_files import unreadable_of
@@ -128,6 +128,51 @@ class Survey:
         return {"split": place.split, "class": self.classes[place.label], "image": image}
 
 
+@dataclass(frozen=True)
+class Overview:
+    """What can be told of a data set without decoding an image.
+
+    Attributes:
+        classes: number of classes.
+        train: the training split, images of any size.
+        side: median of the images' shorter side in pixels; None: no header could be read.
+    """
+
+    classes: int
+    train: Samples
+    side: int | None
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of training images of each class."""
+        counts: list[int] = np.bincount(self.train.labels, minlength=self.classes).tolist()
+        return counts
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class for each one of the smallest."""
+        return max(self.counts) / min(self.counts)
+
+    @property
+    def files(self) -> bool:
+        """Whether the images are files, not arrays."""
+        return not isinstance(self.train.images, np.ndarray)
+
+
+def overview(source: str, *, holdout: float = 0.0, seed: int = 0) -> Overview:
+    """Look at the training split of ``source`` as a run with these options reads it, quickly: files
+    that cannot be decoded are not noticed.
+
+    Raises:
+        UserError: as :func:`edufast.data.load_dataset`.
+    """
+    with telling_missing_packages(source):
+        splits = hold_out(read(source, seed), holdout, seed)
+    train = splits.train
+    sides = sorted(min(size) for size in _looked_at(train.images))
+    return Overview(len(splits.classes), train, sides[len(sides) // 2] if sides else None)
+
+
 def survey(source: str) -> Survey:
     """Look at the data set called ``source``, as a recipe with the default ``data.seed`` reads it.
 
@@ -172,12 +217,17 @@ def _read(source: str) -> tuple[str, Splits | DataSet, dict[str, int]]:
 
 def _sizes(images: list[Any]) -> Sizes | None:
     """Of files or arrays."""
-    chosen = np.linspace(0, len(images) - 1, min(len(images), _HEADERS)).astype(int)
-    sizes = [size for i in chosen if (size := _size(images[i])) is not None]
+    sizes = _looked_at(images)
     if not sizes:
         return None
     sizes.sort(key=lambda size: (size[0] * size[1], size))
     return Sizes(sizes[0], sizes[len(sizes) // 2], sizes[-1], len(sizes))
+
+
+def _looked_at(images: Any) -> list[Size]:
+    """Sizes of some of ``images``, evenly spaced; those without one are left out."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), _HEADERS)).astype(int)
+    return [size for i in chosen if (size := _size(images[i])) is not None]
 
 
 def _size(image: Any) -> Size | None:

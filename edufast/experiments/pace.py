@@ -46,10 +46,16 @@ class Pace:
     Args:
         device: where the run will be.
         training: its settings.
+        clock: in seconds; time.process_time counts those of a processor in which nobody else ran.
     """
 
-    def __init__(self, device: str, training: TrainingSection) -> None:
-        self._device, self._training = device, training
+    def __init__(
+        self,
+        device: str,
+        training: TrainingSection,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._training, self._clock = device, training, clock
         self._speeds: dict[tuple[str, int], tuple[float, float]] = {}
 
     def speeds(self, model: str, image_size: int) -> tuple[float, float]:
@@ -58,7 +64,7 @@ class Pace:
             with torch.random.fork_rng(devices=[]):
                 network = create_model(model, 2)
                 self._speeds[model, image_size] = _speeds(
-                    network, image_size, self._training, self._device
+                    network, image_size, self._training, self._device, self._clock
                 )
         return self._speeds[model, image_size]
 
@@ -111,7 +117,11 @@ def expected_duration(
 
 
 def _speeds(
-    model: nn.Module, image_size: int, training: TrainingSection, device: str
+    model: nn.Module,
+    image_size: int,
+    training: TrainingSection,
+    device: str,
+    clock: Callable[[], float],
 ) -> tuple[float, float]:
     """FLOP/s of training steps and of forward passes."""
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -133,20 +143,20 @@ def _speeds(
         with torch.no_grad():
             forward()
 
-    trained = TRAINING_FACTOR * flops * count / _seconds(train, device)
+    trained = TRAINING_FACTOR * flops * count / _seconds(train, device, clock)
     model.eval()
-    return trained, flops * count / _seconds(answer, device)
+    return trained, flops * count / _seconds(answer, device, clock)
 
 
-def _seconds(step: Callable[[], None], device: str) -> float:
+def _seconds(step: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
     """Of one call."""
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     for _ in range(2):
         step()
     wait()
-    calls, started = 0, time.perf_counter()
-    while calls < 3 or time.perf_counter() - started < _SECONDS:
+    calls, started = 0, clock()
+    while calls < 3 or clock() - started < _SECONDS:
         step()
         wait()
         calls += 1
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls

@@ -127,6 +127,7 @@ class Recipe(Section):
     """A whole run. :func:`load_recipe` reads one from YAML."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=60)]  # of a folder
+    minutes: PositiveFloat | None = None  # for which what was left out is decided
     data: DataSection
     student: StudentSection
     teachers: list[TeacherSection] = Field(default_factory=list, max_length=_MOST_TEACHERS)
@@ -290,7 +291,7 @@ def shipped_recipes() -> list[str]:
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Read a recipe that leaves nothing open.
 
     Args:
         source: name of a shipped recipe, or the path of a YAML file.
@@ -299,6 +300,21 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe, or the first thing wrong with it: the key, what was found and
             what was expected.
+    """
+    content = read_recipe(source, overrides)
+    if content.get("minutes") is not None and not content.get("curriculum"):
+        raise UserError(
+            f"{source} leaves open what is decided when a run begins; expected a whole recipe, "
+            "such as that in config.yaml of a run of it"
+        )
+    return parse_recipe(content, source)
+
+
+def read_recipe(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe says, unchecked; the arguments are those of :func:`load_recipe`.
+
+    Raises:
+        UserError: no such recipe, it is no YAML, or an override has no place in it.
     """
     if source in shipped_recipes():
         text = (resources.files("edufast.experiments") / "recipes" / f"{source}.yaml").read_text(
@@ -315,7 +331,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise UserError(f"{origin}: expected key.subkey=value")
         override(content, key, parse_value(value, origin), origin)
-    return parse_recipe(content, source)
+    return content
 
 
 def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:

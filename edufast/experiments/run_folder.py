@@ -9,6 +9,7 @@ import yaml
 from pydantic import PositiveFloat
 
 from edufast.experiments import RUN_FILE, SWEEP_FILE
+from edufast.experiments.decide import Decision
 from edufast.experiments.events import Equal
 from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
 from edufast.experiments.run_log import RunLog, read_run
@@ -33,6 +34,7 @@ class RunConfig(Section):
         cache: folder of stored teachers' logits, which students read and add to, and which a run
             without methods fills; None: the teachers answer every time.
         recipe: resolved, with every default filled in.
+        decisions: that were made because the recipe had left them open.
     """
 
     methods: tuple[MethodName, ...]
@@ -44,6 +46,7 @@ class RunConfig(Section):
     teachers: Path | None = None
     cache: Path | None = None
     recipe: Recipe
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)

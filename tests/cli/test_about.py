@@ -54,16 +54,25 @@ def test_a_recipe_of_ones_own_says_what_it_takes(tmp_path):
 def test_brackets_in_a_path_are_shown_as_they_are(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         yaml.safe_dump(
-            load_recipe("folder", ["data.source='[red] pictures'"]).model_dump(mode="json")
+            load_recipe("cifar100_fast", ["data.source='[red] pictures'"]).model_dump(mode="json")
         )
     )
     assert "[red] pictures" in edufast("recipes", tmp_path / "mine.yaml").stdout
 
 
-def test_a_recipe_of_unknown_images_has_no_total():
+def test_a_recipe_of_unknown_images_has_no_total(tmp_path):
+    content = load_recipe("cifar100_fast", ["data.source='.'"]).model_dump(mode="json")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     assert "total depends on the number of images" in " ".join(
-        edufast("recipes", "folder").stdout.split()
+        edufast("recipes", tmp_path / "mine.yaml").stdout.split()
     )
+
+
+def test_a_recipe_that_leaves_things_open_says_so():
+    told = " ".join(edufast("recipes", "folder").stdout.split())
+    assert "what is left out is decided before a run begins, for 10 minutes" in told
+    (row,) = (line for line in edufast("recipes").stdout.splitlines() if line.startswith("folder"))
+    assert row.split()[2:] == ["as", "is", "decided"]
 
 
 def test_an_unknown_recipe_is_told_in_one_line():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -359,6 +360,52 @@ def test_ctrl_c_leaves_a_run_that_resumes(folder):
     assert (out / "report.html").exists()
     (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
     assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_decisions_that_stay(folder, tmp_path):
+    out, pictures = tmp_path / "run", folder / "pictures"
+    arguments = ["train", "folder", "--data", pictures, "--minutes", "0.4", "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edufast", *map(str, arguments)],
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "student.onnx").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    told = " ".join(stderr.decode().split())
+    assert "recipe key decided because" in told and "curriculum.grades 1 " in told
+    assert "usable: student.onnx" in told and "stopped; go on with" in told
+    picture = next((pictures / "val" / "c3").iterdir())
+    (answer,) = map(json.loads, edufast("predict", out, picture, "--json").stdout.splitlines())
+    assert Path(answer["picture"]) == picture
+    assert not (out / "student.safetensors").exists()
+    before = (out / "config.yaml").read_bytes()
+    edufast("export", out, "--out", tmp_path / "again.onnx")
+
+    result = edufast(*arguments, "--json")  # the same command goes on, as resume would
+    assert (out / "config.yaml").read_bytes() == before
+    assert set(json.loads(result.stdout)["accuracy"]) == {"education"}
+    assert (out / "student.safetensors").exists() and not (out / "best.safetensors").exists()
+    changed = edufast(*arguments, "--set", "training.lr=0.05", code=2)
+    assert "recipe.training.lr was 0.1, is 0.05" in one_line(changed)
+
+
+def test_minutes_are_for_recipes_that_leave_their_length_open(folder):
+    result = edufast("train", folder / "recipe.yaml", "--minutes", 1, code=2)
+    assert "--minutes" in one_line(result) and "expected a recipe such as folder" in one_line(
+        result
+    )
+
+
+def test_a_sweep_needs_a_whole_recipe(folder):
+    assert "folder leaves open what is decided" in one_line(edufast("sweep", "folder", code=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edufast.data import MixedSampler, SliceSampler
-from edufast.data.sampling import _apportioned
+from edufast.data.sampling import _apportioned, repeated
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 10))
 
@@ -120,3 +120,41 @@ def test_errors_name_what_is_wrong():
         MixedSampler(LABELS, [[0]], 4, seed=0, samples_per_epoch=0)
     with pytest.raises(ValueError, match="samples_per_epoch: 1 leaves a slice"):
         SliceSampler(LABELS, [[0], [1]], seed=0, samples_per_epoch=1)
+
+
+# Of 40, 10 and 5 images, in no order.
+UNEVEN = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [40, 10, 5]))
+
+
+@pytest.mark.parametrize(
+    ("balance", "times"), [(0.0, [1, 1, 1]), (0.5, [1, 2, 3]), (1.0, [1, 4, 8])]
+)
+def test_rare_classes_come_as_often_as_balance_says(balance, times):
+    samples = np.arange(len(UNEVEN))
+    found = repeated(samples, UNEVEN, balance)
+    for label, count in enumerate(times):
+        of_class = np.bincount(found, minlength=len(UNEVEN))[label == UNEVEN]
+        assert (of_class == count).all()
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_balanced_epochs_are_no_longer_and_visit_every_sample(balance):
+    sampler = MixedSampler(UNEVEN, [[0, 1, 2]], 11, seed=0, balance=balance)
+    assert len(sampler) == 55
+    shown = np.concatenate([sampler(epoch) for epoch in range(24)])
+    shares = np.bincount(UNEVEN[shown]) / len(shown)
+    expected = [1 / 3] * 3 if balance else np.array([40, 10, 5]) / 55
+    assert np.allclose(shares, expected, atol=0.02)
+    assert len(np.unique(shown)) == 55
+
+
+def test_groups_share_a_batch_by_what_they_show():
+    assert MixedSampler(UNEVEN, [[0], [1, 2]], 12, seed=0, balance=1.0).quotas == [4, 8]
+
+
+def test_slices_are_balanced_within_and_keep_their_lengths():
+    sampler = SliceSampler(UNEVEN, [[0], [1, 2]], seed=0, balance=1.0)
+    first, rest = np.split(UNEVEN[sampler(0)], [40])
+    assert (first == 0).all() and len(rest) == 15 and set(rest) == {1, 2}
+    late = np.concatenate([sampler(epoch)[40:] for epoch in range(16)])
+    assert (UNEVEN[late] == 2).mean() == pytest.approx(0.5, abs=0.03)

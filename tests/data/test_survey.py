@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edufast.data import load_dataset
-from edufast.data.survey import Sizes, survey
+from edufast.data.survey import Sizes, overview, survey
 from edufast.utils.errors import UserError
 from tests.data.folders import make_pictures
 
@@ -108,3 +108,19 @@ def test_what_is_no_data_set_gets_one_line(tmp_path):
         survey("nothing")
     with pytest.raises(UserError, match="expected a folder of images for each class, got none"):
         survey(str(tmp_path))
+
+
+def test_an_overview_counts_without_decoding(pictures):
+    """What is corrupt counts: that is not noticed."""
+    found = overview(str(pictures))
+    assert found.classes == 3 and found.counts == [11, 5, 6] and found.files
+    assert found.imbalance == 11 / 5 and found.side == 10
+
+
+def test_an_overview_leaves_out_what_is_held_out(pictures):
+    assert overview(str(pictures), holdout=0.5).counts == [5, 3, 3]
+
+
+def test_an_overview_of_arrays_has_their_size():
+    found = overview("digits")
+    assert not found.files and found.side == 8 and found.classes == 10

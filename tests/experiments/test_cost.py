@@ -13,7 +13,13 @@ from edufast.data import load_dataset
 from edufast.data.outline import OUTLINES
 from edufast.experiments.cost import expected_cost
 from edufast.experiments.method import plan_methods
-from edufast.experiments.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+from edufast.experiments.open_recipe import stated
+from edufast.experiments.recipe import (
+    Recipe,
+    parse_recipe,
+    read_recipe,
+    shipped_recipes,
+)
 from edufast.experiments.teacher_training import load_teacher, train_teacher
 from edufast.models.weights import read_info
 from edufast.teachers.faculty import Faculty
@@ -109,6 +115,7 @@ def test_weights_that_are_there_cost_no_training(tmp_path: Path) -> None:
 
 def test_every_shipped_recipe_has_a_cost_but_that_for_folders() -> None:
     state = torch.get_rng_state()
-    unknown = [name for name in shipped_recipes() if expected_cost(load_recipe(name)) is None]
+    recipes = {name: stated(read_recipe(name), name) for name in shipped_recipes()}
+    unknown = [name for name, recipe in recipes.items() if expected_cost(recipe) is None]
     assert unknown == ["folder"]
     assert torch.equal(torch.get_rng_state(), state)

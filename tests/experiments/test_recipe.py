@@ -5,7 +5,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edufast.experiments.recipe import load_recipe, parse_recipe, shipped_recipes
+from edufast.experiments.open_recipe import stated
+from edufast.experiments.recipe import load_recipe, parse_recipe, read_recipe, shipped_recipes
 from edufast.experiments.schema import read_yaml
 from edufast.utils.errors import UserError
 from tests.experiments.recipes import content
@@ -16,7 +17,13 @@ DATA = tiny_data()
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid(name):
-    assert load_recipe(name).name == name
+    """That for folders leaves things open."""
+    assert stated(read_recipe(name), name).name == name
+    if name == "folder":
+        with pytest.raises(UserError, match="folder leaves open what is decided when a run begins"):
+            load_recipe(name)
+    else:
+        assert load_recipe(name).name == name
 
 
 def test_class_ranges_and_defaults():

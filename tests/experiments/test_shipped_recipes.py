@@ -8,26 +8,17 @@ import pytest
 from rich.console import Console
 
 from edufast.data import caltech256, glyphs
-from edufast.experiments.recipe import load_recipe, shipped_recipes
+from edufast.experiments.open_recipe import closed
+from edufast.experiments.recipe import load_recipe, read_recipe, shipped_recipes
 from edufast.experiments.run import run
-from edufast.experiments.run_folder import RunConfig
+from edufast.experiments.run_folder import RunConfig, RunFolder
 from tests.data import published
-
-
-def write_folder(parent: Path) -> Path:
-    for c in range(6):
-        names = [f"{number}.jpg" for number in range(8)]
-        published.write_images(parent / "train" / f"class{c}", names, 40 * c)
-        published.write_images(parent / "val" / f"class{c}", names[:2], 40 * c)
-    return parent
-
 
 WRITERS = {
     "caltech256": published.write_caltech256,
     "cifar100": lambda parent: published.write_cifar100_binary(parent, train=1, test=1),
     "food101": published.write_food101,
     "tiny_imagenet": lambda parent: published.write_tiny_imagenet(parent, train=1),
-    ".": write_folder,
 }
 
 
@@ -38,7 +29,7 @@ def miniatures(tmp_path_factory) -> dict[str, Path]:
     return {**folders, "glyphs": tmp_path_factory.mktemp("glyphs")}
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name != "folder"])
 def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
     monkeypatch.setattr(caltech256, "TRAIN_PER_CLASS", 2)
     monkeypatch.setenv("EDUFAST_CACHE", str(miniatures["glyphs"]))
@@ -59,8 +50,7 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
         *(() if whole.curriculum.grades else ("curriculum.epochs=3", "curriculum.samples=64")),
     ]  # fmt: skip
     if data in WRITERS:
-        prefix = "" if data == "." else f"{data}:"
-        changes.append(f"data.source={prefix}{miniatures[data]}")
+        changes.append(f"data.source={data}:{miniatures[data]}")
     config = RunConfig(
         recipe=load_recipe(name, changes), methods=("education",), seeds=(0,), export=False
     )
@@ -69,3 +59,19 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
     grades = len(whole.curriculum.grades or ()) or 3
     assert result.samples == grades * 64 and result.teacher_flops > 0
     assert (tmp_path / "run" / "student.safetensors").is_file()
+
+
+def test_folders_run_as_is_decided(tmp_path):
+    for c in range(6):
+        names = [f"{number}.jpg" for number in range(8)]
+        published.write_images(tmp_path / "train" / f"class{c}", names, 40 * c)
+        published.write_images(tmp_path / "val" / f"class{c}", names[:2], 40 * c)
+    changes = [f"data.source={tmp_path}", "minutes=0.02", "data.image_size=32"]
+    recipe, decisions = closed(read_recipe("folder", changes), "folder", "cpu", tmp_path / "run")
+    config = RunConfig(
+        recipe=recipe, decisions=decisions, methods=("education",), seeds=(0,), export=False
+    )
+    result = run(config, tmp_path / "run", Console(quiet=True))["education"][0]
+    assert 0 <= result.accuracy <= 1 and result.samples >= 3 * 48
+    kept = RunFolder(tmp_path / "run").read_config()
+    assert kept.recipe == recipe and kept.decisions == decisions

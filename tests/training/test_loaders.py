@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,3 +39,19 @@ def test_without_a_share_classes_come_as_often_as_they_are():
     )
     labels = np.concatenate([batch.labels.numpy() for batch in loader.epoch(0)])
     assert (np.bincount(labels) == 24).all()
+
+
+@pytest.mark.parametrize("order", ["mixed", "slices"])
+def test_rare_classes_are_shown_as_the_settings_say(order):
+    data = tiny_data()
+    few = data.train.subset(np.flatnonzero((data.train.labels > 0) | (np.arange(144) % 4 == 0)))
+    data = replace(data, train=few)  # 6 images of class 0, 24 of the others
+    shown = []
+    for balance in (0.0, 1.0):
+        loader = training_batches(
+            data, Curriculum([Grade(1, range(6))], order=order), 0, [range(6)],
+            replace(TRAINING, balance=balance), seed=0, device=torch.device("cpu"),
+        )  # fmt: skip
+        labels = [batch.labels.numpy() for epoch in range(9) for batch in loader.epoch(epoch)]
+        shown.append((np.concatenate(labels) == 0).mean())
+    assert shown == pytest.approx([6 / 126, 1 / 6], abs=0.02)

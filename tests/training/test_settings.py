@@ -17,6 +17,7 @@ from edufast.training.settings import SchoolOptions, Training, autocast
     [
         ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
         ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
+        ({"balance": 1.5}, "balance is 1.5; expected at most 1"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(setting, message):

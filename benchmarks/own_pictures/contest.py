@@ -1,0 +1,137 @@
+"""edufast train folder against a plain loop with the same student, at equal processor time.
+
+    python benchmarks/own_pictures/contest.py PHOTOGRAPHS [--minutes 1] [--seeds 3] [SET...]
+
+Every contestant is a process of its own with one thread. The plain loop gets the processor seconds
+that the whole command took before it: starting, measuring, exporting and the report included. The
+clock is that of the processor, because a machine that others use, too, has no other; minutes are
+minutes of it. Results are added to contest.json, and to the table in docs/own_pictures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS, PAGE = HERE / "contest.json", ROOT / "docs" / "own_pictures.md"
+SETS = ("caltech101-12x40", "food101-12x40", "cifar100-40x40", "food101-12x200")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("photographs", type=Path)
+    options.add_argument("sets", nargs="*", default=SETS)
+    options.add_argument("--minutes", type=float, default=1.0)
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--work", type=Path, default=ROOT / "data" / "own_pictures")
+    asked = options.parse_args()
+
+    from sets import write_set
+
+    for seed in range(asked.seeds):
+        for name in asked.sets:
+            folder = asked.work / f"{name}-{seed}"
+            write_set(name, asked.photographs, folder, seed)
+            compete(name, folder, asked.minutes, seed)
+    write_table()
+
+
+def compete(name: str, folder: Path, minutes: float, seed: int) -> None:
+    """Let both contestants train, unless their result is there."""
+    key = {"set": name, "seed": seed, "minutes": minutes}
+    if any(key.items() <= result.items() for result in _results()):
+        return
+    ours = _process("ours", folder, minutes, seed)
+    plain = _process("plain", folder, ours["student"], ours["seconds"], seed)
+    result = {**key, **ours, "plain": plain["accuracy"]}
+    RESULTS.write_text(json.dumps([*_results(), result], indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def _results() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return found
+
+
+def _process(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--contestant", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
+    """As ``edufast train folder --data folder/pictures`` does, with the processor's clock."""
+    from edufast.edge.predict import predict
+    from edufast.experiments.open_recipe import closed
+    from edufast.experiments.recipe import read_recipe
+    from edufast.experiments.run import run
+    from edufast.experiments.run_folder import RunConfig
+
+    out = folder / f"run-{minutes}"
+    shutil.rmtree(out, ignore_errors=True)  # of a contest that was stopped
+    changes = [f"data.source={folder / 'pictures'}", f"minutes={minutes}", f"seed={seed}"]
+    recipe, decisions = closed(
+        read_recipe("folder", changes), "folder", "cpu", out, time.process_time
+    )
+    config = RunConfig(
+        recipe=recipe, decisions=decisions, methods=("education",), seeds=(int(seed),)
+    )
+    run(config, out)
+    seconds = time.process_time()
+    right = [p.name == p.picture.parent.name for p in predict(out, folder / "test")]
+    grades = next(d.said for d in decisions if d.key == "curriculum.grades")
+    return {
+        "accuracy": fmean(right), "student": recipe.student.model, "grades": grades,
+        "seconds": round(seconds, 1), "tested": len(right),
+    }  # fmt: skip
+
+
+def plain(folder: Path, model: str, seconds: str, seed: str) -> dict[str, Any]:
+    from plain import train
+
+    return {
+        "accuracy": train(folder / "pictures", folder / "test", model, float(seconds), int(seed))
+    }
+
+
+def write_table() -> None:
+    """Into the page, between its marks."""
+    rows = ["| pictures | minutes | seeds | student | edufast train folder | plain loop |"]
+    rows.append("|---|---|---|---|---|---|")
+    results = _results()
+    for name, minutes in dict.fromkeys((r["set"], r["minutes"]) for r in results):
+        of = [r for r in results if (r["set"], r["minutes"]) == (name, minutes)]
+        students = ", ".join(dict.fromkeys(r["student"] for r in of))
+        source, _, size = name.partition("-")
+        cells = (f"{source}, {size.replace('x', ' x ')}", f"{minutes:g}", str(len(of)), students)
+        scores = (_spread([r[who] for r in of]) for who in ("accuracy", "plain"))
+        rows.append("| " + " | ".join((*cells, *scores)) + " |")
+    text = PAGE.read_text("utf-8")
+    pattern = r"(<!-- contest -->\n).*?(<!-- end -->)"
+    PAGE.write_text(re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL), "utf-8")
+
+
+def _spread(shares: list[float]) -> str:
+    text = f"{100 * fmean(shares):.1f}"
+    return text + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--contestant"]:
+        _, _, who, folder_, *rest = sys.argv
+        print(json.dumps({"ours": ours, "plain": plain}[who](Path(folder_), *rest)))
+    else:
+        main()

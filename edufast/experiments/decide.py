@@ -1,0 +1,238 @@
+"""What a recipe leaves open, decided from the data, this machine, and the minutes there are.
+
+Every rule stands beside what it was measured on; docs/own_pictures.md tells of the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from edufast.data import Augment, Samples
+from edufast.data.survey import Overview
+from edufast.experiments.schema import Section
+from edufast.models.zoo import create_model
+from edufast.utils.flops import TRAINING_FACTOR, forward_flops
+
+_SHARE = 0.8  # of the minutes; the rest goes to measuring, validation, exports and the report
+_EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
+_BATCH = 64
+_SIZES = (32, 48, 64, 96, 128)
+_STUDENTS = ("resnet8", "resnet20", "resnet8x4")  # from the cheapest
+# Passes over the training images. On 12 x 40 photographs resnet8 had 51.1 % after 125 and 51.7 %
+# after 375; on 12 x 200 at equal time 20 passes of it reached 63.3 %, 8 of resnet20 57.7 %.
+_ENOUGH, _MOST = 125, 375
+# Image sizes of the grades, as shares of the whole, and the shares of the time that they get. At
+# equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200).
+_GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
+_SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
+_PROBE = 64  # pixels, at most, at which speeds are measured: they hardly depend on it
+# 12 x 200 photographs: 66.8 % with 0.03, 71.1 % with 0.1, 70.2 % with 0.3.
+_LEARNING_RATE = 0.1, "0.1", "the best of three on photographs"
+_ALGORITHM = (
+    {"name": "kd", "temperature": 2.0, "alpha": 0.3},
+    "kd, temperature 2",
+    "as in the evidence on photographs",
+)
+_EVEN = 1.5  # images of the largest class for each of the smallest that need no balancing
+
+
+class Decision(Section):
+    """A value of a recipe that was open, or that somebody set.
+
+    Attributes:
+        key: of the recipe, with dots.
+        value: of JSON types.
+        said: the value in words.
+        reason: for it.
+    """
+
+    key: str
+    value: Any
+    said: str
+    reason: str
+
+
+class Machine(Protocol):
+    """What is measured, see :class:`edufast.experiments.pace.Pace`."""
+
+    def speeds(self, model: str, image_size: int) -> tuple[float, float]: ...
+
+    def loading(self, samples: Samples, image_size: int, augment: Augment) -> float: ...
+
+
+def decide(
+    found: Overview, machine: Machine, minutes: float, given: Mapping[str, Any]
+) -> list[Decision]:
+    """Decide what ``given`` leaves open: image size, student, teachers, grades and their steps, and
+    how all are trained.
+
+    Args:
+        found: the data.
+        machine: how fast it is.
+        minutes: that the run may take.
+        given: what is set, by key with dots, sections and lists as a whole, too.
+
+    Returns:
+        A decision for each key, also for those that are given.
+    """
+    choices = _Choices(given)
+    batch = choices.make("training.batch_size", *_batch_size(found))
+    augment = choices.make("training.augment", *_augment(found))
+    costs = _Costs(found, machine, Augment(**augment))
+    seconds = 60 * minutes * _SHARE
+    size = choices.make("data.image_size", *_image_size(found, costs, seconds))
+    student = choices.make("student.model", *_student(found, costs, size, seconds))
+    teachers = choices.make("teachers", *_teachers())
+    if teachers:
+        choices.make("algorithm", *_ALGORITHM)
+    if not (given.get("curriculum.preset") or given.get("curriculum.epochs")):
+        made = _grades(found, costs, student, teachers, size, batch, seconds)
+        choices.make("curriculum.grades", *made)
+    choices.make("training.lr", *_LEARNING_RATE)
+    choices.make("training.balance", *_balance(found))
+    return choices.made
+
+
+class _Choices:
+    """Decisions as they are made. What is given takes the place of what the rules would say."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+        self.made: list[Decision] = []
+
+    def make(self, key: str, value: Any, said: str, reason: str) -> Any:
+        """The value that counts."""
+        own = self._given.get(key)
+        if isinstance(own, Mapping) and isinstance(value, Mapping):
+            value, reason = {**value, **own}, f"{reason}; {', '.join(own)} set by you"
+        elif own is not None:
+            value, said, reason = own, str(own), "set by you"
+        self.made.append(Decision(key=key, value=value, said=said, reason=reason))
+        return value
+
+
+class _Costs:
+    """Seconds that an image takes."""
+
+    def __init__(self, found: Overview, machine: Machine, augment: Augment) -> None:
+        self._classes, self._machine = found.classes, machine
+        self._probe = min(found.side or _PROBE, _PROBE)
+        files = found.files  # arrays are loaded in no time
+        self._loading = machine.loading(found.train, self._probe, augment) if files else 0.0
+
+    def training(self, model: str, image_size: float) -> float:
+        """To load it and to train ``model`` on it."""
+        speed, _ = self._machine.speeds(model, self._probe)
+        return TRAINING_FACTOR * self._flops(model, image_size) / speed + self._loading
+
+    def answering(self, model: str, image_size: float) -> float:
+        """For ``model`` to answer it."""
+        _, speed = self._machine.speeds(model, self._probe)
+        return self._flops(model, image_size) / speed
+
+    def _flops(self, model: str, image_size: float) -> float:
+        """Of a forward pass: in proportion to the area."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            network = create_model(model, self._classes)
+            flops = forward_flops(network, (3, self._probe, self._probe))
+        return flops * (image_size / self._probe) ** 2
+
+
+def _batch_size(found: Overview) -> tuple[int, str, str]:
+    batch = min(_BATCH, len(found.train))
+    return batch, str(batch), "small batches make many steps of few pictures"
+
+
+def _augment(found: Overview) -> tuple[dict[str, Any], str, str]:
+    if not found.files:
+        shift = max(1, (found.side or 32) // 8)
+        value = {"pad": shift, "flip": True}
+        return value, f"shifts of {shift} pixels, mirroring", "arrays are not cropped at random"
+    # 12 x 40 photographs: 51.1 % with crops, 48.5 % with shifts.
+    crops = {"random_resized_crop": [0.35, 1.0], "flip": True}
+    return crops, "random crops, mirroring", "crops gain; set flip=false for pictures of writing"
+
+
+def _image_size(found: Overview, costs: _Costs, seconds: float) -> tuple[int, str, str]:
+    side = found.side or _SIZES[0]
+    fitting = [size for size in _SIZES if size <= side] or [max(8, side)]
+    for size in reversed(fitting):
+        passes = seconds / costs.training(_STUDENTS[0], size) / len(found.train)
+        if passes >= _ENOUGH:
+            break
+    why = f"the pictures' median side is {side}"
+    if size != fitting[-1]:
+        why += f"; larger ones leave less than {_ENOUGH} passes over the pictures"
+    return size, f"{size} x {size}", why
+
+
+def _student(found: Overview, costs: _Costs, size: int, seconds: float) -> tuple[str, str, str]:
+    for model in reversed(_STUDENTS):
+        passes = seconds / costs.training(model, size) / len(found.train)
+        if passes >= _ENOUGH:
+            return model, model, f"the largest with time for {_ENOUGH} passes over the pictures"
+    return model, model, f"the smallest: {passes:.0f} passes over the pictures fit"
+
+
+def _teachers() -> tuple[list[Any], str, str]:
+    # 12 x 200 photographs: 71.1 % alone in 35 s, 61.2 % with a teacher in 127 s. 12 x 40: 52.7 % in
+    # 35 s, and 50.4 % in 76 s.
+    why = "in minutes a student learns more alone; slices of classes do not pay either"
+    return [], "none", why
+
+
+def _balance(found: Overview) -> tuple[float, str, str]:
+    ratio = found.imbalance
+    if ratio < _EVEN:
+        return 0.0, "no", f"the largest class has {ratio:.1f} times the pictures of the smallest"
+    said = "rare classes more often"
+    return 0.5, said, f"the largest class has {ratio:.0f} times the pictures of the smallest"
+
+
+def _grades(
+    found: Overview,
+    costs: _Costs,
+    student: str,
+    teachers: list[dict[str, Any]],
+    size: int,
+    batch: int,
+    seconds: float,
+) -> tuple[list[dict[str, Any]], str, str]:
+    """Grades of all classes and the whole student, in which the images grow."""
+    grows = student in _STUDENTS and size >= _SMALLEST_GROWING
+    sizes = [(round(size * ratio), share) for ratio, share in _GROWTH] if grows else [(size, 1.0)]
+    full = [k for k, teacher in enumerate(teachers) if teacher.get("classes", "all") == "all"]
+    taught_by = full[-1:] or list(range(len(teachers)))
+    answers = sum(costs.answering(teachers[k]["model"], size) for k in taught_by)
+    per_image = [costs.training(student, side) + answers for side, _ in sizes]
+    fitting = sum(share * seconds / cost for (_, share), cost in zip(sizes, per_image, strict=True))
+    scale = min(1.0, _MOST * len(found.train) / fitting)
+    grades: list[dict[str, Any]] = []
+    steps = 0
+    for (side, share), cost in zip(sizes, per_image, strict=True):
+        span = scale * share * seconds
+        epochs = max(1, round(span / _EPOCH_SECONDS))
+        length = max(1, round(span / cost / batch / epochs))
+        steps += epochs * length
+        grades.append(
+            {
+                "epochs": epochs,
+                "samples": length * batch,
+                "fragments": 1,
+                "image_size": None if side == size else side,
+                "teachers": taught_by,
+                "target": "full" if full else None,
+            }
+        )
+    grades[0]["classes"] = f"0-{found.classes - 1}"
+    passes = steps * batch / len(found.train)
+    why = f"{steps:,} steps, {passes:.0f} passes over the pictures: "
+    why += "more gained nothing" if scale < 1 else "what fits the minutes"
+    if not grows:
+        return grades, "1", f"{why}; {student} is trained on pictures of one size"
+    pixels = ", ".join(str(side) for side, _ in sizes)
+    why += "; on photographs growing pictures pay, growing depth and classes do not"
+    return grades, f"{len(grades)}: {pixels} pixels", why

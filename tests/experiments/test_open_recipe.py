@@ -1,0 +1,106 @@
+"""Recipes that leave things open: what is said of them is checked, the rest decided once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edufast.experiments.open_recipe as open_recipe
+from edufast.experiments.open_recipe import closed, flattened, is_open, merged, stated
+from edufast.experiments.recipe import load_recipe, read_recipe
+from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.utils.errors import UserError
+from tests.commands import write_pictures
+from tests.tiny import tiny_data
+
+
+class Machine:
+    """Takes the place of measuring; every speed is ten times the one before."""
+
+    asked = 0
+
+    def __init__(self, *_: object) -> None:
+        Machine.asked += 1
+
+    def speeds(self, model: str, image_size: int) -> tuple[float, float]:
+        return 10.0 ** (8 + Machine.asked), 1e10
+
+    def loading(self, *_: object) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
+    monkeypatch.setattr(open_recipe, "Pace", Machine)
+    monkeypatch.setattr(Machine, "asked", 0)
+    return Machine
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict[str, Any]:
+    write_pictures(tiny_data(), tmp_path / "pictures")
+    return read_recipe("folder", [f"data.source={tmp_path / 'pictures'}", "minutes=1"])
+
+
+def test_a_recipe_with_minutes_is_open():
+    assert is_open(read_recipe("folder")) and not is_open(read_recipe("quickstart"))
+    assert not is_open({"minutes": None})
+
+
+def test_what_is_said_is_checked_before_anything_is_decided():
+    with pytest.raises(UserError, match=r"training\.lr: found -1"):
+        stated(read_recipe("folder", ["training.lr=-1"]), "folder")
+    with pytest.raises(UserError, match="minutes: found 0"):
+        stated(read_recipe("folder", ["minutes=0"]), "folder")
+    with pytest.raises(UserError, match="mintues: unknown key; did you mean 'minutes'"):
+        stated(read_recipe("folder", ["mintues=3"]), "folder")
+
+
+def test_what_is_left_out_is_decided_and_what_is_set_stays(content, machine, tmp_path):
+    content["training"] = {"lr": 0.07, "augment": {"flip": False}}
+    recipe, decisions = closed(content, "folder", "cpu", tmp_path / "run")
+    by_key = {decision.key: decision for decision in decisions}
+    assert recipe.training.lr == 0.07 and by_key["training.lr"].reason == "set by you"
+    assert not recipe.training.augment.flip
+    assert recipe.training.augment.random_resized_crop == (0.35, 1.0)
+    assert recipe.data.image_size == 16 and recipe.student.model == "resnet8"
+    written = recipe.model_dump(mode="json", exclude_none=True)
+    for key, decision in by_key.items():
+        value: Any = written
+        for part in key.split("."):
+            value = value[part]
+        assert value is not None and decision.said, key
+
+
+def test_a_recipe_that_leaves_nothing_open_needs_no_decisions(machine, tmp_path):
+    recipe, decisions = closed(read_recipe("quickstart"), "quickstart", "cpu", tmp_path)
+    assert recipe == load_recipe("quickstart").located() and decisions == ()
+    assert machine.asked == 0
+
+
+def test_a_run_that_exists_keeps_what_was_decided(content, machine, tmp_path):
+    """The machine may have become faster, and other pictures may be there."""
+    first, decisions = closed(content, "folder", "cpu", tmp_path / "run")
+    config = RunConfig(recipe=first, decisions=decisions, methods=("education",), seeds=(0,))
+    RunFolder(tmp_path / "run").claim(config)
+    again = read_recipe("folder", [f"data.source={tmp_path / 'pictures'}", "minutes=1"])
+    assert closed(again, "folder", "cpu", tmp_path / "run") == (first, decisions)
+    assert machine.asked == 1
+    other, _ = closed({**again, "minutes": 2, "seed": 3}, "folder", "cpu", tmp_path / "run")
+    assert (other.minutes, other.seed, other.curriculum) == (2, 3, first.curriculum)
+
+
+def test_keys_above_hide_those_below():
+    below = {"a": {"b": 1, "c": 2}, "d": [1, 2], "e": {"f": 1}}
+    above = {"a": {"c": 3}, "d": [4], "e": 5, "g": 6}
+    assert merged(below, above) == {"a": {"b": 1, "c": 3}, "d": [4], "e": 5, "g": 6}
+    assert below["a"] == {"b": 1, "c": 2}
+    assert merged({"a": None}, {"a": {"b": 1}}) == {"a": {"b": 1}}
+
+
+def test_keys_are_told_with_their_sections():
+    assert flattened({"a": {"b": [1], "c": {}}, "d": 2}) == {
+        "a": {"b": [1], "c": {}}, "a.b": [1], "a.c": {}, "d": 2
+    }  # fmt: skip
