@@ -46,10 +46,12 @@ SLOW = (
     "edge/test_onnx_int8.py::*",
     "edge/test_predict.py::*",
     "edge/test_standalone.py::test_it_predicts_*",
+    "experiments/test_best_so_far.py::*",
+    "experiments/test_plan.py::*",
     "experiments/test_run.py::*",
     "experiments/test_sweep.py::*",
     "experiments/test_sweep_config.py::test_*_in_any_locale",
-    "experiments/test_shipped_recipes.py::test_runs_on_a_miniature",
+    "experiments/test_shipped_recipes.py::*",
     # Many files, images, networks or numbers.
     "data/test_caltech256.py::*",
     "data/test_food101.py::*",

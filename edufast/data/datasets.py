@@ -15,6 +15,7 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import naming_unreadable, without_unreadable
 from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.pictures import read_picture
+from edufast.data.reduced import reduced
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
@@ -32,6 +33,7 @@ def load_dataset(
     holdout: float = 0.0,
     seed: int = 0,
     on_error: OnError = "stop",
+    reduce_to: int | None = None,
 ) -> DataSet:
     """The data set called ``source``.
 
@@ -57,6 +59,9 @@ def load_dataset(
             that is met ends the run with an error that names them all. "skip": all are decoded
             beforehand, and these are left out; a warning counts them. The others stay in the split
             that they would have been in.
+        reduce_to: image files with more pixels at their shorter side are read from copies that have
+            as many, see :func:`edufast.data.reduced.reduced`; decoding large files takes longer
+            than learning from them. None: files are read as they are.
 
     Raises:
         UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
@@ -79,6 +84,11 @@ def load_dataset(
         if on_error == "skip":
             splits = without_unreadable(splits, source)
         size = image_size or usual_size(source, found)
+        if reduce_to is not None:
+            if reduce_to < size:
+                raise UserError(f"reduce_to: expected at least image_size, {size}, got {reduce_to}")
+            train, val = (reduced(samples, reduce_to) for samples in (splits.train, splits.val))
+            splits = splits._replace(train=train, val=val)
         whole = CentreCrop((size, size), (size, size))
         train = _resized(splits.train, whole)
         val = _resized(splits.val, CentreCrop.to(size, size))
@@ -92,7 +102,8 @@ def load_dataset(
 
 def at_size(data: DataSet, image_size: int) -> DataSet:
     """``data`` with images of another size; mean and standard deviation stay as they are."""
-    train, val = _resized(data.train, image_size), _resized(data.val, image_size)
+    whole = CentreCrop((image_size, image_size), (image_size, image_size))
+    train, val = _resized(data.train, whole), _resized(data.val, whole)
     return replace(data, train=train, val=val, image_size=image_size)
 
 

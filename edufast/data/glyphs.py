@@ -9,7 +9,6 @@ can be rendered alone.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.samples import Samples, Splits
-from edufast.utils.files import atomic_write
+from edufast.utils.files import atomic_write, cache_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -171,12 +170,11 @@ def _cache_path(seed: int) -> Path:
     import PIL
     from PIL import features
 
-    folder = os.environ.get("EDUFAST_CACHE")
     libraries = np.__version__, matplotlib.__version__, PIL.__version__
     counts = SIZE, TRAIN_PER_CLASS, VAL_PER_CLASS
     key = VERSION, seed, CLASSES, counts, STYLE, libraries, features.version("freetype2")
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    return (Path(folder) if folder else Path.home() / ".cache" / "edufast") / f"glyphs-{name}.npz"
+    return cache_folder() / f"glyphs-{name}.npz"
 
 
 def _read_cache(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from torch import nn
 
+from edufast.edge.parity import ExportError
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student
 from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.training.school import School
+from edufast.utils.errors import UserError, one_line
 
 EXPORT_EVERY = 60.0  # seconds, at least, between two exports: one takes a few
 
@@ -56,11 +58,15 @@ class BestSoFar:
         return self.export() if time.monotonic() - self._exported >= EXPORT_EVERY else ""
 
     def export(self) -> str:
-        """Export the best so far as student.onnx unless that was done; returns that in words."""
+        """Export the best so far as student.onnx unless that was done; returns in words what became
+        of it. Training goes on where that fails: the finished student may be another matter."""
         if self._waiting is None:
             return ""
-        written = export_student(self._setup, *self._waiting, "student.onnx")
-        self._waiting, self._exported = None, time.monotonic()
+        waiting, self._waiting, self._exported = self._waiting, None, time.monotonic()
+        try:
+            written = export_student(self._setup, *waiting, "student.onnx")
+        except (ExportError, UserError) as error:
+            return f"not exported: {one_line(error)}"
         return f"usable: {written.path} ({written.accuracy:.1%}, {written.bytes / 1e6:.2f} MB)"
 
     def end(self) -> None:

@@ -17,10 +17,13 @@ from edufast.models.zoo import create_model
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
 _SHARE = 0.8  # of the minutes; the rest goes to measuring, validation, exports and the report
+_LEAST_SHARE = 0.1  # for training, where making copies takes more than all minutes
 _EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
 _BATCH = 64
 _SIZES = (32, 48, 64, 96, 128)
-_STUDENTS = ("resnet8", "resnet20", "resnet8x4")  # from the cheapest
+# From the cheapest. On 12 x 40 photographs resnet20 ended at 53.2 %, resnet8x4, of 16 times as many
+# weights as resnet8, at 53.4 %, resnet8 itself at 52.7 %.
+_STUDENTS = ("resnet8", "resnet20")
 # Passes over the training images. On 12 x 40 photographs resnet8 had 51.1 % after 125 and 51.7 %
 # after 375; on 12 x 200 at equal time 20 passes of it reached 63.3 %, 8 of resnet20 57.7 %.
 _ENOUGH, _MOST = 125, 375
@@ -28,6 +31,11 @@ _ENOUGH, _MOST = 125, 375
 # equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200).
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
 _SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
+_LEAST = 8  # pixels, below which networks have nothing to reduce
+# Pictures with more than twice as many pixels at their shorter side are read from copies of this
+# size. A photograph of 12 megapixels took 54 ms of a processor, to learn from it 1 ms.
+_COPIES = 256
+_LOADING_COPIES = 1e-3  # seconds, about
 _PROBE = 64  # pixels, at most, at which speeds are measured: they hardly depend on it
 # 12 x 200 photographs: 66.8 % with 0.03, 71.1 % with 0.1, 70.2 % with 0.3.
 _LEARNING_RATE = 0.1, "0.1", "the best of three on photographs"
@@ -36,6 +44,7 @@ _ALGORITHM = (
     "kd, temperature 2",
     "as in the evidence on photographs",
 )
+_COMPILING = 60  # minutes: a grade's step takes 20 s to compile, and gains a twentieth
 _EVEN = 1.5  # images of the largest class for each of the smallest that need no balancing
 
 
@@ -81,9 +90,11 @@ def decide(
     choices = _Choices(given)
     batch = choices.make("training.batch_size", *_batch_size(found))
     augment = choices.make("training.augment", *_augment(found))
-    costs = _Costs(found, machine, Augment(**augment))
-    seconds = 60 * minutes * _SHARE
-    size = choices.make("data.image_size", *_image_size(found, costs, seconds))
+    reduce_to = choices.make("data.reduce_to", *_reduce_to(found))
+    costs = _Costs(found, machine, Augment(**augment), reduces=reduce_to is not None)
+    seconds = max(60 * minutes * _SHARE - costs.copying, 60 * minutes * _LEAST_SHARE)
+    cheapest = given.get("student.model", _STUDENTS[0])
+    size = choices.make("data.image_size", *_image_size(found, costs, cheapest, seconds))
     student = choices.make("student.model", *_student(found, costs, size, seconds))
     teachers = choices.make("teachers", *_teachers())
     if teachers:
@@ -93,6 +104,7 @@ def decide(
         choices.make("curriculum.grades", *made)
     choices.make("training.lr", *_LEARNING_RATE)
     choices.make("training.balance", *_balance(found))
+    choices.make("training.compile", *_compile(minutes))
     return choices.made
 
 
@@ -115,13 +127,23 @@ class _Choices:
 
 
 class _Costs:
-    """Seconds that an image takes."""
+    """Seconds that an image takes.
 
-    def __init__(self, found: Overview, machine: Machine, augment: Augment) -> None:
+    Attributes:
+        copying: all images once.
+    """
+
+    def __init__(
+        self, found: Overview, machine: Machine, augment: Augment, *, reduces: bool
+    ) -> None:
         self._classes, self._machine = found.classes, machine
-        self._probe = min(found.side or _PROBE, _PROBE)
+        self._probe = max(_LEAST, min(found.side or _PROBE, _PROBE))
         files = found.files  # arrays are loaded in no time
         self._loading = machine.loading(found.train, self._probe, augment) if files else 0.0
+        self.copying = 0.0
+        if reduces:
+            self.copying = self._loading * len(found.train)
+            self._loading = min(self._loading, _LOADING_COPIES)
 
     def training(self, model: str, image_size: float) -> float:
         """To load it and to train ``model`` on it."""
@@ -156,11 +178,18 @@ def _augment(found: Overview) -> tuple[dict[str, Any], str, str]:
     return crops, "random crops, mirroring", "crops gain; set flip=false for pictures of writing"
 
 
-def _image_size(found: Overview, costs: _Costs, seconds: float) -> tuple[int, str, str]:
+def _reduce_to(found: Overview) -> tuple[int | None, str, str]:
+    if not found.files or (found.side or 0) <= 2 * _COPIES:
+        return None, "no copies", "the pictures are small enough to be decoded every time"
+    said = f"copies of {_COPIES} pixels"
+    return _COPIES, said, f"decoding {found.side} pixels takes longer than learning from them"
+
+
+def _image_size(found: Overview, costs: _Costs, model: str, seconds: float) -> tuple[int, str, str]:
     side = found.side or _SIZES[0]
-    fitting = [size for size in _SIZES if size <= side] or [max(8, side)]
+    fitting = [size for size in _SIZES if size <= side] or [max(_LEAST, side)]
     for size in reversed(fitting):
-        passes = seconds / costs.training(_STUDENTS[0], size) / len(found.train)
+        passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= _ENOUGH:
             break
     why = f"the pictures' median side is {side}"
@@ -182,6 +211,12 @@ def _teachers() -> tuple[list[Any], str, str]:
     # 35 s, and 50.4 % in 76 s.
     why = "in minutes a student learns more alone; slices of classes do not pay either"
     return [], "none", why
+
+
+def _compile(minutes: float) -> tuple[bool | str, str, str]:
+    if minutes < _COMPILING:
+        return False, "no", "in minutes it takes longer than it saves"
+    return "auto", "where it pays", "by the length of each grade"
 
 
 def _balance(found: Overview) -> tuple[float, str, str]:

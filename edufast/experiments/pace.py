@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from edufast.data import Augment, Batch, Loader, Samples
+from edufast.data.image_files import files_of, unreadable
 from edufast.experiments.cost import Cost
 from edufast.experiments.recipe import Recipe, TrainingSection
 from edufast.models.zoo import create_model
@@ -71,8 +73,12 @@ class Pace:
     def loading(self, samples: Samples, image_size: int, augment: Augment) -> float:
         """Seconds that the processors take to load and augment an image, all of them together.
 
-        While a network trains on the same processors, that comes on top.
+        While a network trains on the same processors, that comes on top. Files that cannot be read
+        are left out here.
         """
+        samples = _some(samples)
+        if not len(samples):
+            return 0.0
         loader = Loader(
             samples,
             batch_size=min(_LOADED, len(samples)),
@@ -87,6 +93,17 @@ class Pace:
             if time.perf_counter() - started > _LOADING_SECONDS:
                 break
         return (time.process_time() - spent) / images / torch.get_num_threads()
+
+
+def _some(samples: Samples) -> Samples:
+    """A few of ``samples``, evenly spaced, that can be read."""
+    count = min(2 * _LOADED, len(samples))
+    some = samples.subset(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    files = files_of(some)
+    if not files:
+        return some
+    bad = set(unreadable(files))
+    return some.subset(np.array([i for i, path in enumerate(files) if path not in bad], np.int64))
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

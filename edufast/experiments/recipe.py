@@ -52,6 +52,7 @@ class DataSection(Section):
 
     source: str
     image_size: ImageSize | None = None
+    reduce_to: ImageSize | None = None
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
     on_error: OnError = "stop"
@@ -68,6 +69,7 @@ class DataSection(Section):
             holdout=self.holdout,
             seed=self.seed,
             on_error=self.on_error,
+            reduce_to=self.reduce_to,
         )
 
 

@@ -50,6 +50,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(lock)
 
 
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: ``$EDUFAST_CACHE``, or ``~/.cache/edufast``."""
+    folder = os.environ.get("EDUFAST_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "edufast"
+
+
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the file system within the block name ``path`` where they name no file, as those

@@ -10,6 +10,7 @@ from PIL import Image
 
 from edufast.data import DATA_SETS, DataSet, Samples, Splits, load_dataset, register_data_set
 from edufast.data.centre_crop import CentreCrop
+from edufast.data.datasets import at_size
 from edufast.utils.errors import UserError
 from tests.data.folders import images_of, make_images, names
 from tests.data.odd_pictures import seen_in_validation, write_odd_pictures
@@ -177,3 +178,13 @@ def test_statistics_are_those_of_what_is_seen(kind, tmp_path):
     seen = seen_in_validation(path, 48) / 255
     assert np.abs(seen.mean((0, 1)) - data.mean).max() < 0.02
     assert np.abs(seen.std((0, 1)) - data.std).max() < 0.03
+
+
+def test_another_size_keeps_the_statistics():
+    digits = load_dataset("digits")
+    small = at_size(digits, 4)
+    for split in (small.train, small.val):
+        assert split.images.shape[1:] == (4, 4, 3)
+    assert small.image_size == 4 and (small.mean, small.std) == (digits.mean, digits.std)
+    assert digits.train.images.shape[1] == digits.image_size
+    assert abs(small.train.images.mean() - digits.train.images.mean()) < 3

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 import edufast.experiments.best_so_far as best_module
+from edufast.edge.parity import ExportError
 from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.run import teach
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import train_student
+from edufast.experiments.watch import Watch
 from edufast.models.weights import load_model, read_info
 from edufast.teachers.faculty import Faculty
 from edufast.training.school import School
+from edufast.utils.errors import UserError
 from tests.experiments.small import small_setup
 
 GROWING = {
@@ -90,6 +93,20 @@ def test_a_better_one_is_kept_at_once_and_exported_after_a_minute_or_when_asked(
     assert best.export() and not best.export()
 
 
+@pytest.mark.parametrize("error", [ExportError, UserError])
+def test_what_cannot_be_exported_is_kept_and_told_and_stops_nothing(
+    setup, school, monkeypatch, error
+):
+    def fail(*_: object) -> None:
+        raise error("an operator\nis missing")
+
+    monkeypatch.setattr(best_module, "export_student", fail)
+    best = BestSoFar(setup)
+    assert best.offer(school, "resnet8") == "not exported: an operator is missing"
+    assert read_info(setup.folder.best).accuracy == school.progress.accuracy
+    assert best.export() == "" and not (setup.folder.path / "student.onnx").exists()
+
+
 def test_students_that_lack_fragments_or_classes_are_not_offered(tmp_path):
     setup = small_setup(tmp_path, "education")
     with setup.opened():
@@ -102,6 +119,25 @@ def test_students_that_lack_fragments_or_classes_are_not_offered(tmp_path):
 
         train_student(setup, setup.methods["education"], 0, faculty, after_epoch)
     assert notes[0] == (0, False) and (1, True) in notes
+
+
+def test_a_teacher_of_all_classes_is_usable_before_there_is_a_student(tmp_path):
+    recipe = {
+        "teachers": [{"model": "resnet8", "classes": "0-2"}, {"model": "resnet14"}],
+        "curriculum": {
+            "grades": [
+                {"epochs": 1, "teachers": [0]},
+                {"epochs": 1, "teachers": [1], "target": "full"},
+            ]
+        },
+    }
+    setup = small_setup(tmp_path, "education", recipe=recipe)
+    with setup.opened():
+        teach(setup, Watch(BestSoFar(setup)))
+    _, info = load_model(setup.folder.best)
+    (event,) = (t for t in setup.folder.log().teachers if t.model == "resnet14")
+    assert (info.model, info.accuracy) == ("resnet14", event.accuracy)
+    assert [export.path for export in setup.folder.log().exports] == ["student.onnx"]
 
 
 def test_keeping_and_exporting_leave_the_training_as_it_is(tmp_path):

@@ -58,7 +58,7 @@ def samples(grades: list[dict[str, Any]]) -> int:
 
 def seconds(value: dict[str, Any], machine: Machine) -> float:
     """That the grades take, by FLOPs that are counted here anew."""
-    costs = rules._Costs(FEW, machine, Augment())
+    costs = rules._Costs(FEW, machine, Augment(), reduces=False)
     whole = value["data.image_size"]
     return sum(
         grade["epochs"] * grade["samples"]
@@ -74,8 +74,9 @@ def test_every_decision_has_a_reason():
 
 def test_what_is_decided_makes_a_recipe_whole():
     assert set(values()) == {
-        "training.batch_size", "training.augment", "data.image_size", "student.model",
-        "teachers", "curriculum.grades", "training.lr", "training.balance",
+        "training.batch_size", "training.augment", "data.reduce_to", "data.image_size",
+        "student.model", "teachers", "curriculum.grades", "training.lr", "training.balance",
+        "training.compile",
     }  # fmt: skip
 
 
@@ -90,7 +91,8 @@ def test_the_grades_take_as_long_as_there_is(minutes):
 def test_epochs_are_short_so_that_a_model_is_there_soon():
     slow = Machine(2e10)
     for grade in values(machine=slow, minutes=10)["curriculum.grades"]:
-        spent = rules._Costs(FEW, slow, Augment()).training("resnet8", grade["image_size"] or 32)
+        costs = rules._Costs(FEW, slow, Augment(), reduces=False)
+        spent = costs.training("resnet8", grade["image_size"] or 32)
         assert grade["samples"] * spent < 2 * rules._EPOCH_SECONDS
 
 
@@ -140,6 +142,23 @@ def test_pictures_that_take_long_to_load_leave_less_steps():
     assert slow < quick / 2
 
 
+def test_large_pictures_are_copied_small_once():
+    """That takes a part of the minutes, and makes room for many more steps."""
+    slow = Machine(loading=0.1)
+    large = pictures(*[32] * 12, side=3000)
+    copied = values(large, slow)
+    assert copied["data.reduce_to"] == 256 and copied["data.image_size"] > 32
+    assert values(pictures(9, 9, side=300))["data.reduce_to"] is None
+    assert values(arrays(9, 9))["data.reduce_to"] is None
+    instant, rest = (
+        samples(values(large, machine, minutes=1)["curriculum.grades"])
+        for machine in (Machine(loading=1e-3), slow)
+    )
+    assert 0 < rest < instant
+    hopeless = values(large, Machine(loading=10.0), minutes=1)
+    assert 0 < samples(hopeless["curriculum.grades"]) < samples(values()["curriculum.grades"])
+
+
 def test_arrays_are_not_loaded_and_not_cropped_at_random():
     machine = Machine()
     machine.loading = None  # is not called
@@ -154,6 +173,11 @@ def test_rare_classes_are_shown_more_often_where_they_are_much_rarer(counts, bal
     assert value == balance and "times the pictures of the smallest" in reason
 
 
+def test_only_long_runs_are_compiled():
+    assert values(minutes=10)["training.compile"] is False
+    assert values(minutes=120)["training.compile"] == "auto"
+
+
 def test_a_set_smaller_than_a_batch_is_a_batch():
     assert values(pictures(3, 4))["training.batch_size"] == 7
 
@@ -162,7 +186,9 @@ GIVEN = {
     "training.batch_size": 16,
     "training.lr": 0.05,
     "training.balance": 0.0,
+    "training.compile": True,
     "data.image_size": 24,
+    "data.reduce_to": 99,
     "student.model": "resnet14",
     "teachers": [{"model": "resnet20"}],
     "curriculum.grades": [{"epochs": 3}],
@@ -186,6 +212,11 @@ def test_decisions_follow_from_what_is_set():
     default = values(minutes=1, **{"student.model": "resnet8"})
     assert samples(larger["curriculum.grades"]) < samples(default["curriculum.grades"]) / 8
     assert [grade["image_size"] for grade in larger["curriculum.grades"]] == [32, 48, None]
+    wide = {"student.model": "resnet8x4"}
+    sizes = [
+        values(pictures(*[32] * 12, side=999), **given)["data.image_size"] for given in ({}, wide)
+    ]
+    assert sizes[0] > sizes[1], "a larger network leaves time for smaller images"
     small = values(**{"training.batch_size": 16})["curriculum.grades"]
     assert all(grade["samples"] % 16 == 0 for grade in small)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from edufast.data import Augment
+from edufast.data.folder import file_samples
 from edufast.experiments import pace
 from edufast.experiments.cost import Cost
 from edufast.experiments.pace import Pace, expected_duration
 from edufast.experiments.recipe import parse_recipe
+from tests.data.folders import make_pictures
 from tests.experiments.recipes import content
 from tests.tiny import tiny_data
 
@@ -78,6 +81,19 @@ def test_loading_is_timed_over_the_images_that_were_loaded(monkeypatch: pytest.M
     samples = tiny_data(per_class=8).train
     assert fresh().loading(samples, 16, Augment(pad=1)) == pytest.approx(5.0)
     assert len(images) > 1
+
+
+def test_files_that_cannot_be_read_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a run stops for them or leaves them out is decided when it reads its data."""
+    monkeypatch.setattr(pace, "_LOADING_SECONDS", 0.05)
+    bad = tmp_path / "a.png"
+    bad.write_bytes(b"no picture")
+    assert fresh().loading(file_samples([[bad]]), 16, Augment()) == 0
+    make_pictures(tmp_path / "good", 3)
+    good = sorted((tmp_path / "good").iterdir())
+    assert fresh().loading(file_samples([[bad, *good]]), 16, Augment()) > 0
 
 
 def test_each_network_is_tried_once_and_with_no_more_images_than_it_trains_on(

@@ -395,3 +395,17 @@ def test_a_training_goes_on_without_its_damaged_checkpoint_to_the_same_bits(tmp_
     path.write_bytes(content)
     assert same_weights(school(seed=3, checkpoint=path).fit(), expected)
     assert "c.pt is damaged" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_every_epoch_ends_with_a_call_and_its_note(capsys):
+    trained, seen = school(Curriculum.single(range(6), epochs=3), Faculty([])), []
+
+    def after_epoch() -> str:
+        seen.append((trained.progress.epoch, trained.progress.accuracy))
+        return f"note {len(seen)}"
+
+    trained.fit(after_epoch)
+    assert [epoch for epoch, _ in seen] == [0, 1, 2]
+    assert seen[-1][1] == trained.progress.accuracy
+    told = capsys.readouterr().err
+    assert all(f"images/s, note {number}" in told for number in (1, 2, 3))

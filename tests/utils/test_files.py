@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write, remove_partial_files
+from edufast.utils.files import atomic_write, cache_folder, remove_partial_files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -114,3 +115,9 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
     with pytest.raises(UserError, match=message), atomic_write(path):
         pytest.fail("went on to write")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("setting", "folder"), [("", "~/.cache/edufast"), ("kept", "kept")])
+def test_what_can_be_made_again_is_kept_where_the_environment_says(setting, folder, monkeypatch):
+    monkeypatch.setenv("EDUFAST_CACHE", setting)
+    assert cache_folder() == Path(folder).expanduser()

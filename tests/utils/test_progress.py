@@ -85,3 +85,14 @@ def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture
     with counting("[x", 1) as advance:
         advance(1)
     assert capsys.readouterr().err.startswith("y[/b]: epoch 1/1: loss 0.500")
+
+
+def test_a_note_ends_the_line_of_its_epoch_and_stays_on_the_bar(terminal, capsys):
+    with TrainingBar("education", 1) as bar:
+        bar.start_epoch(0, 0, 2, steps=30)
+        bar.end_epoch(0.5, 0.875, 100.0, "about 2 min left")
+        line = capsys.readouterr().err
+        bar.start_epoch(0, 1, 2, steps=30)
+        bar.update(7, 0.5, 100.0)
+    assert "100 images/s, about 2 min left" in line
+    assert "about 2 min left" in capsys.readouterr().err
