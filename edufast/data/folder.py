@@ -61,7 +61,7 @@ def folder_content(root: Path, seed: int = 0) -> FolderContent:
             or holds control characters, or in validation only.
     """
     skipped: Counter[str] = Counter()
-    if (root / "train").is_dir():
+    if _is_split(root / "train"):
         val_root = next((root / name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
         if val_root is None:
             expected = ", ".join(_VAL_FOLDERS)
@@ -85,6 +85,13 @@ def folder_content(root: Path, seed: int = 0) -> FolderContent:
         file_samples([val.get(name, []) for name in classes]),
     )
     return FolderContent(layout, splits, skipped)
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether it is a folder of folders: a class may be called train, too."""
+    return folder.is_dir() and any(
+        path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()
+    )
 
 
 def file_samples(files: Sequence[Sequence[Path]]) -> Samples:

@@ -171,3 +171,9 @@ def test_names_that_would_control_a_terminal(tmp_path, name):
         folder(tmp_path)
     (tmp_path / name).rename(tmp_path / "b")
     assert len(folder(tmp_path).classes) == 3
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train"):
+        make_images(tmp_path / name, 5)
+    assert folder(tmp_path).classes == ("bus", "train")
