@@ -294,13 +294,13 @@ def model(
 def table(results: list[dict[str, Any]], gpu: Gpu) -> Table:
     """A line for every shape."""
     heads = (
-        "regs", "shared\nKB", "threads\nper SM", "KB in\nflight", "instr\n/(l t)", "EX2\n/(l t)",
+        "regs", "shared\nKB", "KB in\nflight", "instr\n/(l t)", "EX2\n/(l t)",
         "load\nbits", "µs", "% of\ncopy", "limit",
     )  # fmt: skip
     title = f"kd_loss on {gpu.name}: counted, and predicted by the model"
-    t = numbers_table(title, "B x C, K, logits", *heads)
+    t = numbers_table(title, "B x C, K, type", *heads)
     for r in results:
-        name = f"{r['rows']} x {r['classes']}, {r['teachers']}, {r['dtype']}"
+        name = f"{r['rows']}x{r['classes']} {r['teachers']} {r['dtype']}"
         if not r["plan"]["staged"]:
             t.add_row(f"{name}: general program, not counted")
             continue
@@ -308,7 +308,6 @@ def table(results: list[dict[str, Any]], gpu: Gpu) -> Table:
             name,
             str(r["registers"]),
             f"{r['plan']['shared_bytes'] / 1024:.0f}",
-            str(r["threads_per_processor"]),
             f"{r['bytes_in_flight'] / 1024:.0f}",
             f"{r['instructions_per_logit_and_teacher']:.1f}",
             f"{r['exponentials_per_logit_and_teacher']:.1f}",
@@ -333,8 +332,9 @@ def main(out: Path | None, gpu: Gpu = H100) -> None:
     console.print(table(results, gpu))
     console.print(
         "Nothing here was measured. instr, EX2: instructions and exponentials per logit and "
-        "teacher in the loops over the teachers. % of copy: the time a copy of the same bytes "
-        f"takes at {gpu.copy / 1e12:.1f} TB/s, over the predicted one, both with a launch."
+        "teacher in the loops over the teachers; with -o, more of each shape. % of copy: the time "
+        f"a copy of the same bytes takes at {gpu.copy / 1e12:.1f} TB/s, over the predicted one, "
+        "both with a launch."
     )
     if out is None:
         return

@@ -89,6 +89,6 @@ def test_table_and_json(tmp_path, capsys, monkeypatch):
     few = shapes("bf16")[:3]
     monkeypatch.setattr(kd_loss_model, "grid", lambda: few)
     kd_loss_model.main(tmp_path)
-    assert "1024 x 100, 3, bf16" in capsys.readouterr().out
+    assert "1024x100 3 bf16" in capsys.readouterr().out
     written = json.loads((tmp_path / "kd_loss_model.json").read_text())
     assert written["gpu"]["name"] == "H100" and len(written["results"]) == 3
