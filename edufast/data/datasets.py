@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,7 +160,14 @@ def _resized(samples: Samples, view: CentreCrop) -> Samples:
     images = samples.images
     if not isinstance(images, np.ndarray) or images.shape[1:3] == view.cover == view.crop:
         return samples
-    resized = np.empty((len(images), *view.crop, 3), np.uint8)
+    shape = (len(images), *view.crop, 3)
+    try:
+        resized = np.empty(shape, np.uint8)
+    except MemoryError as error:
+        raise UserError(
+            f"image_size: {len(images)} images of {view.crop[0]} x {view.crop[1]} pixels take "
+            f"{math.prod(shape) / 1e9:.0f} GB of memory, more than there is"
+        ) from error
     for image, large in zip(resized, images, strict=True):
         image[:] = view(Image.fromarray(large))
     return Samples(resized, samples.labels)

@@ -8,7 +8,7 @@ value, and torch (2.14) may keep the old value where a float comes out of arithm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -62,13 +62,8 @@ def number(name: str, value: Number, student: Tensor) -> Number:
     Raises:
         ValueError, TypeError: it is neither; the message names the argument.
     """
-    if isinstance(value, (int, float)):
-        return float(value)
     if not isinstance(value, Tensor):
-        try:
-            return float(value + 0)  # NumPy's, too, and no text
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} is {value!r}; expected a number or a tensor") from None
+        return _float(name, value)
     if value.dim() or value.is_complex():
         raise ValueError(
             f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; expected a number or "
@@ -78,6 +73,17 @@ def number(name: str, value: Number, student: Tensor) -> Number:
         raise ValueError(f"{name} requires a gradient; expected a constant, as by detach()")
     check_near(name, value, student)
     return value
+
+
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    try:
+        if not isinstance(value, bool):
+            return float(value + 0)  # NumPy's, too, and no text
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{name} is {value!r}; expected a number or a tensor")
 
 
 def one_for_each_teacher(

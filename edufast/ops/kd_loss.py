@@ -29,7 +29,7 @@ from edufast.ops.backends import select_backend
 from edufast.ops.reference.kd_loss import NO_FLOATS, REDUCTIONS, KDLoss, Numbers, reference
 from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
-from edufast.ops.slices import ClassSlices, Slice
+from edufast.ops.slices import INTEGERS, ClassSlices, Slice
 from edufast.utils._torch_private import Operator
 from edufast.utils.numbers import whole_number
 
@@ -239,7 +239,7 @@ def _laid_out(
         teachers = [t.detach() if t.requires_grad else t for t in teachers]
     if labels is None:
         labels, ignore_index = _no_labels(student, alpha, weighting, divergence), -100
-    elif not tensor("labels", labels).is_floating_point():
+    elif tensor("labels", labels).dtype in INTEGERS:
         labels = labels.to(torch.int64)
     if isinstance(weighting, (list, tuple)):
         weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])
@@ -253,7 +253,7 @@ def _laid_out(
         if isinstance(weighting, Tensor) and weighting.dim() > 1:
             weighting = rows_of("weighting", weighting, leading)
 
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
         ignore_index = whole_number("ignore_index", ignore_index, least=-(2**63))
     if not isinstance(teacher_grad, bool):
         raise TypeError(f"teacher_grad is {teacher_grad!r}; expected True or False")

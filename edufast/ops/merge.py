@@ -124,6 +124,10 @@ def merge_(
     Moments are formed in float64. Integers and booleans have no average: they become the largest
     source (with one list: a copy), whatever the weights.
 
+    Targets of low precision are rounded at every call: in bfloat16 a moving average with
+    ``keep=0.999`` stands still at a quarter of the way. Keep averages in float32, whatever the
+    sources are, as :class:`edufast.models.averaging.ExponentialMovingAverage` does.
+
     A target may be its own source. Any other overlap of memory is refused.
 
     Raises:

@@ -10,7 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+# Of classes and labels; larger unsigned ones would wrap.
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Slice: TypeAlias = "tuple[int, int] | range | Sequence[int] | Tensor"
 
@@ -94,25 +95,33 @@ def _as_range(item: Slice) -> tuple[int, int] | None:
 
 
 def _as_index(item: Slice, k: int, num_classes: int, device: torch.device | str) -> Tensor:
-    on_device = isinstance(item, Tensor) and item.device.type != "cpu"
-    try:
-        index = torch.as_tensor(item if isinstance(item, Tensor) else list(item))
-    except (TypeError, ValueError, RuntimeError):
+    if not isinstance(item, Tensor):
+        index = _listed(item, k, num_classes)
+    elif item.dim() != 1 or item.numel() == 0 or item.dtype not in INTEGERS:
         raise ValueError(
-            f"slices[{k}] is {item!r}; expected (start, stop) or a list of classes"
-        ) from None
-    if index.dim() != 1 or index.numel() == 0 or index.dtype not in _INTEGERS:
-        raise ValueError(
-            f"slices[{k}] has shape {tuple(index.shape)} and dtype {index.dtype}; expected "
+            f"slices[{k}] has shape {tuple(item.shape)} and dtype {item.dtype}; expected "
             "(start, stop) or at least one class in a list or 1-d integer tensor"
         )
-    if not on_device:
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"slices[{k}] names class {low if low < 0 else high}; expected classes in "
-                f"[0, {num_classes})"
-            )
-        if index.unique().numel() != index.numel():
-            raise ValueError(f"slices[{k}] names a class twice; expected each class once")
+    elif item.device.type == "cpu":
+        index = _listed(item.tolist(), k, num_classes)
+    else:
+        index = item
     return index.to(device=device, dtype=torch.int64).contiguous()
+
+
+def _listed(item: Slice, k: int, num_classes: int) -> Tensor:
+    """The classes of a list, looked at in Python, where tracing does not mind."""
+    try:
+        classes = [operator.index(c) for c in item]
+    except TypeError:
+        classes = []
+    if not classes or any(isinstance(c, bool) for c in item):
+        raise ValueError(
+            f"slices[{k}] is {item!r}; expected (start, stop) or at least one class in a list"
+        )
+    for c in classes:
+        if not 0 <= c < num_classes:
+            raise ValueError(f"slices[{k}] names class {c}; expected classes in [0, {num_classes})")
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"slices[{k}] names a class twice; expected each class once")
+    return torch.tensor(classes, dtype=torch.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import numpy as np
@@ -188,3 +189,19 @@ def test_another_size_keeps_the_statistics():
     assert small.image_size == 4 and (small.mean, small.std) == (digits.mean, digits.std)
     assert digits.train.images.shape[1] == digits.image_size
     assert abs(small.train.images.mean() - digits.train.images.mean()) < 3
+
+
+def test_a_size_beyond_the_memory_is_told(monkeypatch):
+    empty = np.empty
+
+    def limited(shape, dtype):
+        if math.prod(shape) > 1e9:
+            raise MemoryError
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(np, "empty", limited)
+    message = (
+        r"^image_size: 1442 images of 4096 x 4096 pixels take 73 GB of memory, more than there"
+    )
+    with pytest.raises(UserError, match=message):
+        load_dataset("digits", image_size=4096)

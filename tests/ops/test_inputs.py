@@ -100,6 +100,14 @@ def test_leading_dimensions_in_a_compiled_graph():
     assert torch.equal(compiled(z), step(z))
 
 
+def test_classes_in_a_list_are_traced():
+    def step(z: Tensor) -> Tensor:
+        return kd_loss(z, [T, T[:, :3]], LABELS, slices=[range(5), [4, 0, 2]])
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(Z), step(Z))
+
+
 # --- one teacher, labels, weights ---------------------------------------------------------------
 
 
@@ -201,11 +209,22 @@ SLIPS = [
     ("teacher_grad is 'yes'; expected", lambda: kd_loss(Z, T, LABELS, teacher_grad="yes")),
     ("slices is 3; expected a list of slices", lambda: kd_loss(Z, T, LABELS, slices=3)),
     (r"slices\[0\] is None; expected", lambda: kd_loss(Z, T, LABELS, slices=[None])),
-    (r"slices\[0\] has shape", lambda: kd_loss(Z, T, LABELS, slices=[(0.0, 5.0)])),
+    (r"slices\[0\] is .0.0, 5.0.; expected", lambda: kd_loss(Z, T, LABELS, slices=[(0.0, 5.0)])),
     (
         r"slices\[0\] has shape .2,. and dtype torch.bool",
         lambda: kd_loss(Z, T[:, :2], LABELS, slices=[torch.tensor([True, False])]),
     ),
+    (
+        r"slices\[0\] is \[True, False\]; expec",
+        lambda: kd_loss(Z, T, LABELS, slices=[[True, False]]),
+    ),
+    ("labels has shape .6,. and dtype torch.bool", lambda: kd_loss(Z, T, LABELS > 0)),
+    (
+        "labels has shape .6,. and dtype torch.uint64",
+        lambda: kd_loss(Z, T, LABELS.to(torch.uint64)),
+    ),
+    ("temperature is True; expected a number", lambda: kd_loss(Z, T, LABELS, temperature=True)),
+    ("ignore_index is 9223372036854775808", lambda: kd_loss(Z, T, LABELS, ignore_index=2**63)),
     ("lr is no argument; expected one of slices", lambda: kd_loss_and_grad(Z, T, LABELS, lr=1)),
     ("teacher is of type list; expected a tensor", lambda: dist_loss(Z, [T])),
     ("beta is None; expected a number", lambda: dist_loss(Z, T, beta=None)),
