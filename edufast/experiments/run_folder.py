@@ -111,7 +111,8 @@ class RunFolder:
         return config
 
     def holds(self, config: RunConfig) -> bool:
-        """Whether there is a run of ``config`` already.
+        """Whether there is a run of ``config`` already. One of another config that left nothing to
+        go on from, because a picture could not be decoded, say, is none.
 
         Raises:
             UserError: there is another one, or its config.yaml was damaged, or changed since the
@@ -122,6 +123,8 @@ class RunFolder:
         if not self.config_file.exists():
             return False
         written = read_section(RunConfig, self.config_file)
+        if written != config and not self._kept_anything():
+            return False  # it ended before there was anything to go on from
         if written != config:
             raise UserError(
                 f"{self.path} holds a run of another recipe or with other options: "
@@ -139,6 +142,14 @@ class RunFolder:
                 )
         return True
 
+    def _kept_anything(self) -> bool:
+        """Whether a run left weights, a checkpoint or a result."""
+        folders = (self.path / "teachers", self.path / "checkpoints")
+        if any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
+            return True
+        files = (self.student, self.best, self.diverged)
+        return any(file.exists() for file in files) or bool(self.log().results)
+
     def claim(self, config: RunConfig) -> None:
         """Make the folder one for ``config``, unless it is already.
 
@@ -146,6 +157,8 @@ class RunFolder:
             UserError: as :meth:`holds`.
         """
         if not self.holds(config):
+            if self.config_file.exists():
+                self.metrics.unlink(missing_ok=True)
             content = config.model_dump(mode="json")
             with atomic_write(self.config_file) as temporary:
                 temporary.write_text(

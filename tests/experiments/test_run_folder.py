@@ -44,11 +44,24 @@ def test_a_folder_is_claimed_once(folder):
 @pytest.mark.parametrize(
     "other", [{"seeds": (0,)}, {"device": "cuda"}, {"recipe": {"training": {"lr": 0.2}}}]
 )
-def test_another_config_is_refused_and_changes_nothing(folder, other):
+@pytest.mark.parametrize("left", ["teachers/teacher0.safetensors", "checkpoints/scratch-0.pt", ""])
+def test_another_config_is_refused_and_changes_nothing(folder, other, left):
+    if left:
+        (folder.path / left).parent.mkdir()
+        (folder.path / left).touch()
+    else:
+        write(folder.path, complete())
     before = folder.config_file.read_bytes()
     with pytest.raises(UserError, match="holds a run of another recipe or with other options"):
         folder.claim(config(**other))
     assert folder.config_file.read_bytes() == before
+
+
+def test_a_run_that_left_nothing_makes_room_for_another(folder):
+    """A picture that cannot be decoded ends the first one; the next leaves it out."""
+    folder.metrics.write_text('{"event": "step"}\n')
+    folder.claim(config(seeds=(5,)))
+    assert folder.read_config().seeds == (5,) and not folder.metrics.exists()
 
 
 def test_a_config_may_be_written_in_another_way(folder):
