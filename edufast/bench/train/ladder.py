@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,27 +133,30 @@ def school(
         samples=samples,
     )
     curriculum = replace(curriculum, schedule=schedule)
-    if options.cache == "warm":
-        assert isinstance(teachers, CachedFaculty)
-        teachers.prepare(setting.data, setting.augment)
-        teachers.fill(curriculum.questions(teachers))
-    return School(
-        Student(setting.new_student(), grades=1, input_size=setting.input_size),
-        teachers,
-        curriculum,
-        setting.data,
-        algorithm=KD(temperature=TEMPERATURE, alpha=ALPHA),
-        training=Training(
-            batch_size=setting.batch_size,
-            lr=setting.lr,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-            augment=setting.augment,
-            precision=options.precision,
-            compile=options.compile,
-        ),
-        options=SchoolOptions(setting.device, setting.seed),
-    )
+    with warnings.catch_warnings():
+        # Speed does not depend on what teachers know: their weights are random.
+        warnings.filterwarnings("ignore", message="teacher .* hardly more than chance")
+        if options.cache == "warm":
+            assert isinstance(teachers, CachedFaculty)
+            teachers.prepare(setting.data, setting.augment)
+            teachers.fill(curriculum.questions(teachers))
+        return School(
+            Student(setting.new_student(), grades=1, input_size=setting.input_size),
+            teachers,
+            curriculum,
+            setting.data,
+            algorithm=KD(temperature=TEMPERATURE, alpha=ALPHA),
+            training=Training(
+                batch_size=setting.batch_size,
+                lr=setting.lr,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                augment=setting.augment,
+                precision=options.precision,
+                compile=options.compile,
+            ),
+            options=SchoolOptions(setting.device, setting.seed),
+        )
 
 
 def faculty(

@@ -54,6 +54,13 @@ def test_a_school_trains_on_as_many_samples_as_asked(setting):
     assert school(setting, LoopOptions()).plan.steps == 4  # of 12 samples, an epoch of 48
 
 
+@pytest.mark.parametrize("cache", [None, "warm"])
+def test_that_random_teachers_know_nothing_is_no_news(setting, cache, recwarn, monkeypatch):
+    monkeypatch.setattr("edufast.teachers.faculty._near_chance", lambda *_: True)
+    SchoolLoop(setting, LoopOptions(cache=cache))
+    assert not [w for w in recwarn if "chance" in str(w.message)]
+
+
 def test_folded_teachers_give_the_logits_of_the_plain_ones(setting):
     images = torch.randn(3, *setting.input_size)
     with torch.no_grad():
