@@ -103,7 +103,7 @@ def test_nobody_guesses_what_the_images_are():
         ({"mean": (0.5, 0.5)}, r"carl: mean is \(0\.5, 0\.5\); expected 3 finite numbers, one"),
         ({"mean": (0.5, 0.5, np.nan)}, "expected 3 finite numbers"),
         ({"std": (0.5, 0.0, 0.5)}, r"std is .*; expected 3 finite numbers above 0"),
-        ({"image_size": 0}, "carl: image_size is 0; expected a positive integer"),
+        ({"image_size": 0}, "carl: image_size is 0; expected at least 1"),
         ({"image_size": 7.5}, "image_size is 7.5"),
     ],
 )

@@ -78,7 +78,8 @@ def spread(values: list[float]) -> str:
 
 def _teacher(data: DataSet, classes: range, device: torch.device) -> nn.Module:
     torch.manual_seed(classes.start)
-    model = Student(create_model(TEACHER, len(classes)), grades=1)
+    size = (3, data.image_size, data.image_size)
+    model = Student(create_model(TEACHER, len(classes)), grades=1, input_size=size)
     training = Training(batch_size=BATCH_SIZE, lr=LR, augment=AUGMENT)
     curriculum = Curriculum.single(classes, TEACHER_EPOCHS)
     options = SchoolOptions(device)
