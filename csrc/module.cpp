@@ -17,8 +17,8 @@ pybind11::dict kd_loss_plan(int64_t rows, int32_t classes, int32_t teachers, boo
   p.num_teachers = teachers;
   p.grad_dtype = dtype;
   for (int k = 0; k < teachers; ++k) p.teachers[k] = {p.student, classes};
-  const auto plan = edufast::cuda::make_plan(
-      p, {processors, shared_per_processor, shared_per_block, /*largest_cluster=*/16});
+  const auto plan = edufast::cuda::make_plan(p, {processors, shared_per_processor, shared_per_block,
+                                                 /*largest_cluster=*/16});
   pybind11::dict d;
   d["staged"] = plan.staged;
   d["part_of_warp"] = plan.part_of_warp;

@@ -14,7 +14,7 @@ namespace edufast::cuda {
 constexpr int kMaxThreads = 256;
 constexpr int kResidentThreads = 2 * kMaxThreads;  // of a multiprocessor, by __launch_bounds__
 constexpr int kMaxBlocks = 4096;
-constexpr int kCountBits = 16;  // of a ticket, which say how many blocks are done
+constexpr int kCountBits = 16;         // of a ticket, which say how many blocks are done
 constexpr int kMaxWarpColumns = 1024;  // a warp per row up to here
 constexpr int kMaxCluster = 8;         // of the general program; the largest portable size
 // Every block counts the labels itself up to here (L2 serves them); beyond, a first launch does.
@@ -30,12 +30,12 @@ struct Device {
 };
 
 // Of the staged program.
-constexpr int kPartThreads = 128;     // where several rows share a warp
-constexpr int kStagedThreads = 384;   // at most, else
-constexpr int kRegisters = 65536;     // of a multiprocessor
-constexpr int kPartRegisters = 128;   // of a thread, at most
+constexpr int kPartThreads = 128;    // where several rows share a warp
+constexpr int kStagedThreads = 384;  // at most, else
+constexpr int kRegisters = 65536;    // of a multiprocessor
+constexpr int kPartRegisters = 128;  // of a thread, at most
 constexpr int kStagedRegisters = 168;
-constexpr int kLanes = 8;             // of a warp that share a row, where they can hold it
+constexpr int kLanes = 8;  // of a warp that share a row, where they can hold it
 // The gradient of KL(student || teacher) keeps more numbers of a class in registers. It is the
 // rarest divergence of the staged program, and not worth the time to compile one more.
 EDUFAST_HOST_DEVICE constexpr bool may_share_warps(Divergence divergence) {
@@ -45,15 +45,15 @@ EDUFAST_HOST_DEVICE constexpr bool may_share_warps(Divergence divergence) {
 EDUFAST_HOST_DEVICE constexpr int held_vectors(Divergence divergence, bool part_of_warp) {
   return part_of_warp || traits_of(divergence).student_first ? 2 : 4;
 }
-constexpr int kScratch = 512;         // bytes of shared memory for block_sum() and the temperatures
+constexpr int kScratch = 512;  // bytes of shared memory for block_sum() and the temperatures
 constexpr int kMaxStagedCluster = 16;
 
 // Scratch memory, uninitialised when the call starts.
 struct Workspace {
   unsigned long long* ticket;
   double* partials;  // kMaxBlocks
-  int* counts;        // kCountBlocks
-  int* positions;     // per teacher, when some list their classes: C inverse entries and one flag
+  int* counts;       // kCountBlocks
+  int* positions;    // per teacher, when some list their classes: C inverse entries and one flag
 };
 
 // What the kernels get beside the problem.
@@ -234,8 +234,8 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
   if (plan.part_of_warp) {
     // Few rows spread over the multiprocessors first, then fill them.
     constexpr int64_t kRows = kWarpSize / kLanes;
-    const int64_t warps =
-        std::clamp<int64_t>(rows / kRows / device.processors, 1, kPartThreads / kWarpSize);
+    const int64_t warps = std::clamp<int64_t>(rows / kRows / device.processors, 1,
+                                              kPartThreads / kWarpSize);
     plan.threads = static_cast<int>(warps) * kWarpSize;
     plan.shared_bytes = static_cast<int>(shared_for());
     if (plan.shared_bytes > device.shared_per_block) return false;
@@ -267,9 +267,9 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
       return false;
   }
   const int64_t by_registers = kRegisters / (registers * plan.threads);
-  const int64_t per_processor =
-      std::clamp<int64_t>(device.shared_per_processor / (plan.shared_bytes + 1024), 1,
-                          std::min<int64_t>(by_registers, 32));
+  const int64_t per_processor = std::clamp<int64_t>(device.shared_per_processor /
+                                                        (plan.shared_bytes + 1024),
+                                                    1, std::min<int64_t>(by_registers, 32));
   const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
   plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
                 plan.cluster;

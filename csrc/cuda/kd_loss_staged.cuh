@@ -41,15 +41,15 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   static constexpr int kChunk = kVector / kChunks;               // classes in one
 
   Tables<float> tables;
-  float2* paces;  // of every teacher: log2(e) / T, and T
-  uint4* slots;   // this thread's first
+  float2* paces;      // of every teacher: log2(e) / T, and T
+  uint4* slots;       // this thread's first
   int rank, threads;  // of the threads that share the row
   int warp, warps;
-  bool no_number;       // one of those in the device's memory is out of range
-  int parity = 0;       // which half of tables.block is next
-  bool unit;            // the weights look at teachers at T = 1
-  bool shared;          // teachers see the same of the student: all classes, at one temperature
-  int squarings = -1;   // that make exp(x) of exp(x / T); -1: it is a matter of its own
+  bool no_number;      // one of those in the device's memory is out of range
+  int parity = 0;      // which half of tables.block is next
+  bool unit;           // the weights look at teachers at T = 1
+  bool shared;         // teachers see the same of the student: all classes, at one temperature
+  int squarings = -1;  // that make exp(x) of exp(x / T); -1: it is a matter of its own
 
   // `memory` begins with kScratch bytes for the block.
   __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
@@ -137,9 +137,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   }
 
   // First class of this thread's vector v; may lie outside the row.
-  __device__ int column(int v, int shift) const {
-    return (v * threads + rank) * kVector - shift;
-  }
+  __device__ int column(int v, int shift) const { return (v * threads + rank) * kVector - shift; }
 
   __device__ uint4* place(int source, int v, int chunk) const {
     return slots + (source * kHeld + v) * kChunks * blockDim.x + chunk * blockDim.x;
@@ -166,7 +164,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 
   // Vectors that reach over the ends of a slice: nothing beyond its last class is read.
   __device__ __forceinline__ void request_partly(const Task& task, int source, const Stored* row,
-                                              Slice s) const {
+                                                 Slice s) const {
 #pragma unroll 1
     for (int v = 0; v < kHeld; ++v) {
       const int first = column(v, task.shift);

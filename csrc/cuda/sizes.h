@@ -16,8 +16,8 @@ EDUFAST_HOST_DEVICE constexpr int header_bytes(int real) { return 7 * real; }
 // Of the tables of a group of threads: K teachers, and so many warps that have sums of their own.
 EDUFAST_HOST_DEVICE constexpr int table_bytes(int real, int teachers, bool one_warp, int warps) {
   const int sums = one_warp ? teachers + 1 : (teachers + 1) * (warps + 3);
-  const int size =
-      sums * sums_bytes(real) + teachers * teacher_row_bytes(real) + header_bytes(real);
+  const int size = sums * sums_bytes(real) + teachers * teacher_row_bytes(real) +
+                   header_bytes(real);
   return (size + 15) / 16 * 16;
 }
 

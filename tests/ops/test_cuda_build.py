@@ -13,8 +13,6 @@ ROOT = Path(__file__).parents[2]
 # 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only. The
 # staged kernels' are in csrc/cuda/kd_loss_plan.h.
 MOST_REGISTERS = {"kernelId": 255, "Li8E": 128, "staged": 168, "": 128}
-# Known: for sm_100 the staged kernels of DKD by block spill some bytes, which differ from run to run.
-STAGED_DKD, SPILLED_DKD = "LNS_10DivergenceE3ELi0EEEvNS_6KDLossENS0_6LaunchE", 160
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
@@ -31,7 +29,8 @@ def test_no_spills(architecture, tmp_path):
     source = ROOT / "csrc" / "cuda" / "kd_loss.cu"
     command = [nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-DEDUFAST_HAS_CUDA", "-c"]
     command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-Xptxas=-v"]
-    command += ["--split-compile=2", str(source), "-o", str(tmp_path / "kd_loss.o")]
+    # As CMake builds it: with --split-compile some kernels spill, others from run to run.
+    command += [str(source), "-o", str(tmp_path / "kd_loss.o")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = {m["name"]: m for m in ENTRY.finditer(done.stderr)}
@@ -39,7 +38,6 @@ def test_no_spills(architecture, tmp_path):
     # Three types of three divergences by block, and of two by part of a warp.
     assert len(kernels) == 4 * 4 + 4 + 1 + 3 * (3 + 2)
     for name, m in kernels.items():
-        spilled = max(int(m[what]) for what in ("stack", "stores", "loads"))
-        assert spilled <= (SPILLED_DKD if architecture == 100 and STAGED_DKD in name else 0), name
+        assert int(m["stack"]) == int(m["stores"]) == int(m["loads"]) == 0, name
         most = next(most for part, most in MOST_REGISTERS.items() if part in name)
         assert int(m["registers"]) <= most, name
