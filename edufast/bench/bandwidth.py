@@ -6,11 +6,9 @@ with ``--dry``, tiny problems on the CPU, so that a mistake is found before a GP
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from edufast.bench import merge as merge_bench
 from edufast.bench.kd_loss import ALPHA, TEMPERATURE, liger_loss, mean_loss
-from edufast.bench.lines import Lines
+from edufast.bench.lines import Lines, command
 from edufast.bench.replays import host_seconds_per_call, seconds_per_call
 from edufast.bench.timing import Candidate
 from edufast.ops import MergePlan, dist_loss, kd_loss, kd_loss_and_grad, min_norm_weights
@@ -262,17 +260,5 @@ def table(lines: Lines) -> str:
     return "\n".join(f"{name:{width}} {us:10.1f} us {share:7.1%}" for name, us, share in rows)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Bandwidth of every operator.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    lines = Lines(arguments.folder / FILE)
-    run(lines, DRY if arguments.dry else GPU)
-    print(table(lines))
-
-
 if __name__ == "__main__":
-    main()
+    command("Bandwidth of every operator.", FILE, run, (GPU, DRY), table)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Scale = TypeVar("Scale")
 
 
 class Lines:
@@ -54,6 +57,30 @@ class Lines:
             os.fsync(file.fileno())
         shown = ", ".join(f"{key} {_shown(value)}" for key, value in numbers.items())
         print(f"{name}: {shown}", flush=True)
+
+
+def command(
+    about: str,
+    file: str,
+    run: Callable[[Lines, Scale], None],
+    scales: tuple[Scale, Scale],
+    table: Callable[[Lines], str],
+) -> None:
+    """The command line of a measurement: ``[--dry] FOLDER``. Measures what ``file`` in the folder
+    has not yet, and prints the table.
+
+    Args:
+        run: measures at a scale.
+        scales: the usual one, and that of ``--dry``.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dry", action="store_true", help="tiny problems on the CPU")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    lines = Lines(arguments.folder / file)
+    run(lines, scales[arguments.dry])
+    print(table(lines))
 
 
 def _shown(value: object) -> str:

@@ -6,18 +6,16 @@ with ``--dry``, tiny networks on the CPU.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edufast.bench.lines import Lines
+from edufast.bench.lines import Lines, command
 from edufast.bench.replays import captured
 from edufast.bench.train.setting import MEAN, STD
 from edufast.distill import KD
@@ -192,17 +190,5 @@ def table(lines: Lines) -> str:
     return "\n".join(text)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Training steps on resident images.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--dry", action="store_true", help="tiny networks on the CPU")
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    lines = Lines(arguments.folder / FILE)
-    run(lines, DRY if arguments.dry else GPU)
-    print(table(lines))
-
-
 if __name__ == "__main__":
-    main()
+    command("Training steps on resident images.", FILE, run, (GPU, DRY), table)

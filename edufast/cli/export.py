@@ -118,10 +118,9 @@ def _recipe(source: Path) -> Recipe | None:
 def _images(weights: Path, info: ModelInfo, source: str | None, recipe: Recipe | None) -> DataSet:
     """The images to verify on; of a run, the splits that it trained with."""
     from edufast.data import load_dataset, runs_code
-    from edufast.data.datasets import at_size
 
     if source is None and recipe is not None:
-        return at_size(user(recipe.data.load), info.image_size)
+        return user(recipe.data.load)
     if source is None and runs_code(info.data):
         fail(
             f"{weights} was trained on {info.data!r}, and reading that runs code; expected --data "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,13 +98,6 @@ def load_dataset(
             with naming_unreadable(train, val):
                 mean, std = _statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
-
-
-def at_size(data: DataSet, image_size: int) -> DataSet:
-    """``data`` with images of another size; mean and standard deviation stay as they are."""
-    whole = CentreCrop((image_size, image_size), (image_size, image_size))
-    train, val = _resized(data.train, whole), _resized(data.val, whole)
-    return replace(data, train=train, val=val, image_size=image_size)
 
 
 @contextmanager

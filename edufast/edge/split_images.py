@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edufast.data import Loader, Samples
+from edufast.data.centre_crop import CentreCrop
 from edufast.edge.parity import BATCH
 
 
@@ -15,15 +17,18 @@ class SplitImages:
     Args:
         samples: the split.
         index: (N,) positions in it.
-        image_size: height and width in pixels; arrays have it already.
+        image_size: height and width in pixels; arrays of another size are resized as a whole, as
+            a student does in a grade of smaller images.
 
     Raises:
-        UserError: DALI is not installed.
-        ValueError: the arrays are of another size.
+        UserError: DALI is not installed, which reads image files.
     """
 
     def __init__(self, samples: Samples, index: NDArray[np.int64], image_size: int) -> None:
         self._images, self._index = samples.images, index
+        self._whole = CentreCrop((image_size, image_size), (image_size, image_size))
+        if isinstance(self._images, np.ndarray):
+            return
         # With these constants a normalised pixel is the byte itself.
         self._loader = Loader(
             samples,
@@ -43,7 +48,10 @@ class SplitImages:
         """
         index = self._index[part]
         if isinstance(self._images, np.ndarray):
-            return self._images[index]
+            images = self._images[index]
+            if images.shape[1:3] == self._whole.crop:
+                return images
+            return np.stack([self._whole(Image.fromarray(image)) for image in images])
         batches = self._loader.numbered(index, np.zeros(len(index), np.int64))
         pixels = [batch.images.permute(0, 2, 3, 1).round().clamp(0, 255) for batch in batches]
         return np.concatenate([each.byte().numpy() for each in pixels])

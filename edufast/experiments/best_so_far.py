@@ -15,12 +15,14 @@ from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.training.school import School
 from edufast.utils.errors import UserError, one_line
 
-EXPORT_EVERY = 60.0  # seconds, at least, between two exports: one takes a few
+# Between two exports are at least so many seconds, and so many times what the last one took: an
+# export is verified on the whole validation split.
+EXPORT_EVERY, EXPORT_SHARE = 60.0, 20.0
 
 
 class BestSoFar:
-    """Keeps and exports the most accurate model of all classes while a run goes on, be it a teacher
-    or the student. In the end the finished student takes its place.
+    """Keeps and exports the most accurate model of all classes while a run goes on: the student, or
+    a teacher where the recipe gives minutes. In the end the finished student takes its place.
 
     Args:
         setup: of the run, whose folder is opened.
@@ -31,11 +33,11 @@ class BestSoFar:
         kept = setup.folder.best
         self._accuracy = read_info(kept).accuracy if kept.exists() else -math.inf
         self._waiting: tuple[nn.Module, ModelInfo] | None = None  # to be exported
-        self._exported = -math.inf  # when
+        self._next = -math.inf  # when another may be exported
 
     def offer(self, school: School, model: str) -> str:
         """Keep what ``school`` teaches if it is complete and more accurate than all before, and
-        export it unless another was exported within the last minute.
+        export it unless another was exported a short time ago.
 
         Args:
             school: after a validation.
@@ -55,18 +57,22 @@ class BestSoFar:
         graduate = student.graduate()
         save_model(self._setup.folder.best, graduate, info)
         self._accuracy, self._waiting = at.accuracy, (graduate, info)
-        return self.export() if time.monotonic() - self._exported >= EXPORT_EVERY else ""
+        return self.export() if time.monotonic() >= self._next else ""
 
     def export(self) -> str:
         """Export the best so far as student.onnx unless that was done; returns in words what became
         of it. Training goes on where that fails: the finished student may be another matter."""
         if self._waiting is None:
             return ""
-        waiting, self._waiting, self._exported = self._waiting, None, time.monotonic()
+        waiting, self._waiting = self._waiting, None
+        started = time.monotonic()
         try:
             written = export_student(self._setup, *waiting, "student.onnx")
         except (ExportError, UserError) as error:
             return f"not exported: {one_line(error)}"
+        finally:
+            ended = time.monotonic()
+            self._next = ended + max(EXPORT_EVERY, EXPORT_SHARE * (ended - started))
         return f"usable: {written.path} ({written.accuracy:.1%}, {written.bytes / 1e6:.2f} MB)"
 
     def end(self) -> None:

@@ -91,7 +91,10 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
                 checkpoint=setup.folder.checkpoint(f"teacher{k}"),
                 event_log=setup.event_log,
                 console=setup.console,
-                after_epoch=watch.over(setup.recipe.teachers[k].model),
+                # Who gave minutes takes any model; to others student.onnx is the student.
+                after_epoch=watch.over(
+                    setup.recipe.teachers[k].model if setup.recipe.minutes else None
+                ),
             )
         teachers.append(load_teacher(path, k, classes, setup.data, setup.recipe.teachers[k]))
     dtype = torch.bfloat16 if setup.recipe.training.precision == "bf16" else None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from edufast.data.datasets import at_size
 from edufast.edge.trained import export_trained, write_script
 from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
 from edufast.experiments.method import Method
@@ -111,8 +110,7 @@ def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -
     Raises:
         ExportError: the file does not do what the model does.
     """
-    data = at_size(setup.data, info.image_size)
-    (report,) = export_trained(model, info, data, {"onnx": setup.folder.path / name})
+    (report,) = export_trained(model, info, setup.data, {"onnx": setup.folder.path / name})
     write_script(setup.folder.path)
     event = ExportEvent.of(report)
     setup.event_log.write(event)

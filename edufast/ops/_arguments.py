@@ -34,7 +34,11 @@ def tensors(name: str, values: Any) -> list[Tensor]:
     """A list of dense tensors from any iterable of them."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} is of type {type(values).__name__}; expected a list of tensors")
-    return [tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
+    found = list(values)
+    for k, value in enumerate(found):
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            tensor(f"{name}[{k}]", value)  # names it; making the name takes longer than looking
+    return found
 
 
 def teachers_of(student: Tensor, teachers: Any) -> list[Tensor]:

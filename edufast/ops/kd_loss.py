@@ -150,7 +150,7 @@ def kd_loss(
         loss = reference(p)
     else:
         loss = differentiable_loss(_fused(name), p, p.student, *p.teachers)
-    return loss.view(student.shape[:-1]) if loss.dim() else loss
+    return loss.view(student.shape[:-1]) if loss.dim() and student.dim() != 2 else loss
 
 
 _DEFAULTS: dict[str, Any] = dict(kd_loss.__kwdefaults__ or {})
@@ -193,7 +193,7 @@ def kd_loss_and_grad(
         grad, loss = both(p.student.detach().to(gradient_dtype(student)))
     else:
         loss, grad = loss_and_gradient(_fused(name), p)
-    return loss, grad.view(student.shape)
+    return loss, grad if student.dim() == 2 else grad.view(student.shape)
 
 
 def kd_loss_arguments(
@@ -239,7 +239,7 @@ def _laid_out(
         teachers = [t.detach() if t.requires_grad else t for t in teachers]
     if labels is None:
         labels, ignore_index = _no_labels(student, alpha, weighting, divergence), -100
-    elif tensor("labels", labels).dtype in INTEGERS:
+    elif tensor("labels", labels).dtype != torch.int64 and labels.dtype in INTEGERS:
         labels = labels.to(torch.int64)
     if isinstance(weighting, (list, tuple)):
         weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])

@@ -23,8 +23,13 @@ def test_arrays_are_given_as_they_are_in_the_order_of_the_index() -> None:
     images = SplitImages(VAL, INDEX, 16)
     assert len(images) == 5
     np.testing.assert_array_equal(images[1:4], VAL.images[[3, 40, 41]])
-    with pytest.raises(ValueError, match="image_size: 20, but the images are 16x16"):
-        SplitImages(VAL, INDEX, 20)
+
+
+def test_arrays_of_another_size_are_resized_as_a_whole() -> None:
+    images = SplitImages(VAL, INDEX, 8)
+    for image, original in zip(images[:], VAL.images[INDEX], strict=True):
+        whole = Image.fromarray(original).resize((8, 8), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(image, np.asarray(whole))
 
 
 def test_files_are_cropped_and_resized_as_in_validation_also_out_of_order(tmp_path) -> None:

@@ -93,6 +93,23 @@ def test_a_better_one_is_kept_at_once_and_exported_after_a_minute_or_when_asked(
     assert best.export() and not best.export()
 
 
+def test_exports_that_take_long_are_rare(setup, school, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(best_module.time, "monotonic", lambda: clock[0])
+    export = best_module.export_student
+
+    def slow(*arguments: object) -> object:
+        clock[0] += 10
+        return export(*arguments)
+
+    monkeypatch.setattr(best_module, "export_student", slow)
+    best, exports = BestSoFar(setup), []
+    for seconds, accuracy in ((0, 0.1), (150, 0.2), (211, 0.3)):
+        clock[0], school.progress.accuracy = 1000.0 + seconds, accuracy
+        exports.append(bool(best.offer(school, "resnet8")))
+    assert exports == [True, False, True]
+
+
 @pytest.mark.parametrize("error", [ExportError, UserError])
 def test_what_cannot_be_exported_is_kept_and_told_and_stops_nothing(
     setup, school, monkeypatch, error
@@ -121,8 +138,10 @@ def test_students_that_lack_fragments_or_classes_are_not_offered(tmp_path):
     assert notes[0] == (0, False) and (1, True) in notes
 
 
-def test_a_teacher_of_all_classes_is_usable_before_there_is_a_student(tmp_path):
+@pytest.mark.parametrize("minutes", [1, None])
+def test_a_teacher_is_usable_before_there_is_a_student_where_minutes_count(tmp_path, minutes):
     recipe = {
+        "minutes": minutes,
         "teachers": [{"model": "resnet8", "classes": "0-2"}, {"model": "resnet14"}],
         "curriculum": {
             "grades": [
@@ -134,6 +153,9 @@ def test_a_teacher_of_all_classes_is_usable_before_there_is_a_student(tmp_path):
     setup = small_setup(tmp_path, "education", recipe=recipe)
     with setup.opened():
         teach(setup, Watch(BestSoFar(setup)))
+    if minutes is None:
+        assert not setup.folder.best.exists() and not setup.folder.log().exports
+        return
     _, info = load_model(setup.folder.best)
     (event,) = (t for t in setup.folder.log().teachers if t.model == "resnet14")
     assert (info.model, info.accuracy) == ("resnet14", event.accuracy)

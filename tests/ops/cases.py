@@ -5,6 +5,7 @@ Every function takes the backend or the device, so that the tests of all backend
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,3 +179,19 @@ def _compare(name: str, ours: Tensor, eager: Tensor, exact: Tensor, unit: float)
     assert error <= allowed, (
         f"{name}: error {error:.3g}, eager PyTorch's {eager_error:.3g}, allowed {allowed:.3g}"
     )
+
+
+def masks(classes: int) -> dict[str, tuple[Iterable[int], Iterable[int]]]:
+    """Classes of a row that are -inf in the student, and in its first teacher; the label is 5."""
+    others = [c for c in range(classes) if c != 5]
+    return {
+        "teacher": ([], [0, 3]),
+        "student": ([0, 3], []),
+        "both": ([0, 3], [0, 3]),
+        "teacher row": ([], range(classes)),
+        "student row": (range(classes), []),
+        "all but one": (range(39), range(39)),
+        "all but the label": (others, []),
+        "label": ([5], [5]),
+        "tile": (range(8, 16), range(8)),
+    }

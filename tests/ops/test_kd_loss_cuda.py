@@ -18,6 +18,7 @@ from tests.ops.cases import (
     assert_accurate,
     evaluate,
     inputs,
+    masks,
     truth,
 )
 from tests.ops.cuda_emulation import driver
@@ -230,17 +231,7 @@ def test_a_bad_class_list_is_nan(entry):
 
 # --- emulated: extreme logits ---------------------------------------------------------------------
 
-MASKS = {
-    "teacher": ([], [0, 3]),
-    "student": ([0, 3], []),
-    "both": ([0, 3], [0, 3]),
-    "teacher row": ([], range(40)),
-    "student row": (range(40), []),
-    "all but one": (range(39), range(39)),
-    "all but the label": ([c for c in range(40) if c != 5], []),
-    "label": ([5], [5]),
-    "tile": (range(8, 16), range(8)),
-}
+MASKS = masks(40)
 
 
 @pytest.mark.parametrize("mask", MASKS)

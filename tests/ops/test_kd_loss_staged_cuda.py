@@ -9,7 +9,16 @@ import torch
 
 from edufast.ops._autograd import gradient_dtype
 from edufast.ops.kd_loss import kd_loss_arguments
-from tests.ops.cases import DTYPES, WEIGHTINGS, Case, Inputs, assert_accurate, inputs, truth
+from tests.ops.cases import (
+    DTYPES,
+    WEIGHTINGS,
+    Case,
+    Inputs,
+    assert_accurate,
+    inputs,
+    masks,
+    truth,
+)
 from tests.ops.cuda_emulation import driver
 from tests.ops.cuda_emulation.driver import Device
 
@@ -185,17 +194,7 @@ def test_a_label_out_of_range_is_nan(divergence, label):
     assert choice.staged
 
 
-MASKS = {
-    "teacher": ([], [0, 3]),
-    "student": ([0, 3], []),
-    "both": ([0, 3], [0, 3]),
-    "teacher row": ([], range(300)),
-    "student row": (range(300), []),
-    "all but one": (range(39), range(39)),
-    "all but the label": ([c for c in range(300) if c != 5], []),
-    "label": ([5], [5]),
-    "tile": (range(8, 16), range(8)),
-}
+MASKS = masks(300)
 
 
 @pytest.mark.parametrize("mask", MASKS)
