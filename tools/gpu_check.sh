@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA machine, in parts of less than nine minutes each:
 #
-#   tools/gpu_check.sh [--dry] [build] [tests] [kernels] [steps] [sanitizer] [profile]
+#   tools/gpu_check.sh [--dry] [build] [tests] [triton] [kernels] [steps] [sanitizer] [profile]
 #
 # Without names: all parts that have not succeeded yet. Results go to benchmarks/<device>/ (or $OUT):
 # logs, and a line for every measurement, which the next run does not repeat. Ends with a table of
@@ -63,18 +63,26 @@ build() {
 }
 
 # Values on the GPU of every operator and backend, all of them, whatever fails.
-tests() {
-  local options=(-q --tb=short -rfE -p no:cacheprovider --disable-warnings)
-  has xdist && options+=(-n 8)
+value_tests() {  # log, seconds, files ...
+  local log=$out/$1 limit=$2 options=(-q --tb=short -rfE -p no:cacheprovider --disable-warnings)
+  shift 2
+  has xdist && options+=(-n "$(nproc)")
   [ -n "$dry" ] && options+=(--collect-only)
-  timeout 400 "$python" -m pytest "${options[@]}" -k "gpu or (triton and not compile)" \
-    tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_kd_loss_triton.py \
-    tests/ops/test_merge_triton.py tests/ops/test_dist_loss_triton.py \
-    tests/ops/test_min_norm_triton.py tests/training/test_waiting.py tests/bench/test_replays.py > "$out/tests.log" 2>&1
+  timeout "$limit" "$python" -m pytest "${options[@]}" -k "gpu or (triton and not compile)" \
+    "$@" > "$log" 2>&1
   local status=$?
-  grep -E '^(FAILED|ERROR)' "$out/tests.log" | cut -c1-160
-  tail -n 1 "$out/tests.log"
+  grep -E '^(FAILED|ERROR)' "$log" | cut -c1-160
+  tail -n 1 "$log"
   return $status
+}
+
+tests() {
+  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py \
+    tests/training/test_waiting.py tests/bench/test_replays.py
+}
+
+triton() {
+  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm}_triton.py
 }
 
 sanitizer() {
@@ -112,10 +120,10 @@ launch__registers_per_thread,launch__occupancy_limit_registers")
 for name in "${@:-all}"; do
   case $name in
     all)
-      for each in build tests kernels steps sanitizer profile; do
+      for each in build tests triton kernels steps sanitizer profile; do
         grep -qs "^$each: ok" "$out/parts.txt" || part $each $each
       done ;;
-    build | tests | kernels | steps | sanitizer | profile) part "$name" "$name" ;;
+    build | tests | triton | kernels | steps | sanitizer | profile) part "$name" "$name" ;;
     *) echo "gpu-check: no part is called '$name'"; exit 2 ;;
   esac
 done

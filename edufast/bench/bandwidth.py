@@ -140,12 +140,20 @@ def _beside_a_copy(
         yield name, lambda candidate=candidate: measured(candidate)  # type: ignore[misc]
 
 
-def _kd(rows: int, classes: int, teachers: int, lines: Lines, scale: Scale, compiled: bool) -> None:
+def _kd(
+    rows: int,
+    classes: int,
+    teachers: int,
+    backends: list[str],
+    others: bool,
+    lines: Lines,
+    scale: Scale,
+) -> None:
     title = f"kd {rows}x{classes} K={teachers} bf16"
     sets = _logits(rows, classes, teachers, scale)
     numbers: dict[str, Any] = {"temperature": TEMPERATURE, "alpha": ALPHA}
     candidates: dict[str, Candidate] = {}
-    for backend in available_backends(scale.device):
+    for backend in backends:
 
         def alone(i: int, backend: str = backend) -> None:
             s = sets[i]
@@ -156,15 +164,15 @@ def _kd(rows: int, classes: int, teachers: int, lines: Lines, scale: Scale, comp
 
         candidates[backend] = alone
         candidates[f"{backend} autograd"] = _by_autograd(loss, sets)
-    others: dict[str, Callable[..., Tensor]] = {}
-    if compiled:
+    peers: dict[str, Callable[..., Tensor]] = {}
+    if others:
         torch.compiler.reset()
-        others["compile"] = torch.compile(mean_loss)
-    if compiled and teachers == 1 and importlib.util.find_spec("liger_kernel"):
-        others["liger"] = liger_loss
-    for name, other in others.items():
+        peers["compile"] = torch.compile(mean_loss)
+    if others and teachers == 1 and importlib.util.find_spec("liger_kernel"):
+        peers["liger"] = liger_loss
+    for name, peer in peers.items():
         candidates[f"{name} autograd"] = _by_autograd(
-            lambda s, other=other: other(s.student, s.teachers, s.labels, s.labels),  # type: ignore[misc]
+            lambda s, peer=peer: peer(s.student, s.teachers, s.labels, s.labels),  # type: ignore[misc]
             sets,
         )
     bytes_ = 2 * rows * classes * (teachers + 2)
@@ -172,9 +180,11 @@ def _kd(rows: int, classes: int, teachers: int, lines: Lines, scale: Scale, comp
         lines.measure(f"{title} {name}", measured)
 
 
-def _host(rows: int, classes: int, teachers: int, lines: Lines, scale: Scale) -> None:
+def _host(
+    rows: int, classes: int, teachers: int, backends: list[str], lines: Lines, scale: Scale
+) -> None:
     s = _logits(rows, classes, teachers, scale)[0]
-    for backend in available_backends(scale.device):
+    for backend in backends:
 
         def host(backend: str = backend) -> dict[str, Any]:
             def call(_: int) -> object:
@@ -226,20 +236,20 @@ def _merge(
     return candidates, bytes_, sets
 
 
-def run(lines: Lines, scale: Scale) -> None:
-    """Measure what ``lines`` has not yet."""
+def _kd_all(backends: list[str], others: bool, lines: Lines, scale: Scale) -> None:
     for rows, classes, teachers in scale.latency:
-        _kd(rows, classes, teachers, lines, scale, compiled=False)
-        _host(rows, classes, teachers, lines, scale)
+        _kd(rows, classes, teachers, backends, False, lines, scale)
+        _host(rows, classes, teachers, backends, lines, scale)
     for classes in scale.classes:
         for teachers in scale.teachers:
             rows = _rows(classes, teachers + 2, scale)
-            _kd(rows, classes, teachers, lines, scale, (classes, teachers) in scale.compiled)
+            compiled = others and (classes, teachers) in scale.compiled
+            _kd(rows, classes, teachers, backends, compiled, lines, scale)
             if scale.device == "cuda":
                 torch.cuda.empty_cache()
-    for classes in (scale.classes[0], scale.classes[-1]):
-        _dist(_rows(classes, 3, scale), classes, lines, scale)
-        _min_norm(_rows(classes, 5, scale), classes, 4, lines, scale)
+
+
+def _merge_all(lines: Lines, scale: Scale) -> None:
     for model in scale.models:
         for lists, keep in ((1, 0.0), (1, merge_bench.DECAY), (4, 0.0)):
             for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -248,6 +258,17 @@ def run(lines: Lines, scale: Scale) -> None:
                     found = _beside_a_copy(*_merge(model, lists, keep, dtype, scale), scale)
                     for candidate, measured in found:
                         lines.measure(f"{candidate} {model} {operation} {name}", measured)
+
+
+def run(lines: Lines, scale: Scale) -> None:
+    """Measure what ``lines`` has not yet; what takes long to compile comes last."""
+    built, *compiled = available_backends(scale.device)
+    _kd_all([built], False, lines, scale)
+    _merge_all(lines, scale)
+    for classes in (scale.classes[0], scale.classes[-1]):
+        _dist(_rows(classes, 3, scale), classes, lines, scale)
+        _min_norm(_rows(classes, 5, scale), classes, 4, lines, scale)
+    _kd_all(compiled, True, lines, scale)
 
 
 # --- showing ------------------------------------------------------------------------------------
