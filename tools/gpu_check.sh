@@ -77,7 +77,7 @@ value_tests() {  # log, seconds, files ...
 }
 
 tests() {
-  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py \
+  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_autograd.py \
     tests/training/test_waiting.py tests/bench/test_replays.py
 }
 

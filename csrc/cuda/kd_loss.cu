@@ -6,9 +6,13 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <map>
+#include <mutex>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 
 namespace edufast::cuda {
 namespace {
@@ -18,18 +22,35 @@ void check(cudaError_t status) {
     throw std::runtime_error(std::string("kd_loss: ") + cudaGetErrorString(status));
 }
 
-Device current_device() {
-  int id = 0;
-  check(cudaGetDevice(&id));
-  const auto attribute = [&](cudaDeviceAttr name) {
-    int value = 0;
-    check(cudaDeviceGetAttribute(&value, name, id));
-    return value;
-  };
-  return {attribute(cudaDevAttrMultiProcessorCount),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? kMaxStagedCluster : 1};
+// Queries take a microsecond each: what does not change is asked once.
+template <class Key, class Value>
+class Known {
+ public:
+  template <class Find>
+  Value get(const Key& key, Find find) {
+    const std::lock_guard lock(mutex_);
+    const auto found = values_.find(key);
+    return found != values_.end() ? found->second : values_.emplace(key, find()).first->second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Key, Value> values_;
+};
+
+Device device_of(int id) {
+  static Known<int, Device> known;
+  return known.get(id, [id] {
+    const auto attribute = [&](cudaDeviceAttr name) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, name, id));
+      return value;
+    };
+    return Device{attribute(cudaDevAttrMultiProcessorCount),
+                  attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+                  attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                  attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? kMaxStagedCluster : 1};
+  });
 }
 
 // Unlike every other call's in this process, and unlike what uninitialised memory may hold.
@@ -80,13 +101,24 @@ Kernel kernel_of(const KDLoss& p, const Plan& plan) {
   throw std::runtime_error("kd_loss: unknown divergence");
 }
 
-cudaLaunchConfig_t configure(Kernel kernel, const Plan& plan, const Device& device,
-                             cudaLaunchAttribute& cluster, cudaStream_t stream) {
-  // Not what this plan needs: another thread may be about to launch with more.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             device.shared_per_block));
-  if (plan.cluster > kMaxCluster)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+// All shared memory there is, and not what a plan needs: another thread may be about to launch with
+// more. And clusters of any size, where the machine code knows of clusters: code for an older
+// architecture may have been translated for this one. Returns whether it does.
+bool prepare(Kernel kernel, int id, const Device& device) {
+  static Known<std::pair<Kernel, int>, bool> known;
+  return known.get({kernel, id}, [&] {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, kernel));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               device.shared_per_block));
+    const bool clusters = device.largest_cluster > 1 && attributes.binaryVersion >= 90;
+    if (clusters)
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+    return clusters;
+  });
+}
+
+cudaLaunchConfig_t configure(const Plan& plan, cudaLaunchAttribute& cluster, cudaStream_t stream) {
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
   cudaLaunchConfig_t config = {};
@@ -99,15 +131,15 @@ cudaLaunchConfig_t configure(Kernel kernel, const Plan& plan, const Device& devi
   return config;
 }
 
-// Whether the device has room for one cluster, and the machine code knows of clusters: code for an
-// older architecture may have been translated for this one.
-bool can_run(Kernel kernel, const cudaLaunchConfig_t& config) {
-  cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, kernel));
-  int clusters = 0;
-  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-  if (status != cudaSuccess) cudaGetLastError();  // it is an answer, too
-  return attributes.binaryVersion >= 90 && status == cudaSuccess && clusters > 0;
+// Whether the device has room for one of the plan's clusters.
+bool has_room(Kernel kernel, int id, const Plan& plan, const cudaLaunchConfig_t& config) {
+  static Known<std::tuple<Kernel, int, int, int, int>, bool> known;
+  return known.get({kernel, id, plan.cluster, plan.threads, plan.shared_bytes}, [&] {
+    int clusters = 0;
+    const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    if (status != cudaSuccess) cudaGetLastError();  // it is an answer, too
+    return status == cudaSuccess && clusters > 0;
+  });
 }
 
 }  // namespace
@@ -118,16 +150,20 @@ int64_t kd_loss_workspace(const KDLoss& p) { return workspace_bytes(p); }
 
 void kd_loss(const KDLoss& p, void* workspace, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  Device device = current_device();
-  Plan plan = make_plan(p, device);
-  Kernel kernel = kernel_of(p, plan);
+  int id = 0;
+  check(cudaGetDevice(&id));
+  Device device = device_of(id);
+  Plan plan;
+  Kernel kernel;
   cudaLaunchAttribute cluster = {};
-  cudaLaunchConfig_t config = configure(kernel, plan, device, cluster, cuda_stream);
-  while (plan.cluster > 1 && !can_run(kernel, config)) {
-    device.largest_cluster = plan.cluster / 2;
+  cudaLaunchConfig_t config;
+  for (;;) {
     plan = make_plan(p, device);
     kernel = kernel_of(p, plan);
-    config = configure(kernel, plan, device, cluster, cuda_stream);
+    const bool clusters = prepare(kernel, id, device);
+    config = configure(plan, cluster, cuda_stream);
+    if (plan.cluster == 1 || (clusters && has_room(kernel, id, plan, config))) break;
+    device.largest_cluster = plan.cluster / 2;
   }
   plan.launch.workspace = carve_workspace(workspace);
   plan.launch.token = next_token();

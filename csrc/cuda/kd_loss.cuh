@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 template <class Real, Divergence D, bool WarpPerRow, bool Vectors>
 __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2)
     kd_loss_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
+  if (p.reduction != Reduction::None) open_tickets(launch);
   const Real scale = gradient_scale<Real>(p, launch, dynamic_shared());
   Group<Real, D, WarpPerRow, Vectors> group(p, launch, dynamic_shared());
   // Neighbouring rows go to different multiprocessors, so that few rows use all of them.
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(Lanes ? kPartThreads : kStagedThreads)
   }
   Task task = g.look(row);
   g.request(task);
+  if (p.reduction != Reduction::None) open_tickets(launch);
   const float scale = gradient_scale<float>(p, launch, scratch);
   double sum = 0;
   // The rows of a warp come to their ends together: its first has one wherever another has.

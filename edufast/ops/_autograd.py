@@ -14,12 +14,13 @@ from edufast.utils._torch_private import (
     Operator,
     below_autograd,
     graph_is_kept,
+    has_kernel,
     is_transformed,
 )
 
 
 class FusedLoss(torch.autograd.Function):
-    """A fused loss: ``apply(operator, arguments, *inputs)`` gives the loss and the gradients.
+    """A fused loss: ``apply(operator, arguments, owned, *inputs)`` gives it and its gradients.
 
     Called directly: the machinery of ``torch.library.register_autograd`` takes longer than a small
     problem's loss.
@@ -28,12 +29,14 @@ class FusedLoss(torch.autograd.Function):
         operator: returns the loss, its gradient for the first of ``inputs``, and, if it has them, a
             list of the gradients for the others.
         arguments: of the operator, ``inputs`` among them.
+        owned: whether nobody else will look at the gradients, which the backward pass may then
+            overwrite.
         inputs: what the loss is differentiated for.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, operator: Operator, arguments: Arguments, *inputs: Tensor
+        ctx: Any, operator: Operator, arguments: Arguments, owned: bool, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         with below_autograd():
             loss, grad, *others = operator(*arguments)
@@ -42,6 +45,7 @@ class FusedLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(*grads)
         ctx.set_materialize_grads(False)
         ctx.operator = operator
+        ctx.owned = owned
         ctx.dtypes = [x.dtype for x in inputs]
         return loss, *grads
 
@@ -56,23 +60,27 @@ class FusedLoss(torch.autograd.Function):
         grads: list[Tensor | None] = [None] * len(ctx.dtypes)
         if d_loss is not None:
             for i, grad in enumerate(ctx.saved_tensors):
-                grads[i] = _times(grad, d_loss).to(ctx.dtypes[i])
-        return (None, None, *grads)
+                grads[i] = _times(grad, d_loss, ctx.owned).to(ctx.dtypes[i])
+        return (None, None, None, *grads)
 
 
-def _times(grad: Tensor, d_loss: Tensor) -> Tensor:
-    """``grad * d_loss``, without the pass over memory where ``loss.backward()`` began on the CPU.
+# Only builds with the CUDA backend have it.
+_HAS_SCALE = has_kernel("edufast::scale_", "CUDA")
 
-    A kept graph will need ``grad`` again, while its receiver may change it: then it is copied.
+
+def _times(grad: Tensor, d_loss: Tensor, owned: bool) -> Tensor:
+    """``grad * d_loss``, without the pass over memory where ``loss.backward()`` began.
+
+    Where d_loss is 1 a CPU sees it at once; a GPU's kernel does, which then leaves the gradient as
+    it is. A kept graph will need ``grad`` again, while its receiver may change it: it is copied.
     """
-    if (
-        type(d_loss) is Tensor  # not while tracing
-        and d_loss.device.type == "cpu"
-        and d_loss.dim() == 0
-        and d_loss.item() == 1
-        and not graph_is_kept()
-    ):
-        return grad
+    # Not while tracing, where the product can be fused with what follows.
+    if owned and type(d_loss) is Tensor and d_loss.dim() == 0 and not graph_is_kept():
+        if d_loss.device.type == "cpu" and d_loss.item() == 1:
+            return grad
+        if d_loss.is_cuda and _HAS_SCALE:
+            torch.ops.edufast.scale_(grad, d_loss)
+            return grad
     return grad * (d_loss[:, None] if d_loss.dim() else d_loss)
 
 
@@ -89,7 +97,7 @@ def differentiable_loss(operator: Operator, arguments: Arguments, *inputs: Tenso
         arguments.check()
         traced: Tensor = operator(*arguments)[0]  # one node in the graph
         return traced
-    loss: Tensor = _explained(arguments, FusedLoss.apply, operator, arguments, *inputs)[0]
+    loss: Tensor = _explained(arguments, FusedLoss.apply, operator, arguments, True, *inputs)[0]
     return loss
 
 

@@ -35,7 +35,7 @@ def register_dist_loss(operator: Operator) -> None:
 
     def differentiable(*arguments: Any) -> tuple[Tensor, Tensor]:
         p = DistLoss(*arguments)
-        loss, grad = FusedLoss.apply(operator, p, p.student)
+        loss, grad = FusedLoss.apply(operator, p, False, p.student)
         return loss, grad
 
     register(operator, _fake, differentiable)

@@ -56,7 +56,7 @@ def register_kd_loss(operator: Operator) -> None:
 
     def differentiable(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         p = KDLoss(*arguments)
-        loss, grad, *teacher_grads = FusedLoss.apply(operator, p, p.student, *p.teachers)
+        loss, grad, *teacher_grads = FusedLoss.apply(operator, p, False, p.student, *p.teachers)
         return loss, grad, teacher_grads
 
     register(operator, _fake, differentiable)

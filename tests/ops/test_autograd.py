@@ -7,8 +7,10 @@ import torch
 
 from edufast.ops import dist_loss, kd_loss
 from edufast.ops._autograd import gradient_dtype, loss_dtype
+from edufast.ops.kd_loss import kd_loss_arguments
 from tests.ops import dist_cases
 from tests.ops.cases import Case, assert_accurate, evaluate, inputs
+from tests.ops.devices import on_gpu
 
 DEVICE = {"cpp": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
 
@@ -136,3 +138,50 @@ def test_an_unused_loss_gives_no_gradient():
     loss = kd_loss(leaves[0], leaves[1:], x.labels, backend="cpp", **x.arguments)
     grads = torch.autograd.grad(loss * 0, leaves)
     assert all((g == 0).all() and g.dtype == t.dtype for g, t in zip(grads, leaves, strict=True))
+
+
+# --- on a GPU, where the upstream gradient is multiplied in place ---------------------------------
+
+
+@on_gpu("scale_")
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("classes", [7, 1001])  # elements that fill their 16 bytes, or do not
+def test_gpu_upstream_gradient(classes, dtype, backend):
+    x = inputs(Case(classes=classes, dtype=dtype, teacher_grad=True), device="cuda")
+    for upstream in map(torch.tensor, (1.0, 0.0, -3.0)):
+        assert_accurate(x, evaluate(x, backend, upstream), upstream=upstream)
+
+
+@on_gpu("scale_")
+def test_gpu_a_kept_graph_gives_the_same_gradient_again():
+    x = inputs(Case(), device="cuda")
+    student = x.student.requires_grad_()
+    loss = kd_loss(student, x.teachers, x.labels, backend="cuda", **x.arguments)
+    expected = torch.autograd.grad(loss, student, retain_graph=True)[0]
+    for factor in (2.0, 3.0):
+        found = torch.autograd.grad(factor * loss, student, retain_graph=True)[0]
+        assert torch.equal(found, factor * expected)
+    found = torch.autograd.grad(4.0 * loss, student)[0]
+    assert torch.equal(found, 4.0 * expected)
+
+
+@on_gpu("scale_")
+def test_gpu_the_operator_leaves_its_results_alone():
+    """Who calls torch.ops.edufast.kd_loss holds the gradient, too."""
+    x = inputs(Case(), device="cuda")
+    p = kd_loss_arguments(x.student.requires_grad_(), x.teachers, x.labels, **x.arguments)
+    loss, grad, _ = torch.ops.edufast.kd_loss(*p)
+    before = grad.clone()
+    (3 * loss).backward()
+    assert torch.equal(grad, before)
+
+
+@on_gpu("scale_")
+def test_gpu_wrong_raw_arguments_of_scale():
+    x, factor = torch.ones(2, 3, device="cuda"), torch.ones((), device="cuda")
+    for wrong in ((x[0], factor), (x.t(), factor), (x, factor[None]), (x, factor.cpu()),
+                  (x.long(), factor), (x, factor.half())):  # fmt: skip
+        with pytest.raises(RuntimeError, match="expected"):
+            torch.ops.edufast.scale_(*wrong)
+    torch.ops.edufast.scale_(x[:0], factor)

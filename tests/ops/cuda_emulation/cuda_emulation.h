@@ -223,6 +223,12 @@ inline unsigned long long atomicCAS(unsigned long long* word, unsigned long long
   return found;
 }
 
+inline unsigned long long atomicAdd(unsigned long long* word, unsigned long long summand) {
+  const unsigned long long found = *word;
+  *word += summand;
+  return found;
+}
+
 // Nothing arrives before it is waited for.
 inline void copy_async(uint4* to, const void* from, int bytes = 16) {
   emulation::self->copies.back().push_back({to, from, bytes});
