@@ -59,19 +59,20 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2)
 }
 
 template <class Stored, Divergence D, int Lanes>
-__global__ void __launch_bounds__(Lanes ? kPartThreads : kStagedThreads)
+__global__ void __launch_bounds__(Lanes ? kPartThreads : kStagedThreads,
+                                  staged_blocks(Lanes ? kPartThreads : kStagedThreads))
     kd_loss_staged_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
   char* const scratch = dynamic_shared();
   StagedGroup<Stored, D, Lanes> g(p, launch, scratch);
-  int64_t row = blockIdx.x, rows = gridDim.x;
+  unsigned row = blockIdx.x, rows = gridDim.x;  // the plan keeps them below 2^31
   if (Lanes) {
-    row += int64_t(g.group()) * gridDim.x;
+    row += g.group() * gridDim.x;
     rows *= blockDim.x / g.threads;
   } else {
     row /= Cluster::size();
     rows /= Cluster::size();
   }
-  Task task = g.look(row);
+  Task task = g.look(row, g.label_of(row));
   g.request(task);
   if (p.reduction != Reduction::None) open_tickets(launch);
   const float scale = gradient_scale<float>(p, launch, scratch);
@@ -79,13 +80,14 @@ __global__ void __launch_bounds__(Lanes ? kPartThreads : kStagedThreads)
   // The rows of a warp come to their ends together: its first has one wherever another has.
   while (g.of_warp(task.fate != Fate::None)) {
     row += rows;
-    const Task next = g.look(row);
-    const float loss = run_staged_row(g, task, next, scale);
+    const int64_t label = g.label_of(row);  // is not needed before this row is done
+    const float loss = run_staged_row(g, task, scale);
     if (g.leads() && task.fate != Fate::None) {
       if (p.reduction == Reduction::None) store_loss(p, task.row, loss);
       else sum += loss;
     }
-    task = next;
+    task = g.look(row, label);
+    g.request(task);
   }
   if (!Lanes) Cluster::sync();  // nobody leaves while others may read its shared memory
   if (p.reduction != Reduction::None) reduce_blocks(p, launch, sum, scale, scratch);

@@ -47,7 +47,7 @@ __device__ __forceinline__ Real cross_entropy(Header<Real>& h, const Sums<Real>&
   h.z_max = s.z_max;
   h.z_log_sum = log2_of(s.z_sum);
   h.own = factor;
-  h.uniform = factor * smoothing / classes;
+  h.uniform = smoothing == 0 ? Real(0) : factor * smoothing / classes;
   h.label -= factor * (1 - smoothing);
   Real loss = (1 - smoothing) * (s.z_max - logit) + log_of(s.z_sum);
   if (smoothing != 0) loss -= smoothing * s.extra / classes;
@@ -69,7 +69,7 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
       const Row t = g.teacher_row(g.lane, row);
       pair.has_label = t.holds(label);
       if (pair.has_label) {
-        pair.z_label = logit_at<Real>(g.student_row(row), label);
+        pair.z_label = g.student_logit(row, label);
         pair.t_label = logit_at<Real>(t, label);
       }
     }
@@ -91,9 +91,8 @@ __device__ void conclude(Group& g, int64_t row, int label, typename Group::Real 
   h.loss = g.lane_sum(loss);
   h.label = g.lane_sum(at_label);
   if (alpha != 0)
-    h.loss += alpha * cross_entropy<Real>(h, g.tables.total[0],
-                                          logit_at<Real>(g.student_row(row), label), p.classes,
-                                          g.smoothing(), alpha * gradient_scale);
+    h.loss += alpha * cross_entropy<Real>(h, g.tables.total[0], g.student_logit(row, label),
+                                          p.classes, g.smoothing(), alpha * gradient_scale);
   __syncwarp();
   if (g.lane == 0) *g.tables.header = h;
 }

@@ -30,22 +30,30 @@ struct Device {
 };
 
 // Of the staged program.
-constexpr int kPartThreads = 128;    // where several rows share a warp
-constexpr int kStagedThreads = 384;  // at most, else
-constexpr int kRegisters = 65536;    // of a multiprocessor
-constexpr int kPartRegisters = 128;  // of a thread, at most
-constexpr int kStagedRegisters = 168;
+constexpr int kPartThreads = 128;     // at most, where several rows share a warp
+constexpr int kStagedThreads = 384;   // at most, else
+constexpr int kRegisters = 65536;     // of a multiprocessor
+constexpr int kStagedRegisters = 80;  // of a thread, at most
+// Blocks of so many threads that a multiprocessor has registers for: each of its four schedulers has
+// a quarter of them.
+constexpr int staged_blocks(int threads) {
+  return kRegisters / 4 / (kStagedRegisters * 32) * 4 / (threads / 32);
+}
+constexpr int kEnoughThreads =
+    512;                   // of a multiprocessor: its schedulers have an instruction ready
 constexpr int kLanes = 8;  // of a warp that share a row, where they can hold it
 // The gradient of KL(student || teacher) keeps more numbers of a class in registers. It is the
 // rarest divergence of the staged program, and not worth the time to compile one more.
 EDUFAST_HOST_DEVICE constexpr bool may_share_warps(Divergence divergence) {
   return !traits_of(divergence).student_first;
 }
-// Vectors of every row that a thread holds.
+// Vectors of every row that a thread may hold.
 EDUFAST_HOST_DEVICE constexpr int held_vectors(Divergence divergence, bool part_of_warp) {
   return part_of_warp || traits_of(divergence).student_first ? 2 : 4;
 }
-constexpr int kScratch = 512;  // bytes of shared memory for block_sum() and the temperatures
+constexpr int kBlockSums = 128;  // bytes of shared memory for block_sum()
+// And for what a block knows of every source and temperature; see kd_loss_staged.cuh.
+constexpr int kScratch = kBlockSums + 16 * (kMaxTeachers + 1) + 12 * kMaxTeachers;
 constexpr int kMaxStagedCluster = 16;
 
 // Scratch memory, uninitialised when the call starts.
@@ -61,6 +69,8 @@ struct Launch {
   Workspace workspace;
   unsigned long long token;  // of this call, unlike any other's; its lowest kCountBits are 0
   int cache_bytes;           // of shared memory that a group has in a block to keep rows in
+  int held;                  // staged: vectors of every row that a thread holds
+  bool aligned;              // staged: every row begins with a vector
   bool counted;              // the first launch counted the labels
 };
 
@@ -189,47 +199,85 @@ inline Plan general_plan(const KDLoss& p, const Device& device) {
   return plan;
 }
 
-// Whether class c has the same address modulo eight elements in every row of the student and of its
-// gradient and the teachers, for as long as the rows are walked through together.
+// Whether all teachers know all classes, and class c has the same address modulo eight elements in
+// every row of the student, of its gradient and of the teachers.
 inline bool allows_staging(const KDLoss& p) {
   const DType dtype = p.student.dtype;
-  const auto elements = [](const Logits& x, int64_t first) {
-    return reinterpret_cast<int64_t>(x.data) / bytes_of(x.dtype) - first;
+  const auto elements = [](const Logits& x) {
+    return reinterpret_cast<int64_t>(x.data) / bytes_of(x.dtype);
   };
-  const auto alike = [&](const Logits& x, int64_t first, int64_t last) {
-    return x.col_stride == 1 && x.row_stride >= last - first && x.row_stride <= INT32_MAX &&
+  const auto alike = [&](const Logits& x) {
+    return x.col_stride == 1 && x.row_stride >= p.classes && x.row_stride <= INT32_MAX &&
            reinterpret_cast<int64_t>(x.data) % bytes_of(x.dtype) == 0 &&
-           (elements(x, first) - elements(p.student, 0)) % kVector == 0 &&
+           (elements(x) - elements(p.student)) % kVector == 0 &&
            (x.row_stride - p.student.row_stride) % kVector == 0;
   };
   if (dtype == DType::F64 || p.divergence == Divergence::JS || p.classes < kVector ||
-      p.rows > INT32_MAX || !alike(p.student, 0, p.classes) ||
-      !alike({p.grad, p.classes, 1, p.grad_dtype}, 0, p.classes))
+      p.rows > INT32_MAX || !alike(p.student) || !alike({p.grad, p.classes, 1, p.grad_dtype}))
     return false;
   return std::all_of(p.teachers, p.teachers + p.num_teachers, [&](const Teacher& t) {
-    return t.logits.dtype == dtype && !t.columns && !t.grad &&
-           alike(t.logits, t.start, int64_t(t.start) + t.classes);
+    return t.logits.dtype == dtype && !t.columns && !t.grad && t.classes == p.classes &&
+           alike(t.logits);
   });
+}
+
+// Blocks of the staged program that a multiprocessor runs at a time.
+inline int staged_residents(const Plan& plan, const Device& device) {
+  const int by_shared = device.shared_per_processor / (plan.shared_bytes + 1024);
+  return std::min({by_shared, staged_blocks(plan.threads), 32});
+}
+
+// A row for a block or a cluster: `held` vectors a thread. False if that is not possible.
+inline bool share_row(const KDLoss& p, const Device& device, int64_t vectors, int cluster, int held,
+                      Plan& plan) {
+  const int64_t threads = (vectors + held * cluster - 1) / (held * cluster);
+  plan.cluster = cluster;
+  plan.launch.held = held;
+  plan.threads = static_cast<int>((threads + kWarpSize - 1) / kWarpSize * kWarpSize);
+  if (threads > kStagedThreads || (cluster > 1 && plan.threads < 2 * kWarpSize)) return false;
+  const int warps = plan.threads / kWarpSize;
+  const int64_t bytes = kScratch + table_bytes(4, p.num_teachers, warps == 1, warps) +
+                        (p.num_teachers + int64_t{1}) * held * plan.threads * kVector *
+                            bytes_of(p.student.dtype);
+  plan.shared_bytes = static_cast<int>(std::min<int64_t>(bytes, INT32_MAX / 2));
+  return bytes <= device.shared_per_block && staged_residents(plan, device) > 0;
+}
+
+// The smallest cluster, and the fewest threads, of which a multiprocessor has two blocks or more
+// and enough threads in all; else what has the most threads.
+inline bool share_rows(const KDLoss& p, const Device& device, int64_t vectors, Plan& plan) {
+  const int64_t rows = std::max<int64_t>(p.rows, 1);
+  const int most = std::min(kMaxStagedCluster, device.largest_cluster);
+  int least = 1;  // a larger one where there are few rows for many multiprocessors
+  while (least < most && rows * least * 2 <= device.processors &&
+         vectors > least * 2 * kWarpSize * held_vectors(p.divergence, false))
+    least *= 2;
+  Plan best;
+  int best_threads = 0;
+  for (int cluster = least; cluster <= most; cluster *= 2)
+    for (int held = held_vectors(p.divergence, false); held > 0; --held) {
+      if (!share_row(p, device, vectors, cluster, held, plan)) continue;
+      const int blocks = staged_residents(plan, device), threads = blocks * plan.threads;
+      if (blocks > 1 && threads >= kEnoughThreads) return true;
+      if (threads <= best_threads) continue;
+      best = plan;
+      best_threads = threads;
+    }
+  plan = best;
+  return best_threads > 0;
 }
 
 // False if no cluster can hold a row.
 inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
   const int64_t size = bytes_of(p.student.dtype), rows = std::max<int64_t>(p.rows, 1);
-  const bool begins_whole = reinterpret_cast<int64_t>(p.student.data) % (kVector * size) == 0 &&
-                            p.student.row_stride % kVector == 0;
-  const int64_t vectors = (p.classes + (begins_whole ? 7 : 14)) / kVector;
+  plan.launch.aligned = reinterpret_cast<int64_t>(p.student.data) % (kVector * size) == 0 &&
+                        p.student.row_stride % kVector == 0;
+  const int64_t vectors = (p.classes + (plan.launch.aligned ? 7 : 14)) / kVector;
   plan.staged = plan.vectors = true;
   plan.cluster = 1;
+  const int held = held_vectors(p.divergence, true);
   plan.part_of_warp = may_share_warps(p.divergence) && p.num_teachers <= kLanes &&
-                      vectors <= kLanes * held_vectors(p.divergence, true);
-  const int held = held_vectors(p.divergence, plan.part_of_warp);
-  const int registers = plan.part_of_warp ? kPartRegisters : kStagedRegisters;
-  const auto shared_for = [&] {
-    const int warps = plan.part_of_warp ? 1 : plan.threads / kWarpSize;
-    const int groups = plan.part_of_warp ? plan.threads / kLanes : 1;
-    return kScratch + groups * table_bytes(4, p.num_teachers, warps == 1, warps) +
-           (p.num_teachers + int64_t{1}) * held * plan.threads * kVector * size;
-  };
+                      vectors <= kLanes * held;
   int64_t groups = rows;
   if (plan.part_of_warp) {
     // Few rows spread over the multiprocessors first, then fill them.
@@ -237,40 +285,17 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
     const int64_t warps = std::clamp<int64_t>(rows / kRows / device.processors, 1,
                                               kPartThreads / kWarpSize);
     plan.threads = static_cast<int>(warps) * kWarpSize;
-    plan.shared_bytes = static_cast<int>(shared_for());
+    plan.launch.held = static_cast<int>((vectors + kLanes - 1) / kLanes);
+    plan.shared_bytes = static_cast<int>(
+        kScratch + warps * kRows * table_bytes(4, p.num_teachers, true, 1) +
+        (p.num_teachers + 1) * plan.launch.held * plan.threads * kVector * size);
     if (plan.shared_bytes > device.shared_per_block) return false;
     groups = (rows + kRows * warps - 1) / (kRows * warps);
-  } else {
-    // The smallest cluster that leaves room for two of its blocks on a multiprocessor, or at least
-    // fits; a larger one where there are few rows for many multiprocessors.
-    const auto fits = [&](int cluster, int64_t room) {
-      const int64_t threads = (vectors + held * cluster - 1) / (held * cluster);
-      plan.cluster = cluster;
-      plan.threads = static_cast<int>((threads + kWarpSize - 1) / kWarpSize * kWarpSize);
-      if (plan.threads > kStagedThreads || (cluster > 1 && plan.threads < 2 * kWarpSize))
-        return false;
-      const int64_t bytes = shared_for();
-      plan.shared_bytes = static_cast<int>(bytes);
-      return bytes <= room;
-    };
-    const int most = std::min(kMaxStagedCluster, device.largest_cluster);
-    int least = 1;
-    while (least < most && rows * least * 2 <= device.processors &&
-           vectors > least * 2 * held * kWarpSize)
-      least *= 2;
-    const auto find = [&](int64_t room, int blocks) {
-      for (int c = least; c <= most; c *= 2)
-        if (fits(c, room) && blocks * plan.threads * registers <= kRegisters) return true;
-      return false;
-    };
-    if (!find(device.shared_per_processor / 2 - 1024, 2) && !find(device.shared_per_block, 1))
-      return false;
+  } else if (!share_rows(p, device, vectors, plan)) {
+    return false;
   }
-  const int64_t by_registers = kRegisters / (registers * plan.threads);
-  const int64_t per_processor = std::clamp<int64_t>(device.shared_per_processor /
-                                                        (plan.shared_bytes + 1024),
-                                                    1, std::min<int64_t>(by_registers, 32));
-  const int64_t most = std::min<int64_t>(device.processors * per_processor, kMaxBlocks);
+  const int64_t most = std::min(device.processors * std::max(staged_residents(plan, device), 1),
+                                kMaxBlocks);
   plan.blocks = static_cast<int>(std::min(groups, std::max<int64_t>(most / plan.cluster, 1))) *
                 plan.cluster;
   return true;

@@ -21,8 +21,10 @@ struct Problem {
   const KDLoss& p;
   const Launch& launch;
   int lane = threadIdx.x % Lanes;
+  const Real mean_weight;
 
-  __device__ Problem(const KDLoss& problem, const Launch& launch) : p(problem), launch(launch) {}
+  __device__ Problem(const KDLoss& problem, const Launch& launch)
+      : p(problem), launch(launch), mean_weight(Real(1) / problem.num_teachers) {}
 
   // --- lanes that share a row --------------------------------------------------------------------
 
@@ -38,10 +40,13 @@ struct Problem {
   }
 
   // --- rows --------------------------------------------------------------------------------------
-  // --- rows --------------------------------------------------------------------------------------
 
   __device__ Row student_row(int64_t row) const {
     return {row_of(p.student, row), p.student.col_stride, p.student.dtype, 0, p.classes, nullptr};
+  }
+
+  __device__ Real student_logit(int64_t row, int c) const {
+    return logit_at<Real>(student_row(row), c);
   }
 
   __device__ Row student_grad(int64_t row) const {

@@ -9,7 +9,7 @@ namespace edufast::cuda {
 // Sum over the block in a fixed order, for all threads. `memory` is shared, with room for a number
 // of every warp.
 template <class T>
-__device__ T block_sum(T x, char* memory) {
+__device__ __noinline__ T block_sum(T x, char* memory) {
   T* sums = reinterpret_cast<T*>(memory);
   x = warp_sum(x);
   __syncthreads();
@@ -23,9 +23,19 @@ __device__ T block_sum(T x, char* memory) {
 
 // Rows that are not ignored, in part `part` of `parts`.
 __device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) {
+  constexpr int kAhead = 8;  // in flight
+  const int64_t step = parts * blockDim.x;
   int count = 0;
-  for (int64_t i = part * blockDim.x + threadIdx.x; i < p.rows; i += parts * blockDim.x)
-    count += p.labels[i * p.label_stride] != p.ignore_index;
+  for (int64_t i = part * blockDim.x + threadIdx.x; i < p.rows; i += kAhead * step) {
+    int64_t y[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t row = i + j * step;
+      y[j] = row < p.rows ? p.labels[row * p.label_stride] : p.ignore_index;
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) count += y[j] != p.ignore_index;
+  }
   return block_sum(count, memory);
 }
 

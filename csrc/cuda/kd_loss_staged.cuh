@@ -1,9 +1,10 @@
 // The threads that share a row in the staged program, and the rows in their shared memory.
 //
-// All rows have one type, their columns are neighbours, and class c lies at the same address modulo
-// eight elements in each. Vectors of eight then begin in all of them before the same class, so that
+// All rows have one type and all classes, their columns are neighbours, and class c lies at the same
+// address modulo eight elements in each. Vectors of eight then begin in all of them before the same class, so that
 // 16-byte copies serve any number of classes: what a row's first and last vector hold of its
-// neighbours is passed over. A thread reads what it copied itself, so copies need no barrier.
+// neighbours is patched in shared memory. A thread reads what it copied itself, so copies need
+// no barrier.
 #pragma once
 
 #include "cuda/kd_loss_conclude.cuh"
@@ -11,22 +12,29 @@
 namespace edufast::cuda {
 
 // In the place of a class that a row does not hold. Finite, so that differences of two are no NaN,
-// and small enough for an exponential of 0; logits below it count as masked.
-constexpr float kAbsent = -8e37f;
+// and small enough for an exponential of 0; logits below it count as masked. A bfloat16, too.
+constexpr float kAbsent = -0x1.ep125f;
 
 enum class Fate { Valid, Ignored, Broken, None };  // of a row; None: there is none
 
 struct Task {
   int row;
   int shift;       // how many classes before the first the row's first vector begins
-  unsigned edges;  // of this thread's vectors, a bit each: whether some of it is not of the row
+  unsigned edges;  // of this thread's vectors, a bit each: whether they are to be patched
   int label;
   unsigned read;  // teachers whose logits are needed
   Fate fate;
 };
 
-struct Slice {
-  int low, high;  // classes low to high - 1
+struct Source {
+  const void* first;   // class of the first row
+  int64_t row_stride;  // in elements
+};
+
+struct Pace {
+  float scale;  // log2(e) / T of a teacher
+  float ratio;  // of the first teacher's T to this one's
+  float temperature;
 };
 
 // Lanes of a warp share a row, or where Lanes is 0 a block or cluster does.
@@ -37,25 +45,35 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   using Stored = Stored_;
   static constexpr bool kPartOfWarp = Lanes > 0;
   static constexpr int kHeld = held_vectors(D, kPartOfWarp);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  static constexpr bool kPairs = std::is_same_v<Stored, __nv_bfloat16> && !Base::kWithoutLabel;
+#else
+  static constexpr bool kPairs = false;
+#endif
+  static constexpr bool kHalf = std::is_same_v<Stored, __half>;  // which cannot hold kAbsent
   static constexpr int kChunks = sizeof(Stored) * kVector / 16;  // 16-byte copies of a vector
   static constexpr int kChunk = kVector / kChunks;               // classes in one
 
   Tables<float> tables;
-  float2* paces;      // of every teacher: log2(e) / T, and T
+  Source* sources;    // the student, and the teachers
+  Pace* paces;        // of every teacher
   uint4* slots;       // this thread's first
+  int held;           // vectors of every row that this thread has, at most kHeld
   int rank, threads;  // of the threads that share the row
   int warp, warps;
-  bool no_number;      // one of those in the device's memory is out of range
-  int parity = 0;      // which half of tables.block is next
-  bool unit;           // the weights look at teachers at T = 1
-  bool shared;         // teachers see the same of the student: all classes, at one temperature
-  int squarings = -1;  // that make exp(x) of exp(x / T); -1: it is a matter of its own
+  float label_logit;  // the student's
+  int parity = 0;     // which half of tables.block is next
+  bool no_number;     // one of those in the device's memory is out of range
+  bool unit;          // the weights look at teachers at T = 1
+  bool alike;         // all teachers have one temperature
 
   // `memory` begins with kScratch bytes for the block.
   __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
       : Base(problem, launch) {
-    paces = reinterpret_cast<float2*>(memory + kScratch / 2);
+    sources = reinterpret_cast<Source*>(memory + kBlockSums);
+    paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;
+    held = launch.held;
     warp = threadIdx.x / kWarpSize;
     warps = kPartOfWarp ? 1 : blockDim.x / kWarpSize;
     threads = kPartOfWarp ? Lanes : blockDim.x * Cluster::size();
@@ -68,23 +86,30 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     no_number = this->numbers_broken();
     unit = weighs_logits(p);
     const float first = Base::temperature(0);
-    bool alike = true;
+    bool other = false;
     if (lane < p.num_teachers) {
-      const Teacher& t = p.teachers[lane];
       const float own = Base::temperature(lane);
-      alike = t.start == 0 && t.classes == p.classes && own == first;
-      if (threadIdx.x < kWarpSize) paces[lane] = {Constants<float>::log2e / own, own};
+      other = own != first;
+      if (threadIdx.x < kWarpSize) {
+        const Logits& x = p.teachers[lane].logits;
+        paces[lane] = {Constants<float>::log2e / own, first / own, own};
+        sources[lane + 1] = {x.data, x.row_stride};
+      }
     }
+    if (threadIdx.x == 0) sources[0] = {p.student.data, p.student.row_stride};
     __syncthreads();
-    shared = this->lane_ballot(!alike) == 0;
-    if (shared && !kWithoutLabel) squarings = first == 1 ? 0 : first == 2 ? 1 : first == 4 ? 2 : -1;
+    alike = this->lane_ballot(other) == 0;
+    if constexpr (!kHalf)
+      for (int source = 0; source <= p.num_teachers; ++source)
+        for (int v = 0; v < held; ++v) clear(source, v);
   }
 
   // As in Problem, without a division or a look at where the numbers are.
-  __device__ float temperature(int k) const { return paces[k].y; }
+  __device__ float temperature(int k) const { return paces[k].temperature; }
   __device__ float log2_scale(int source) const {
-    return source == 0 ? Constants<float>::log2e : paces[source - 1].x;
+    return source == 0 ? Constants<float>::log2e : paces[source - 1].scale;
   }
+  __device__ float student_logit(int64_t, int) const { return label_logit; }
 
   __device__ int group() const { return kPartOfWarp ? threadIdx.x / (Lanes ? Lanes : 1) : 0; }
   __device__ bool leads() const { return rank == 0; }
@@ -105,11 +130,14 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 
   // --- rows --------------------------------------------------------------------------------------
 
-  __device__ Task look(int64_t row) const {
+  __device__ int64_t label_of(unsigned row) const {
+    return p.labels[(row < p.rows ? row : 0) * p.label_stride];
+  }
+
+  __device__ Task look(unsigned row, int64_t y) const {
     Task task = {};
     const bool exists = row < p.rows;
     if (exists) task.row = static_cast<int>(row);  // else the first is read, but to no effect
-    const int64_t y = p.labels[task.row * p.label_stride];
     task.fate = !exists                                ? Fate::None
                 : y == p.ignore_index                  ? Fate::Ignored
                 : y < 0 || y >= p.classes || no_number ? Fate::Broken
@@ -117,74 +145,79 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     task.label = task.fate == Fate::Valid ? static_cast<int>(y) : 0;
     const unsigned read = teachers_read(*this, task.row, task.label);
     task.read = task.fate == Fate::Valid ? read : 0;
-    task.shift = reinterpret_cast<uintptr_t>(data(p.student, task)) / sizeof(Stored) % kVector;
+    task.shift = launch.aligned
+                     ? 0
+                     : reinterpret_cast<uintptr_t>(data(0, task)) / sizeof(Stored) % kVector;
 #pragma unroll
     for (int v = 0; v < kHeld; ++v) {
       const int first = column(v, task.shift);
-      task.edges |= unsigned(first < 0 || first + kVector > p.classes) << v;
+      // Where rows begin alike, what is beyond one row is beyond all, and needs no second patch.
+      const bool absent = launch.aligned && first >= p.classes;
+      task.edges |= unsigned(v < held && !absent && (first < 0 || first + kVector > p.classes))
+                    << v;
     }
     return task;
   }
 
   // The plan keeps rows and strides below 2^31.
-  static __device__ const Stored* data(const Logits& x, const Task& task) {
-    return static_cast<const Stored*>(x.data) + int64_t(task.row) * static_cast<int>(x.row_stride);
-  }
-
-  __device__ Slice slice(int k) const {
-    if (shared) return {0, p.classes};
-    return {p.teachers[k].start, p.teachers[k].start + p.teachers[k].classes};
+  __device__ const Stored* data(int source, const Task& task) const {
+    const Source x = sources[source];
+    return static_cast<const Stored*>(x.first) + int64_t(task.row) * static_cast<int>(x.row_stride);
   }
 
   // First class of this thread's vector v; may lie outside the row.
   __device__ int column(int v, int shift) const { return (v * threads + rank) * kVector - shift; }
 
   __device__ uint4* place(int source, int v, int chunk) const {
-    return slots + (source * kHeld + v) * kChunks * blockDim.x + chunk * blockDim.x;
+    return slots + ((source * held + v) * kChunks + chunk) * blockDim.x;
   }
 
-  // Has this thread's part of a row copied; every request is waited for, in order.
-  __device__ void request(const Task& task, int source) const {
-    if (task.fate == Fate::Valid && (source == 0 || task.read >> (source - 1) & 1)) {
-      const Slice s = source ? slice(source - 1) : Slice{0, p.classes};
-      const Stored* row = data(source ? p.teachers[source - 1].logits : p.student, task) - s.low;
-      if (shared && task.edges == 0) {
-        row += column(0, task.shift);
-#pragma unroll
-        for (int v = 0; v < kHeld; ++v)
-#pragma unroll
-          for (int c = 0; c < kChunks; ++c)
-            copy_async(place(source, v, c), row + v * threads * kVector + c * kChunk);
-      } else {
-        request_partly(task, source, row, s);
-      }
-    }
-    commit_copies();
-  }
-
-  // Vectors that reach over the ends of a slice: nothing beyond its last class is read.
-  __device__ __forceinline__ void request_partly(const Task& task, int source, const Stored* row,
-                                                 Slice s) const {
-#pragma unroll 1
-    for (int v = 0; v < kHeld; ++v) {
-      const int first = column(v, task.shift);
-      if (first >= s.high || first + kVector <= s.low) continue;
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        const int rest = min(max(s.high - first - c * kChunk, 0), kChunk);
-        copy_async(place(source, v, c), row + first + c * kChunk, rest * int(sizeof(Stored)));
-      }
-    }
-  }
-
+  // Has this thread's part of a row copied. Nothing beyond its last class is read.
   __device__ void request(const Task& task) const {
-    if (shared) request(task, 0);
+    const int first = column(0, task.shift), step = threads * kVector;
+    if (task.fate != Fate::Valid) return;
 #pragma unroll 1
-    for (int k = 0; k < p.num_teachers; ++k) request(task, k + 1);
-    if (!shared) request(task, 0);
+    for (int source = 0; source <= p.num_teachers; ++source) {
+      if (source > 0 && !(task.read >> (source - 1) & 1)) continue;
+      const Stored* row = data(source, task) + first;
+#pragma unroll
+      for (int v = 0; v < kHeld; ++v)
+#pragma unroll
+        for (int c = 0; c < kChunks; ++c) {
+          const int at = v * step + c * kChunk, rest = p.classes - first - at;
+          if (v < held && rest > 0)
+            copy_async(place(source, v, c), row + at, min(rest, kChunk) * int(sizeof(Stored)));
+        }
+    }
   }
 
-  // Vector v of a row that was requested and waited for.
+  __device__ void clear(int source, int v) const {
+    Stored absent[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) absent[i] = rounded<Stored>(kAbsent);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) memcpy(place(source, v, c), absent, sizeof(absent));
+  }
+
+  // Waits for the row that was requested, and puts kAbsent where a vector is not of it.
+  __device__ __forceinline__ void await(const Task& task) const {
+    wait_for_copies();
+    if constexpr (!kHalf)
+#pragma unroll 1
+      for (unsigned rest = task.edges; rest; rest &= rest - 1) {
+        const int v = __ffs(rest) - 1, first = column(v, task.shift);
+        const int low = first < 0 ? 0 : max(p.classes - first, 0);
+        const int high = first < 0 ? -first : kVector;
+#pragma unroll 1
+        for (int source = 0; source <= p.num_teachers; ++source)
+#pragma unroll 1
+          for (int i = low; i < high; ++i)
+            reinterpret_cast<Stored*>(place(source, v,
+                                            i / kChunk))[i % kChunk] = rounded<Stored>(kAbsent);
+      }
+  }
+
+  // Vector v of a row that has arrived and was patched.
   __device__ void fetch(int source, int v, float (&x)[kVector]) const {
     uint4 raw[kChunks];
 #pragma unroll
@@ -209,19 +242,53 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     }
   }
 
-  // The same with kAbsent for classes outside [low, high), and for the label where both sides are
-  // normalised without it.
-  __device__ void fetch(int source, int v, const Task& task, int low, int high, bool with_label,
+  // The same with kAbsent for the label where both sides are normalised without it.
+  __device__ void fetch(int source, int v, const Task& task, bool with_label,
                         float (&x)[kVector]) const {
     fetch(source, v, x);
-    const int first = column(v, task.shift);
-    const bool without = kWithoutLabel && !with_label && unsigned(task.label - first) < kVector;
-    const bool whole = shared ? !(task.edges >> v & 1) : first >= low && first + kVector <= high;
-    if (whole && !without) return;
+    if constexpr (kHalf || kWithoutLabel) {
+      const int first = column(v, task.shift);
+      const bool without = kWithoutLabel && !with_label && unsigned(task.label - first) < kVector;
+      const bool whole = !kHalf || (first >= 0 && first + kVector <= p.classes);
+      if (whole && !without) return;
 #pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      if (first + i < low || first + i >= high || (without && first + i == task.label))
-        x[i] = kAbsent;
+      for (int i = 0; i < kVector; ++i)
+        if (first + i < 0 || first + i >= p.classes || (without && first + i == task.label))
+          x[i] = kAbsent;
+    }
+  }
+
+  // The largest of this thread's logits.
+  __device__ float largest(int source, const Task& task, bool with_label) const {
+    if constexpr (kPairs) {
+      return largest_of_pairs(source);
+    } else {
+      float most = kAbsent, x[kVector];
+#pragma unroll 1
+      for (int v = 0; v < held; ++v) {
+        fetch(source, v, task, with_label, x);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) most = larger(most, x[i]);
+      }
+      return most;
+    }
+  }
+
+  // Two at a time, as they are stored.
+  __device__ float largest_of_pairs(int source) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    __nv_bfloat162 most = __float2bfloat162_rn(kAbsent);
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v) {
+      if (v >= held) break;
+      __nv_bfloat162 pairs[kVector / 2];
+      memcpy(pairs, place(source, v, 0), sizeof(pairs));
+      most = __hmax2(most, __hmax2(__hmax2(pairs[0], pairs[1]), __hmax2(pairs[2], pairs[3])));
+    }
+    return larger(__low2float(most), __high2float(most));
+#else
+    return 0;
+#endif
   }
 
   // --- sums --------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ template <class Real>
 struct Header {
   Real z_max, z_log_sum, own, uniform;  // cross-entropy: d/dz = own * p - uniform, plus ...
   Real label;                           // ... this at the label
+  Real teachers_own;                    // staged program: the sum of the teachers' student.own
   Real loss;
   unsigned used;  // teachers that contribute, a bit each
 };

@@ -54,7 +54,7 @@ __device__ typename Group::Real weight(const Group& g, int64_t row, int label, u
   Real share = 0;  // entropy, confidence: what counts against the teacher
   switch (g.p.weighting) {
     case Weighting::Given: return reads ? given_weight(g, row) : Real(0);
-    case Weighting::Mean: return Real(1) / g.p.num_teachers;
+    case Weighting::Mean: return g.mean_weight;
     case Weighting::Routed: return Real(1) / n;
     case Weighting::Entropy: {
       const Real own = reads ? entropy(s) : Real(0), total = g.lane_sum(own);

@@ -98,15 +98,6 @@ __device__ __forceinline__ int warp_prefix_sum(int x, int lane) {  // exclusive
 // --- copies into shared memory that nobody waits for at first -----------------------------------
 
 #ifndef EDUFAST_CUDA_EMULATION
-__device__ __forceinline__ void copy_async(uint4* to, const void* from) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
-#else
-  *to = *static_cast<const uint4*>(from);
-#endif
-}
-
 // 16 bytes, of which the first `bytes` are read and the others are zeros.
 __device__ __forceinline__ void copy_async(uint4* to, const void* from, int bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -118,27 +109,11 @@ __device__ __forceinline__ void copy_async(uint4* to, const void* from, int byte
 #endif
 }
 
-// Ends a group of copies, which may be empty.
-__device__ __forceinline__ void commit_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-template <int Pending>
+// Until this thread's copies are there.
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+  asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
-}
-
-// Until this thread's copies are there but for the last groups, at most `pending`.
-__device__ __forceinline__ void wait_for_copies(int pending) {
-  if (pending >= 8) return wait_for_copies<8>();
-  if (pending >= 4) return wait_for_copies<4>();
-  if (pending >= 2) return wait_for_copies<2>();
-  if (pending == 1) return wait_for_copies<1>();
-  wait_for_copies<0>();
 }
 #endif
 

@@ -40,8 +40,7 @@ __device__ void scale_elements(T* x, int64_t elements, double factor) {
     x[i] = rounded<T>(static_cast<Real>(to_float(x[i])) * by);
 }
 
-__global__ void __launch_bounds__(kScaleThreads)
-    scale_kernel(const __grid_constant__ Scale p) {
+__global__ void __launch_bounds__(kScaleThreads) scale_kernel(const __grid_constant__ Scale p) {
   const double factor = p.factor_dtype == DType::F64 ? *static_cast<const double*>(p.factor)
                                                      : *static_cast<const float*>(p.factor);
   if (factor == 1) return;

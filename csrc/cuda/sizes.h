@@ -11,7 +11,7 @@ constexpr int kVector = 8;  // classes handled at a time: 16 bytes of a half typ
 // Of the structs in shared memory, for reals of 4 or 8 bytes; asserted where they are defined.
 EDUFAST_HOST_DEVICE constexpr int sums_bytes(int real) { return 8 * real; }
 EDUFAST_HOST_DEVICE constexpr int teacher_row_bytes(int real) { return 17 * real; }
-EDUFAST_HOST_DEVICE constexpr int header_bytes(int real) { return 7 * real; }
+EDUFAST_HOST_DEVICE constexpr int header_bytes(int real) { return 8 * real; }
 
 // Of the tables of a group of threads: K teachers, and so many warps that have sums of their own.
 EDUFAST_HOST_DEVICE constexpr int table_bytes(int real, int teachers, bool one_warp, int warps) {

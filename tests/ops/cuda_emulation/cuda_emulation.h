@@ -16,7 +16,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -63,7 +62,7 @@ struct Fiber {
   Wait wait = Wait::None;
   const char* operation = "";
   int exchanges = 0;
-  std::deque<std::vector<Copy>> copies = {{}};  // in groups; the last one is open
+  std::vector<Copy> copies;  // not waited for yet
 };
 
 struct Launch {
@@ -230,17 +229,15 @@ inline unsigned long long atomicAdd(unsigned long long* word, unsigned long long
 }
 
 // Nothing arrives before it is waited for.
-inline void copy_async(uint4* to, const void* from, int bytes = 16) {
-  emulation::self->copies.back().push_back({to, from, bytes});
+inline void copy_async(uint4* to, const void* from, int bytes) {
+  emulation::self->copies.push_back({to, from, bytes});
 }
-inline void commit_copies() { emulation::self->copies.emplace_back(); }
-inline void wait_for_copies(int pending) {
-  auto& groups = emulation::self->copies;
-  for (; int(groups.size()) - 1 > pending; groups.pop_front())
-    for (const emulation::Copy& c : groups.front()) {
-      std::memset(c.to, 0, sizeof(uint4));
-      std::memcpy(c.to, c.from, c.bytes);
-    }
+inline void wait_for_copies() {
+  for (const emulation::Copy& c : emulation::self->copies) {
+    std::memset(c.to, 0, sizeof(uint4));
+    std::memcpy(c.to, c.from, c.bytes);
+  }
+  emulation::self->copies.clear();
 }
 
 template <class T>
