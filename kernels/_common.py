@@ -74,7 +74,7 @@ def student_of(logits: Tensor, grad: Tensor | None) -> Student:
 
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_F32, _BF16 = (tl.constexpr(TYPES[t]) for t in (torch.float32, torch.bfloat16))
+_F32, _BF16, _F16 = (tl.constexpr(i) for i in TYPES.values())
 
 
 def teachers_of(
@@ -234,24 +234,25 @@ def _read_as(address, T: tl.constexpr, ALIGNMENT: tl.constexpr, offset, mask):
 
 @triton.jit
 def _read(teacher, shared, offset, mask):
-    """Logits of any type as float32, -inf where masked."""
-    if teacher.kind == _F32:
-        x = _read_as(teacher.data, tl.float32, shared.alignment, offset, mask)
-    elif teacher.kind == _BF16:
-        x = _read_as(teacher.data, tl.bfloat16, shared.alignment, offset, mask)
-    else:
-        x = _read_as(teacher.data, tl.float16, shared.alignment, offset, mask)
-    return x
+    """Logits of any type as float32, -inf where masked.
+
+    Of three loads two read nothing; where all teachers have one type, two are not compiled. In
+    branches instead, the loads are more than Triton 3.6 can assign layouts to.
+    """
+    data, kind = teacher.data, teacher.kind
+    x = _read_as(data, tl.float32, shared.alignment, offset, mask & (kind == _F32))
+    y = _read_as(data, tl.bfloat16, shared.alignment, offset, mask & (kind == _BF16))
+    z = _read_as(data, tl.float16, shared.alignment, offset, mask & (kind == _F16))
+    return tl.where(kind == _F32, x, tl.where(kind == _BF16, y, z))
 
 
 @triton.jit
 def write_teacher_grad(teacher, shared, x, offset, mask):
     """A gradient has its logits' type, but float32 for float16."""
-    if teacher.kind == _BF16:
-        rounded = x.to(tl.bfloat16)
-        tl.store(_pointer(teacher.grad, tl.bfloat16, shared.alignment) + offset, rounded, mask=mask)
-    else:
-        tl.store(_pointer(teacher.grad, tl.float32, shared.alignment) + offset, x, mask=mask)
+    data = _pointer(teacher.grad, tl.bfloat16, shared.alignment)
+    tl.store(data + offset, x.to(tl.bfloat16), mask=mask & (teacher.kind == _BF16))
+    data = _pointer(teacher.grad, tl.float32, shared.alignment)
+    tl.store(data + offset, x, mask=mask & (teacher.kind != _BF16))
 
 
 @triton.jit
