@@ -36,7 +36,7 @@ from tests.ops.devices import TRITON, on_triton
 
 pytestmark = on_triton()
 
-SHORT_LOOP = kernel.Tile(rows=1, classes=16, warps=1)
+SHORT_LOOP = kernel.Tile(rows=1, classes=16)
 
 
 @pytest.fixture
