@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 _INF = tl.constexpr(float("inf"))
+_LOG2_E = tl.constexpr(1 / math.log(2))
 
 # --- what a kernel gets -------------------------------------------------------------------------
 
@@ -74,7 +75,7 @@ def student_of(logits: Tensor, grad: Tensor | None) -> Student:
 
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_F32, _BF16 = (tl.constexpr(TYPES[t]) for t in (torch.float32, torch.bfloat16))
+_F32, _BF16, _F16 = (tl.constexpr(i) for i in TYPES.values())
 
 
 def teachers_of(
@@ -205,13 +206,6 @@ def pick(teachers, shared, k, K: tl.constexpr):
 
 
 @triton.jit
-def at(table, k):
-    """Column ``k`` of a value for each row and teacher."""
-    j = tl.arange(0, table.shape[1])
-    return tl.sum(tl.where((j == k)[None, :], table, 0.0), 1)
-
-
-@triton.jit
 def put(table, k, x):
     """The table with ``x`` as its column ``k``."""
     j = tl.arange(0, table.shape[1])
@@ -234,24 +228,25 @@ def _read_as(address, T: tl.constexpr, ALIGNMENT: tl.constexpr, offset, mask):
 
 @triton.jit
 def _read(teacher, shared, offset, mask):
-    """Logits of any type as float32, -inf where masked."""
-    if teacher.kind == _F32:
-        x = _read_as(teacher.data, tl.float32, shared.alignment, offset, mask)
-    elif teacher.kind == _BF16:
-        x = _read_as(teacher.data, tl.bfloat16, shared.alignment, offset, mask)
-    else:
-        x = _read_as(teacher.data, tl.float16, shared.alignment, offset, mask)
-    return x
+    """Logits of any type as float32, -inf where masked.
+
+    Of three loads two read nothing; where all teachers have one type, two are not compiled. In
+    branches instead, the loads are more than Triton 3.6 can assign layouts to.
+    """
+    data, kind = teacher.data, teacher.kind
+    x = _read_as(data, tl.float32, shared.alignment, offset, mask & (kind == _F32))
+    y = _read_as(data, tl.bfloat16, shared.alignment, offset, mask & (kind == _BF16))
+    z = _read_as(data, tl.float16, shared.alignment, offset, mask & (kind == _F16))
+    return tl.where(kind == _F32, x, tl.where(kind == _BF16, y, z))
 
 
 @triton.jit
 def write_teacher_grad(teacher, shared, x, offset, mask):
     """A gradient has its logits' type, but float32 for float16."""
-    if teacher.kind == _BF16:
-        rounded = x.to(tl.bfloat16)
-        tl.store(_pointer(teacher.grad, tl.bfloat16, shared.alignment) + offset, rounded, mask=mask)
-    else:
-        tl.store(_pointer(teacher.grad, tl.float32, shared.alignment) + offset, x, mask=mask)
+    data = _pointer(teacher.grad, tl.bfloat16, shared.alignment)
+    tl.store(data + offset, x.to(tl.bfloat16), mask=mask & (teacher.kind == _BF16))
+    data = _pointer(teacher.grad, tl.float32, shared.alignment)
+    tl.store(data + offset, x, mask=mask & (teacher.kind != _BF16))
 
 
 @triton.jit
@@ -262,11 +257,16 @@ def classes_of(student):
 
 @triton.jit
 def load_student(student, rows, column):
+    mask = rows.valid[:, None] & (column < classes_of(student))[None, :]
+    return _load_student(student, rows, column, mask)
+
+
+@triton.jit
+def _load_student(student, rows, column, mask):
     offset = (
         rows.index[:, None] * (student.row_stride * student.unit)
         + column.to(tl.int64)[None, :] * student.column_stride
     )
-    mask = rows.valid[:, None] & (column < classes_of(student))[None, :]
     return tl.load(student.data + offset, mask=mask, other=-_INF).to(tl.float32)
 
 
@@ -307,9 +307,13 @@ def load_teacher(teacher, shared, rows, column, read, classes):
 
 @triton.jit
 def load_pair(student, teacher, shared, rows, column, read):
-    """Logits of both on the teacher's slice, -inf elsewhere."""
+    """Logits of both on the teacher's slice, -inf elsewhere.
+
+    The student's come from the cache once more, which takes fewer instructions and registers than
+    a mask for each element.
+    """
     t, mask = load_teacher(teacher, shared, rows, column, read, classes_of(student))
-    return tl.where(mask, load_student(student, rows, column), -_INF), t
+    return _load_student(student, rows, column, mask), t
 
 
 @triton.jit
@@ -337,6 +341,15 @@ def touches(teacher, shared, first, CLASSES: tl.constexpr):
     if shared.has_positions:
         found = found | (teacher.position != 0)
     return found
+
+
+# --- exponentials ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def exp(x):
+    """In two instructions: ``tl.exp`` takes four more to keep what is below 1e-38."""
+    return tl.exp2(x * _LOG2_E)
 
 
 # --- sums of exponentials, tile by tile ---------------------------------------------------------
@@ -368,5 +381,5 @@ def add_to_softmax(most, total, x, inverse_t):
     """One more tile of a row; a row of -inf keeps a maximum of -inf and a total of 0."""
     new = tl.maximum(most, tl.max(x, 1))
     shift = finite(new)
-    down = tl.exp((most - shift) * inverse_t)
-    return new, total * down + tl.sum(tl.exp((x - shift[:, None]) * inverse_t), 1)
+    down = exp((most - shift) * inverse_t)
+    return new, total * down + tl.sum(exp((x - shift[:, None]) * inverse_t), 1)

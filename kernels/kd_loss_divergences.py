@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import triton
 import triton.language as tl
-from edufast.kernels._common import finite, positive, rescale
+from edufast.kernels._common import exp, finite, positive, rescale
 
 from edufast.ops._numbers import Number
 from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
@@ -56,12 +56,12 @@ def _shifted(x, maximum, temperature):
 def softmax(x, maximum, total, temperature):
     """Its logarithm, and itself by the exponentials of ``accumulate``, which are thus reused."""
     log_p, total = _shifted(x, maximum, temperature), positive(total)
-    return log_p - tl.log(total)[:, None], tl.exp(log_p) * (1.0 / total)[:, None]
+    return log_p - tl.log(total)[:, None], exp(log_p) * (1.0 / total)[:, None]
 
 
 @triton.jit
 def _log_add(x, y):
-    return tl.maximum(x, y) + tl.log(1.0 + tl.exp(-tl.abs(x - y)))
+    return tl.maximum(x, y) + tl.log(1.0 + exp(-tl.abs(x - y)))
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def _log_ratio(log_p, log_q, p):
 @triton.jit
 def _weighted_log_ratio(e, u, v):
     """e (u - v): 0 where u has no mass; infinite where v alone has none, though e may underflow."""
-    return tl.where(u == -_INF, 0.0, tl.where(v == -_INF, _INF, e * (u - v)))
+    return tl.maximum(e, 1e-37) * tl.where(u == -_INF, 0.0, u - v)
 
 
 @triton.jit
@@ -105,10 +105,10 @@ def accumulate(sums, z, t, temperature, DIVERGENCE: tl.constexpr):
     """Add a tile to the sums: ``q_cross`` is that of e^v (v - u), ``p_cross`` of e^u (u - v)."""
     old_z_max, z_sum, old_t_max, t_sum, q_cross, p_cross = sums
     z_max, t_max = tl.maximum(old_z_max, tl.max(z, 1)), tl.maximum(old_t_max, tl.max(t, 1))
-    z_scale = tl.exp((old_z_max - finite(z_max)) / temperature)
-    t_scale = tl.exp((old_t_max - finite(t_max)) / temperature)
+    z_scale = exp((old_z_max - finite(z_max)) / temperature)
+    t_scale = exp((old_t_max - finite(t_max)) / temperature)
     u, v = _shifted(z, z_max, temperature), _shifted(t, t_max, temperature)
-    e, f = tl.exp(u), tl.exp(v)
+    e, f = exp(u), exp(v)
     # How far the maxima moved since the last tile changes every u - v summed so far.
     z_drift, t_drift = finite(old_z_max) - finite(z_max), finite(old_t_max) - finite(t_max)
     drift = (z_drift - t_drift) / temperature
@@ -188,15 +188,15 @@ def _dkd(sums, z_label, t_label, has_label, temperature, target_weight, rest_wei
     u_lse, v_lse = _log_add(u_label, u_rest), _log_add(v_label, v_rest)
     log_p_label, log_p_rest = u_label - u_lse, u_rest - u_lse
     log_q_label, log_q_rest = v_label - v_lse, v_rest - v_lse
-    q_label, q_rest = tl.exp(log_q_label), tl.exp(log_q_rest)
+    q_label, q_rest = exp(log_q_label), exp(log_q_rest)
     ratio_label = _log_ratio(log_q_label, log_p_label, q_label)
     ratio_rest = _log_ratio(log_q_rest, log_p_rest, q_rest)
     target = _weighted_log_ratio(q_label, log_q_label, log_p_label)
     target = tl.where(defined, target + _weighted_log_ratio(q_rest, log_q_rest, log_p_rest), 0.0)
 
     # The student's: of the others from p_rest - q_rest, of the label from p_label - q_label.
-    to_rest = target_weight * tl.where(defined, tl.exp(log_p_rest) - q_rest, 0.0)
-    to_label = target_weight * tl.where(defined, tl.exp(log_p_label) - q_label, 0.0)
+    to_rest = target_weight * tl.where(defined, exp(log_p_rest) - q_rest, 0.0)
+    to_label = target_weight * tl.where(defined, exp(log_p_label) - q_label, 0.0)
     own, other, _, _, _ = of_student
     zero = tl.zeros_like(own)
     of_student = (to_rest + rest_weight * own, rest_weight * other, zero, zero, to_label)

@@ -8,6 +8,7 @@ import triton.language as tl
 from edufast.kernels._common import (
     Rows,
     classes_of,
+    exp,
     finite,
     has_invalid_class,
     has_position,
@@ -30,8 +31,8 @@ _INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def load_rows(student, labels, label_stride, num_rows, ignore_index, ROWS: tl.constexpr):
-    index = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+def load_rows(block, student, labels, label_stride, num_rows, ignore_index, ROWS: tl.constexpr):
+    index = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = index < num_rows
     label = tl.load(labels + index * label_stride, mask=exists, other=ignore_index)
     valid = exists & (label != ignore_index)
@@ -58,10 +59,10 @@ def add_student(sums, z, first, column, classes):
     old_top, total, plain = sums
     top = tl.maximum(old_top, tl.max(z, 1))
     plain += first * (finite(old_top) - finite(top))
-    total = rescale(total, tl.exp(old_top - finite(top)))
+    total = rescale(total, exp(old_top - finite(top)))
     z -= finite(top)[:, None]
     plain += tl.sum(tl.where((column < classes)[None, :], z, 0.0), 1)
-    return top, total + tl.sum(tl.exp(z), 1), plain
+    return top, total + tl.sum(exp(z), 1), plain
 
 
 @triton.jit

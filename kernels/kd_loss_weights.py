@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from edufast.kernels._common import (
     any_row,
+    classes_of,
+    exp,
     finite,
     label_position,
     load_label,
@@ -19,20 +21,19 @@ from edufast.kernels._common import (
     rescale,
     touches,
 )
+from edufast.kernels.kd_loss_tiles import load_rows
 
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 
-GIVEN = tl.constexpr(WEIGHTINGS["given"])
-ROUTED = tl.constexpr(WEIGHTINGS["routed"])
 ENTROPY = tl.constexpr(WEIGHTINGS["entropy"])
 CONFIDENCE = tl.constexpr(WEIGHTINGS["confidence"])
 _INF = tl.constexpr(float("inf"))
 
 
 class Weights(NamedTuple):
-    """Given weights; ``row_stride`` is 0 where all rows share them."""
+    """Weights in memory; ``row_stride`` is 0 where all rows share them."""
 
-    data: Any  # or None
+    data: Any  # None: all are equal
     row_stride: Any
     column_stride: Any
 
@@ -42,9 +43,9 @@ def _add_sharpness(sums, t):
     """Maximum, total, and sum of e^(t - max) (t - max)."""
     old_top, total, moment = sums
     top = tl.maximum(old_top, tl.max(t, 1))
-    scale, drift = tl.exp(old_top - finite(top)), finite(old_top) - finite(top)
+    scale, drift = exp(old_top - finite(top)), finite(old_top) - finite(top)
     t -= finite(top)[:, None]
-    e = tl.exp(t)
+    e = exp(t)
     moment = rescale(moment + total * drift, scale)
     moment += tl.sum(tl.where(e == 0, 0.0, e * t), 1)
     return top, rescale(total, scale) + tl.sum(e, 1), moment
@@ -101,7 +102,7 @@ def _confidence_weights(
         loss = tl.where((mass == 0) | (loss > 1e30), 1e30, loss)
         losses = put(losses, k, tl.where(known, loss, -_INF))
     count = tl.sum((losses != -_INF).to(tl.float32), 1)[:, None]
-    share = tl.exp(losses - finite(tl.max(losses, 1))[:, None])
+    share = exp(losses - finite(tl.max(losses, 1))[:, None])
     share = share / positive(tl.sum(share, 1))[:, None]
     weights = tl.where(count > 1, (1.0 - share) / tl.maximum(count - 1.0, 1.0), 1.0)
     return tl.where(losses == -_INF, 0.0, weights)
@@ -117,21 +118,31 @@ def _routed_weights(teachers, shared, rows, K: tl.constexpr, SIZE: tl.constexpr)
     return owned / positive(tl.sum(owned, 1))[:, None]
 
 
-@triton.jit
-def teacher_weights(
-    weights, teachers, shared, rows, classes, K: tl.constexpr, SIZE: tl.constexpr,
-    WEIGHTING: tl.constexpr, CLASSES: tl.constexpr, LOOP: tl.constexpr,
+@triton.jit(do_not_specialize=["num_rows"])
+def weights_kernel(
+    student, teachers, shared, labels, label_stride, weights, num_rows, ignore_index,
+    K: tl.constexpr, SIZE: tl.constexpr, WEIGHTING: tl.constexpr, ROWS: tl.constexpr,
+    CLASSES: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
-    """(rows, SIZE): weights of K teachers for each row."""
+    """Weights that depend on the teachers or the labels."""
+    rows = load_rows(tl.program_id(0), student, labels, label_stride, num_rows, ignore_index, ROWS)
+    classes = classes_of(student)
     if WEIGHTING == ENTROPY:
-        return _entropy_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
+        found = _entropy_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
     elif WEIGHTING == CONFIDENCE:
-        return _confidence_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
-    elif WEIGHTING == ROUTED:
-        return _routed_weights(teachers, shared, rows, K, SIZE)
-    elif WEIGHTING == GIVEN:
-        k = tl.arange(0, SIZE)[None, :]
-        offset = rows.index[:, None] * weights.row_stride + k * weights.column_stride
-        return tl.load(weights.data + offset, mask=rows.valid[:, None] & (k < K), other=0.0)
+        found = _confidence_weights(teachers, shared, rows, classes, K, SIZE, CLASSES, LOOP)
     else:
-        return tl.zeros_like(rows.z_label)[:, None] + tl.zeros([1, SIZE], tl.float32) + 1.0 / K
+        found = _routed_weights(teachers, shared, rows, K, SIZE)
+    k = tl.arange(0, SIZE)[None, :]
+    offset = rows.index[:, None] * weights.row_stride + k * weights.column_stride
+    tl.store(weights.data + offset, found, mask=rows.exists[:, None] & (k < K))
+
+
+@triton.jit
+def weight_of(weights, rows, k, K: tl.constexpr):
+    """Teacher k's weight on each row."""
+    if weights.data is None:
+        return tl.zeros_like(rows.z_label) + 1.0 / K
+    else:
+        offset = rows.index * weights.row_stride + k * weights.column_stride
+        return tl.load(weights.data + offset, mask=rows.valid, other=0.0)

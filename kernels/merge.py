@@ -180,7 +180,7 @@ def _moments(weights, entry, at, mask, N: tl.constexpr, KEPT: tl.constexpr):
     _store(total, address, type, at, mask, False)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_entries", "num_tiles"])
 def merge_kernel(
     table, num_entries, num_tiles, N: tl.constexpr, KEPT: tl.constexpr, TILE: tl.constexpr
 ):

@@ -9,6 +9,7 @@ with TRITON_INTERPRET=0.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import subprocess
 import sys
@@ -94,6 +95,23 @@ def kd_loss(teachers: int) -> None:
             kernel._launch(p, torch.empty(len(p.student)), grad, teacher_grads)
 
 
+def kd_loss_tests(looped: int) -> None:
+    """What test_kd_loss_triton.py runs on a GPU: every combination, in a tile or looped."""
+    from edufast.kernels import _common
+    from edufast.kernels import kd_loss as kernel
+
+    from edufast.ops.kd_loss import kd_loss_arguments
+    from edufast.ops.reference import kd_loss as reference
+    from tests.ops import test_kd_loss_triton as tests
+
+    _common.INTERPRETED = True  # as above
+    reference.values_are_at_hand = lambda x: False  # type: ignore[assignment]  # as on a GPU
+    if looped:
+        kernel.TILES, kernel.LOOP = (), tests.SHORT_LOOP
+    for x in (*itertools.starmap(tests.combination, tests.PAIRS), tests.five_of_several_types()):
+        kernel.kd_loss(*kd_loss_arguments(x.student, x.teachers, x.labels, **x.arguments))
+
+
 def merge(tensors: int) -> None:
     from edufast.kernels import _common
     from edufast.kernels.merge import merge_
@@ -105,7 +123,7 @@ def merge(tensors: int) -> None:
                [], [], [])  # fmt: skip
 
 
-OPERATORS = {"dist_loss": dist_loss, "kd_loss": kd_loss, "merge": merge, "min_norm": min_norm}
+OPERATORS = {f.__name__: f for f in (dist_loss, kd_loss, kd_loss_tests, merge, min_norm)}
 
 if __name__ == "__main__":
     capability, operator, size = sys.argv[1:]

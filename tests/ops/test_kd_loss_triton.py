@@ -36,12 +36,14 @@ from tests.ops.devices import TRITON, on_triton
 
 pytestmark = on_triton()
 
+SHORT_LOOP = kernel.Tile(rows=1, classes=16)
+
 
 @pytest.fixture
 def looped(monkeypatch):
     """Every row in blocks of 16 classes."""
     monkeypatch.setattr(kernel, "TILES", ())
-    monkeypatch.setattr(kernel, "LOOP", kernel.Tile(rows=1, classes=16, warps=1))
+    monkeypatch.setattr(kernel, "LOOP", SHORT_LOOP)
 
 
 @pytest.fixture(params=["tile", "loop"])
@@ -119,10 +121,14 @@ def test_one_teacher(weighting):
     assert_accurate(x, evaluate(x, "triton"))
 
 
-def test_more_teachers_of_several_types_than_a_power_of_two(regime):
+def five_of_several_types() -> Inputs:
     types = (torch.bfloat16, torch.float32, torch.float16)
     case = Case(rows=2, teachers=5, slices="lists", teacher_dtypes=types, teacher_grad=True)
-    x = make(case.but(weighting="entropy", temperature=(1.0, 2.0, 4.0, 0.5, 3.0)))
+    return make(case.but(weighting="entropy", temperature=(1.0, 2.0, 4.0, 0.5, 3.0)))
+
+
+def test_more_teachers_of_several_types_than_a_power_of_two(regime):
+    x = five_of_several_types()
     assert_accurate(x, evaluate(x, "triton"))
 
 
