@@ -150,7 +150,7 @@ def reference(*arguments: object) -> Tensor:
 
 def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     """Numbers of float32, C each: what is subtracted from a pixel, and what it is multiplied by."""
-    # Of NumPy's or C's float: 1 / std is rounded from the rounded std.
+    # 1 / std is computed in float32, too, from the std that is rounded already.
     means = torch.tensor([255 * m for m in mean], dtype=torch.float32)
     stds = torch.tensor([255 * s for s in std], dtype=torch.float32)
     return means.tolist(), (1 / stds).tolist()
