@@ -83,7 +83,7 @@ tests() {
 }
 
 triton() {
-  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm}_triton.py
+  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm,augment}_triton.py
 }
 
 sanitizer() {

@@ -12,7 +12,7 @@ from edufast.ops._arguments import tensor
 from edufast.ops._library import checked, register
 from edufast.ops.backends import BACKENDS, select_backend
 from edufast.ops.reference.augment import Augment, reference
-from edufast.utils._torch_private import has_kernel
+from edufast.utils._torch_private import Operator, has_kernel
 
 # --- the operator: no derivative ----------------------------------------------------------------
 
@@ -23,13 +23,31 @@ def _fake(*arguments: Any) -> Tensor:
     return p.images.new_empty((p.index.shape[0], *p.images.shape[1:]), dtype=p.dtype)
 
 
-register(torch.ops.edufast.augment.default, _fake)
+def register_augment(operator: Operator) -> None:
+    """Shapes of an operator with this schema; it is not differentiable."""
+    register(operator, _fake)
 
 
-def _backends(device: str) -> tuple[str, ...]:
-    """Where there is no kernel for the device, PyTorch's operations serve."""
-    built = device != "cuda" or has_kernel("edufast::augment", "CUDA")
-    return tuple(b for b in BACKENDS if b != "triton" and (b != "cuda" or built))
+register_augment(torch.ops.edufast.augment.default)
+
+
+def _backends(device: str) -> Sequence[str]:
+    """Batches are made on any GPU: where this build has no kernel for it, Triton serves."""
+    if device == "cuda" and not has_kernel("edufast::augment", "CUDA"):
+        return [name for name in BACKENDS if name != "cuda"]
+    return BACKENDS
+
+
+def _run(backend: str, p: Augment) -> Tensor:
+    if backend == "reference":
+        p.check()
+        return reference(*p)
+    if backend == "triton":
+        from edufast.kernels.augment import augment
+    else:
+        augment = torch.ops.edufast.augment.default
+    made: Tensor = checked(augment, *p)
+    return made
 
 
 # --- public function ----------------------------------------------------------------------------
@@ -65,7 +83,7 @@ def augment(
         pad: largest shift, in pixels.
         flip: whether views are mirrored, too.
         dtype: of the result: float32, bfloat16 or float16.
-        backend: "reference", "cpp", "cuda"; None: the best for the device.
+        backend: "reference", "cpp", "cuda", "triton"; None: the best for the device.
 
     Returns:
         (B, C, H, W) in channels_last.
@@ -78,9 +96,4 @@ def augment(
     images = tensor("images", images)
     p = Augment(images, index, views, pad, flip, list(mean), list(std), dtype)
     name = select_backend(backend, images, has=_backends(images.device.type))
-    if name == "reference":
-        p.check()
-        made = reference(*p)
-    else:
-        made = checked(torch.ops.edufast.augment.default, *p)
-    return made.permute(0, 3, 1, 2)
+    return _run(name, p).permute(0, 3, 1, 2)

@@ -105,7 +105,24 @@ def merge(tensors: int) -> None:
                [], [], [])  # fmt: skip
 
 
-OPERATORS = {"dist_loss": dist_loss, "kd_loss": kd_loss, "merge": merge, "min_norm": min_norm}
+def augment(channels: int) -> None:
+    from edufast.kernels import _common, augment
+
+    _common.INTERPRETED = True  # as above
+    images = torch.zeros(2, 32, 32, channels, dtype=torch.uint8)
+    index = torch.zeros(4, dtype=torch.int64)
+    for dtype, flip in ((torch.bfloat16, True), (torch.float32, False)):
+        numbers = [0.5] * channels
+        augment._augment(images, index, index, 4, flip, numbers, numbers, dtype)
+
+
+OPERATORS = {
+    "augment": augment,
+    "dist_loss": dist_loss,
+    "kd_loss": kd_loss,
+    "merge": merge,
+    "min_norm": min_norm,
+}
 
 if __name__ == "__main__":
     capability, operator, size = sys.argv[1:]

@@ -41,7 +41,13 @@ def test_it_is_the_one_that_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("operator", "size", "launches"),
-    [("kd_loss", 3, 6), ("dist_loss", 1000, 4), ("min_norm", 4, 2), ("merge", 2, 2)],
+    [
+        ("kd_loss", 3, 6),
+        ("dist_loss", 1000, 4),
+        ("min_norm", 4, 2),
+        ("merge", 2, 2),
+        ("augment", 3, 2),
+    ],
 )
 @pytest.mark.parametrize("capability", [80, 90])
 def test_every_operator_compiles_without_spills(
