@@ -16,6 +16,7 @@ SLOW = (
     "test_readme.py::test_the_example_trains_and_exports",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::*",
+    "ops/test_augment_build.py::*",
     "ops/test_merge_build.py::*",
     "ops/test_import.py::*",
     "ops/test_numbers.py::test_*_device_*",

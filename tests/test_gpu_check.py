@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["build", "tests", "kernels", "steps", "sanitizer", "profile"]
+PARTS = ["build", "tests", "triton", "kernels", "steps", "sanitizer", "profile"]
 
 
 def gpu_check(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

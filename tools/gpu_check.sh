@@ -77,12 +77,13 @@ value_tests() {  # log, seconds, files ...
 }
 
 tests() {
-  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_autograd.py \
-    tests/training/test_waiting.py tests/bench/test_replays.py
+  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py \
+    tests/ops/test_augment_cuda.py tests/ops/test_autograd.py tests/training/test_waiting.py \
+    tests/data/test_resident.py tests/bench/test_replays.py
 }
 
 triton() {
-  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm}_triton.py
+  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm,augment}_triton.py
 }
 
 sanitizer() {

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from edufast.ops import dist_loss, kd_loss, merge_, min_norm_weights
+from edufast.ops import augment, dist_loss, kd_loss, merge_, min_norm_weights
 from edufast.ops.backends import available_backends
 
 dry = "--dry" in sys.argv
@@ -21,4 +21,7 @@ for problem in sys.argv[1 + dry :]:
     min_norm_weights(z, t)
     with torch.no_grad():
         merge_([z, labels], [[t[0].float(), labels], [t[-1], labels]])
+    images = torch.randint(256, (rows, 19, 32, 3), dtype=torch.uint8, device=device)
+    index, view = torch.arange(rows, device=device), torch.arange(rows, device=device) % 162
+    augment(images, index, view, pad=4, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
     print(problem, z.grad.float().abs().mean().item(), flush=True)

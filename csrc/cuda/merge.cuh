@@ -3,13 +3,11 @@
 // here, and nothing that only a GPU can compile: tests/ops/cuda_emulation runs it on a CPU.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "cuda/convert.cuh"
 #include "merge.h"
 
 namespace edufast::cuda {
@@ -96,20 +94,6 @@ __device__ __forceinline__ void with_type(DType type, Visit visit) {
     default:
       if constexpr (std::is_same_v<A, double>) visit(Type<double>{});
   }
-}
-
-template <class A, class T>
-__device__ __forceinline__ A widened(T x) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __bfloat162float(x);
-  else if constexpr (std::is_same_v<T, __half>) return __half2float(x);
-  else return static_cast<A>(x);
-}
-
-template <class T, class A>
-__device__ __forceinline__ T rounded(A x) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __float2bfloat16_rn(static_cast<float>(x));
-  else if constexpr (std::is_same_v<T, __half>) return __float2half_rn(static_cast<float>(x));
-  else return static_cast<T>(x);
 }
 
 // Which elements of the chunk at `begin` a thread has, and how it gets at them: vectors of an

@@ -1,9 +1,7 @@
 // Rows of logits and of gradients, read and written eight columns per thread at a time.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "cuda/convert.cuh"
 #include "cuda/primitives.cuh"
 #include "logits.h"
 
@@ -119,12 +117,6 @@ __device__ __forceinline__ Real logit_at(const Row& row, int c) {
     case DType::F16: return to_float(static_cast<const __half*>(row.data)[at]);
     default: return static_cast<const double*>(row.data)[at];
   }
-}
-
-template <class Stored, class Real>
-__device__ __forceinline__ Stored rounded(Real x) {
-  if constexpr (std::is_same_v<Stored, __nv_bfloat16>) return __float2bfloat16_rn(x);
-  else return static_cast<Stored>(x);
 }
 
 template <class Stored, bool Vectors, class Real>

@@ -21,6 +21,7 @@ from edufast.bench.train.setting import MEAN, STD
 from edufast.distill import KD
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.zoo import create_model
+from edufast.ops import augment
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.settings import Training
@@ -67,13 +68,12 @@ class Steps:
     def __init__(self, scale: Scale, batch_size: int, *, compile: bool) -> None:
         torch.manual_seed(0)
         device = torch.device(scale.device)
-        size = (scale.samples, 3, 32, 32)
+        size = (scale.samples, 32, 32, 3)
         self._images = torch.randint(256, size, dtype=torch.uint8, device=device)
+        self._views = torch.randint(162, (batch_size,), device=device)
         self._labels = torch.randint(CLASSES, (scale.samples,), device=device)
         order = torch.randperm(scale.samples, device=device)
         self._batches = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
-        self._scale = (1 / (255 * torch.tensor(STD))).view(3, 1, 1).to(device)
-        self._shift = (-torch.tensor(MEAN) / torch.tensor(STD)).view(3, 1, 1).to(device)
         models = [create_model(scale.teacher, CLASSES) for _ in range(scale.teachers)]
         teachers = [Teacher(model.eval(), range(CLASSES)) for model in models]
         self._faculty = Faculty(teachers, device, dtype=torch.bfloat16)
@@ -88,8 +88,7 @@ class Steps:
 
     def __call__(self, i: int) -> Tensor:
         index = self._batches[i % len(self._batches)]
-        images = self._images[index].float() * self._scale + self._shift
-        images = images.to(memory_format=torch.channels_last)
+        images = augment(self._images, index, self._views, pad=4, flip=True, mean=MEAN, std=STD)
         logits = [self._faculty.logits(k, images) for k in range(len(self._faculty))]
         rows = [slice(0, len(index))] * len(logits)
         outputs = TeacherOutputs(logits, None, "mean", rows, [[] for _ in logits], index)

@@ -62,7 +62,7 @@ def _operators(cuda: bool) -> list[Check]:
 
 _PACKAGES = {
     "triton": "Triton kernels",
-    "nvidia-dali-cuda130": "data pipelines",
+    "nvidia-dali-cuda130": "image files",
     "torchvision": "torchvision models",
     "timm": "timm models",
     "onnxruntime": "ONNX export",

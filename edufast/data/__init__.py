@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from edufast.data.augment import Views as Views
     from edufast.data.augment import draw_views as draw_views
     from edufast.data.augment import numbered_views as numbered_views
+    from edufast.data.batch import Batch as Batch
     from edufast.data.datasets import load_dataset as load_dataset
-    from edufast.data.pipeline import Batch as Batch
     from edufast.data.pipeline import Loader as Loader
     from edufast.data.samples import DataSet as DataSet
     from edufast.data.samples import Samples as Samples
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DATA_SETS": "sources",
     "Augment": "augment",
-    "Batch": "pipeline",
+    "Batch": "batch",
     "ClassSampler": "sampling",
     "DataSet": "samples",
     "Loader": "pipeline",

@@ -112,6 +112,15 @@ def numbered_views(
     return Views(numbers, shift.astype(np.int32), flip.astype(np.int32), whole)
 
 
+def shift_numbers(augment: Augment, views: Views) -> NDArray[np.int64]:
+    """(B,) what the operator :func:`edufast.ops.augment` calls views: numbers of shift and flip.
+
+    Without ``augment.replay``, those of :func:`numbered_views`.
+    """
+    y, x = (views.shift + augment.pad).astype(np.int64).T
+    return (y * augment.shifts + x) * (2 if augment.flip else 1) + views.flip
+
+
 def _views(
     augment: Augment, uniform: NDArray[np.float64], numbers: NDArray[np.int64] | None = None
 ) -> Views:

@@ -1,5 +1,6 @@
 """Fused operators, usable alone in anybody's training loop."""
 
+from edufast.ops.augment import augment
 from edufast.ops.backends import BACKENDS, select_backend
 from edufast.ops.dist_loss import dist_loss
 from edufast.ops.kd_loss import kd_loss, kd_loss_and_grad
@@ -11,6 +12,7 @@ __all__ = [
     "BACKENDS",
     "ClassSlices",
     "MergePlan",
+    "augment",
     "dist_loss",
     "kd_loss",
     "kd_loss_and_grad",

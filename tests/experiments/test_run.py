@@ -1,9 +1,13 @@
 """Runs: what is trained, in which order, and what a second attempt leaves alone."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from edufast.experiments.events import ResultEvent
 from edufast.experiments.run import run, teach, train
@@ -99,3 +103,34 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written(tmp_path):
     with folder_lock(tmp_path), refused:
         run(small_config("education", recipe=DIGITS), tmp_path, QUIET)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+# A process of its own, in which DALI cannot be imported, or makes the batches of arrays, too.
+TRAIN = """
+import sys
+from pathlib import Path
+if sys.argv[1] == "without":
+    sys.modules["nvidia.dali"] = None
+else:
+    from edufast.data import pipeline
+    pipeline.fits = lambda images, device: False
+from edufast.experiments.run import run
+from tests.experiments.small import QUIET, small_config
+from tests.experiments.test_run import DIGITS
+run(small_config("education", recipe=DIGITS), Path(sys.argv[2]), QUIET)
+"""
+
+
+def test_without_dali_a_run_on_arrays_gives_the_same_bits(tmp_path):
+    pytest.importorskip("nvidia.dali")
+    students = []
+    for how in ("without", "with"):
+        command = [sys.executable, "-c", TRAIN, how, tmp_path / how]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        students.append(load_file(tmp_path / how / "student.safetensors"))
+    ours, theirs = students
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -123,7 +123,18 @@ def merge(tensors: int) -> None:
                [], [], [])  # fmt: skip
 
 
-OPERATORS = {f.__name__: f for f in (dist_loss, kd_loss, kd_loss_tests, merge, min_norm)}
+def augment(channels: int) -> None:
+    from edufast.kernels import _common, augment
+
+    _common.INTERPRETED = True  # as above
+    images = torch.zeros(2, 32, 32, channels, dtype=torch.uint8)
+    index = torch.zeros(4, dtype=torch.int64)
+    for dtype, flip in ((torch.bfloat16, True), (torch.float32, False)):
+        numbers = [0.5] * channels
+        augment._augment(images, index, index, 4, flip, numbers, numbers, dtype)
+
+
+OPERATORS = {f.__name__: f for f in (augment, dist_loss, kd_loss, kd_loss_tests, merge, min_norm)}
 
 if __name__ == "__main__":
     capability, operator, size = sys.argv[1:]

@@ -96,7 +96,21 @@ def merge_plan_free() -> dict[str, Any]:
     return {"plan": torch.ops.edufast.merge_plan(**merge_plan())}
 
 
+def augment() -> dict[str, Any]:
+    return {
+        "images": torch.zeros(3, 4, 5, 2, dtype=torch.uint8),
+        "index": indices(2, 0),
+        "views": indices(0, 17),
+        "pad": 1,
+        "flip": True,
+        "mean": [0.5, 0.25],
+        "std": [0.25, 1.0],
+        "dtype": torch.bfloat16,
+    }
+
+
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
+    "augment": augment,
     "kd_loss": kd_loss,
     "gradient_gram": gradient_gram,
     "dist_loss": dist_loss,
@@ -121,7 +135,8 @@ def test_the_calls_that_the_wrong_ones_are_made_from_are_right(operator):
 def test_every_operator_of_the_library_is_here():
     names = (n for n in torch._C._dispatch_get_all_op_names() if n.startswith("edufast::"))
     compiled = {n for n in names if "/csrc/" in torch._C._dispatch_dump(n)}
-    assert compiled == {f"edufast::{name}" for name in CALLS}
+    on_gpus_only = {"edufast::scale_"}  # in test_autograd.py
+    assert compiled == {f"edufast::{name}" for name in CALLS} | on_gpus_only
 
 
 # --- what may be wrong with an argument -----------------------------------------------------------
@@ -221,7 +236,37 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "moment_weights": other_counts(0.25, 0, 2)
     | one_wrong([0.5, 0.25], not_finite | st.floats(2, 1e300)),
 }
+no_images = st.sampled_from(
+    [
+        torch.zeros(3, 4, 5, 2),
+        torch.zeros(3, 4, 5, dtype=torch.uint8),
+        torch.zeros(3, 4, 5, 5, dtype=torch.uint8),
+        torch.zeros(3, 4, 5, 0, dtype=torch.uint8),
+        torch.zeros(3, 0, 5, 2, dtype=torch.uint8),
+        torch.zeros(3, 5, 4, 2, dtype=torch.uint8).transpose(1, 2),
+        torch.zeros(0, 2**28, 5, 2, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.uint8).expand(0, 2**40, 2**40, 2),  # a product that wraps around
+    ]
+)
+no_indices = [
+    torch.zeros(2),
+    torch.zeros((), dtype=torch.int64),
+    indices(0, 1).int(),
+    indices(0, 1)[:, None],
+    indices(0, 0, 1, 1)[::2],
+]
 WRONG: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "augment": {
+        "images": no_images,
+        "index": st.sampled_from([*no_indices, indices(0), indices(0, 1, 2)])
+        | st.builds(indices, st.just(0), outside(0, 2)),
+        "views": st.sampled_from([*no_indices, indices(0), indices(0, 1, 2)])
+        | st.builds(indices, st.just(0), outside(0, 17)),
+        "pad": outside(0, 2**14 - 1),
+        "mean": other_counts(0.5, 2) | one_wrong([0.5, 0.25], not_finite | st.just(1.1e18)),
+        "std": other_counts(0.5, 2) | one_wrong([0.25, 1.0], no_temperature),
+        "dtype": st.sampled_from([torch.float64, torch.uint8, torch.int64, torch.cfloat]),
+    },
     "kd_loss": TEACHERS
     | {
         "labels": one_wrong([0, 1, -100, 5], outside(0, 5).filter(lambda y: y != -100)).map(
@@ -268,6 +313,7 @@ WRONG: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }
 # Where two arguments do not fit each other, the message may be about either.
 ALSO = {
+    "index": ("views",),
     "student": ("teachers", "teacher", "labels", "starts", "columns"),
     "teachers": ("columns", "starts", "temperatures"),
     "targets": ("sources", "fill", "moments"),

@@ -48,11 +48,12 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
 
 def test_operators_in_triton_have_the_schema_of_those_in_cpp() -> None:
     pytest.importorskip("triton")
+    from edufast.kernels.augment import augment
     from edufast.kernels.dist_loss import dist_loss
     from edufast.kernels.kd_loss import kd_loss
     from edufast.kernels.min_norm import gradient_gram, min_norm_weights
 
-    for defined in (kd_loss, dist_loss, gradient_gram, min_norm_weights):
+    for defined in (augment, kd_loss, dist_loss, gradient_gram, min_norm_weights):
         name = defined.name().removeprefix("edufast::")
         original = getattr(torch.ops.edufast, name.removesuffix("_triton")).default
         assert name.endswith("_triton") and schema_of(defined) == schema_of(original)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edufast.ops import MergePlan, merge_
 from edufast.ops.reference.merge import Merge, reference
-from tests.ops.cuda_emulation.driver import load_merge
+from tests.ops.cuda_emulation.driver import load_operator
 from tests.ops.devices import on_gpu
 from tests.ops.merge_cases import after, assert_same_bits, merges, poolings
 
@@ -24,7 +24,7 @@ HERE = ("emulated", pytest.param("gpu", marks=on_gpu("merge_")))
 def merged(m: Merge, where: str) -> list[Tensor]:
     if where == "gpu":
         return after(torch.ops.edufast.merge_.default, m, "cuda")
-    load_merge()
+    load_operator("merge")
     return after(torch.ops.edufast_emulated.merge_.default, m)
 
 

@@ -48,6 +48,7 @@ def test_it_is_the_one_that_compiles(tmp_path: Path) -> None:
         ("dist_loss", 1000, 4),
         ("min_norm", 4, 2),
         ("merge", 2, 2),
+        ("augment", 3, 2),
     ],
 )
 @pytest.mark.parametrize("capability", [80, 90])

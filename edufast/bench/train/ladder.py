@@ -26,7 +26,7 @@ from edufast.training.settings import Precision, SchoolOptions, Training
 
 
 class WithLoader(PlainLoop):
-    """The plain loop with batches from DALI."""
+    """The plain loop with batches from :class:`edufast.data.Loader`."""
 
     def batches(self) -> Iterator[Any]:
         data, setting = self.setting.data, self.setting

@@ -27,7 +27,7 @@ def test_all_contestants_compute_the_same_loss(setting, source):
     losses = {n: [float(c.step(b)) for b in batches] for n, c in learners.items()}
     expected = torch.tensor(losses[show.PLAIN])
     assert expected.diff().abs() > 1e-3  # the step in between counted
-    exact = (show.PLAIN, "+ DALI", "+ folded", "+ fused", show.ROUTED)
+    exact = (show.PLAIN, "+ Loader", "+ folded", "+ fused", show.ROUTED)
     for name, found in losses.items():
         rounding = 1e-4 if name.startswith(exact) else 3e-2
         torch.testing.assert_close(torch.tensor(found), expected, rtol=rounding, atol=0, msg=name)

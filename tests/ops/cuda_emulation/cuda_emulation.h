@@ -281,6 +281,9 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 inline float __half2float(__half x) { return static_cast<float>(std::bit_cast<_Float16>(x.bits)); }
+inline __half __float2half_rn(float x) {
+  return {std::bit_cast<uint16_t>(static_cast<_Float16>(x))};
+}
 
 namespace cooperative_groups {
 struct Cluster {

@@ -149,12 +149,12 @@ def library() -> ctypes.CDLL:
 
 
 @functools.cache
-def load_merge() -> None:
-    """Registers edufast_emulated::merge_: the operator with the emulated kernel behind it."""
+def load_operator(name: str) -> None:
+    """Registers edufast_emulated::<name>: the operator with the emulated kernel behind it."""
     torch_dir = Path(torch.__file__).parent
     major, minor = map(int, _native.torch_target.split("."))
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "libmerge.so"
+        target = Path(folder) / f"lib{name}.so"
         _build(
             target,
             "-Dedufast=edufast_emulated",  # the namespace, in C++ and in torch
@@ -163,9 +163,9 @@ def load_merge() -> None:
             "-fvisibility=hidden",
             "-isystem",
             torch_dir / "include",
-            HERE / "merge.cpp",
+            HERE / f"{name}.cpp",
             ROOT / "csrc/checks.cpp",
-            *(ROOT / "csrc").glob("merge*.cpp"),
+            *(ROOT / "csrc").glob(f"{name}*.cpp"),
             torch_dir / "lib/libtorch_cpu.so",
         )
         torch.ops.load_library(str(target))

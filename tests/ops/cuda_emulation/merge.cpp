@@ -1,10 +1,6 @@
 // csrc/cuda/merge.cu with the launches emulated, in place of the CPU's kernel behind the operator's
-// own checks: built with csrc/merge*.cpp, as edufast_emulated::merge_ (load_merge of driver.py).
+// own checks: built with csrc/merge*.cpp, as edufast_emulated::merge_ (load_operator of driver.py).
 #include "cuda_emulation.h"
-
-inline __half __float2half_rn(float x) {
-  return {std::bit_cast<uint16_t>(static_cast<_Float16>(x))};
-}
 
 #include "cuda/merge_table.h"
 

@@ -1,0 +1,99 @@
+"""Batches of augmented images, made from bytes that are on the device already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edufast.ops._arguments import tensor
+from edufast.ops._library import checked, register
+from edufast.ops.backends import BACKENDS, select_backend
+from edufast.ops.reference.augment import Augment, reference
+from edufast.utils._torch_private import Operator, has_kernel
+
+# --- the operator: no derivative ----------------------------------------------------------------
+
+
+def _fake(*arguments: Any) -> Tensor:
+    p = Augment(*arguments)
+    p.check()
+    return p.images.new_empty((p.index.shape[0], *p.images.shape[1:]), dtype=p.dtype)
+
+
+def register_augment(operator: Operator) -> None:
+    """Shapes of an operator with this schema; it is not differentiable."""
+    register(operator, _fake)
+
+
+register_augment(torch.ops.edufast.augment.default)
+
+
+def _backends(device: str) -> Sequence[str]:
+    """Batches are made on any GPU: where this build has no kernel for it, Triton serves."""
+    if device == "cuda" and not has_kernel("edufast::augment", "CUDA"):
+        return [name for name in BACKENDS if name != "cuda"]
+    return BACKENDS
+
+
+def _run(backend: str, p: Augment) -> Tensor:
+    if backend == "reference":
+        p.check()
+        return reference(*p)
+    if backend == "triton":
+        from edufast.kernels.augment import augment
+    else:
+        augment = torch.ops.edufast.augment.default
+    made: Tensor = checked(augment, *p)
+    return made
+
+
+# --- public function ----------------------------------------------------------------------------
+
+
+def augment(
+    images: Tensor,
+    index: Tensor,
+    views: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pad: int = 0,
+    flip: bool = False,
+    dtype: torch.dtype = torch.float32,
+    backend: str | None = None,
+) -> Tensor:
+    """A batch of shifted, mirrored, normalised images, in one pass; the host waits for nothing.
+
+    Image b of the batch is view ``views[b]`` of ``images[index[b]]``: shifted by up to ``pad``
+    pixels up, down, left or right, with a black border, mirrored left to right or not, and
+    normalised, ``(pixel / 255 - mean) / std``. A view is a number, see
+    :attr:`edufast.data.Augment.views`: ``((y + pad) * (2 pad + 1) + x + pad) * 2 + mirrored`` for a
+    shift by (y, x), without the last step where ``flip`` is False. All backends give the same bits,
+    which are those of DALI's ``slice`` and ``crop_mirror_normalize`` on the CPU.
+
+    Args:
+        images: (N, H, W, C) uint8, contiguous; C from 1 to 4.
+        index: (B,) int64, positions in ``images``, on the same device.
+        views: (B,) int64, from 0 to ``(2 pad + 1)^2 * (2 if flip else 1) - 1``, likewise.
+        mean: C numbers, of pixel / 255.
+        std: C numbers above 0, of pixel / 255.
+        pad: largest shift, in pixels.
+        flip: whether views are mirrored, too.
+        dtype: of the result: float32, bfloat16 or float16.
+        backend: "reference", "cpp", "cuda", "triton"; None: the best for the device.
+
+    Returns:
+        (B, C, H, W) in channels_last.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. An index or a view on
+            a GPU is not waited for: one that is out of range makes its image NaN.
+    """
+    index, views = tensor("index", index).contiguous(), tensor("views", views).contiguous()
+    images = tensor("images", images)
+    p = Augment(images, index, views, pad, flip, list(mean), list(std), dtype)
+    name = select_backend(backend, images, has=_backends(images.device.type))
+    return _run(name, p).permute(0, 3, 1, 2)
