@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiles them: registers for the planned threads, and next to no spills."""
+"""The CUDA kernels as nvcc compiles them: registers for the planned threads, hardly a spill."""
 
 from __future__ import annotations
 
