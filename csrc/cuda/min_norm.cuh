@@ -182,12 +182,10 @@ __global__ void __launch_bounds__(kGramThreads)
   p.gram[teachers.j * p.num_teachers + teachers.i] = sum;
 }
 
-template <class Real>
 __global__ void __launch_bounds__(kGramThreads)
-    gram_lists_kernel(const __grid_constant__ GradientGram p,
-                      const __grid_constant__ GramMemory<Real> m) {
+    gram_lists_kernel(const __grid_constant__ GradientGram p, int* positions) {
   const Teacher& t = p.teachers[blockIdx.x];
-  if (t.columns) invert_list(t, p.classes, m.positions + blockIdx.x * (int64_t(p.classes) + 1));
+  if (t.columns) invert_list(t, p.classes, positions + blockIdx.x * (int64_t(p.classes) + 1));
 }
 
 // --- launches -------------------------------------------------------------------------------------
@@ -207,7 +205,7 @@ void launch_gram(const GradientGram& p, const GramPlan& plan, char* workspace, c
   };
   const int64_t teachers = p.num_teachers;
   if (plan.lists)
-    start(gram_lists_kernel<Real>, GramLaunch{static_cast<unsigned>(teachers), 0}, p, m);
+    start(gram_lists_kernel, GramLaunch{static_cast<unsigned>(teachers), 0}, p, m.positions);
   if (plan.pieces > 1) {
     start(gram_pieces_kernel<Real, Vectors>, by_warp(p.rows * 2 * teachers * plan.pieces), p, m,
           plan.pieces);
