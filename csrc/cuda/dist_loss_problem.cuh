@@ -60,7 +60,7 @@ inline DistPlan make_dist_plan(const DistLoss& p, int processors) {
                                                      shares(p.rows, kDistWarps)));
   } else {
     const int64_t wanted = shares(processors * 2 * kDistWarps, shares(p.classes, kDistStrip));
-    plan.chunk_rows = std::max(shares(p.rows, wanted), std::min<int64_t>(p.rows, 8));
+    plan.chunk_rows = std::max<int64_t>(shares(p.rows, wanted), 8);
     plan.chunks = static_cast<int>(shares(p.rows, plan.chunk_rows));
   }
   plan.merge_blocks = static_cast<int>(std::max(shares(p.classes, kDistMerged),

@@ -182,8 +182,9 @@ class MinNormWeights:
         assert weights_of(z, teachers[:1], backend).tolist() == [1.0]
         assert weights_of(z, [teachers[0], z], backend).tolist() == [0.0, 1.0]
 
-    def test_no_rows(self, backend):
-        z, teachers, _ = inputs(Case(rows=0))
+    @pytest.mark.parametrize("classes", [23, 2100])
+    def test_no_rows(self, backend, classes):
+        z, teachers, _ = inputs(Case(rows=0, classes=classes))
         weights = weights_of(z, teachers, backend)
         torch.testing.assert_close(weights, torch.full((3,), 1 / 3))
 

@@ -12,12 +12,12 @@ void edufast::cpu::dist_loss(const DistLoss& problem) {
     p.numbers = numbers;
     p.temperature = p.beta = p.gamma = NAN;
   }
+  const cuda::DistPlan plan = cuda::make_dist_plan(p, /*processors=*/2);
+  const auto workspace = emulation::workspace(cuda::dist_memory_bytes(p, plan));
   if (p.rows == 0) {
     std::memset(p.loss, 0, bytes_of(cuda::dist_loss_dtype(p)));
     return;
   }
-  const cuda::DistPlan plan = cuda::make_dist_plan(p, /*processors=*/2);
-  const auto workspace = emulation::workspace(cuda::dist_memory_bytes(p, plan));
   cuda::launch_dist(p, plan, reinterpret_cast<char*>(workspace.get()),
                     [&](auto kernel, cuda::DistLaunch launch, auto... arguments) {
                       emulation::run(launch.blocks, launch.threads, 1, launch.shared,

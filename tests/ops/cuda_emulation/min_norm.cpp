@@ -15,12 +15,12 @@ void edufast::cpu::gradient_gram(const GradientGram& problem) {
   }
   if (emulation_numbers == 2) numbers[0] = 0;
   if (emulation_numbers > 0) p.numbers = numbers;
+  const cuda::GramPlan plan = cuda::make_gram_plan(p, /*processors=*/2);
+  const auto workspace = emulation::workspace(cuda::gram_memory_bytes(p, plan));
   if (p.rows == 0) {
     std::fill_n(p.gram, p.num_teachers * p.num_teachers, 0.0);
     return;
   }
-  const cuda::GramPlan plan = cuda::make_gram_plan(p, /*processors=*/2);
-  const auto workspace = emulation::workspace(cuda::gram_memory_bytes(p, plan));
   cuda::launch_gram(p, plan, reinterpret_cast<char*>(workspace.get()),
                     [&](auto kernel, cuda::GramLaunch launch, auto... arguments) {
                       emulation::run(launch.blocks, cuda::kGramThreads, 1, launch.shared,
