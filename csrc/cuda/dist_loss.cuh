@@ -210,18 +210,19 @@ __global__ void __launch_bounds__(kDistThreads, kDistResident<Real, Vectors, N>)
 // A block merges the chunks of a few columns, in float64, each warp some of the chunks; and adds up
 // a share of the rows' correlations.
 template <class Real>
-__global__ void __launch_bounds__(kDistThreads)
+__global__ void __launch_bounds__(kDistMergeThreads)
     dist_merge_columns_kernel(const __grid_constant__ DistLoss p,
                               const __grid_constant__ DistMemory<Real> m, int chunks) {
   const Dist<Real, false> dist(p, m);
-  const int warp = threadIdx.x / kWarpSize, column = blockIdx.x * kDistMerged + dist.lane;
+  const int warps = blockDim.x / kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int column = blockIdx.x * kDistMerged + dist.lane;
   const bool exists = column < p.classes;
-  double* const shared = reinterpret_cast<double*>(dynamic_shared());  // (kDistWarps, kDistMerged)
+  double* const shared = reinterpret_cast<double*>(dynamic_shared());  // (warps, kDistMerged)
   const auto all_warps = [&](double x) {
     shared[threadIdx.x] = x;
     __syncthreads();
     double total = 0;
-    for (int w = 0; w < kDistWarps; ++w) total += shared[w * kDistMerged + dist.lane];
+    for (int w = 0; w < warps; ++w) total += shared[w * kDistMerged + dist.lane];
     __syncthreads();
     return total;
   };
@@ -230,14 +231,14 @@ __global__ void __launch_bounds__(kDistThreads)
   };
   double p_mean = 0, q_mean = 0, pp = 0, qq = 0, pq = 0;
 #pragma unroll 4
-  for (int k = warp; exists && k < chunks; k += kDistWarps) {
+  for (int k = warp; exists && k < chunks; k += warps) {
     p_mean += m.counts[k] * partial(k, 0);
     q_mean += m.counts[k] * partial(k, 1);
   }
   p_mean = all_warps(p_mean) / double(p.rows);
   q_mean = all_warps(q_mean) / double(p.rows);
 #pragma unroll 4
-  for (int k = warp; exists && k < chunks; k += kDistWarps) {
+  for (int k = warp; exists && k < chunks; k += warps) {
     const double n = m.counts[k], dp = partial(k, 0) - p_mean, dq = partial(k, 1) - q_mean;
     pp += partial(k, 2) + n * dp * dp;
     qq += partial(k, 3) + n * dq * dq;
@@ -331,9 +332,10 @@ void launch_dist(const DistLoss& p, const DistPlan& plan, char* workspace, const
     start(dist_rows_kernel<Real, Vectors, N>,
           DistLaunch{static_cast<unsigned>(plan.chunks), kDistThreads, 2 * kHeldBytes}, p, m);
   }
+  const unsigned merging = std::clamp(plan.chunks / 4 * kWarpSize, 128, kDistMergeThreads);
   start(dist_merge_columns_kernel<Real>,
-        DistLaunch{static_cast<unsigned>(plan.merge_blocks), kDistThreads,
-                   kDistThreads * int{sizeof(double)}},
+        DistLaunch{static_cast<unsigned>(plan.merge_blocks), merging,
+                   static_cast<int>(merging * sizeof(double))},
         p, m, plan.chunks);
   if (plan.pieces > 1)
     start(dist_totals_kernel<Real, Vectors, N>, by_warp(pieces, kHeldBytes), p, m, plan.pieces);

@@ -13,6 +13,7 @@ constexpr int kDistWarps = kDistThreads / kWarpSize;
 constexpr int kDistStrip = kWarpSize * kVector;  // columns of one vector of every lane
 constexpr int kDistHeld = 4;                     // vectors of a row that a lane holds, at most
 constexpr int kDistMerged = kWarpSize;           // columns that a block merges
+constexpr int kDistMergeThreads = 1024;          // of such a block, at most
 
 // Blocks of a multiprocessor, by what a thread holds of a row. Without 16-byte accesses a lane has
 // more loads in flight itself, and more addresses to keep.
@@ -59,7 +60,8 @@ inline DistPlan make_dist_plan(const DistLoss& p, int processors) {
     plan.chunks = static_cast<int>(std::min<int64_t>(int64_t{processors} * resident,
                                                      shares(p.rows, kDistWarps)));
   } else {
-    const int64_t wanted = shares(processors * 2 * kDistWarps, shares(p.classes, kDistStrip));
+    const int64_t wanted = std::max<int64_t>(1, processors * 2 * kDistWarps /
+                                                    shares(p.classes, kDistStrip));  // in one wave
     plan.chunk_rows = std::max<int64_t>(shares(p.rows, wanted), 8);
     plan.chunks = static_cast<int>(shares(p.rows, plan.chunk_rows));
   }
