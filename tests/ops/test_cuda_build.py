@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiles them: registers for the planned threads, and next to no spills."""
+"""The CUDA kernels as nvcc compiles them: registers for the threads planned, hardly a spill."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def test_no_spills_in_the_other_losses(source, count, architecture, tmp_path):
     assert len(kernels) == count
     for name, m in kernels.items():
         assert int(m["stores"]) == int(m["loads"]) == 0, name
-        # With 16-byte accesses two blocks of 256 threads are resident; Lb1 is a name's part for them.
+        # With 16-byte accesses two blocks of 256 threads are resident; names have Lb1 then.
         assert int(m["registers"]) <= (128 if "IfLb1" in name else 255), name
