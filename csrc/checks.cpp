@@ -77,6 +77,10 @@ void check_device(Argument argument, const Tensor& t, const Tensor& student) {
                 device_name(student), " like student");
 }
 
+void fail_for_device(Argument argument, const Tensor& t) {
+  fail(argument, " is on ", device_name(t), "; expected a device that this build has a kernel for");
+}
+
 const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& student) {
   EDUFAST_CHECK(numbers.scalar_type() == ScalarType::Double && numbers.dim() == 1 &&
                     numbers.size(0) == static_cast<int64_t>(count) && numbers.is_contiguous(),

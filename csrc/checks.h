@@ -54,6 +54,7 @@ void check_temperature(Argument argument, double temperature);
 
 void check_student(const Tensor& student);  // (B, C)
 void check_device(Argument argument, const Tensor& t, const Tensor& student);
+[[noreturn]] void fail_for_device(Argument argument, const Tensor& t);  // there is no kernel for it
 // float64 (count) on the CPU or on the student's device.
 const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& student);
 Logits logits_of(Argument argument, const Tensor& t);  // (B, C), a float type

@@ -16,6 +16,9 @@ struct DistLoss {
   double temperature = 1;  // loss = T^2 (beta (1 - mean of row correlations) +
   double beta = 1;         //             gamma (1 - mean of column correlations))
   double gamma = 1;
+  // CUDA only, device memory: the three, which then count for nothing above. Out of range: a loss
+  // of NaN.
+  const double* numbers = nullptr;
 
   // Outputs. grad is contiguous (B, C) in grad_dtype: d loss / d student, for an upstream gradient
   // of one. loss is one float, or one double where the student is F64.
@@ -27,5 +30,12 @@ struct DistLoss {
 namespace cpu {
 void dist_loss(const DistLoss& problem);
 }
+#ifdef EDUFAST_HAS_CUDA
+namespace cuda {
+// `workspace` is dist_loss_workspace(problem) bytes of device memory; see csrc/cuda/dist_loss.cu.
+int64_t dist_loss_workspace(const DistLoss& problem);
+void dist_loss(const DistLoss& problem, void* workspace, void* stream);
+}  // namespace cuda
+#endif
 
 }  // namespace edufast

@@ -161,8 +161,7 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
     cuda::kd_loss(p, workspace.mutable_data_ptr(), current_cuda_stream(student.get_device_index()));
 #endif
   } else {
-    fail("student is on ", device_name(student),
-         "; expected a device that this build has a kernel for");
+    fail_for_device({"student"}, student);
   }
   return {loss, grad, teacher_grads};
 }

@@ -77,8 +77,8 @@ value_tests() {  # log, seconds, files ...
 }
 
 tests() {
-  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_merge_cuda.py \
-    tests/ops/test_augment_cuda.py tests/ops/test_autograd.py tests/training/test_waiting.py \
+  value_tests tests.log 240 tests/ops/test_{kd_loss,dist_loss,min_norm,merge,augment}_cuda.py \
+    tests/ops/test_autograd.py tests/training/test_waiting.py \
     tests/data/test_resident.py tests/bench/test_replays.py
 }
 
@@ -108,7 +108,7 @@ steps() { timeout 530 "$python" -m edufast.bench.resident_steps "$out" $dry; }
 
 profile() {
   local command=(ncu --csv --target-processes all --clock-control none --log-file "$out/profile.csv"
-    --kernel-name 'regex:kd_loss|merge|_tile_|_loop_' --metrics
+    --kernel-name 'regex:kd_loss|dist_|gram_|min_norm|merge|_tile_|_loop_' --metrics
     "gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,\
 smsp__inst_executed.sum,sm__warps_active.avg.pct_of_peak_sustained_active,\
 launch__registers_per_thread,launch__occupancy_limit_registers")

@@ -17,8 +17,8 @@ for problem in sys.argv[1 + dry :]:
     for backend in available_backends(device):
         for weighting in ("mean", "confidence"):
             kd_loss(z, t, labels, weighting=weighting, backend=backend).backward()
-    dist_loss(z, t[0]).backward()
-    min_norm_weights(z, t)
+        dist_loss(z, t[0], backend=backend).backward()
+        min_norm_weights(z, t, backend=backend)
     with torch.no_grad():
         merge_([z, labels], [[t[0].float(), labels], [t[-1], labels]])
     images = torch.randint(256, (rows, 19, 32, 3), dtype=torch.uint8, device=device)

@@ -43,9 +43,6 @@ void gradient_gram(const GradientGram& p) {
 
 namespace {
 
-constexpr int kIterations = 24;
-constexpr double kSigma = 0.1, kFloor = 1e-13, kToBoundary = 0.99, kNegligible = 1e-6;
-
 // Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by
 // its Cholesky factor.
 void solve(int n, double (*m)[kMaxTeachers], double* x, double* y) {
@@ -87,10 +84,10 @@ void min_norm_weights(const double* gram, int64_t num_teachers, double cap, floa
     slack[i] = cap - x[i];
     w[i] = capped;
   }
-  for (int iteration = 0; iteration < kIterations; ++iteration) {
+  for (int iteration = 0; iteration < kMinNormIterations; ++iteration) {
     double gap = 0;
     for (int i = 0; i < n; ++i) gap += x[i] * z[i] + (capped ? slack[i] * w[i] : 0);
-    const double target = std::max(kSigma * gap / (capped ? 2 * n : n), kFloor);
+    const double target = std::max(kMinNormSigma * gap / (capped ? 2 * n : n), kMinNormFloor);
     double m[kMaxTeachers][kMaxTeachers], dx[kMaxTeachers], ones[kMaxTeachers];
     for (int i = 0; i < n; ++i) {
       dx[i] = target / x[i];
@@ -112,7 +109,7 @@ void min_norm_weights(const double* gram, int64_t num_teachers, double cap, floa
     }
     double step = 1, dz[kMaxTeachers], dw[kMaxTeachers];
     const auto limit = [&](double value, double change) {
-      if (change < 0) step = std::min(step, -kToBoundary * value / change);
+      if (change < 0) step = std::min(step, -kMinNormToBoundary * value / change);
     };
     for (int i = 0; i < n; ++i) {
       dx[i] -= ones[i] * (dx_total / ones_total);
@@ -133,7 +130,7 @@ void min_norm_weights(const double* gram, int64_t num_teachers, double cap, floa
     }
   }
   double total = 0;
-  for (int i = 0; i < n; ++i) total += x[i] = x[i] < kNegligible ? 0 : x[i];
+  for (int i = 0; i < n; ++i) total += x[i] = x[i] < kMinNormNegligible ? 0 : x[i];
   for (int i = 0; i < n; ++i) weights[i] = static_cast<float>(std::min(x[i] / total, cap));
 }
 

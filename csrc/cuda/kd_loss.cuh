@@ -7,9 +7,8 @@
 
 namespace edufast::cuda {
 
-// Only for lists of classes and for very many labels. One block per teacher inverts its list, and
-// raises the flag behind it when a class is out of range or named twice: rows that read such a
-// teacher get a NaN loss. The blocks behind them count labels.
+// Only for lists of classes and for very many labels. One block per teacher inverts its list: rows
+// that read a teacher whose list is flagged get a NaN loss. The blocks behind them count labels.
 __global__ void __launch_bounds__(kMaxThreads)
     prepare_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
   const int k = blockIdx.x;
@@ -21,15 +20,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   const Teacher& t = p.teachers[k];
   if (!t.columns) return;
-  int* positions = launch.workspace.positions + k * (int64_t(p.classes) + 1);
-  for (int c = threadIdx.x; c <= p.classes; c += blockDim.x) positions[c] = c < p.classes ? -1 : 0;
-  __syncthreads();
-  for (int j = threadIdx.x; j < t.classes; j += blockDim.x)
-    if (t.columns[j] >= 0 && t.columns[j] < p.classes) positions[t.columns[j]] = j;
-  __syncthreads();
-  for (int j = threadIdx.x; j < t.classes; j += blockDim.x)
-    if (t.columns[j] < 0 || t.columns[j] >= p.classes || positions[t.columns[j]] != j)
-      positions[p.classes] = 1;
+  invert_list(t, p.classes, launch.workspace.positions + k * (int64_t(p.classes) + 1));
 }
 
 template <class Real, Divergence D, bool WarpPerRow, bool Vectors>

@@ -105,15 +105,6 @@ inline Workspace carve_workspace(void* memory) {
   return w;
 }
 
-// Whether 16-byte accesses reach the classes c, c + 1, ... c + 7 of every row for c a multiple of
-// 8, and each such eight is inside or outside the slice [first, last).
-inline bool allows_vectors(const Logits& x, int64_t first, int64_t last) {
-  const int64_t size = bytes_of(x.dtype);
-  return x.dtype != DType::F64 && x.col_stride == 1 && first % kVector == 0 &&
-         last % kVector == 0 && reinterpret_cast<int64_t>(x.data) % 16 == 0 &&
-         x.row_stride * size % 16 == 0;
-}
-
 inline bool allows_vectors(const KDLoss& p) {
   bool all = allows_vectors(p.student, 0, p.classes) &&
              allows_vectors({p.grad, p.classes, 1, p.grad_dtype}, 0, p.classes);

@@ -6,21 +6,6 @@
 
 namespace edufast::cuda {
 
-// Sum over the block in a fixed order, for all threads. `memory` is shared, with room for a number
-// of every warp.
-template <class T>
-__device__ __noinline__ T block_sum(T x, char* memory) {
-  T* sums = reinterpret_cast<T*>(memory);
-  x = warp_sum(x);
-  __syncthreads();
-  if (threadIdx.x % kWarpSize == 0) sums[threadIdx.x / kWarpSize] = x;
-  __syncthreads();
-  T total = 0;
-  for (int w = 0; w < int(blockDim.x) / kWarpSize; ++w) total += sums[w];
-  __syncthreads();
-  return total;
-}
-
 // Rows that are not ignored, in part `part` of `parts`.
 __device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) {
   constexpr int kAhead = 8;  // in flight

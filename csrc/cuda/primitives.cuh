@@ -95,6 +95,23 @@ __device__ __forceinline__ int warp_prefix_sum(int x, int lane) {  // exclusive
   return x - own;
 }
 
+// --- block -------------------------------------------------------------------------------------
+
+// Sum over the block in a fixed order, for all threads. `memory` is shared, with room for a number
+// of every warp.
+template <class T>
+__device__ __noinline__ T block_sum(T x, char* memory) {
+  T* sums = reinterpret_cast<T*>(memory);
+  x = warp_sum(x);
+  __syncthreads();
+  if (threadIdx.x % kWarpSize == 0) sums[threadIdx.x / kWarpSize] = x;
+  __syncthreads();
+  T total = 0;
+  for (int w = 0; w < int(blockDim.x) / kWarpSize; ++w) total += sums[w];
+  __syncthreads();
+  return total;
+}
+
 // --- copies into shared memory that nobody waits for at first -----------------------------------
 
 #ifndef EDUFAST_CUDA_EMULATION

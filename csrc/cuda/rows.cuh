@@ -40,6 +40,19 @@ struct Row {
   __device__ bool holds(int c) const { return column(c) >= 0; }
 };
 
+// A block turns a teacher's list of classes into positions: of each class its column, -1 where there
+// is none, and at last a flag, which is raised when a class is out of range or named twice.
+__device__ inline void invert_list(const Teacher& t, int classes, int* positions) {
+  for (int c = threadIdx.x; c <= classes; c += blockDim.x) positions[c] = c < classes ? -1 : 0;
+  __syncthreads();
+  for (int j = threadIdx.x; j < t.classes; j += blockDim.x)
+    if (t.columns[j] >= 0 && t.columns[j] < classes) positions[t.columns[j]] = j;
+  __syncthreads();
+  for (int j = threadIdx.x; j < t.classes; j += blockDim.x)
+    if (t.columns[j] < 0 || t.columns[j] >= classes || positions[t.columns[j]] != j)
+      positions[classes] = 1;
+}
+
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(float x) { return x; }

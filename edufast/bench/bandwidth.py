@@ -195,22 +195,36 @@ def _host(
         lines.measure(f"kd {rows}x{classes} K={teachers} bf16 {backend} host", host)
 
 
-def _dist(rows: int, classes: int, lines: Lines, scale: Scale) -> None:
+def _dist(rows: int, classes: int, backends: list[str], lines: Lines, scale: Scale) -> None:
     sets = _logits(rows, classes, 1, scale)
-    candidates = {"dist autograd": _by_autograd(lambda s: dist_loss(s.student, *s.teachers), sets)}
+
+    def candidate(backend: str) -> Candidate:
+        return _by_autograd(lambda s: dist_loss(s.student, *s.teachers, backend=backend), sets)
+
+    candidates = {f"dist {backend} autograd": candidate(backend) for backend in backends}
     found = _beside_a_copy(candidates, 6 * rows * classes, len(sets), scale)
     for name, measured in found:
         lines.measure(f"{name} {rows}x{classes} bf16", measured)
 
 
-def _min_norm(rows: int, classes: int, teachers: int, lines: Lines, scale: Scale) -> None:
+def _min_norm(
+    rows: int, classes: int, teachers: int, backends: list[str], lines: Lines, scale: Scale
+) -> None:
     sets = _logits(rows, classes, teachers, scale)
-    candidates: dict[str, Candidate] = {
-        "min_norm": lambda i: min_norm_weights(sets[i].student, sets[i].teachers)
-    }
+
+    def candidate(backend: str) -> Candidate:
+        return lambda i: min_norm_weights(sets[i].student, sets[i].teachers, backend=backend)
+
+    candidates = {f"min_norm {backend}": candidate(backend) for backend in backends}
     found = _beside_a_copy(candidates, 2 * (teachers + 1) * rows * classes, len(sets), scale)
     for name, measured in found:
         lines.measure(f"{name} {rows}x{classes} K={teachers} bf16", measured)
+
+
+def _dist_and_min_norm(backends: list[str], lines: Lines, scale: Scale) -> None:
+    for classes in (scale.classes[0], scale.classes[-1]):
+        _dist(_rows(classes, 3, scale), classes, backends, lines, scale)
+        _min_norm(_rows(classes, 5, scale), classes, 4, backends, lines, scale)
 
 
 def _merge(
@@ -265,9 +279,8 @@ def run(lines: Lines, scale: Scale) -> None:
     built, *compiled = available_backends(scale.device)
     _kd_all([built], False, lines, scale)
     _merge_all(lines, scale)
-    for classes in (scale.classes[0], scale.classes[-1]):
-        _dist(_rows(classes, 3, scale), classes, lines, scale)
-        _min_norm(_rows(classes, 5, scale), classes, 4, lines, scale)
+    _dist_and_min_norm([built], lines, scale)
+    _dist_and_min_norm(compiled, lines, scale)
     _kd_all(compiled, True, lines, scale)
 
 

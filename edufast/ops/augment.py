@@ -10,9 +10,9 @@ from torch import Tensor
 
 from edufast.ops._arguments import tensor
 from edufast.ops._library import checked, register
-from edufast.ops.backends import BACKENDS, select_backend
+from edufast.ops.backends import select_backend
 from edufast.ops.reference.augment import Augment, reference
-from edufast.utils._torch_private import Operator, has_kernel
+from edufast.utils._torch_private import Operator
 
 # --- the operator: no derivative ----------------------------------------------------------------
 
@@ -29,13 +29,6 @@ def register_augment(operator: Operator) -> None:
 
 
 register_augment(torch.ops.edufast.augment.default)
-
-
-def _backends(device: str) -> Sequence[str]:
-    """Batches are made on any GPU: where this build has no kernel for it, Triton serves."""
-    if device == "cuda" and not has_kernel("edufast::augment", "CUDA"):
-        return [name for name in BACKENDS if name != "cuda"]
-    return BACKENDS
 
 
 def _run(backend: str, p: Augment) -> Tensor:
@@ -95,5 +88,5 @@ def augment(
     index, views = tensor("index", index).contiguous(), tensor("views", views).contiguous()
     images = tensor("images", images)
     p = Augment(images, index, views, pad, flip, list(mean), list(std), dtype)
-    name = select_backend(backend, images, has=_backends(images.device.type))
+    name = select_backend(backend, images)
     return _run(name, p).permute(0, 3, 1, 2)

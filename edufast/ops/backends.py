@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ _DEVICE_OF = {"cpp": "cpu", "cuda": "cuda"}
 
 
 class Choice(NamedTuple):
-    """One line of the table below; the first that fits a tensor and an operator decides.
+    """One line of the table below; the first that fits a tensor, and has been built, decides.
 
     Attributes:
         device: type of the tensor's device.
@@ -41,52 +40,49 @@ CHOICES = (
         "benchmarks/cpu/kd_loss.json",
     ),
     Choice("cuda", None, "cuda", "not measured yet: no GPU has run either kernel"),
-    Choice("cuda", None, "triton", "for operators without a kernel in CUDA C++"),
+    Choice("cuda", None, "triton", "for builds without the CUDA backend"),
 )
 
 
-def select_backend(backend: str | None, tensor: Tensor, has: Sequence[str] = BACKENDS) -> str:
+def select_backend(backend: str | None, tensor: Tensor) -> str:
     """The backend for ``tensor``: the argument, else ``EDUFAST_BACKEND``, else by :data:`CHOICES`.
 
     Args:
         backend: a name, or None.
         tensor: on the device where the operator is to run; its last dimension counts classes.
-        has: the backends of the operator. What ``EDUFAST_BACKEND`` names beside them is passed
-            over.
 
     Raises:
-        ValueError: the name is unknown, the operator has no such backend, or it does not run on the
-            tensor's device.
+        ValueError: the name is unknown, or its backend does not run on the tensor's device.
     """
     name = backend or os.environ.get("EDUFAST_BACKEND") or None
     device = tensor.device.type
     if name is not None:
-        allowed = has if backend else BACKENDS
-        if name not in allowed:
+        if name not in BACKENDS:
             raise ValueError(
-                f"backend is {name!r}; expected one of {', '.join(map(repr, allowed))}"
+                f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}"
             )
         if _DEVICE_OF.get(name, device) != device:
             raise ValueError(
                 f"backend {name!r} runs on {_DEVICE_OF[name]}; the logits are on {device}"
             )
-        if name in has:
-            return name
+        return name
     for choice in CHOICES:
         fits = choice.classes is None or tensor.shape[-1] <= choice.classes
-        if choice.device == device and fits and choice.backend in has:
-            installed = choice.backend != "triton" or importlib.util.find_spec("triton")
-            return choice.backend if installed else "reference"
+        if choice.device == device and fits and _built(choice.backend):
+            return choice.backend
     return "reference"
 
 
+@torch.compiler.assume_constant_result
+def _built(backend: str) -> bool:
+    """Whether this installation has the backend; all operators or none have it."""
+    if backend == "cuda":
+        return has_kernel("edufast::kd_loss", "CUDA")
+    return backend != "triton" or importlib.util.find_spec("triton") is not None
+
+
 def available_backends(device: str) -> list[str]:
-    """The fused backends of ``kd_loss`` that this installation has for a device."""
+    """The fused backends that this installation has for a device."""
     if torch.device(device).type == "cpu":
         return ["cpp"]
-    names = []
-    if has_kernel("edufast::kd_loss", "CUDA"):
-        names.append("cuda")
-    if importlib.util.find_spec("triton"):
-        names.append("triton")
-    return names
+    return [name for name in ("cuda", "triton") if _built(name)]

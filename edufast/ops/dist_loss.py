@@ -81,7 +81,8 @@ def dist_loss(
         beta: weight of the relations between classes (rows), at least 0.
         gamma: weight of the relations within a class over the batch (columns), at least 0. All
             three may be tensors, as the numbers of :func:`edufast.ops.kd_loss`.
-        backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
+        backend: "reference", "cpp" (CPU), "cuda", "triton"; None: the fastest for the device (see
+            :func:`edufast.ops.select_backend`).
 
     Returns:
         The loss, a float32 scalar (float64 for float64 logits).
@@ -103,7 +104,7 @@ def dist_loss(
         numbers = NO_FLOATS
     floats: dict[str, Any] = numbers._asdict()
     p = DistLoss(student, teacher.detach(), **floats, numbers=numbers_tensor)
-    name = select_backend(backend, student, has=("reference", "cpp", "triton"))
+    name = select_backend(backend, student)
     if name == "reference":
         p.check()
         return reference(p)

@@ -94,7 +94,8 @@ def min_norm_weights(
             :func:`edufast.ops.kd_loss`.
         cap: the tolerance C of the paper, the most that one teacher may weigh, in [1/K, 1]: 1/K is
             the average, None or 1 the unconstrained minimum-norm point.
-        backend: "reference", "cpp", "triton"; None: "cpp" on a CPU, "triton" on CUDA.
+        backend: "reference", "cpp" (CPU), "cuda", "triton"; None: the fastest for the device (see
+            :func:`edufast.ops.select_backend`).
 
     Returns:
         (K,) float32, summing to 1; not differentiable. Equal gradients get equal weights; NaN in a
@@ -119,7 +120,7 @@ def min_norm_weights(
     cap = 1.0 if cap is None else float(number("cap", cap, student))
     if not 1 / k <= cap * (1 + 1e-9) or cap > 1:
         raise ValueError(f"cap is {cap}; expected a number from 1/K = {1 / k:.4g} to 1")
-    name = select_backend(backend, student, has=("reference", "cpp", "triton"))
+    name = select_backend(backend, student)
     if leaves_one_point(cap, k):
         return student.new_full((k,), 1 / k, dtype=torch.float32)
     with torch.no_grad():

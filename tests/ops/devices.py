@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from edufast.utils._torch_private import has_kernel
 
@@ -27,3 +28,14 @@ def on_triton() -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         not (HAS_GPU or INTERPRETED), reason="needs a GPU or TRITON_INTERPRET=1"
     )
+
+
+def cuda_backends(operator: str) -> list[object]:
+    """Parameters of the tests of an operator's CUDA kernels: emulated on the CPU, and on a GPU."""
+    return ["emulated", pytest.param("cuda", marks=on_gpu(operator), id="gpu")]
+
+
+def to_gpu(x: Tensor) -> Tensor:
+    """A copy with the same strides, at the same offset from the beginning of its memory."""
+    memory = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+    return memory.cuda().as_strided(x.shape, x.stride(), x.storage_offset())

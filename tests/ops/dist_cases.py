@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from edufast.ops import dist_loss
+from tests.ops.cuda_emulation.driver import load_operator
+from tests.ops.devices import to_gpu
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -35,7 +37,15 @@ def inputs(case: Case, device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 
 def evaluate(z: Tensor, t: Tensor, backend: str, case: Case) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient."""
+    """The loss and its gradient, on the device of the logits."""
+    if backend == "emulated":
+        load_operator("dist_loss")
+        operator = torch.ops.edufast_emulated.dist_loss
+        loss, grad = operator(z.detach(), t, case.temperature, case.beta, case.gamma)
+        return loss, grad.to(z.dtype)
+    if backend == "cuda" and not z.is_cuda:
+        loss, grad = evaluate(to_gpu(z.detach()), to_gpu(t.detach()), backend, case)
+        return loss.cpu(), grad.cpu()
     z = z.detach().requires_grad_()
     loss = dist_loss(
         z, t, temperature=case.temperature, beta=case.beta, gamma=case.gamma, backend=backend

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edufast.ops import ClassSlices
-from edufast.ops.reference.min_norm import Gram
+from edufast.ops import ClassSlices, min_norm_weights
+from edufast.ops.reference.min_norm import Gram, Weights, reference_gram, reference_weights
 from tests.ops.cases import slices_of
+from tests.ops.cuda_emulation.driver import load_operator
+from tests.ops.devices import to_gpu
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,59 @@ def problem(z: Tensor, teachers: list[Tensor], slices: object, temperature: obje
     named = ClassSlices.of(slices or [(0, z.shape[1])] * k, z.shape[1], z.device)
     many = list(temperature) if isinstance(temperature, tuple) else [float(temperature)] * k
     return Gram(z, teachers, list(named.columns), list(named.starts), many)
+
+
+def gram_of(p: Gram, backend: str) -> Tensor:
+    """The Gram matrix, on the CPU."""
+    if backend == "reference":
+        return reference_gram(p)
+    if backend == "emulated":
+        load_operator("min_norm")
+        return torch.ops.edufast_emulated.gradient_gram(*p)
+    if backend == "cuda":
+        p = p._replace(
+            student=to_gpu(p.student),
+            teachers=[to_gpu(t) for t in p.teachers],
+            columns=[c.cuda() for c in p.columns],
+        )
+    return torch.ops.edufast.gradient_gram(*p).cpu()
+
+
+def solve(gram: Tensor, cap: float, backend: str) -> Tensor:
+    """The weights of the quadratic program, on the CPU."""
+    if backend == "reference":
+        return reference_weights(Weights(gram, cap))
+    if backend == "emulated":
+        load_operator("min_norm")
+        return torch.ops.edufast_emulated.min_norm_weights(gram, cap)
+    if backend == "cuda":
+        gram = gram.cuda()
+    return torch.ops.edufast.min_norm_weights(gram, cap).cpu()
+
+
+def weights_of(
+    z: Tensor, teachers: list[Tensor], backend: str, cap: float | None = None, **arguments: Any
+) -> Tensor:
+    """min_norm_weights, on the CPU."""
+    if backend == "emulated":
+        p = problem(z.detach(), teachers, **{"slices": None, "temperature": 4.0, **arguments})
+        return solve(gram_of(p, backend), cap or 1.0, backend)
+    if backend == "cuda":
+        z, teachers = to_gpu(z.detach()), [to_gpu(t) for t in teachers]
+    return min_norm_weights(z, teachers, cap=cap, backend=backend, **arguments).cpu()
+
+
+def assert_accurate_gram(case: Case, backend: str) -> None:
+    z, teachers, arguments = inputs(case)
+    exact = reference_gram(problem(z.double(), [t.double() for t in teachers], **arguments))
+    ours = gram_of(problem(z, teachers, **arguments), backend)
+    # Of g = T (p - q) the error is that of T p and T q, of some eps |logit|; products carry it on.
+    norms = exact.diagonal().sqrt()
+    temperature = torch.tensor(case.temperature).expand(case.teachers).double()
+    errors = 2**-23 * (4 + case.scale) * 2 * temperature * math.sqrt(case.rows)
+    allowed = norms[:, None] * errors + errors[:, None] * norms + errors[:, None] * errors
+    torch.testing.assert_close(ours, ours.T, rtol=0, atol=0)
+    assert ((ours - exact).abs() <= allowed).all(), (ours, exact)
 
 
 def gap(gram: Tensor, weights: Tensor, cap: float) -> float:

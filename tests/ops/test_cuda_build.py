@@ -23,19 +23,23 @@ ENTRY = re.compile(
 )
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-def test_no_spills(architecture, tmp_path):
+def kernels_of(source: str, architecture: int, folder: Path) -> dict[str, re.Match[str]]:
+    """What the compiler reports of every kernel of a file, by mangled name."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc was not found")
-    source = ROOT / "csrc" / "cuda" / "kd_loss.cu"
     command = [nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-DEDUFAST_HAS_CUDA", "-c"]
     command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-Xptxas=-v"]
     # As CMake builds it: with --split-compile some kernels spill, others from run to run.
-    command += [str(source), "-o", str(tmp_path / "kd_loss.o")]
+    command += [str(ROOT / "csrc" / "cuda" / source), "-o", str(folder / "kernels.o")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    kernels = {m["name"]: m for m in ENTRY.finditer(done.stderr)}
+    return {m["name"]: m for m in ENTRY.finditer(done.stderr)}
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_no_spills(architecture, tmp_path):
+    kernels = kernels_of("kd_loss.cu", architecture, tmp_path)
     # Four divergences, by warp and by block, with and without 16-byte accesses; float64; one more.
     # Three types of three divergences by block, and of two by part of a warp.
     assert len(kernels) == 4 * 4 + 4 + 1 + 3 * (3 + 2)
@@ -43,3 +47,14 @@ def test_no_spills(architecture, tmp_path):
         for most_of, found in ((MOST_STACK, "stack"), (MOST_REGISTERS, "registers")):
             most = next(most for part, most in most_of.items() if part in name)
             assert int(m[found]) <= most, f"{name}: {found}"
+
+
+@pytest.mark.parametrize("architecture", [75, 80, 90, 100])
+@pytest.mark.parametrize(("source", "count"), [("dist_loss.cu", 27), ("min_norm.cu", 15)])
+def test_no_spills_in_the_other_losses(source, count, architecture, tmp_path):
+    kernels = kernels_of(source, architecture, tmp_path)
+    assert len(kernels) == count
+    for name, m in kernels.items():
+        assert int(m["stores"]) == int(m["loads"]) == 0, name
+        # With 16-byte accesses two blocks of 256 threads are resident; names have Lb1 then.
+        assert int(m["registers"]) <= (128 if "IfLb1" in name else 255), name

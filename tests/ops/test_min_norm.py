@@ -13,37 +13,30 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from edufast.ops import kd_loss, min_norm_weights
-from edufast.ops.reference.min_norm import Weights, reference_gram, reference_weights
-from tests.ops.gram_cases import Case, assert_optimal, inputs, problem
+from edufast.ops.reference.min_norm import reference_gram
+from tests.ops.gram_cases import (
+    Case,
+    assert_accurate_gram,
+    assert_optimal,
+    gram_of,
+    inputs,
+    problem,
+    solve,
+    weights_of,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SLICES = ("all", "disjoint", "overlapping", "lists")
-SOLVERS = {
-    "reference": lambda gram, cap: reference_weights(Weights(gram, cap)),
-    "cpp": torch.ops.edufast.min_norm_weights,
-}
-
 # --- the Gram matrix --------------------------------------------------------------------------
-
-
-def assert_accurate_gram(case: Case) -> None:
-    z, teachers, arguments = inputs(case)
-    exact = reference_gram(problem(z.double(), [t.double() for t in teachers], **arguments))
-    ours = torch.ops.edufast.gradient_gram(*problem(z, teachers, **arguments))
-    # Of g = T (p - q) the error is that of T p and T q, of some eps |logit|; products carry it on.
-    norms = exact.diagonal().sqrt()
-    temperature = torch.tensor(case.temperature).expand(case.teachers).double()
-    errors = 2**-23 * (4 + case.scale) * 2 * temperature * math.sqrt(case.rows)
-    allowed = norms[:, None] * errors + errors[:, None] * norms + errors[:, None] * errors
-    torch.testing.assert_close(ours, ours.T, rtol=0, atol=0)
-    assert ((ours - exact).abs() <= allowed).all(), (ours, exact)
 
 
 # Around vector widths and the 1,024 columns that are in the cache together.
 @pytest.mark.parametrize("classes", [3, 15, 16, 17, 1000, 1024, 1025, 5000])
 @pytest.mark.parametrize("slices", SLICES)
 def test_gram_shapes(slices, classes):
-    assert_accurate_gram(Case(rows=5, classes=classes, slices=slices, temperature=(4.0, 1.0, 2.0)))
+    assert_accurate_gram(
+        Case(rows=5, classes=classes, slices=slices, temperature=(4.0, 1.0, 2.0)), "cpp"
+    )
 
 
 temperatures = st.sampled_from([0.5, 1.0, 4.0, 20.0])
@@ -64,7 +57,7 @@ cases = st.builds(
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(cases)
 def test_gram_of_any_case(case):
-    assert_accurate_gram(case)
+    assert_accurate_gram(case, "cpp")
 
 
 def test_gram_is_the_same_for_any_number_of_threads():
@@ -97,72 +90,81 @@ def caps(seed: int, k: int) -> float:
     return 1.0 if seed % 2 else 1 / k + (1 - 1 / k) * (1e-4, 0.01, 0.1, 0.5)[seed // 2 % 4]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 17, 32])
-def test_weights_are_optimal(solver, k):
-    for seed in range(36 if solver == "cpp" or k < 8 else 12):
-        g = vectors(seed, k)
-        cap = caps(seed, k) if k > 1 else 1.0
-        assert_optimal(g @ g.T, SOLVERS[solver](g @ g.T, cap), cap, 1e-6)
+class QuadraticProgram:
+    """Of every backend; test_min_norm_cuda.py has its own."""
+
+    @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 17, 32])
+    def test_weights_are_optimal(self, backend, k):
+        for seed in range(36 if backend == "cpp" or k < 8 else 12):
+            g = vectors(seed, k)
+            cap = caps(seed, k) if k > 1 else 1.0
+            assert_optimal(g @ g.T, solve(g @ g.T, cap, backend), cap, 1e-6)
+
+    def test_weights_are_the_minimiser_found_by_enumeration(self, backend):
+        """Every pattern of weights at 0, at the cap and between; the best that is feasible."""
+        for seed in range(12):
+            k, cap = 4, (0.4, 1.0)[seed % 2]
+            g = torch.randn(
+                k, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+            )
+            gram, best, least = g @ g.T + 3, torch.zeros(k), math.inf
+            for pattern in itertools.product((0.0, cap, None), repeat=k):
+                free = [i for i in range(k) if pattern[i] is None]
+                w = torch.tensor([p or 0.0 for p in pattern], dtype=torch.float64)
+                n = len(free)
+                system = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+                system[:n, :n] = gram[free][:, free]
+                system[:n, n] = system[n, :n] = 1
+                right = torch.cat([-(gram @ w)[free], (1 - w.sum())[None]])
+                if n:
+                    w[free] = torch.linalg.solve(system, right)[:n]
+                feasible = w.min() > -1e-12 and w.max() < cap + 1e-12 and abs(w.sum() - 1) < 1e-12
+                if feasible and w @ gram @ w < least:
+                    best, least = w, (w @ gram @ w).item()
+            ours = solve(gram, cap, backend)
+            torch.testing.assert_close(ours.double(), best, rtol=0, atol=1e-6)
+
+    def test_weights_where_the_minimiser_is_not_unique(self, backend):
+        third = torch.full((3,), 1 / 3)
+        torch.testing.assert_close(
+            solve(torch.zeros(3, 3, dtype=torch.float64), 1.0, backend), third
+        )
+        torch.testing.assert_close(
+            solve(torch.ones(3, 3, dtype=torch.float64), 1.0, backend), third
+        )
+        g = torch.tensor(
+            [[1.0, 1], [1, 1], [-1, 1]], dtype=torch.float64
+        )  # the first two are equal
+        torch.testing.assert_close(solve(g @ g.T, 1.0, backend), torch.tensor([0.25, 0.25, 0.5]))
+
+    def test_weights_do_not_depend_on_the_scale_or_the_order(self, backend):
+        g = vectors(4, 6)
+        gram = g @ g.T
+        expected = solve(gram, 0.5, backend)
+        for factor in (1e-30, 1e30):
+            torch.testing.assert_close(solve(gram * factor, 0.5, backend), expected)
+        flipped = solve(gram.flip(0, 1).contiguous(), 0.5, backend).flip(0)
+        torch.testing.assert_close(flipped, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_are_the_minimiser_found_by_enumeration(solver):
-    """Every pattern of weights at 0, at the cap and between; the best that is feasible."""
-    for seed in range(12):
-        k, cap = 4, (0.4, 1.0)[seed % 2]
-        g = torch.randn(k, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        gram, best, least = g @ g.T + 3, torch.zeros(k), math.inf
-        for pattern in itertools.product((0.0, cap, None), repeat=k):
-            free = [i for i in range(k) if pattern[i] is None]
-            w = torch.tensor([p or 0.0 for p in pattern], dtype=torch.float64)
-            n = len(free)
-            system = torch.zeros(n + 1, n + 1, dtype=torch.float64)
-            system[:n, :n] = gram[free][:, free]
-            system[:n, n] = system[n, :n] = 1
-            right = torch.cat([-(gram @ w)[free], (1 - w.sum())[None]])
-            if n:
-                w[free] = torch.linalg.solve(system, right)[:n]
-            feasible = w.min() > -1e-12 and w.max() < cap + 1e-12 and abs(w.sum() - 1) < 1e-12
-            if feasible and w @ gram @ w < least:
-                best, least = w, (w @ gram @ w).item()
-        ours = SOLVERS[solver](gram, cap)
-        torch.testing.assert_close(ours.double(), best, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_where_the_minimiser_is_not_unique(solver):
-    solve = SOLVERS[solver]
-    third = torch.full((3,), 1 / 3)
-    torch.testing.assert_close(solve(torch.zeros(3, 3, dtype=torch.float64), 1.0), third)
-    torch.testing.assert_close(solve(torch.ones(3, 3, dtype=torch.float64), 1.0), third)
-    g = torch.tensor([[1.0, 1], [1, 1], [-1, 1]], dtype=torch.float64)  # the first two are equal
-    torch.testing.assert_close(solve(g @ g.T, 1.0), torch.tensor([0.25, 0.25, 0.5]))
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_do_not_depend_on_the_scale_or_the_order(solver):
-    g = vectors(4, 6)
-    gram, solve = g @ g.T, SOLVERS[solver]
-    expected = solve(gram, 0.5)
-    for factor in (1e-30, 1e30):
-        torch.testing.assert_close(solve(gram * factor, 0.5), expected)
-    flipped = solve(gram.flip(0, 1).contiguous(), 0.5).flip(0)
-    torch.testing.assert_close(flipped, expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+class TestQuadraticProgram(QuadraticProgram):
+    pass
 
 
 # --- the public function ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-class TestMinNormWeights:
+class MinNormWeights:
+    """Of every backend; test_min_norm_cuda.py has its own."""
+
     @pytest.mark.parametrize("slices", SLICES)
     @pytest.mark.parametrize("cap", [None, 0.4])
     def test_end_to_end(self, backend, cap, slices):
         z, teachers, arguments = inputs(Case(rows=20, slices=slices, dtype=torch.bfloat16))
         exact = reference_gram(problem(z.double(), [t.double() for t in teachers], **arguments))
         z.requires_grad_()
-        weights = min_norm_weights(z, teachers, cap=cap, backend=backend, **arguments)
+        weights = weights_of(z, teachers, backend, cap, **arguments)
         assert not weights.requires_grad
         assert_optimal(exact, weights, cap or 1.0, 1e-6)
         labels = torch.zeros(20, dtype=torch.long)
@@ -171,23 +173,19 @@ class TestMinNormWeights:
     def test_the_combined_gradient_descends_on_every_teachers_loss(self, backend):
         z, teachers, arguments = inputs(Case(rows=4, classes=5, teachers=6, scale=1.0))
         gram = reference_gram(problem(z, teachers, **arguments))
-        weights = min_norm_weights(z, teachers, backend=backend, **arguments).double()
+        weights = weights_of(z, teachers, backend, **arguments).double()
         slopes = gram @ weights
         assert slopes.min() > (weights @ slopes) * (1 - 1e-4) > 0
 
-    def test_a_cap_of_one_over_k_is_the_mean(self, backend):
-        z, teachers, _ = inputs(Case())
-        weights = min_norm_weights(z, teachers, cap=1 / 3, backend=backend)
-        assert torch.equal(weights, torch.full((3,), 1 / 3))
-
     def test_a_lone_teacher_and_a_teacher_the_student_has_reached(self, backend):
         z, teachers, _ = inputs(Case())
-        assert min_norm_weights(z, teachers[:1], backend=backend).tolist() == [1.0]
-        assert min_norm_weights(z, [teachers[0], z], backend=backend).tolist() == [0.0, 1.0]
+        assert weights_of(z, teachers[:1], backend).tolist() == [1.0]
+        assert weights_of(z, [teachers[0], z], backend).tolist() == [0.0, 1.0]
 
-    def test_no_rows(self, backend):
-        z, teachers, _ = inputs(Case(rows=0))
-        weights = min_norm_weights(z, teachers, backend=backend)
+    @pytest.mark.parametrize("classes", [23, 2100])
+    def test_no_rows(self, backend, classes):
+        z, teachers, _ = inputs(Case(rows=0, classes=classes))
+        weights = weights_of(z, teachers, backend)
         torch.testing.assert_close(weights, torch.full((3,), 1 / 3))
 
     @pytest.mark.parametrize("classes", [23, 1100])
@@ -207,11 +205,9 @@ class TestMinNormWeights:
                 one[0] = one[:, 0] = 0
             expected = expected + one
         p = problem(z, teachers, **arguments)
-        gram = reference_gram(p) if backend == "reference" else torch.ops.edufast.gradient_gram(*p)
+        gram = gram_of(p, backend)
         torch.testing.assert_close(gram, expected)
-        assert_optimal(
-            expected, min_norm_weights(z, teachers, backend=backend, **arguments), 1, 1e-6
-        )
+        assert_optimal(expected, weights_of(z, teachers, backend, **arguments), 1, 1e-6)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     @pytest.mark.parametrize("cap", [None, 0.6])
@@ -219,14 +215,22 @@ class TestMinNormWeights:
         for side in range(4):
             z, teachers, _ = inputs(Case())
             (z, *teachers)[side][3, 5] = bad
-            assert min_norm_weights(z, teachers, cap=cap, backend=backend).isnan().all()
+            assert weights_of(z, teachers, backend, cap).isnan().all()
 
     def test_any_strides(self, backend):
         z, teachers, _ = inputs(Case())
-        expected = min_norm_weights(z, teachers, backend=backend)
+        expected = weights_of(z, teachers, backend)
         wide = torch.zeros(6, 61)[:, 5:51:2].copy_(z)
-        weights = min_norm_weights(wide, [t.T.contiguous().T for t in teachers], backend=backend)
+        weights = weights_of(wide, [t.T.contiguous().T for t in teachers], backend)
         torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+class TestMinNormWeights(MinNormWeights):
+    def test_a_cap_of_one_over_k_is_the_mean(self, backend):
+        z, teachers, _ = inputs(Case())
+        weights = min_norm_weights(z, teachers, cap=1 / 3, backend=backend)
+        assert torch.equal(weights, torch.full((3,), 1 / 3))
 
 
 def test_opcheck():
@@ -272,7 +276,7 @@ def zeros(*shape: int) -> Tensor:
         ({"cap": 1.5}, ValueError, "cap is 1.5"),
         ({"cap": math.nan}, ValueError, "cap is nan"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected one of 'reference', 'cpp'"),
+        ({"backend": "cuda"}, ValueError, "backend 'cuda' runs on cuda; the logits are on cpu"),
     ],
 )
 def test_errors(change, error, message):

@@ -200,7 +200,20 @@ inline void run(int blocks, int threads, int cluster, int shared_bytes, unsigned
   self = nullptr;
 }
 
+// Memory of the device that nobody has written yet.
+inline std::unique_ptr<uint4[]> workspace(int64_t bytes) {
+  std::unique_ptr<uint4[]> memory(new uint4[bytes / 16 + 1]);
+  std::memset(memory.get(), 0xff, bytes);
+  return memory;
+}
+
 }  // namespace emulation
+
+// Of operators that are emulated behind their own checks; set by the tests. The order of blocks and
+// threads; and whether numbers are in the device's memory: 1 yes, 2 yes and one is out of range.
+#define EDUFAST_OF_TESTS extern "C" __attribute__((visibility("default"))) inline
+EDUFAST_OF_TESTS unsigned emulation_order = 0;
+EDUFAST_OF_TESTS unsigned emulation_numbers = 0;
 
 #define threadIdx (emulation::self->thread)
 #define blockIdx (emulation::self->block)

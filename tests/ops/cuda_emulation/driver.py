@@ -9,6 +9,8 @@ import math
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,12 +151,15 @@ def library() -> ctypes.CDLL:
 
 
 @functools.cache
-def load_operator(name: str) -> None:
-    """Registers edufast_emulated::<name>: the operator with the emulated kernel behind it."""
+def load_operator(operator: str) -> ctypes.CDLL:
+    """Registers ``edufast_emulated::<operator>``, with the emulated kernel behind its checks.
+
+    The library's ``emulation_order`` and ``emulation_numbers`` are in cuda_emulation.h.
+    """
     torch_dir = Path(torch.__file__).parent
     major, minor = map(int, _native.torch_target.split("."))
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"lib{name}.so"
+        target = Path(folder) / f"lib{operator}.so"
         _build(
             target,
             "-Dedufast=edufast_emulated",  # the namespace, in C++ and in torch
@@ -163,12 +168,27 @@ def load_operator(name: str) -> None:
             "-fvisibility=hidden",
             "-isystem",
             torch_dir / "include",
-            HERE / f"{name}.cpp",
+            HERE / f"{operator}.cpp",
             ROOT / "csrc/checks.cpp",
-            *(ROOT / "csrc").glob(f"{name}*.cpp"),
+            *(ROOT / "csrc").glob(f"{operator}*.cpp"),
             torch_dir / "lib/libtorch_cpu.so",
         )
         torch.ops.load_library(str(target))
+        return ctypes.CDLL(str(target))
+
+
+@contextmanager
+def emulated(operator: str, **settings: int) -> Iterator[None]:
+    """``order`` of blocks and threads, or ``numbers``, for an emulated operator."""
+    library = load_operator(operator)
+    variables = {name: ctypes.c_uint.in_dll(library, f"emulation_{name}") for name in settings}
+    try:
+        for name, variable in variables.items():
+            variable.value = settings[name]
+        yield
+    finally:
+        for variable in variables.values():
+            variable.value = 0
 
 
 _tokens = itertools.count(1)
