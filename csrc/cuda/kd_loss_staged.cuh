@@ -172,23 +172,33 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     return slots + ((source * held + v) * kChunks + chunk) * blockDim.x;
   }
 
-  // Has this thread's part of a row copied. Nothing beyond its last class is read.
+  // Has this thread's part of a row copied. What lies beside a row in the same 16 bytes may be read,
+  // too, but not beside the first and the last row: nothing outside the tensors is touched.
   __device__ void request(const Task& task) const {
-    const int first = column(0, task.shift), step = threads * kVector;
     if (task.fate != Fate::Valid) return;
+    const int first = column(0, task.shift), step = threads * kVector;
+    const bool outermost = task.row == 0 || task.row == p.rows - 1;
 #pragma unroll 1
     for (int source = 0; source <= p.num_teachers; ++source) {
       if (source > 0 && !(task.read >> (source - 1) & 1)) continue;
-      const Stored* row = data(source, task) + first;
+      const Stored* row = data(source, task);
 #pragma unroll
       for (int v = 0; v < kHeld; ++v)
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) {
-          const int at = v * step + c * kChunk, rest = p.classes - first - at;
-          if (v < held && rest > 0)
-            copy_async(place(source, v, c), row + at, min(rest, kChunk) * int(sizeof(Stored)));
+          const int begin = first + v * step + c * kChunk;
+          if (v >= held || begin >= p.classes) continue;
+          if (outermost && (begin < 0 || begin + kChunk > p.classes))
+            copy_part(place(source, v, c), row, begin);
+          else copy_async(place(source, v, c), row + begin);
         }
     }
+  }
+
+  __device__ __noinline__ void copy_part(uint4* to, const Stored* row, int begin) const {
+    for (int i = 0; i < kChunk; ++i)
+      if (begin + i >= 0 && begin + i < p.classes)
+        reinterpret_cast<Stored*>(to)[i] = row[begin + i];
   }
 
   __device__ void clear(int source, int v) const {

@@ -115,14 +115,12 @@ __device__ __noinline__ T block_sum(T x, char* memory) {
 // --- copies into shared memory that nobody waits for at first -----------------------------------
 
 #ifndef EDUFAST_CUDA_EMULATION
-// 16 bytes, of which the first `bytes` are read and the others are zeros.
-__device__ __forceinline__ void copy_async(uint4* to, const void* from, int bytes) {
+__device__ __forceinline__ void copy_async(uint4* to, const void* from) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes)
-               : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
 #else
-  memcpy(to, from, bytes);
+  *to = *static_cast<const uint4*>(from);
 #endif
 }
 

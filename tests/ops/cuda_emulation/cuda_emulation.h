@@ -51,7 +51,6 @@ enum class Wait { None, Warp, Block, Cluster, Left };
 struct Copy {  // that nobody has waited for
   void* to;
   const void* from;
-  int bytes;
 };
 
 struct Fiber {
@@ -77,6 +76,11 @@ struct Launch {
 
 inline Launch* launch = nullptr;
 inline Fiber* self = nullptr;
+
+struct Range {
+  const char *first, *last;
+};
+inline std::vector<Range> readable;  // by copies
 
 [[noreturn]] inline void fail(const char* message) {
   std::fprintf(stderr, "cuda emulation: %s (%s)\n", message, self ? self->operation : "");
@@ -242,14 +246,17 @@ inline unsigned long long atomicAdd(unsigned long long* word, unsigned long long
 }
 
 // Nothing arrives before it is waited for.
-inline void copy_async(uint4* to, const void* from, int bytes) {
-  emulation::self->copies.push_back({to, from, bytes});
+inline void copy_async(uint4* to, const void* from) {
+  const auto* first = static_cast<const char*>(from);
+  const auto holds = [first](const emulation::Range& x) {
+    return first >= x.first && first + sizeof(uint4) <= x.last;
+  };
+  if (std::none_of(emulation::readable.begin(), emulation::readable.end(), holds))
+    emulation::fail("a copy reads outside the tensors");
+  emulation::self->copies.push_back({to, from});
 }
 inline void wait_for_copies() {
-  for (const emulation::Copy& c : emulation::self->copies) {
-    std::memset(c.to, 0, sizeof(uint4));
-    std::memcpy(c.to, c.from, c.bytes);
-  }
+  for (const emulation::Copy& c : emulation::self->copies) std::memcpy(c.to, c.from, sizeof(uint4));
   emulation::self->copies.clear();
 }
 

@@ -55,6 +55,14 @@ extern "C" Choice kd_loss(const KDLoss* p, void* workspace, const cuda::Device* 
   cuda::Plan plan = cuda::make_plan(*p, *device);
   plan.launch.workspace = cuda::carve_workspace(workspace);
   plan.launch.token = token;
+  const auto range = [&](const Logits& x) -> emulation::Range {
+    const auto* first = static_cast<const char*>(x.data);
+    const int64_t elements = (p->rows - 1) * x.row_stride + p->classes;
+    return {first, first + elements * bytes_of(x.dtype)};
+  };
+  emulation::readable = {range(p->student)};
+  for (int k = 0; k < p->num_teachers; ++k)
+    emulation::readable.push_back(range(p->teachers[k].logits));
   if (plan.prepare_blocks > 0)
     emulation::run(plan.prepare_blocks, cuda::kMaxThreads, 1, cuda::kPrepareShared, order,
                    [&] { cuda::prepare_kernel(*p, plan.launch); });
