@@ -181,24 +181,30 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 #pragma unroll 1
     for (int source = 0; source <= p.num_teachers; ++source) {
       if (source > 0 && !(task.read >> (source - 1) & 1)) continue;
-      const Stored* row = data(source, task);
+      const Stored* row = data(source, task) + first;
 #pragma unroll
       for (int v = 0; v < kHeld; ++v)
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) {
-          const int begin = first + v * step + c * kChunk;
-          if (v >= held || begin >= p.classes) continue;
-          if (outermost && (begin < 0 || begin + kChunk > p.classes))
-            copy_part(place(source, v, c), row, begin);
-          else copy_async(place(source, v, c), row + begin);
+          const int at = v * step + c * kChunk, rest = p.classes - first - at;
+          const bool part = first + at < 0 || rest < kChunk;
+          if (v < held && rest > 0 && !(outermost && part))
+            copy_async(place(source, v, c), row + at);
         }
+      if (outermost) copy_ends(source, row, first);
     }
   }
 
-  __device__ __noinline__ void copy_part(uint4* to, const Stored* row, int begin) const {
-    for (int i = 0; i < kChunk; ++i)
-      if (begin + i >= 0 && begin + i < p.classes)
-        reinterpret_cast<Stored*>(to)[i] = row[begin + i];
+  // Of the vectors that are not wholly of the row, what is.
+  __device__ __forceinline__ void copy_ends(int source, const Stored* row, int first) const {
+#pragma unroll 1
+    for (int i = 0; i < held * kVector; ++i) {
+      const int v = i / kVector, at = v * threads * kVector + i % kVector,
+                chunk = at / kChunk * kChunk;
+      const bool part = first + chunk < 0 || first + chunk + kChunk > p.classes;
+      if (part && first + at >= 0 && first + at < p.classes)
+        reinterpret_cast<Stored*>(place(source, v, i % kVector / kChunk))[i % kChunk] = row[at];
+    }
   }
 
   __device__ void clear(int source, int v) const {
