@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import warnings
@@ -113,14 +114,12 @@ def runner(path: Path, threads: int | None = None) -> Run:
 
 
 def require() -> None:
-    """Raise `UserError` unless every package this format needs can be imported."""
+    """Raise `UserError` unless every package this format needs is installed."""
     for package in _PACKAGES:
-        try:
-            __import__(package)
-        except ImportError as error:
+        if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"{package} is needed to export .onnx files: pip install 'edufast[export]'"
-            ) from error
+            )
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from edufast.edge.registry import find_format
 from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.budget import within_budget
 from edufast.experiments.events import ResultEvent
@@ -30,11 +31,13 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     """Teach, distil, export, report; go on where an earlier attempt in the same folder stopped.
 
     Raises:
-        UserError: the folder holds a run of another config or is in use by another process, or the
-            recipe does not fit its data.
+        UserError: the folder holds a run of another config or is in use by another process, the
+            recipe does not fit its data, or a package is missing that the export will need.
         Interrupted: after Ctrl-C; call again to go on.
         TrainingError, ExportError: a step failed; the message says why.
     """
+    if _exports(config):
+        find_format("onnx")  # what is missing for the last step is told before the first
     setup = Setup(config, path, console)
     with setup.opened():
         try:
@@ -48,9 +51,12 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     return results
 
 
+def _exports(config: RunConfig) -> bool:
+    return config.export and "education" in config.methods
+
+
 def _carry_out(setup: Setup) -> Results:
-    exports = setup.config.export and "education" in setup.config.methods
-    watch = Watch(BestSoFar(setup) if exports else None, planned(setup))
+    watch = Watch(BestSoFar(setup) if _exports(setup.config) else None, planned(setup))
     try:
         results = train(setup, teach(setup, watch), watch)
     except Interrupted:

@@ -105,6 +105,14 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_what_the_export_will_need_is_missed_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    refused = pytest.raises(UserError, match="onnxscript is needed to export")
+    with refused:
+        run(small_config("education", recipe=DIGITS), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 # A process of its own, in which DALI cannot be imported, or makes the batches of arrays, too.
 TRAIN = """
 import sys

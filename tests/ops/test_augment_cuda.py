@@ -63,7 +63,7 @@ def test_gpu_offsets_beyond_two_to_the_31_bytes_and_elements() -> None:
     index = torch.full((2**32 // 3072 + 9,), len(images) - 1, device="cuda")
     views = torch.zeros_like(index)
     batch = augment(images, index, views, mean=(0,) * 3, std=(1 / 255,) * 3, dtype=torch.bfloat16)
-    assert int((batch == 255).sum()) == batch.numel()
+    assert all(int((b == 255).sum()) == b.numel() for b in batch.split(1 << 16))  # little memory
 
 
 @on_gpu("augment")

@@ -148,6 +148,8 @@ def test_an_unused_loss_gives_no_gradient():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("classes", [7, 1001])  # elements that fill their 16 bytes, or do not
 def test_gpu_upstream_gradient(classes, dtype, backend):
+    if backend == "triton" and dtype == torch.float64:
+        pytest.skip("float64 is for checking, in C++ only")
     x = inputs(Case(classes=classes, dtype=dtype, teacher_grad=True), device="cuda")
     for upstream in map(torch.tensor, (1.0, 0.0, -3.0)):
         assert_accurate(x, evaluate(x, backend, upstream), upstream=upstream)
