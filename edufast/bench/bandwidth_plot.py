@@ -18,7 +18,7 @@ _COLOURS = {"cuda": "C0", "triton": "C1", "compile": "C3", "liger": "C2"}
 
 
 def times(lines: Lines) -> dict[tuple[int, int], dict[str, tuple[float, float]]]:
-    """Of large problems, by (classes, teachers) and backend: microseconds forward and backward, and of a copy."""
+    """Of large problems, by (classes, teachers) and backend: µs both ways, and µs of a copy."""
     found: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
     for record in lines:
         match = _NAME.fullmatch(record["name"])
