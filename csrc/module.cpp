@@ -27,6 +27,7 @@ pybind11::dict kd_loss_plan(int64_t rows, int32_t classes, int32_t teachers, boo
   d["threads"] = plan.threads;
   d["blocks"] = plan.blocks;
   d["cluster"] = plan.cluster;
+  d["held"] = plan.launch.held;
   d["shared_bytes"] = plan.shared_bytes;
   d["launches"] = 1 + (plan.prepare_blocks > 0);
   return d;
@@ -44,7 +45,5 @@ PYBIND11_MODULE(_native, m) {
   m.attr("cpu_isas") = EDUFAST_CPU_ISAS;
   m.attr("sanitize") = EDUFAST_SANITIZE;
   m.attr("lanes_of_a_part") = edufast::cuda::kLanes;
-  m.attr("held_by_part") = edufast::cuda::held_vectors(edufast::Divergence::ForwardKL, true);
-  m.attr("held_by_block") = edufast::cuda::held_vectors(edufast::Divergence::ForwardKL, false);
   m.def("kd_loss_plan", &kd_loss_plan);
 }

@@ -6,8 +6,6 @@ cxx: str
 cpu_isas: str
 sanitize: str
 lanes_of_a_part: int
-held_by_part: int
-held_by_block: int
 
 def kd_loss_plan(
     rows: int,

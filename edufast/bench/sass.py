@@ -54,19 +54,21 @@ class Cost:
     instructions: float = 0
     exponentials: float = 0  # MUFU.EX2
     copies: float = 0  # LDGSTS
-    divisions: float = 0  # MUFU.RCP
+    loads: float = 0  # of 16 bytes from shared memory: LDS.128
+    stores: float = 0  # of 16 bytes to global memory: STG.E.128
 
     @classmethod
     def of(cls, block: Block) -> Cost:
-        counts = [block.count(name) for name in ("MUFU.EX2", "LDGSTS", "MUFU.RCP")]
+        names = ("MUFU.EX2", "LDGSTS", "LDS.128", "STG.E.128")
+        counts = [block.count(name) for name in names]
         return cls(len(block.instructions), *counts)
 
     def plus(self, other: Cost, times: float = 1) -> Cost:
         return Cost(*(a + times * b for a, b in zip(self.parts, other.parts, strict=True)))
 
     @property
-    def parts(self) -> tuple[float, float, float, float]:
-        return self.instructions, self.exponentials, self.copies, self.divisions
+    def parts(self) -> tuple[float, float, float, float, float]:
+        return self.instructions, self.exponentials, self.copies, self.loads, self.stores
 
     def reached(self, least: Cost) -> tuple[float, ...]:
         """How far what ``least`` asks for is met; equal to its parts where it is."""
@@ -115,7 +117,7 @@ class Kernel:
         Args:
             loop: one of ``loops``, or an inner one of them.
             inner: what the loops right inside it cost altogether, by header; others once around.
-            least: exponentials, copies and divisions on the way, of inner loops included.
+            least: all but the instructions: what is on the way, of inner loops included.
 
         Raises:
             ValueError: there is no such way.
