@@ -77,13 +77,15 @@ value_tests() {  # log, seconds, files ...
 }
 
 tests() {
-  value_tests tests.log 240 tests/ops/test_{kd_loss,dist_loss,min_norm,merge,augment}_cuda.py \
+  value_tests tests.log 240 tests/ops/test_kd_loss_cuda.py tests/ops/test_dist_loss_cuda.py \
+    tests/ops/test_min_norm_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_augment_cuda.py \
     tests/ops/test_autograd.py tests/training/test_waiting.py \
     tests/data/test_resident.py tests/bench/test_replays.py
 }
 
 triton() {
-  value_tests triton.log 400 tests/ops/test_{kd_loss,merge,dist_loss,min_norm,augment}_triton.py
+  value_tests triton.log 400 tests/ops/test_kd_loss_triton.py tests/ops/test_dist_loss_triton.py \
+    tests/ops/test_min_norm_triton.py tests/ops/test_merge_triton.py tests/ops/test_augment_triton.py
 }
 
 sanitizer() {

@@ -9,10 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edufast.ops import _library  # noqa: F401 (the operators are asked for below)
 from edufast.utils._torch_private import has_kernel
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 _DEVICE_OF = {"cpp": "cpu", "cuda": "cuda"}
+# What this installation has; all operators or none have it. torch.compile cannot trace this.
+_BUILT = ["reference", "cpp"]
+if has_kernel("edufast::kd_loss", "CUDA"):
+    _BUILT.append("cuda")
+if importlib.util.find_spec("triton"):
+    _BUILT.append("triton")
 
 
 class Choice(NamedTuple):
@@ -74,21 +81,13 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
         return name
     for choice in CHOICES:
         fits = choice.classes is None or tensor.shape[-1] <= choice.classes
-        if choice.device == device and fits and _built(choice.backend):
+        if choice.device == device and fits and choice.backend in _BUILT:
             return choice.backend
     return "reference"
-
-
-@torch.compiler.assume_constant_result
-def _built(backend: str) -> bool:
-    """Whether this installation has the backend; all operators or none have it."""
-    if backend == "cuda":
-        return has_kernel("edufast::kd_loss", "CUDA")
-    return backend != "triton" or importlib.util.find_spec("triton") is not None
 
 
 def available_backends(device: str) -> list[str]:
     """The fused backends that this installation has for a device."""
     if torch.device(device).type == "cpu":
         return ["cpp"]
-    return [name for name in ("cuda", "triton") if _built(name)]
+    return [name for name in ("cuda", "triton") if name in _BUILT]
