@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kDistThreads, kDistResident<Real, Vectors, N>)
       const int c = k * kDistThreads + threadIdx.x;
       if (c >= p.classes) continue;
       const Real* const from = tile + c;
-      Real* const shifts = partials +
-                           c;  // of the first tile; memory has room for them, a thread not
+      // Of the first tile; memory has room for them, a thread has not.
+      Real* const shifts = partials + c;
       if (count == 0) {
         shifts[0] = from[0];
         shifts[p.classes] = from[kWidth];

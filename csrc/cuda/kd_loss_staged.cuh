@@ -1,9 +1,9 @@
 // The threads that share a row in the staged program, and the rows in their shared memory.
 //
 // All rows have one type and all classes, their columns are neighbours, and class c lies at the same
-// address modulo eight elements in each. Vectors of eight then begin in all of them before the same class, so that
-// 16-byte copies serve any number of classes: what a row's first and last vector hold of its
-// neighbours is patched in shared memory. A thread reads what it copied itself, so copies need
+// address modulo eight elements in each. Vectors of eight then begin in all of them before the same
+// class, so that 16-byte copies serve any number of classes: what a row's first and last vector hold
+// of its neighbours is patched in shared memory. A thread reads what it copied itself, so copies need
 // no barrier.
 #pragma once
 
