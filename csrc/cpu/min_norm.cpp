@@ -43,29 +43,30 @@ void gradient_gram(const GradientGram& p) {
 
 namespace {
 
-// Solves m [x, y] = [x, y] in place; m is symmetric and positive definite, and is overwritten by
-// its Cholesky factor.
+// Solves m [x, y] = [x, y] in place by m = L D L', of which m becomes L. In exact arithmetic m is
+// positive definite; of teachers that hardly differ it may not be, so that no square root is taken.
 void solve(int n, double (*m)[kMaxTeachers], double* x, double* y) {
+  double pivot[kMaxTeachers];
   for (int i = 0; i < n; ++i) {
-    for (int j = 0; j <= i; ++j) {
+    for (int j = 0; j < i; ++j) {
       double sum = m[i][j];
-      for (int l = 0; l < j; ++l) sum -= m[i][l] * m[j][l];
-      m[i][j] = i == j ? std::sqrt(sum) : sum / m[j][j];
+      for (int l = 0; l < j; ++l) sum -= m[i][l] * pivot[l] * m[j][l];
+      m[i][j] = sum / pivot[j];
     }
+    pivot[i] = m[i][i];
     for (int l = 0; l < i; ++l) {
+      pivot[i] -= m[i][l] * pivot[l] * m[i][l];
       x[i] -= m[i][l] * x[l];
       y[i] -= m[i][l] * y[l];
     }
-    x[i] /= m[i][i];
-    y[i] /= m[i][i];
   }
   for (int i = n - 1; i >= 0; --i) {
+    x[i] /= pivot[i];
+    y[i] /= pivot[i];
     for (int l = i + 1; l < n; ++l) {
       x[i] -= m[l][i] * x[l];
       y[i] -= m[l][i] * y[l];
     }
-    x[i] /= m[i][i];
-    y[i] /= m[i][i];
   }
 }
 

@@ -289,3 +289,17 @@ def test_a_class_out_of_range_that_only_the_kernel_can_see():
     z, teachers, _ = inputs(Case(teachers=1, classes=3))
     with pytest.raises(RuntimeError, match=r"columns\[0\] names class 7; expected 0 to 2"):
         torch.ops.edufast.gradient_gram(z, teachers, [torch.tensor([0, 1, 7])], [0], [1.0])
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_teachers_that_hardly_differ_get_finite_weights(backend):
+    """In float32 their Gram matrix may have a negative eigenvalue."""
+    rows = torch.tensor([[-1.0, -1.5], [1.5, -0.25], [-2.25, 0.5]])
+    found = [min_norm_weights(rows[:1], [rows[1:2], rows[2:]], backend=backend)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        z, t = (torch.randn(64, 10, generator=generator) for _ in range(2))
+        found.append(min_norm_weights(z, [t, t + 1], backend=backend))
+        found.append(min_norm_weights(z, [t, t + 1e-7 * z, t - 1e-7 * z], backend=backend))
+    for weights in found:
+        assert weights.isfinite().all() and float(weights.sum()) == pytest.approx(1, abs=1e-5)
