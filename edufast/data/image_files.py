@@ -218,7 +218,11 @@ class _Decoder:
         return True
 
     def _build(self) -> Pipeline:
-        from nvidia.dali import Pipeline, fn
+        try:
+            from nvidia.dali import Pipeline, fn
+        except ImportError as error:
+            message = "reading image files needs NVIDIA DALI: pip install nvidia-dali-cuda130"
+            raise UserError(message) from error
 
         pipeline = Pipeline(
             batch_size=_AT_ONCE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -283,3 +284,10 @@ def test_a_damaged_or_missing_webp_file_is_named(tmp_path):
     damage(paths[0], 1)
     damage(paths[2], 3)
     assert unreadable(paths) == [paths[0], paths[2]]
+
+
+def test_without_dali_one_line_says_what_is_missing(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(UserError, match="reading image files needs NVIDIA DALI: pip install"):
+        unreadable([tmp_path / "x.png"])
