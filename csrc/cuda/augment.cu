@@ -1,9 +1,8 @@
 // augment on the GPU: one launch.
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/augment.cuh"
+#include "cuda/runtime.h"
 
 namespace edufast::cuda {
 namespace {
@@ -25,8 +24,7 @@ void augment(const Augment& p, void* stream) {
     augment_kernel<decltype(type), channels.value>
         <<<grid, kAugmentThreads, 0, static_cast<cudaStream_t>(stream)>>>(p);
   });
-  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess)
-    throw std::runtime_error(std::string("augment: ") + cudaGetErrorString(status));
+  check(cudaGetLastError(), "augment");
 }
 
 }  // namespace edufast::cuda

@@ -1,26 +1,14 @@
 // The launches of DIST on the GPU. Nothing here waits for the device, allocates or reads memory, so
 // a call can be captured into a graph.
 #include "cuda/dist_loss.cuh"
-
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
+#include "cuda/runtime.h"
 
 namespace edufast::cuda {
 namespace {
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("dist_loss: ") + cudaGetErrorString(status));
-}
+void check(cudaError_t status) { cuda::check(status, "dist_loss"); }
 
-DistPlan plan_of(const DistLoss& p) {
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  return make_dist_plan(p, processors);
-}
+DistPlan plan_of(const DistLoss& p) { return make_dist_plan(p, processors("dist_loss")); }
 
 struct Launcher {
   cudaStream_t stream;

@@ -2,25 +2,20 @@
 // so a call can be captured into a graph: one kernel, or two where class lists have to be inverted
 // or very many labels counted.
 #include "cuda/kd_loss.cuh"
-
-#include <cuda_runtime.h>
+#include "cuda/runtime.h"
 
 #include <atomic>
 #include <map>
 #include <mutex>
 #include <random>
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <utility>
 
 namespace edufast::cuda {
 namespace {
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("kd_loss: ") + cudaGetErrorString(status));
-}
+void check(cudaError_t status) { cuda::check(status, "kd_loss"); }
 
 // Queries take a microsecond each: what does not change is asked once.
 template <class Key, class Value>

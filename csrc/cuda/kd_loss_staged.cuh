@@ -70,6 +70,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   // `memory` begins with kScratch bytes for the block.
   __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
       : Base(problem, launch) {
+    static_assert(sizeof(Source) == 16 && sizeof(Pace) == 12 && kScratch % 16 == 0);
     sources = reinterpret_cast<Source*>(memory + kBlockSums);
     paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;

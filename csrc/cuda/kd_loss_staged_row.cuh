@@ -1,6 +1,6 @@
 // The multi-teacher loss of a row and its gradient: the staged program.
 //
-//   sweep      source by source, as they arrive: the maximum, then sums of exponentials
+//   sweep      source by source: the maximum, then sums of exponentials
 //   settle, conclude   as in the general program
 //   gradient   vector by vector, from the student's logits, which stayed in registers, and the
 //              teachers' in shared memory

@@ -1,8 +1,6 @@
 // merge_ on the GPU: one launch, or several where kernel parameters cannot hold the table.
 #include "cuda/merge_table.h"
-
-#include <stdexcept>
-#include <string>
+#include "cuda/runtime.h"
 
 namespace edufast::cuda {
 namespace {
@@ -13,10 +11,7 @@ __global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
   merge_tiles({table.header, table.bytes});
 }
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("merge_: ") + cudaGetErrorString(status));
-}
+void check(cudaError_t status) { cuda::check(status, "merge_"); }
 
 template <class Table>
 int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t stream) {
@@ -34,17 +29,15 @@ int64_t launch(const Merge& p, int64_t first, int processors, cudaStream_t strea
 }  // namespace
 
 void merge(const Merge& p, void* stream) {
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  const int count = processors("merge_");
   int64_t entries = 0;
   for (int64_t i = 0; i < p.num_items; ++i) entries += merge_entries(p.items[i]);
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (entries <= merge_capacity<SmallMergeTable>(p.num_sources)) {
-    launch<SmallMergeTable>(p, 0, processors, cuda_stream);
+    launch<SmallMergeTable>(p, 0, count, cuda_stream);
     return;
   }
-  for (int64_t i = 0; i < p.num_items;) i = launch<LargeMergeTable>(p, i, processors, cuda_stream);
+  for (int64_t i = 0; i < p.num_items;) i = launch<LargeMergeTable>(p, i, count, cuda_stream);
 }
 
 }  // namespace edufast::cuda

@@ -1,27 +1,17 @@
 // The launches of AEKD's weights on the GPU. Nothing here waits for the device, allocates or reads
 // memory, so a call can be captured into a graph.
 #include "cuda/min_norm.cuh"
-
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
+#include "cuda/runtime.h"
 
 #include "cuda/min_norm_weights.cuh"
 
 namespace edufast::cuda {
 namespace {
 
-void check(cudaError_t status) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("min_norm_weights: ") + cudaGetErrorString(status));
-}
+void check(cudaError_t status) { cuda::check(status, "min_norm_weights"); }
 
 GramPlan plan_of(const GradientGram& p) {
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  return make_gram_plan(p, processors);
+  return make_gram_plan(p, processors("min_norm_weights"));
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ CHOICES = (
         "cuda",
         None,
         "cuda",
-        "a call takes a quarter of Triton's time on the host; Triton's kernel is faster for many "
+        "a call took a quarter of Triton's time on the host; Triton's kernel is faster for many "
         "rows of up to 4096 classes: benchmarks/nvidia-h100-80gb-hbm3",
     ),
     Choice("cuda", None, "triton", "for builds without the CUDA backend"),
