@@ -20,8 +20,10 @@ template <class A> struct Softmax {
   }
   bool empty() const { return max == -kInf<A>; }  // every logit is -inf
   A inverse() const { return empty() ? 0 : 1 / sum; }
-  A position(A logit, A inverse_t) const {  // u of one logit; that of an empty slice is +-inf
-    return logit == -kInf<A> ? logit : (logit - max) * inverse_t;
+  // u of one logit; that of an empty slice is +-inf, that of an infinite logit NaN.
+  A position(A logit, A inverse_t) const {
+    if (logit == -kInf<A>) return logit;
+    return logit == kInf<A> ? logit - logit : (logit - max) * inverse_t;
   }
 };
 
@@ -84,7 +86,7 @@ template <class A> struct Binary {
 };
 
 template <class A> A log_odds(const Softmax<A>& rest, A label) {
-  return rest.empty() ? kInf<A> : label - rest.log_sum;
+  return rest.empty() && label == label ? kInf<A> : label - rest.log_sum;
 }
 
 template <class A> A kl_term(A q, A log_q, A log_p) {

@@ -77,7 +77,7 @@ void min_norm_weights(const double* gram, int64_t num_teachers, double cap, floa
   const bool capped = cap < 1;
   double largest = 0;
   for (int i = 0; i < n; ++i) largest = std::max(largest, gram[i * n + i]);
-  const double scale = largest > 0 ? 1 / largest : 1;
+  const double unit = largest > 0 ? largest : 1;  // 1 / unit could overflow
   double x[kMaxTeachers], z[kMaxTeachers], slack[kMaxTeachers], w[kMaxTeachers];
   for (int i = 0; i < n; ++i) {
     x[i] = 1.0 / n;
@@ -94,7 +94,7 @@ void min_norm_weights(const double* gram, int64_t num_teachers, double cap, floa
       dx[i] = target / x[i];
       ones[i] = 1;
       for (int j = 0; j < n; ++j) {
-        m[i][j] = gram[i * n + j] * scale;
+        m[i][j] = gram[i * n + j] / unit;
         dx[i] -= m[i][j] * x[j];
       }
       m[i][i] += z[i] / x[i];

@@ -21,10 +21,10 @@ __global__ void __launch_bounds__(kWarpSize)
   const auto of = [](double x, int lane) { return __shfl_sync(kFullMask, x, lane); };
 
   const double largest = warp_max<N>(exists ? gram[i * k + i] : 0);
-  const double scale = largest > 0 ? 1 / largest : 1;
+  const double unit = largest > 0 ? largest : 1;  // 1 / unit could overflow
   double row[N];
 #pragma unroll
-  for (int c = 0; c < N; ++c) row[c] = exists && c < k ? gram[i * k + c] * scale : 0;
+  for (int c = 0; c < N; ++c) row[c] = exists && c < k ? gram[i * k + c] / unit : 0;
   double x = exists ? 1.0 / k : 1, z = exists, slack = exists ? cap - x : 1, w = exists && capped;
   for (int iteration = 0; iteration < kMinNormIterations; ++iteration) {
     const double gap = warp_sum<N>(x * z + slack * w);

@@ -78,7 +78,7 @@ def _describe(recipe: Recipe) -> None:
 
     data = recipe.data.source
     if recipe.minutes is not None:
-        described = table("recipe", recipe.name, wraps=recipe.name)
+        described = table("recipe", recipe.name, wraps=[recipe.name])
         described.add_row("data", data)
         described.add_row("source", "a folder of yours")
         open_ = f"what is left out is decided before a run begins, for {recipe.minutes:g} minutes"
@@ -103,7 +103,7 @@ def _describe(recipe: Recipe) -> None:
     else:
         total = "depends on the number of images"
 
-    described = table("recipe", recipe.name, wraps=recipe.name)
+    described = table("recipe", recipe.name, wraps=[recipe.name])
     described.add_row("data", data)
     described.add_row("source", known.source if known else "a folder of yours")
     described.add_row("teachers", teachers)
@@ -130,7 +130,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([vars(check) for check in checks], indent=2))
     else:
-        found = table("", "what", "found", wraps="found")
+        found = table("", "what", "found", wraps=["found"])
         for check in checks:
             mark = Text("ok", "green") if check.ok else Text("--", "yellow")
             found.add_row(mark, check.what, check.found)

@@ -6,7 +6,7 @@ import io
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn, ParamSpec, TextIO, TypeVar
@@ -48,11 +48,11 @@ def device_name(name: str) -> str:
     return name
 
 
-def table(*heads: str, wraps: str | None = None) -> Table:
-    """An empty table whose cells stay on one line, but for those of the column ``wraps``."""
+def table(*heads: str, wraps: Sequence[str] = ()) -> Table:
+    """An empty table whose cells stay on one line, but for those of the columns ``wraps``."""
     empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head in heads:
-        if head == wraps:
+        if head in wraps:
             empty.add_column(head, overflow="fold")
         else:
             empty.add_column(head, no_wrap=True)

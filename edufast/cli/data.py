@@ -67,7 +67,7 @@ def _print(found: Survey) -> None:
 
     source = printable(found.source)
     counts = {name: train for name, (train, _) in found.counts.items()}
-    overview = table("data", source, wraps=source)
+    overview = table("data", source, wraps=[source])
     overview.add_row("layout", found.layout)
     overview.add_row(
         "images", f"{len(found.train):,} for training, {len(found.val):,} for validation"
@@ -131,7 +131,7 @@ def _classes(found: Survey) -> Table:
     if len(ordered) > _CLASSES:
         half = _CLASSES // 2
         rows = [*rows[:half], ("…", "…", "…"), *rows[-half:]]
-    listed = table("class", "training", "validation", wraps="class")
+    listed = table("class", "training", "validation", wraps=["class"])
     for row in rows:
         listed.add_row(*row)
     return listed

@@ -70,7 +70,7 @@ def _print_table(predictions: Iterable[Prediction], count: int, top: int) -> Non
     from edufast.utils.progress import counting
 
     heads = ["picture", "class", "probability", "runner-up" if top == 2 else "runners-up"]
-    rows = table(*heads[: 3 if top == 1 else 4], wraps="picture")
+    rows = table(*heads[: 3 if top == 1 else 4], wraps=["picture", "runners-up"])
     try:
         with counting("predicting", count) as advance:
             for prediction in predictions:

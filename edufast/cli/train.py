@@ -301,7 +301,7 @@ def _prepared(
 
 def decisions_table(decisions: tuple[Decision, ...]) -> Table:
     """A row for each decision."""
-    found = table("recipe key", "decided", "because", wraps="because")
+    found = table("recipe key", "decided", "because", wraps=["because"])
     for decision in decisions:
         found.add_row(decision.key, decision.said, decision.reason)
     return found
@@ -372,7 +372,7 @@ def sweep_table(summary: SweepSummary) -> Table:
     from edufast.experiments.report.sweep import HEADS, rows
 
     heads = "variant", "last epoch", "best epoch", "student FLOPs"
-    found = table(*heads, wraps="variant")
+    found = table(*heads, wraps=["variant"])
     for row in rows(summary):
         cells = dict(zip(HEADS, row, strict=True))
         found.add_row(*(cells[head] for head in heads))

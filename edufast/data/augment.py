@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.rng import Stream, generator, hashed
+from edufast.ops.reference.augment import MAX_PAD
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import real_numbers, whole_number
 
@@ -34,7 +35,7 @@ class Augment:
     replay: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pad", whole_number("pad", self.pad, 0))
+        object.__setattr__(self, "pad", whole_number("pad", self.pad, 0, MAX_PAD))
         check_instance("flip", self.flip, bool)
         if self.random_resized_crop is not None:
             shares = real_numbers("random_resized_crop", self.random_resized_crop)

@@ -21,6 +21,8 @@ from edufast.data.dali import DaliImages
 from edufast.data.resident import ResidentImages, fits
 from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
+from edufast.utils.instances import check_instance
+from edufast.utils.numbers import whole_number, whole_numbers
 
 
 class Loader:
@@ -64,8 +66,17 @@ class Loader:
         drop_last: bool = False,
         num_threads: int = 2,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        check_instance("samples", samples, Samples)
+        batch_size = whole_number("batch_size", batch_size, 1, 2**31 - 1)
+        image_size = whole_number("image_size", image_size)
+        num_threads = whole_number("num_threads", num_threads)
+        check_instance("drop_last", drop_last, bool)
+        if sampler is not None and not (callable(sampler) and hasattr(sampler, "__len__")):
+            raise TypeError(f"sampler is of type {type(sampler).__name__}; expected a Sampler")
+        if augment is not None:
+            check_instance("augment", augment, Augment)
+        if not len(samples):
+            raise ValueError("samples: expected at least one, got none")
         if isinstance(samples.images, np.ndarray):
             if samples.images.shape[1:3] != (image_size, image_size):
                 height, width = samples.images.shape[1:3]
@@ -76,13 +87,13 @@ class Loader:
         self._sampler = sampler
         self._batch_size = batch_size
         self._augment = augment or Augment(pad=0, flip=False)
-        self._seed = seed
+        self._seed = whole_number("seed", seed, 0)
         self._group_of = _group_of(samples.labels, groups)
         self._groups = len(groups)
         self._drop_last = drop_last
         if len(self) == 0:
             raise ValueError(f"batch_size: {batch_size} leaves no batch of {self._epoch_length()}")
-        device = _with_index(torch.device(device))
+        device = _usable(torch.device(device))
         self._maker: BatchMaker
         if isinstance(samples.images, np.ndarray) and fits(samples.images, device):
             self._maker = ResidentImages(
@@ -111,12 +122,12 @@ class Loader:
         read. Starting an epoch ends the previous one.
 
         Raises:
-            ValueError: ``start`` is not within the epoch, or the sampler visits a class that is in
-                none of the groups.
+            ValueError: ``epoch`` or ``start`` is no integer or out of range, or the sampler visits
+                a class that is in none of the groups.
             UnreadableImage: an image file cannot be read or decoded; the message names it.
         """
-        if not 0 <= start <= len(self):
-            raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
+        epoch = whole_number("epoch", epoch, 0)
+        start = whole_number("start", start, 0, len(self))
         order = np.arange(len(self._samples)) if self._sampler is None else self._sampler(epoch)
         if self._groups and self._group_of[order].max() == self._groups:
             missing = self._samples.labels[order[self._group_of[order].argmax()]]
@@ -177,12 +188,19 @@ def _group_of(labels: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDA
     """(N,) the group of each sample; ``len(groups)`` for those in none."""
     group_of = np.full(len(labels), len(groups))
     for number, classes in enumerate(groups):
-        group_of[np.isin(labels, list(classes))] = number
+        members = np.isin(labels, whole_numbers(f"groups[{number}]", classes, least=0))
+        if (group_of[members] != len(groups)).any():
+            raise ValueError(
+                f"groups[{number}] has a class of an earlier group; expected each once"
+            )
+        group_of[members] = number
     return group_of
 
 
-def _with_index(device: torch.device) -> torch.device:
-    """A GPU by its number."""
+def _usable(device: torch.device) -> torch.device:
+    """A device that batches can be made on; a GPU by its number."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device}; expected cpu or cuda")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device

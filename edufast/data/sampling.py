@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.rng import Stream, generator
+from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 
 
 class Sampler(Protocol):
@@ -52,8 +53,11 @@ class MixedSampler:
         weights: Sequence[float] | None = None,
         balance: float = 0.0,
     ) -> None:
-        if samples_per_epoch is not None and samples_per_epoch < 1:
-            raise ValueError(f"samples_per_epoch: expected at least 1, got {samples_per_epoch}")
+        if samples_per_epoch is not None:
+            samples_per_epoch = whole_number("samples_per_epoch", samples_per_epoch)
+        batch_size, seed = whole_number("batch_size", batch_size), whole_number("seed", seed, 0)
+        if weights is not None:
+            weights = _positive(weights, len(groups))
         members = [_samples_of(labels, classes) for classes in groups]
         if not members:
             raise ValueError("groups: expected at least one group of classes, got none")
@@ -118,9 +122,11 @@ class SliceSampler:
     ) -> None:
         if not slices:
             raise ValueError("slices: expected at least one class slice, got none")
+        seed = whole_number("seed", seed, 0)
         members = [_samples_of(labels, classes) for classes in slices]
         self._lengths = [len(samples) for samples in members]
         if samples_per_epoch is not None:
+            samples_per_epoch = whole_number("samples_per_epoch", samples_per_epoch)
             share = samples_per_epoch / sum(self._lengths)
             ends = np.rint(np.cumsum([0, *self._lengths]) * share).astype(int)
             self._lengths = np.diff(ends).tolist()
@@ -157,6 +163,8 @@ def repeated(
         labels: of the whole split.
         balance: from 0 to 1.
     """
+    if not 0 <= real_number("balance", balance) <= 1:
+        raise ValueError(f"balance is {balance}; expected a number from 0 to 1")
     counts = np.bincount(labels)
     times = np.rint((counts.max() / counts[labels[samples]]) ** balance).astype(np.int64)
     return samples.repeat(times)
@@ -179,6 +187,13 @@ class _Passes:
         return rng.permutation(self._samples)
 
 
+def _positive(weights: Sequence[float], count: int) -> tuple[float, ...]:
+    found = real_numbers("weights", weights)
+    if len(found) != count or not all(found):
+        raise ValueError(f"weights is {weights}; expected {count} numbers above 0, one for a group")
+    return found
+
+
 def _apportioned(total: int, sizes: Sequence[float]) -> list[int]:
     """``total`` in proportion to ``sizes``: whole numbers by largest remainder, at least 1 each."""
     if total < len(sizes):
@@ -199,7 +214,7 @@ def _apportioned(total: int, sizes: Sequence[float]) -> list[int]:
 
 def _samples_of(labels: NDArray[np.integer], classes: Iterable[int]) -> NDArray[np.int64]:
     """Positions of the samples whose label is in ``classes``, ascending."""
-    wanted = np.unique(np.fromiter(classes, dtype=np.int64))
+    wanted = np.unique(np.array(whole_numbers("classes", classes, least=0), dtype=np.int64))
     if not len(wanted):
         raise ValueError("classes: expected at least one class, got none")
     missing = np.setdiff1d(wanted, labels)

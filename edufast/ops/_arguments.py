@@ -32,7 +32,7 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def tensors(name: str, values: Any) -> list[Tensor]:
     """A list of dense tensors from any iterable of them."""
-    if not isinstance(values, Iterable):
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise TypeError(f"{name} is of type {type(values).__name__}; expected a list of tensors")
     found = list(values)
     for k, value in enumerate(found):
@@ -50,7 +50,9 @@ def teachers_of(student: Tensor, teachers: Any) -> list[Tensor]:
 
 def rows_of(name: str, x: Tensor, leading: torch.Size) -> Tensor:
     """``x`` (..., n) as (B, n), where ``leading`` is the shape in the place of the dots."""
-    if x.shape[:-1] != leading or not x.dim():
+    if not x.dim():
+        raise ValueError(f"{name} has no dimensions; expected the last to count classes")
+    if x.shape[:-1] != leading:
         shape = "".join(f"{size}, " for size in leading)
         raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({shape}n) like student")
     return x.flatten(0, -2) if len(leading) else x[None]
@@ -178,6 +180,13 @@ def check_given_weights(name: str, weights: Tensor, student: Tensor, teachers: i
             f"({rows}, {teachers})"
         )
     check_device(name, weights, student)
+
+
+def moved(name: str, x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``; a meta tensor has nothing that could be moved."""
+    if x.device != device and x.is_meta:
+        raise ValueError(f"{name} is on meta; expected {device}, like student")
+    return x.to(device)
 
 
 def check_float(name: str, x: Tensor) -> None:

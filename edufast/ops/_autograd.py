@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from edufast.ops._library import checked
+from edufast.ops._library import checked, register
 from edufast.utils._torch_private import (
     Operator,
     below_autograd,
@@ -50,6 +50,12 @@ class FusedLoss(torch.autograd.Function):
         return loss, *grads
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(
+            "the fused backends have no forward-mode derivative; use backend='reference'"
+        )
+
+    @staticmethod
     def backward(ctx: Any, d_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             name = ctx.operator.name().removeprefix("edufast::").removesuffix("_triton")
@@ -64,7 +70,12 @@ class FusedLoss(torch.autograd.Function):
         return (None, None, None, *grads)
 
 
-# Only builds with the CUDA backend have it.
+def _scale_(x: Tensor, factor: Tensor) -> None:
+    x.mul_(factor)
+
+
+register(torch.ops.edufast.scale_.default, lambda x, factor: None, cpu=_scale_)
+# Only builds with the CUDA backend have its kernel for GPUs.
 _HAS_SCALE = has_kernel("edufast::scale_", "CUDA")
 
 

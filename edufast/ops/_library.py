@@ -34,7 +34,10 @@ _LIBRARY = torch.library.Library("edufast", "FRAGMENT")
 
 
 def register(
-    operator: Operator, fake: Callable[..., Any], autograd: Callable[..., Any] | None = None
+    operator: Operator,
+    fake: Callable[..., Any],
+    autograd: Callable[..., Any] | None = None,
+    cpu: Callable[..., Any] | None = None,
 ) -> None:
     """What an operator needs beside its kernels.
 
@@ -42,10 +45,13 @@ def register(
         operator: ``torch.ops.edufast.<name>.default``.
         fake: gives results of the right shapes for arguments that hold no numbers.
         autograd: the kernel for the dispatch key Autograd; None: there is no derivative.
+        cpu: what it does on the CPU, where C++ has no kernel for it.
     """
     name = operator.name()
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     _LIBRARY.impl(name, autograd or torch.library.fallthrough_kernel, "Autograd")
+    if cpu is not None:
+        _LIBRARY.impl(name, cpu, "CPU")
 
 
 def register_in_place(operator: Operator, kernel: Callable[..., None]) -> None:

@@ -76,11 +76,13 @@ def number(name: str, value: Number, student: Tensor) -> Number:
 
 
 def _float(name: str, value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
     try:
+        if isinstance(value, float):
+            return value
         if not isinstance(value, bool):
             return float(value + 0)  # NumPy's, too, and no text
+    except OverflowError:  # an int; printing it might take thousands of digits
+        raise ValueError(f"{name} is beyond 1e308; expected a smaller number") from None
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{name} is {value!r}; expected a number or a tensor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from edufast.ops._arguments import tensor
 from edufast.ops._library import checked, register
 from edufast.ops.backends import select_backend
-from edufast.ops.reference.augment import Augment, reference
+from edufast.ops.reference.augment import MAX_PAD, Augment, reference
 from edufast.utils._torch_private import Operator
+from edufast.utils.instances import check_instance
+from edufast.utils.numbers import real_numbers, whole_number
 
 # --- the operator: no derivative ----------------------------------------------------------------
 
@@ -87,6 +90,13 @@ def augment(
     """
     index, views = tensor("index", index).contiguous(), tensor("views", views).contiguous()
     images = tensor("images", images)
-    p = Augment(images, index, views, pad, flip, list(mean), list(std), dtype)
+    check_instance("flip", flip, bool)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype, such as torch.float32")
+    pad = whole_number("pad", pad, 0, MAX_PAD)
+    means, stds = (
+        list(real_numbers(name, x, least=-math.inf)) for name, x in (("mean", mean), ("std", std))
+    )
+    p = Augment(images, index, views, pad, flip, means, stds, dtype)
     name = select_backend(backend, images)
     return _run(name, p).permute(0, 3, 1, 2)

@@ -67,7 +67,7 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
     Raises:
         ValueError: the name is unknown, or its backend does not run on the tensor's device.
     """
-    name = backend or os.environ.get("EDUFAST_BACKEND") or None
+    name = backend if backend is not None else os.environ.get("EDUFAST_BACKEND") or None
     device = tensor.device.type
     if name is not None:
         if name not in BACKENDS:
@@ -76,7 +76,7 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
             )
         if _DEVICE_OF.get(name, device) != device:
             raise ValueError(
-                f"backend {name!r} runs on {_DEVICE_OF[name]}; the logits are on {device}"
+                f"backend {name!r} runs on {_DEVICE_OF[name]}; the tensors are on {device}"
             )
         return name
     for choice in CHOICES:

@@ -12,6 +12,7 @@ from edufast.ops._arguments import (
     check_given_weights,
     choice,
     class_slices,
+    moved,
     rows_of,
     teachers_of,
     tensor,
@@ -76,6 +77,9 @@ def _fused(backend: str) -> Operator:
 
 
 # --- public functions ---------------------------------------------------------------------------
+
+GIVEN = WEIGHTINGS["given"]  # by a tensor of weights
+NAMED = {name: code for name, code in WEIGHTINGS.items() if code != GIVEN}
 
 
 def kd_loss(
@@ -244,7 +248,9 @@ def _laid_out(
     if isinstance(weighting, (list, tuple)):
         weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])
     if isinstance(weighting, Tensor):
-        weighting = weighting.detach().to(student.device, torch.float32)
+        if weighting.is_complex():
+            raise TypeError(f"weighting has dtype {weighting.dtype}; expected real numbers")
+        weighting = moved("weighting", weighting.detach(), student.device).to(torch.float32)
     if student.dim() != 2:
         leading = student.shape[:-1]
         student = rows_of("student", student, leading)
@@ -262,9 +268,6 @@ def _laid_out(
     if isinstance(weighting, Tensor):
         weights = weighting
         check_given_weights("weighting", weights, student, len(teachers))
-        weighting = "given"
-    elif weighting == "given":
-        raise ValueError("weighting is 'given'; expected the tensor of weights itself")
     params = DEFAULT_PARAMS[divergence] if divergence_params is None else divergence_params
     if not isinstance(params, (list, tuple)):
         raise TypeError(f"divergence_params is {params!r}; expected a tuple of numbers, or None")
@@ -287,7 +290,7 @@ def _laid_out(
         weights=weights,
         columns=list(classes.columns),
         starts=list(classes.starts),
-        weighting=choice("weighting", weighting, WEIGHTINGS),
+        weighting=GIVEN if weights is not None else choice("weighting", weighting, NAMED),
         divergence=divergence_number,
         ignore_index=ignore_index,
         reduction=choice("reduction", reduction, REDUCTIONS),

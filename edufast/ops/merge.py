@@ -135,7 +135,7 @@ def merge_(
             names the pair.
         RuntimeError: grad mode is on and a tensor requires grad.
     """
-    targets, lists, keep = _tensors("targets", targets), _lists(sources), _number("keep", keep)
+    targets, lists, keep = _tensors("targets", targets), _lists(sources), _share("keep", keep)
     m = Merge(
         targets,
         _flat(targets, lists),
@@ -196,7 +196,7 @@ class MergePlan:
         graph would not see which tensors the plan stands for.
         """
         _refuse_grad(self._targets, self._sources)
-        keep = _number("keep", keep)
+        keep = _share("keep", keep)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
         if self._number is None or torch.compiler.is_compiling():
@@ -262,8 +262,17 @@ def _number(name: str, x: Any) -> float:
         return as_constant(x)
     try:
         return float(x + 0)  # no text
+    except OverflowError:  # an int; printing it might take thousands of digits
+        raise ValueError(f"merge_: {name} is beyond 1e308; expected a smaller number") from None
     except (TypeError, ValueError):
         raise TypeError(f"merge_: {name} is {x!r}; expected a number") from None
+
+
+def _share(name: str, x: Any) -> float:
+    number = _number(name, x)
+    if not torch.compiler.is_compiling() and not math.isfinite(number):
+        raise ValueError(f"merge_: {name} is {number}; expected a finite number")
+    return number
 
 
 def _numbers(name: str, values: Any, count: int, whose: str) -> list[float]:
@@ -290,6 +299,7 @@ def _moment_weights(counts: Iterable[float] | None, keep: float, count: int) -> 
             f"merge_: counts is {found}; expected {count} numbers above 0, one for each list of "
             "sources"
         )
+    found = [c / max(found) for c in found]  # whose sum does not overflow
     return [(1.0 - keep) * c / sum(found) for c in found]
 
 
@@ -307,13 +317,18 @@ def _filling(name: str, value: Any) -> float:
         raise ValueError(
             f"merge_: {name} is NaN; expected a number, or None to leave rows as they are"
         )
+    if isinstance(value, int) and number != value:
+        raise ValueError(f"merge_: {name} is {value}; expected a number that float64 holds exactly")
     return number
 
 
 def _pairs(moments: Any) -> list[int]:
     try:
-        return [operator.index(i) for mean, variance in moments for i in (mean, variance)]
+        found = [operator.index(i) for mean, variance in moments for i in (mean, variance)]
     except (TypeError, ValueError):
+        found = [2**63]
+    if not all(abs(i) < 2**63 for i in found):
         raise TypeError(
             f"merge_: moments is {moments!r}; expected pairs of positions, (mean, variance)"
-        ) from None
+        )
+    return found

@@ -106,6 +106,8 @@ def _as_index(item: Slice, k: int, num_classes: int, device: torch.device | str)
         index = _listed(item.tolist(), k, num_classes)
     else:
         index = item
+    if index.is_meta and torch.device(device).type != "meta":
+        raise ValueError(f"slices[{k}] is on meta; expected {device}")
     return index.to(device=device, dtype=torch.int64).contiguous()
 
 

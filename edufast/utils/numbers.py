@@ -26,8 +26,15 @@ def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1
         raise ValueError(f"{name} is {value!r}; expected an integer")
     if not least <= number <= most:
         bounds = f"at least {least}" if number < least else f"at most {most}"
-        raise ValueError(f"{name} is {value!r}; expected {bounds}")
+        raise ValueError(f"{name} is {_shown(value)}; expected {bounds}")
     return number
+
+
+def _shown(value: object) -> str:
+    """Python refuses to print an int of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
@@ -53,7 +60,7 @@ def real_numbers(name: str, values: Any, least: float = 0.0) -> tuple[float, ...
 
 
 def real_number(name: str, value: object, least: float = 0.0) -> float:
-    """``value`` as a finite float of at least ``least``; see :func:`whole_number`.
+    """``value`` as a finite float of at least ``least``, which may be -inf.
 
     Raises:
         ValueError: it is something else.
@@ -63,5 +70,6 @@ def real_number(name: str, value: object, least: float = 0.0) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if isinstance(value, str | bool) or not (math.isfinite(number) and number >= least):
-        raise ValueError(f"{name} is {value!r}; expected a finite number of at least {least:g}")
+        bound = f" of at least {least:g}" if math.isfinite(least) else ""
+        raise ValueError(f"{name} is {_shown(value)}; expected a finite number{bound}")
     return number

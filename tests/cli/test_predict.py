@@ -41,6 +41,12 @@ def test_runners_up_follow_in_the_order_of_their_probability(run, pictures):
     assert line["runners_up"] == []
 
 
+def test_a_table_shows_all_runners_up_however_narrow(run, pictures):
+    shown = edufast("predict", run, pictures / "c1" / "8.png", "--top", 6).stdout
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    assert all(f"c{c} " in shown or f"c{c}\n" in shown for c in range(6))
+
+
 def test_the_table_has_a_row_for_each_picture(run, pictures, tmp_path, monkeypatch):
     shutil.copytree(pictures / "c0", tmp_path / "c0")
     monkeypatch.chdir(tmp_path)

@@ -184,8 +184,36 @@ def test_a_loader_goes_at_once(batches):
     assert [reference() for reference in gone] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1.5}, "batch_size is 1.5; expected an integer"),
+        ({"batch_size": 10**12}, "batch_size is 1000000000000; expected at most"),
+        ({"image_size": "16"}, "image_size is '16'; expected an integer"),
+        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"num_threads": 0}, "num_threads is 0; expected at least 1"),
+        ({"device": "meta"}, "device is meta; expected cpu or cuda"),
+        ({"augment": "flip"}, "augment is of type str; expected Augment"),
+        ({"sampler": 3}, "sampler is of type int; expected a Sampler"),
+        ({"drop_last": "no"}, "drop_last is of type str; expected bool"),
+        ({"groups": [0, 1]}, r"groups\[0\] is 0; expected a sequence of integers"),
+    ],
+    ids=str,
+)
+def test_arguments_of_a_wrong_kind_are_named_in_one_line(options, message):
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        make(**options)
+
+
+@pytest.mark.parametrize("wrong", [1.5, "a", None, -1, 2**70])
+def test_epochs_and_starts_are_whole_numbers(wrong):
+    for name in ("epoch", "start"):
+        with pytest.raises(ValueError, match=f"^{name} is {wrong!r}; expected"):
+            make().epoch(**{"epoch": 0, name: wrong})
+
+
 def test_arguments_that_do_not_fit():
-    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
         make(batch_size=0)
     with pytest.raises(ValueError, match="batch_size: 64 leaves no batch of 50"):
         make(batch_size=64, drop_last=True)
@@ -193,7 +221,11 @@ def test_arguments_that_do_not_fit():
         make(image_size=32)
     with pytest.raises(ValueError, match="random_resized_crop: for image files only"):
         make(augment=Augment(random_resized_crop=(0.5, 1.0)))
-    with pytest.raises(ValueError, match="start: expected 0 to 7 batches, got 8"):
+    with pytest.raises(ValueError, match="start is 8; expected at most 7"):
         make().epoch(0, 8)
+    with pytest.raises(ValueError, match="samples: expected at least one, got none"):
+        make(SAMPLES.subset(np.arange(0)))
+    with pytest.raises(ValueError, match=r"groups\[1\] has a class of an earlier group"):
+        make(groups=[[0, 1], [1, 2, 3, 4]])
     with pytest.raises(ValueError, match="groups: class 3 is in none, but the sampler visits it"):
         list(make(groups=[[0, 1], [2, 4]]).epoch(0))

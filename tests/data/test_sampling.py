@@ -116,10 +116,29 @@ def test_errors_name_what_is_wrong():
         MixedSampler(LABELS, [[0], [1], [2]], 2, seed=0)
     with pytest.raises(ValueError, match="slices: expected at least one"):
         SliceSampler(LABELS, [], seed=0)
-    with pytest.raises(ValueError, match="samples_per_epoch: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples_per_epoch is 0; expected at least 1"):
         MixedSampler(LABELS, [[0]], 4, seed=0, samples_per_epoch=0)
     with pytest.raises(ValueError, match="samples_per_epoch: 1 leaves a slice"):
         SliceSampler(LABELS, [[0], [1]], seed=0, samples_per_epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1.5}, "batch_size is 1.5; expected an integer"),
+        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"samples_per_epoch": "9"}, "samples_per_epoch is '9'; expected an integer"),
+        ({"weights": [0.0]}, r"weights is \[0.0\]; expected 1 numbers above 0"),
+        ({"weights": [1, 1]}, r"weights is \[1, 1\]; expected 1 numbers"),
+        ({"balance": 2}, "balance is 2; expected a number from 0 to 1"),
+        ({"groups": [[0.5]]}, "classes is 0.5; expected an integer"),
+        ({"groups": [3]}, "classes is 3; expected a sequence of integers"),
+    ],
+    ids=str,
+)
+def test_numbers_of_a_wrong_kind_are_named_in_one_line(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        MixedSampler(LABELS, **{"groups": [[0, 1]], "batch_size": 4, "seed": 0} | options)
 
 
 # Of 40, 10 and 5 images, in no order.

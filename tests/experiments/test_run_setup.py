@@ -79,7 +79,7 @@ def test_a_teacher_that_cannot_learn_from_a_batch_of_one_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cuda", "backend 'cuda' runs on cuda; the logits are on cpu"),
+        ("cuda", "backend 'cuda' runs on cuda; the tensors are on cpu"),
         ("quick", "backend is 'quick'; expected one of"),
     ],
 )

@@ -32,7 +32,7 @@ ERRORS = [
     ({"alpha": math.nan}, ValueError, "alpha is nan"),
     ({"label_smoothing": 1.0}, ValueError, "label_smoothing is 1.0"),
     ({"weighting": "median"}, ValueError, "weighting is 'median'"),
-    ({"weighting": "given"}, ValueError, "expected the tensor of weights itself"),
+    ({"weighting": "given"}, ValueError, "weighting is 'given'; expected one of 'mean'"),
     ({"weighting": torch.ones(2)}, ValueError, r"weighting has shape \(2,\)"),
     ({"divergence": "l2"}, ValueError, "divergence is 'l2'"),
     (

@@ -117,10 +117,22 @@ def test_wrong_arguments_are_one_line(backend: str) -> None:
         ({"std": (1.0, 1.0)}, "std has 2 numbers; expected 3, like the channels of images"),
         ({"dtype": torch.float64}, "dtype is .*; expected float32, bfloat16 or float16"),
         ({"images": torch.zeros(2, 8, 8, 3)}, "images has shape .*; expected contiguous uint8"),
+        ({"images": torch.zeros(0, 8, 8, 3, dtype=torch.uint8)}, "expected none, for there are no"),
+        ({"pad": 1.5}, "pad is 1.5; expected an integer"),
+        ({"pad": 2**70}, "pad is 1180591620717411303424; expected at most 16383"),
+        ({"mean": None}, "mean is None; expected a sequence of numbers"),
+        ({"mean": ("a",) * 3}, "mean is 'a'; expected a finite number$"),
+        ({"std": (10**5000,) * 3}, "std is an integer of 16610 bits; expected a finite number"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             batch_of(random_case(), **change, backend=backend)
         assert "\n" not in str(error.value)
+    for change, message in (
+        ({"flip": "no"}, "flip is of type str; expected bool"),
+        ({"dtype": "float32"}, "dtype is 'float32'; expected a torch.dtype"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            batch_of(random_case(), **change, backend=backend)
     with pytest.raises(TypeError, match="index is of type list; expected a tensor"):
         batch_of(random_case(), index=[0, 1], backend=backend)
     with pytest.raises(ValueError, match="backend is 'numpy'; expected one of"):

@@ -140,6 +140,14 @@ def test_an_unused_loss_gives_no_gradient():
     assert all((g == 0).all() and g.dtype == t.dtype for g, t in zip(grads, leaves, strict=True))
 
 
+def test_the_factor_of_a_gradient_is_an_operator_on_the_cpu_too():
+    x, factor = torch.ones(2, 3), torch.tensor(-2.0)
+    results = torch.library.opcheck(torch.ops.edufast.scale_.default, (x.clone(), factor))
+    assert set(results.values()) == {"SUCCESS"}
+    torch.ops.edufast.scale_(x, factor)
+    assert (x == -2).all()
+
+
 # --- on a GPU, where the upstream gradient is multiplied in place ---------------------------------
 
 

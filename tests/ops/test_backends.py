@@ -28,7 +28,7 @@ def test_devices_without_a_line_get_the_reference():
 def test_unknown_names_and_wrong_devices(monkeypatch):
     with pytest.raises(ValueError, match="backend is 'fast'; expected one of 'reference'"):
         select_backend("fast", CPU)
-    with pytest.raises(ValueError, match="'cuda' runs on cuda; the logits are on cpu"):
+    with pytest.raises(ValueError, match="'cuda' runs on cuda; the tensors are on cpu"):
         select_backend("cuda", CPU)
     monkeypatch.setenv("EDUFAST_BACKEND", "quick")
     with pytest.raises(ValueError, match="backend is 'quick'"):

@@ -199,7 +199,7 @@ def test_compile_without_breaks_or_recompilation():
         ({"beta": -1.0}, ValueError, "beta is -1.0; expected a number from 0 to 1e18"),
         ({"gamma": math.inf}, ValueError, "gamma is inf"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend 'cuda' runs on cuda; the logits are on cpu"),
+        ({"backend": "cuda"}, ValueError, "backend 'cuda' runs on cuda; the tensors are on cpu"),
     ],
 )
 def test_errors(change, error, message):

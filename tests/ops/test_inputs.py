@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -223,6 +225,17 @@ SLIPS = [
         "labels has shape .6,. and dtype torch.uint64",
         lambda: kd_loss(Z, T, LABELS.to(torch.uint64)),
     ),
+    ("temperature is beyond 1e308", lambda: kd_loss(Z, T, LABELS, temperature=[10**5000])),
+    ("weighting is on meta; ex", lambda: kd_loss(Z, T, LABELS, weighting=T[0, :1].to("meta"))),
+    ("weighting has dtype torch.complex64", lambda: kd_loss(Z, T, LABELS, weighting=T[0, :1] * 1j)),
+    ("weighting is 'x'; expected one of 'mean'", lambda: kd_loss(Z, T, LABELS, weighting="x")),
+    (
+        r"slices\[0\] is on meta; expected cpu",
+        lambda: kd_loss(Z, T, LABELS, slices=[torch.arange(5, device="meta")]),
+    ),
+    ("teachers is of type dict; expected a list", lambda: kd_loss(Z, {"a": T}, LABELS)),
+    ("student has no dimensions", lambda: kd_loss(Z[0, 0], [T[0, 0]], LABELS[0])),
+    ("backend is ''; expected one of", lambda: kd_loss(Z, T, LABELS, backend="")),
     ("temperature is True; expected a number", lambda: kd_loss(Z, T, LABELS, temperature=True)),
     ("ignore_index is 9223372036854775808", lambda: kd_loss(Z, T, LABELS, ignore_index=2**63)),
     ("lr is no argument; expected one of slices", lambda: kd_loss_and_grad(Z, T, LABELS, lr=1)),
@@ -240,6 +253,10 @@ SLIPS = [
     (r"weights\[0\] is 'a'; expected a number", lambda: merge_([Z], [T], ["a"])),
     ("fill is 'zeros'; expected a number", lambda: merge_([Z], [T], fill="zeros")),
     (r"moments is \[0, 1\]; expected pairs", lambda: merge_([Z], [T], moments=[0, 1])),
+    ("moments is .* expected pairs", lambda: merge_([Z, Z], [T, T], moments=[(0, 2**63)])),
+    ("keep is nan; expected a finite number", lambda: merge_([Z], [T], keep=math.nan)),
+    (r"weights\[0\] is beyond 1e308", lambda: merge_([Z], [T], [10**400])),
+    ("fill is 9007199254740993; expected", lambda: merge_([Z], [T], fill=2**53 + 1)),
     ("counts is 3.0; expected 1 numbers", lambda: merge_([Z], [T], counts=3.0)),
 ]
 
@@ -264,6 +281,14 @@ def test_transforms_of_torch_func_need_the_reference():
             transform(loss("cpp"))(x)
     _, expected = kd_loss_and_grad(z, T[:2], y)
     torch.testing.assert_close(torch.func.grad(loss("reference"))(z), expected)
+
+
+def test_a_forward_derivative_needs_the_reference():
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(Z, T)
+        with pytest.raises(RuntimeError, match="no forward-mode derivative; use backend='refer"):
+            kd_loss(dual, T, LABELS)
+        assert forward_ad.unpack_dual(kd_loss(dual, T, LABELS, backend="reference")).tangent
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -252,16 +253,17 @@ def test_masked_logits(weighting, divergence, mask):
             torch.testing.assert_close(a.double()[finite], b[finite], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("rest", [0.0, -math.inf])
 @pytest.mark.parametrize("where", ["student", "teacher"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_nan_in_nan_out(divergence, where, rest):
-    for classes in (23, 40, 1040):
+def test_what_has_no_softmax_gives_nan(divergence, where, rest, bad):
+    for classes, label in itertools.product((23, 40, 1040), (7, 8)):
         case = Case(rows=3, classes=classes, divergence=divergence, ignored=0, alpha=0.5)
         x = inputs(case.but(reduction="none"))
         t = x.student if where == "student" else x.teachers[1]
-        t[1] = rest
-        t[1, 7] = math.nan
+        t[1], x.labels[1] = rest, label
+        t[1, 7] = bad
         assert torch.isnan(driver.evaluate(x)[0].loss).tolist() == [False, True, False]
 
 

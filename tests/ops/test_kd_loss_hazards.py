@@ -230,12 +230,15 @@ def test_a_weight_that_float32_rounds_to_zero_still_counts(weighting, hardly_cou
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("where", ["student", "teacher"])
 @pytest.mark.parametrize("rest", [0.0, -math.inf])
-def test_nan_in_nan_out(where, divergence, rest):
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("label", [7, 8])
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_what_has_no_softmax_gives_nan(where, divergence, rest, bad, label, backend):
     x = inputs(Case(divergence=divergence, reduction="none", alpha=0.5))
     t = x.student if where == "student" else x.teachers[1]
-    t[4] = rest
-    t[4, 7] = math.nan
-    loss = evaluate(x, "cpp").loss
+    t[4], x.labels[4] = rest, label
+    t[4, 7] = bad
+    loss = evaluate(x, backend).loss
     assert torch.isnan(loss).tolist() == [False, False, False, False, True, False]
 
 

@@ -239,13 +239,15 @@ def test_mass_that_underflows_against_a_mask_is_infinite(divergence):
     assert evaluate(x, "triton").loss.isinf().tolist() == [row == 2 for row in range(6)]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("label", [7, 8])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_nan_in_nan_out(divergence, regime):
+def test_what_has_no_softmax_gives_nan(divergence, label, bad, regime):
     """Also in a row that is masked otherwise, before a block that is nothing but masked."""
     x = make(Case(divergence=divergence, teachers=2, reduction="none", alpha=0.5))
     for row, t in enumerate((x.student, x.student, x.teachers[1], x.teachers[1]), start=2):
-        t[row] = 0.0 if row % 2 else -math.inf
-        t[row, 7] = math.nan
+        t[row], x.labels[row] = 0.0 if row % 2 else -math.inf, label
+        t[row, 7] = bad
     loss = evaluate(x, "triton").loss
     assert torch.isnan(loss).tolist() == [False, False, True, True, True, True]
 

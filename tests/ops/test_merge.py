@@ -160,6 +160,13 @@ def test_growth_keeps_rows_bit_for_bit_and_carries_optimizer_state(backend: str)
     assert targets[4] == 1
 
 
+def test_counts_whose_sum_overflows() -> None:
+    targets = [torch.zeros(3), torch.zeros(3)]
+    lists = [[torch.full((3,), x), torch.ones(3)] for x in (1.0, 3.0)]
+    merge_(targets, lists, moments=[(0, 1)], counts=[1e308, 1e308])
+    assert targets[0].tolist() == targets[1].tolist() == [2.0] * 3
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_moments_are_those_of_the_pooled_data(backend: str) -> None:
     """Means far apart: an average of variances would miss most of the spread."""

@@ -146,6 +146,11 @@ class QuadraticProgram:
         flipped = solve(gram.flip(0, 1).contiguous(), 0.5, backend).flip(0)
         torch.testing.assert_close(flipped, expected, rtol=0, atol=1e-6)
 
+    def test_a_scale_whose_inverse_overflows(self, backend):
+        for factor in (5e-324, 1e-310):
+            eye = torch.eye(2, dtype=torch.float64) * factor
+            assert solve(eye, 1.0, backend).tolist() == [0.5, 0.5]
+
     def test_a_matrix_that_rounding_made_indefinite_gives_finite_weights(self, backend):
         """As of teachers that hardly differ, whose gradients are multiplied in float32."""
         for k in (2, 3, 8):
@@ -295,7 +300,7 @@ def zeros(*shape: int) -> Tensor:
         ({"cap": 1.5}, ValueError, "cap is 1.5"),
         ({"cap": math.nan}, ValueError, "cap is nan"),
         ({"backend": "tpu"}, ValueError, "backend is 'tpu'"),
-        ({"backend": "cuda"}, ValueError, "backend 'cuda' runs on cuda; the logits are on cpu"),
+        ({"backend": "cuda"}, ValueError, "backend 'cuda' runs on cuda; the tensors are on cpu"),
     ],
 )
 def test_errors(change, error, message):

@@ -36,6 +36,8 @@ def kl(a: Softmax, b: Softmax) -> Tensor:
     # Mass, though it may have underflown, on a class that ``b`` masks.
     outside = (b.masked & ~a.masked).any(1)
     divergence = (a.p * ratio).sum(1).masked_fill(outside, math.inf)
+    # A logit that is NaN or inf has made its whole row NaN.
+    divergence = divergence.masked_fill(torch.isnan(a.log_p[:, 0] + b.log_p[:, 0]), math.nan)
     return divergence.masked_fill(a.empty | b.empty, 0)
 
 

@@ -97,6 +97,8 @@ class Augment(NamedTuple):
         """Those of a device are not waited for: see :func:`reference`."""
         if not values_are_at_hand(x):
             return
+        if not count and len(x):
+            raise ValueError(f"{name} has {len(x)} numbers; expected none, for there are no images")
         wrong = (x < 0) | (x >= count)
         if wrong.any():
             i = int(wrong.nonzero()[0])
