@@ -12,6 +12,7 @@ import typer
 from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import path_of, text_of
 from edufast.edge import MAX_DROP
+from edufast.edge.contract import SUFFIX
 from edufast.experiments import RUN_FILE
 from edufast.utils.errors import one_line
 
@@ -34,7 +35,13 @@ def export(
         ),
     ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", parser=path_of("--out"), help="File to write.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=path_of("--out"),
+            help="File to write. A name that ends with .edge: a folder of all that a device needs.",
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Points of accuracy that a file of integers may lose.")
@@ -61,6 +68,7 @@ def export(
     Every file is written, or none: one that is another classifier, or loses
     more accuracy than --max-drop, ends the command with exit code 1.
     """
+    from edufast.edge.bundle import write_bundle
     from edufast.edge.parity import ExportError
     from edufast.edge.registry import find_format
     from edufast.edge.trained import export_trained, write_script
@@ -68,7 +76,8 @@ def export(
     from edufast.models.weights import load_model
 
     formats = {name: user(find_format, name) for name in to.split(",")}
-    if out is not None and len(formats) > 1:
+    bundled = out is not None and out.suffix == SUFFIX
+    if out is not None and not bundled and len(formats) > 1:
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
     weights, named = _weights(source)
     recipe = _recipe(source)
@@ -78,7 +87,10 @@ def export(
     images = _images(weights, info, data, recipe)
     paths = {name: out or named.with_suffix(form.SUFFIX) for name, form in formats.items()}
     try:
-        reports = user(export_trained, network, info, images, paths, max_drop)
+        if out is not None and bundled:
+            reports = user(write_bundle, network, info, images, out, list(formats), max_drop)
+        else:
+            reports = user(export_trained, network, info, images, paths, max_drop)
     except ExportError as error:
         fail(f"{error}; nothing was written", 1)
     except ValueError as error:  # the images do not fit the model

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def _written(
         parity=_parity(original, form, temporary, max_drop),
         noise=original.noise,
         classes=original.classes,
-        latency=measure_latency(form, temporary, original.image),
+        latency=measure_latency(partial(form.runner, temporary, threads=1), original.image),
     )
 
 

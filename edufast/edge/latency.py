@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edufast.edge.format import Format
+if TYPE_CHECKING:  # without torch
+    from edufast.edge.parity import Run
 
 RUNS = 50
 
@@ -29,16 +30,16 @@ class Latency:
     load_ms: float
 
 
-def measure_latency(form: Format, path: Path, image: NDArray[Any], runs: int = RUNS) -> Latency:
-    """Load the file at ``path`` and run it on ``image``, a batch of one, ``runs`` times more."""
+def measure_latency(load: Callable[[], Run], image: NDArray[Any], runs: int = RUNS) -> Latency:
+    """Load a file by ``load``, run it on ``image``, a batch of one, and ``runs`` times more."""
     started = time.perf_counter()
-    run = form.runner(path, threads=1)
+    run = load()
     run(image)
-    load = time.perf_counter() - started
+    loading = time.perf_counter() - started
     seconds = []
     for _ in range(runs):
         started = time.perf_counter()
         run(image)
         seconds.append(time.perf_counter() - started)
     median, p95 = np.quantile(seconds, [0.5, 0.95])
-    return Latency(1000 * median.item(), 1000 * p95.item(), 1000 * load)
+    return Latency(1000 * median.item(), 1000 * p95.item(), 1000 * loading)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.data.folder import counted
 from edufast.data.image_files import UnreadableImage
 from edufast.data.pictures import find_pictures, read_picture
-from edufast.edge.runtime import load_onnxruntime
-from edufast.edge.seal import is_damaged
-from edufast.utils.errors import UserError, one_line
+from edufast.edge.runtime import load_session
+from edufast.utils.errors import UserError
 
 _BATCH = 16  # pictures
 _PathLike = str | os.PathLike[str]
@@ -114,7 +112,8 @@ class ExportedModel:
 
     def __init__(self, path: Path) -> None:
         file = _file(path)
-        self._session = _session(file)
+        _require_pillow()
+        self._session = load_session(file)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.classes, self._crop = _described(file, metadata)
         inputs = [(each.type, each.shape[1:]) for each in self._session.get_inputs()]
@@ -171,28 +170,11 @@ def _file(path: Path) -> Path:
     return file
 
 
-def _session(file: Path) -> Any:
+def _require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
-
-        onnxruntime = load_onnxruntime()
     except ImportError as error:
-        raise UserError(f"predicting needs {error.name}: pip install 'edufast[export]'") from error
-    content = file.read_bytes()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        raise UserError(
-            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
-        ) from error
-    if is_damaged(content):
-        raise UserError(
-            f"{file} is damaged, or was changed since edufast wrote it: its content does not match "
-            "the hash at its end"
-        )
-    return session
+        raise UserError("predicting needs PIL: pip install 'edufast[export]'") from error
 
 
 def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], CentreCrop]:

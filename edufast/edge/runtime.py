@@ -1,9 +1,13 @@
-"""Loading onnxruntime, which runs exported files."""
+"""Loading exported files in onnxruntime, without torch."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
+
+from edufast.edge.seal import is_damaged
+from edufast.utils.errors import UserError, one_line
 
 
 def load_onnxruntime() -> Any:
@@ -12,3 +16,34 @@ def load_onnxruntime() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+def load_session(file: Path, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU for an .onnx file that EduFast wrote.
+
+    Args:
+        threads: 0: as many as onnxruntime takes.
+
+    Raises:
+        UserError: onnxruntime is missing or cannot load the file, or the file is damaged.
+    """
+    try:
+        onnxruntime = load_onnxruntime()
+    except ImportError as error:
+        raise UserError("running .onnx files needs onnxruntime: pip install onnxruntime") from error
+    content = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise UserError(
+            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
+        ) from error
+    if is_damaged(content):
+        raise UserError(
+            f"{file} is damaged, or was changed since edufast wrote it: its content does not match "
+            "the hash at its end"
+        )
+    return session

@@ -50,6 +50,30 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder next to ``path``, which takes the place of ``path`` as a whole when
+    the block succeeds; if the block raises, ``path`` keeps what it held before.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder, lock = _create_locked(target)
+    temporary = folder / target.name
+    temporary.mkdir()
+    try:
+        with naming(path):
+            yield temporary
+        for written in temporary.rglob("*"):
+            _sync(written)
+        if target.exists():
+            target.replace(folder / "earlier")
+        temporary.replace(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
 def cache_folder() -> Path:
     """Where files are kept that can be made again: ``$EDUFAST_CACHE``, or ``~/.cache/edufast``."""
     folder = os.environ.get("EDUFAST_CACHE")

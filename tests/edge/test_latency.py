@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,18 +17,17 @@ def test_quantiles_in_milliseconds_over_the_runs_after_the_first(monkeypatch) ->
     took = [0.5, *(0.001 * n for n in range(1, 102))]  # seconds: loading, then 101 runs
     clock = iter(np.cumsum([0.0, *(part for each in took for part in (each, 10.0))]).tolist())
     monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    form = SimpleNamespace(runner=lambda path, threads: lambda image: image)
-    found = measure_latency(form, Path("file"), IMAGE, runs=101)
+    found = measure_latency(lambda: lambda image: image, IMAGE, runs=101)
     assert found.median_ms == pytest.approx(51) and found.p95_ms == pytest.approx(96)
     assert found.load_ms == pytest.approx(500)
 
 
-def test_the_file_is_loaded_once_on_one_thread_and_runs_one_image_at_a_time() -> None:
+def test_the_file_is_loaded_once_and_runs_one_image_at_a_time() -> None:
     calls = []
 
-    def runner(path: Path, threads: int):
-        calls.append((path, threads))
+    def load():
+        calls.append("loaded")
         return lambda image: calls.append(image.shape)
 
-    measure_latency(SimpleNamespace(runner=runner), Path("file"), IMAGE, runs=3)
-    assert calls == [(Path("file"), 1), *[(1, 4, 4, 3)] * 4]
+    measure_latency(load, IMAGE, runs=3)
+    assert calls == ["loaded", *[(1, 4, 4, 3)] * 4]

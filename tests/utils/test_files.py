@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write, cache_folder, remove_partial_files
+from edufast.utils.files import atomic_folder, atomic_write, cache_folder, remove_partial_files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -121,3 +121,16 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
 def test_what_can_be_made_again_is_kept_where_the_environment_says(setting, folder, monkeypatch):
     monkeypatch.setenv("EDUFAST_CACHE", setting)
     assert cache_folder() == Path(folder).expanduser()
+
+
+def test_a_folder_takes_its_place_as_a_whole(tmp_path):
+    target = tmp_path / "new" / "folder"
+    for content in ("first", "second"):
+        with atomic_folder(target) as temporary:
+            (temporary / content).write_text(content)
+        assert [path.name for path in target.iterdir()] == [content]
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "third").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]

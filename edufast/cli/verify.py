@@ -1,0 +1,57 @@
+"""The command that replays a bundle on the machine where it is to be used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edufast.cli.common import JsonOption, fail, show, table, user
+from edufast.cli.options import path_of
+
+if TYPE_CHECKING:
+    from edufast.edge.replay import Replay
+
+
+def verify(
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            parser=path_of("bundle"), help="A folder that edufast export wrote: student.edge."
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle on this machine: its hashes, and its answers for the images in it.
+
+    Runs without torch. A model that answers otherwise than where it was
+    exported ends the command with exit code 1.
+    """
+    from edufast.edge.replay import ReplayError, replay
+
+    try:
+        replays = user(replay, bundle)
+    except ReplayError as error:
+        fail(str(error), 1)
+    if as_json:
+        for each in replays:
+            print(json.dumps({"event": "verify", **asdict(each)}))
+    else:
+        _print_table(replays)
+
+
+def _print_table(replays: list[Replay]) -> None:
+    rows = table("file", "images", "same class", "difference", "one image", "load")
+    for each in replays:
+        rows.add_row(
+            each.file.name,
+            f"{each.images}",
+            f"{each.agreement:.1%}",
+            f"{each.max_abs_difference:.2g}",
+            f"{each.latency.median_ms:.2f} ms",
+            f"{each.latency.load_ms:.1f} ms",
+        )
+    show(rows)

@@ -1,0 +1,146 @@
+"""A folder with everything that a device needs: student.edge/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edufast.data import DataSet
+from edufast.data.centre_crop import CentreCrop
+from edufast.edge import MAX_DROP
+from edufast.edge.contract import (
+    CARD,
+    CONTRACT,
+    GOLDEN,
+    SCRIPT,
+    SUFFIX,
+    BundledFile,
+    Contract,
+    hash_of,
+)
+from edufast.edge.export import ExportReport
+from edufast.edge.onnx import INPUT, OUTPUT
+from edufast.edge.registry import find_format
+from edufast.edge.trained import export_trained, known_images, write_script
+from edufast.models.weights import ModelInfo
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_folder
+
+GOLDEN_IMAGES = 32  # of the validation split, spread over the classes
+
+_CARD = """# {name}
+
+An image classifier of {classes} classes, trained by EduFast on `{data}`.
+
+| file | format | size | accuracy | difference from PyTorch, 95 % interval |
+|---|---|---|---|---|
+{rows}
+
+Accuracy is that of the file itself, run on {images:,} validation images. Pictures of another kind
+may be recognised less well: measure on your own.
+
+- `contract.json`: classes, layout of the input, resize rule, hashes.
+- `python {script} {first} picture.jpg`: predicts, with numpy, Pillow and onnxruntime.
+- `edufast verify .`: replays `{golden}` on this machine: {count} validation images and every file's
+  answers.
+"""
+
+
+def write_bundle(
+    model: nn.Module,
+    info: ModelInfo,
+    data: DataSet,
+    folder: Path,
+    formats: Sequence[str] = ("onnx", "onnx-int8"),
+    max_drop: float = MAX_DROP,
+) -> list[ExportReport]:
+    """Export ``model`` in each of ``formats`` into a bundle, or write nothing.
+
+    The same model, data and packages give the same bytes. An earlier bundle is replaced.
+
+    Args:
+        folder: named ``*.edge``.
+
+    Raises:
+        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`; or something else
+            than a bundle is at ``folder``.
+    """
+    if folder.suffix != SUFFIX:
+        raise UserError(f"{folder} is no name for a bundle; expected one that ends with {SUFFIX}")
+    if folder.exists() and not (folder / CONTRACT).is_file():
+        raise UserError(f"{folder} exists and is no bundle; expected another name")
+    forms = {name: find_format(name) for name in formats}
+    with atomic_folder(folder) as temporary:
+        paths = {name: temporary / f"student{form.SUFFIX}" for name, form in forms.items()}
+        reports = export_trained(model, info, data, paths, max_drop)
+        images = known_images(data, "validation", info, GOLDEN_IMAGES)[0][:]
+        logits = {
+            paths[name].name: form.runner(paths[name], threads=1)(images)
+            for name, form in forms.items()
+        }
+        arrays: dict[str, Any] = {"images": images, **logits}
+        np.savez(temporary / GOLDEN, **arrays)
+        write_script(temporary)
+        versions = {k: v for form in forms.values() for k, v in form.versions().items()}
+        contract = _contract(temporary, info, reports, versions)
+        contract.write(temporary)
+        (temporary / CARD).write_text(_card(folder.stem, info, contract, len(images)), "utf-8")
+    return [replace(report, path=folder / report.path.name) for report in reports]
+
+
+def _contract(
+    folder: Path, info: ModelInfo, reports: Sequence[ExportReport], versions: dict[str, str]
+) -> Contract:
+    size = info.image_size
+    return Contract(
+        classes=info.classes,
+        input={"name": INPUT, "dtype": "uint8", "shape": ["N", size, size, 3], "colours": "RGB"},
+        resize=CentreCrop.to(size, size).to_dict(),
+        output={"name": OUTPUT, "dtype": "float32", "shape": ["N", len(info.classes)]},
+        files=tuple(_file(folder, report) for report in reports),
+        golden=hash_of(folder / GOLDEN),
+        versions=versions,
+    )
+
+
+def _file(folder: Path, report: ExportReport) -> BundledFile:
+    parity = report.parity
+    assert parity.accuracy_exported is not None and parity.accuracy_torch is not None
+    assert parity.interval is not None
+    return BundledFile(
+        name=report.path.name,
+        format=report.format,
+        sha256=hash_of(folder / report.path.name),
+        bytes=report.bytes,
+        images=parity.samples,
+        accuracy=parity.accuracy_exported,
+        accuracy_torch=parity.accuracy_torch,
+        interval=parity.interval,
+    )
+
+
+def _card(name: str, info: ModelInfo, contract: Contract, golden: int) -> str:
+    rows = []
+    for file in contract.files:
+        low, high = (100 * bound for bound in file.interval)
+        drop = 100 * (file.accuracy - file.accuracy_torch)
+        rows.append(
+            f"| `{file.name}` | {file.format} | {file.bytes / 1e6:.3f} MB | {file.accuracy:.2%} | "
+            f"{drop:+.2f} ({low:+.2f} to {high:+.2f}) points |"
+        )
+    return _CARD.format(
+        name=name,
+        classes=len(info.classes),
+        data=info.data,
+        rows="\n".join(rows),
+        images=contract.files[0].images,
+        script=SCRIPT,
+        first=contract.files[0].name,
+        golden=GOLDEN,
+        count=golden,
+    )

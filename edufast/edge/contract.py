@@ -1,0 +1,94 @@
+"""What a bundle says of itself: contract.json, read and written without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edufast.utils.errors import UserError
+
+CONTRACT, GOLDEN, CARD, SCRIPT = "contract.json", "golden.npz", "README.md", "predict.py"
+SUFFIX = ".edge"  # of a bundle's folder
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class BundledFile:
+    """A model in a bundle, and what was measured when it was exported.
+
+    Attributes:
+        name: of the file.
+        format: see :data:`edufast.edge.registry.FORMATS`.
+        sha256: of its content.
+        accuracy, accuracy_torch: on ``images`` validation images, of the file and of the model.
+        interval: of their difference, paired, at 95 %.
+    """
+
+    name: str
+    format: str
+    sha256: str
+    bytes: int
+    images: int
+    accuracy: float
+    accuracy_torch: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything that a program on the device has to know besides the model's graph.
+
+    Attributes:
+        classes: names, in the order of the logits.
+        input: name, type and layout of the images; pixels are normalised inside.
+        resize: the rule of validation, see :class:`edufast.data.centre_crop.CentreCrop`.
+        output: name and type of the logits.
+        files: the models.
+        golden: SHA-256 of the file of images with the logits that every model gives for them.
+        versions: of the packages that wrote the bundle.
+    """
+
+    classes: tuple[str, ...]
+    input: dict[str, Any]
+    resize: dict[str, Any]
+    output: dict[str, Any]
+    files: tuple[BundledFile, ...]
+    golden: str
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """As ``folder``'s contract.json."""
+        text = json.dumps({"contract": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+        (folder / CONTRACT).write_text(text + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Contract:
+        """Of the bundle ``folder``.
+
+        Raises:
+            UserError: it is no bundle, or one of another version, or its contract makes no sense.
+        """
+        path = folder / CONTRACT
+        if not path.is_file():
+            raise UserError(f"{folder} has no {CONTRACT}; expected a bundle, such as student.edge")
+        try:
+            said = json.loads(path.read_text("utf-8"))
+            version = said.pop("contract")
+            files = tuple(BundledFile(**each) for each in said.pop("files"))
+            for each in files:
+                if Path(each.name).name != each.name:
+                    raise ValueError(each.name)
+            contract = cls(files=files, **said)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} makes no sense; expected what edufast export wrote") from error
+        if version != VERSION:
+            raise UserError(f"{path} has version {version!r}; expected {VERSION}")
+        return contract
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,98 @@
+"""Replaying a bundle where it is to be used: without torch, by onnxruntime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
+from edufast.edge.latency import Latency, measure_latency
+from edufast.edge.runtime import load_session
+from edufast.utils.errors import UserError
+
+# Of the largest logit: what another processor's order of additions may change.
+TOLERANCE = 1e-3
+# Integers may round an activation to the next step, and change an answer that was close.
+MIN_AGREEMENT = 0.9
+
+
+class ReplayError(RuntimeError):
+    """A bundle is damaged, or answers otherwise than where it was exported."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How a model of a bundle does on this machine.
+
+    Attributes:
+        file: the model.
+        images: golden images replayed.
+        agreement: share of them with the class that was recorded.
+        max_abs_difference: largest absolute difference from a recorded logit.
+        latency: of one image on one thread.
+    """
+
+    file: BundledFile
+    images: int
+    agreement: float
+    max_abs_difference: float
+    latency: Latency
+
+
+def replay(folder: Path) -> list[Replay]:
+    """Run every model of the bundle ``folder`` on the golden images.
+
+    A float32 model has to give the recorded logits, but for the order of additions; one of integers
+    the recorded class for nine images of ten.
+
+    Raises:
+        UserError: it is no bundle, or onnxruntime is missing.
+        ReplayError: a file is missing, damaged or exchanged, or answers otherwise.
+    """
+    contract = Contract.read(folder)
+    for name, expected in [
+        (GOLDEN, contract.golden),
+        *((f.name, f.sha256) for f in contract.files),
+    ]:
+        path = folder / name
+        if not path.is_file():
+            raise ReplayError(f"{path} is missing")
+        if hash_of(path) != expected:
+            raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
+    with np.load(folder / GOLDEN, allow_pickle=False) as golden:
+        images, logits = golden["images"], {f.name: golden[f.name] for f in contract.files}
+    return [_replayed(folder, file, images, logits[file.name]) for file in contract.files]
+
+
+def _replayed(
+    folder: Path, file: BundledFile, images: NDArray[Any], recorded: NDArray[np.float32]
+) -> Replay:
+    def load() -> Any:
+        session = load_session(folder / file.name, threads=1)
+        name = session.get_inputs()[0].name
+        return lambda batch: session.run(None, {name: batch})[0]
+
+    try:
+        found = load()(images)
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise ReplayError(f"{folder / file.name} cannot be run: {error}") from error
+    difference = float(np.abs(found - recorded).max())
+    agreement = float((found.argmax(1) == recorded.argmax(1)).mean())
+    exact = file.format == "onnx"
+    if exact and not difference <= TOLERANCE * np.abs(recorded).max():  # NaN, too
+        raise ReplayError(
+            f"{folder / file.name} gives logits that differ by up to {difference:g} from those "
+            f"recorded; expected at most {TOLERANCE:g} of the largest"
+        )
+    if not exact and not agreement >= MIN_AGREEMENT:
+        raise ReplayError(
+            f"{folder / file.name} gives the recorded class for {agreement:.0%} of {len(images)} "
+            f"images; expected at least {MIN_AGREEMENT:.0%}"
+        )
+    return Replay(file, len(images), agreement, difference, measure_latency(load, images[:1]))
