@@ -18,10 +18,11 @@ int64_t count_rows(const KDLoss& p) {  // that are not ignored
   return count;
 }
 
-// Rows per thread: below some ten microseconds of work, waking a thread does not pay.
+// Rows per thread: below some ten microseconds of work, waking a thread does not pay. What a row
+// costs besides its logits, for each softmax, is that of some 32 of them.
 int64_t grain(const KDLoss& p) {
-  int64_t logits = p.classes;
-  for (int64_t k = 0; k < p.num_teachers; ++k) logits += p.teachers[k].classes;
+  int64_t logits = 32 + p.classes;
+  for (int64_t k = 0; k < p.num_teachers; ++k) logits += 32 + p.teachers[k].classes;
   return 1 + 32768 / logits;
 }
 
