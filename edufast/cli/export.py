@@ -184,6 +184,7 @@ def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
             "one image, median": f"{latency.median_ms:.2f} ms",
             "  95th percentile": f"{latency.p95_ms:.2f} ms",
             "  load, first answer": f"{latency.load_ms:.1f} ms",
+            "  PyTorch, median": f"{report.torch_latency.median_ms:.2f} ms",
         }
         for name, cell in cells.items():
             found.setdefault(name, []).append(cell)

@@ -23,7 +23,7 @@ from torch import nn
 from edufast.edge import MAX_DROP
 from edufast.edge.calibration import MIN_IMAGES
 from edufast.edge.format import Format
-from edufast.edge.latency import Latency, measure_latency
+from edufast.edge.latency import Latency, measure_latency, measure_torch
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Parity, compare
 from edufast.edge.registry import FORMATS, find_format
@@ -44,6 +44,7 @@ class ExportReport:
         noise: whether the comparison used random images because no samples were given.
         classes: names in the order of the logits, if they were given.
         latency: of one image on one thread.
+        torch_latency: likewise, of the model in PyTorch, not compiled.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ExportReport:
     noise: bool
     classes: tuple[str, ...] | None
     latency: Latency
+    torch_latency: Latency
 
     @property
     def worst_class(self) -> str | None:
@@ -79,6 +81,7 @@ class ExportReport:
             "latency_ms": self.latency.median_ms,
             "latency_p95_ms": self.latency.p95_ms,
             "load_ms": self.latency.load_ms,
+            "torch_latency_ms": self.torch_latency.median_ms,
         }
 
 
@@ -167,11 +170,12 @@ def export_all(
     for name in paths:
         _check_images(name, original)
     reports = []
+    torch_latency = measure_torch(original.run, original.image)
     with ExitStack() as files:
         for name, path in paths.items():
             temporary = files.enter_context(atomic_write(path))
             try:
-                reports.append(_written(original, name, path, temporary, max_drop))
+                reports.append(_written(original, name, path, temporary, max_drop, torch_latency))
             except ExportError as error:
                 if len(paths) == 1:
                     raise
@@ -238,7 +242,12 @@ def _format(name: str, path: Path) -> Format:
 
 
 def _written(
-    original: Original, name: str, path: Path, temporary: Path, max_drop: float
+    original: Original,
+    name: str,
+    path: Path,
+    temporary: Path,
+    max_drop: float,
+    torch_latency: Latency,
 ) -> ExportReport:
     form = FORMATS[name]
     form.write(original, temporary, {**original.metadata, "versions": form.versions()})
@@ -251,6 +260,7 @@ def _written(
         noise=original.noise,
         classes=original.classes,
         latency=measure_latency(partial(form.runner, temporary, threads=1), original.image),
+        torch_latency=torch_latency,
     )
 
 

@@ -30,6 +30,18 @@ class Latency:
     load_ms: float
 
 
+def measure_torch(run: Run, image: NDArray[Any], runs: int = RUNS) -> Latency:
+    """:func:`measure_latency` of a model in PyTorch, which gets one thread meanwhile."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measure_latency(lambda: run, image, runs)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def measure_latency(load: Callable[[], Run], image: NDArray[Any], runs: int = RUNS) -> Latency:
     """Load a file by ``load``, run it on ``image``, a batch of one, and ``runs`` times more."""
     started = time.perf_counter()

@@ -108,6 +108,14 @@ class Original:
         """One of the samples, as a batch."""
         return self.samples[:1]
 
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """The model's logits for images in the layout of the files' input, by PyTorch."""
+        if self.constants is not None:
+            images = normalise(images, *self.constants)
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self.model(torch.from_numpy(images)).numpy()
+        return logits
+
 
 def _frozen(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""

@@ -153,7 +153,7 @@ class ExportEvent(Event):
         accuracy: of the file over the whole validation split. ``accuracy_torch`` and
             ``accuracy_onnx`` are over the images compared, which were fewer in earlier versions.
         latency_ms: of one image on one thread.
-        format, difference, interval, worst_class, latency_p95_ms, load_ms: see
+        format, difference, interval, worst_class, latency_p95_ms, load_ms, torch_latency_ms: see
             :class:`edufast.edge.export.ExportReport`; None where an earlier version wrote it.
     """
 
@@ -175,6 +175,7 @@ class ExportEvent(Event):
     worst_class: dict[str, Any] | None = None
     latency_p95_ms: float | None = None
     load_ms: float | None = None
+    torch_latency_ms: float | None = None
 
     @classmethod
     def of(cls, report: ExportReport) -> ExportEvent:

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from edufast.edge import latency
-from edufast.edge.latency import measure_latency
+from edufast.edge.latency import measure_latency, measure_torch
 
 IMAGE = np.zeros((1, 4, 4, 3), np.uint8)
 
@@ -31,3 +32,13 @@ def test_the_file_is_loaded_once_and_runs_one_image_at_a_time() -> None:
 
     measure_latency(load, IMAGE, runs=3)
     assert calls == ["loaded", *[(1, 4, 4, 3)] * 4]
+
+
+def test_torch_gets_one_thread_meanwhile() -> None:
+    before, threads = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        measure_torch(lambda image: threads.append(torch.get_num_threads()), IMAGE, runs=2)
+        assert threads == [1] * 3 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,9 @@ from tests.experiments.logs import RUN, write
 def report(name: str, worst: str) -> ExportReport:
     parity = Parity(90, 0.99, 0.9, 0.875, -0.025, (-0.04, -0.01), ClassAccuracy(1, 0.8, 0.6), 0.3)
     latency = Latency(1.25, 2.5, 33.0)
-    return ExportReport(Path(name), "onnx-int8", 18, 12345, parity, False, ("a", worst), latency)
+    return ExportReport(
+        Path(name), "onnx-int8", 18, 12345, parity, False, ("a", worst), latency, latency
+    )
 
 
 def test_they_are_logged_once_each_and_the_latest_is_shown(tmp_path: Path) -> None:
