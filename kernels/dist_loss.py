@@ -93,7 +93,7 @@ def _correlation(n, p_mean, q_mean, pp, qq, pq):
     """The correlation, and its derivative's factors of the centred q and p."""
     p_flat = pp <= n * (p_mean * _FLAT) * (p_mean * _FLAT)
     q_flat = qq <= n * (q_mean * _FLAT) * (q_mean * _FLAT)
-    flat = p_flat | q_flat
+    flat = (p_flat | q_flat) & (pp == pp) & (qq == qq)  # which must not hide NaN
     p_norm = tl.sqrt(tl.where(flat, 1.0, pp))
     q_norm = tl.sqrt(tl.where(flat, 1.0, qq))
     inverse = tl.where(flat, 0.0, 1.0 / (p_norm * q_norm + _EPSILON))
@@ -317,10 +317,10 @@ def _slopes(student, teacher, rows, columns, row, column, num_rows, classes, inv
     columns += column
     dp = p - tl.load(columns, mask=inside, other=0.0)[None, :]
     dq = q - tl.load(columns + classes, mask=inside, other=0.0)[None, :]
-    of_rows = (
-        p * _row_number(rows, _OF_STUDENT, row, num_rows)[:, None]
-        + q * _row_number(rows, _OF_TEACHER, row, num_rows)[:, None]
-    )
+    mean = 1.0 / classes  # the derivatives are large where rows hardly vary
+    of_rows = (p - mean) * _row_number(rows, _OF_STUDENT, row, num_rows)[:, None] + (
+        q - mean
+    ) * _row_number(rows, _OF_TEACHER, row, num_rows)[:, None]
     of_columns = (
         dp * tl.load(columns + 2 * classes, mask=inside, other=0.0)[None, :]
         + dq * tl.load(columns + 3 * classes, mask=inside, other=0.0)[None, :]

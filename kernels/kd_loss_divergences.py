@@ -72,7 +72,8 @@ def _log_ratio(log_p, log_q, p):
 @triton.jit
 def _weighted_log_ratio(e, u, v):
     """e (u - v): 0 where u has no mass; infinite where v alone has none, though e may underflow."""
-    return tl.maximum(e, 1e-37) * tl.where(u == -_INF, 0.0, u - v)
+    weighted = tl.where(e == 0, 0.0, e * tl.where(u == -_INF, 0.0, u - v))
+    return tl.where((v == -_INF) & (u != -_INF), e + _INF, weighted)
 
 
 @triton.jit

@@ -25,7 +25,8 @@ struct Correlation {
     const auto flat = [&](double mean, double squares) {
       return squares <= n * (kDistFlat * mean) * (kDistFlat * mean);
     };
-    if (flat(mean_p, pp) || flat(mean_q, qq)) return;
+    const bool broken = pp != pp || qq != qq;  // by NaN, which a flat side must not hide
+    if (!broken && (flat(mean_p, pp) || flat(mean_q, qq))) return;
     const double p_norm = __builtin_sqrt(pp), q_norm = __builtin_sqrt(qq);
     const double inverse = 1 / (p_norm * q_norm + kDistEpsilon);
     value = pq * inverse;
@@ -220,12 +221,14 @@ template <class A> class Dist {
     const A* columns = static_cast<const A*>(memory_.columns) + j;
     const A p_inverse = A(row.p_inverse), q_inverse = A(row.q_inverse);
     const A of_student = A(row.of_student), of_teacher = A(row.of_teacher);
+    const A mean = A(1) / A(classes_);
     Vec<A> sum{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
       const Vec<A> pi = load(p + i, lanes) * p_inverse, qi = load(x + i, lanes) * q_inverse;
       const Vec<A> dp = pi - load(columns + i, lanes);
       const Vec<A> dq = qi - load(columns + classes_ + i, lanes);
-      const Vec<A> slope = pi * of_student + qi * of_teacher +
+      // The derivatives are large where rows hardly vary: deviations keep the digits.
+      const Vec<A> slope = (pi - mean) * of_student + (qi - mean) * of_teacher +
                            dp * load(columns + 2 * classes_ + i, lanes) +
                            dq * load(columns + 3 * classes_ + i, lanes);
       store(p + i, pi, lanes);

@@ -128,7 +128,8 @@ struct DistCorrelation {
     const auto flat = [&](A mean, A squares) {
       return squares <= n * (A(kDistFlat) * mean) * (A(kDistFlat) * mean);
     };
-    if (flat(p_mean, pp) || flat(q_mean, qq)) return;
+    const bool broken = pp != pp || qq != qq;  // by NaN, which a flat side must not hide
+    if (!broken && (flat(p_mean, pp) || flat(q_mean, qq))) return;
     const A p_norm = sqrt(pp), q_norm = sqrt(qq);
     const A inverse = 1 / (p_norm * q_norm + A(kDistEpsilon));
     value = pq * inverse;
@@ -336,6 +337,7 @@ struct Dist {
     for_each(x, [&](Real& z) { z = probability(z, r.p_shift, r.p_inverse); });
     keep(kept, x);
     load_all(row_of(p.teacher, row), first, x);
+    const Real mean = Real(1) / p.classes;
     Real total = 0;
 #pragma unroll
     for (int v = 0; v < N; ++v) {
@@ -348,8 +350,10 @@ struct Dist {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const Real q = probability(x[v][i], r.q_shift, r.q_inverse);
-        const Real slope = p_of[i] * (r.of_student + of_student[0][i]) +
-                           (q * (r.of_teacher + of_teacher[0][i]) - offset[0][i]);
+        // A row's derivatives are large where it hardly varies: deviations keep the digits.
+        const Real of_row = (p_of[i] - mean) * r.of_student + (q - mean) * r.of_teacher;
+        const Real slope = of_row + (p_of[i] * of_student[0][i] +
+                                     (q * of_teacher[0][i] - offset[0][i]));
         x[v][i] = inside(first + v, i) ? slope : Real(0);
         total += p_of[i] * x[v][i];
       }

@@ -183,6 +183,7 @@ class MergePlan:
         self._moments = _pairs(moments)
         self._number = None
         if self._backend in ("cpp", "cuda"):
+            _refuse_negated(self._targets, self._sources)
             self._number = checked(
                 torch.ops.edufast.merge_plan.default,
                 self._targets, self._sources, self._count, self._fill, self._moments,
@@ -214,6 +215,16 @@ class MergePlan:
     def __reduce__(self) -> Any:
         """A copy is a plan for the copied tensors."""
         return _plan, self._arguments
+
+
+def _refuse_negated(*lists: Sequence[Tensor]) -> None:
+    """Views whose numbers are negated when they are read: torch would hand over copies."""
+    for tensor in itertools.chain(*lists):
+        if tensor.is_neg():
+            raise ValueError(
+                "merge_: a tensor is a view of negated numbers, as x.conj().imag; expected one of "
+                "its own, as by resolve_neg()"
+            )
 
 
 def _plan(targets: Any, lists: Any, fill: Any, moments: Any, counts: Any, backend: Any) -> Any:

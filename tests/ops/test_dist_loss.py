@@ -120,6 +120,21 @@ class Conventions:
         loss, _ = evaluate(*pair, backend, Case())
         assert math.isnan(loss.item())
 
+    @pytest.mark.parametrize("shape", [(4, 3), (1, 3), (3, 1)])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_nan_beside_a_flat_side(self, backend, side, shape):
+        pair = [torch.zeros(shape), torch.zeros(shape)]
+        pair[side][:, 0] = math.nan
+        loss, _ = evaluate(*pair, backend, Case())
+        assert math.isnan(loss.item())
+
+    def test_two_classes_that_hardly_differ(self, backend):
+        """Their correlation is 1, but for the epsilon in it: the gradient is what is left."""
+        z, t = torch.tensor([[0.001, 0.0]]), torch.tensor([[3.0, 0.0]])
+        _, grad = evaluate(z, t, backend, Case(gamma=0.0))
+        exact = torch.tensor([[-0.0441877, 0.0441877]])
+        torch.testing.assert_close(grad.cpu(), exact, rtol=1e-2, atol=0)
+
     @pytest.mark.parametrize("classes", [4, 1100])
     def test_no_rows(self, backend, classes):
         none = torch.empty(0, classes)

@@ -23,6 +23,7 @@ from tests.ops.cases import (
     assert_accurate,
     evaluate,
     inputs,
+    truth,
 )
 
 
@@ -225,6 +226,32 @@ def test_a_weight_that_float32_rounds_to_zero_still_counts(weighting, hardly_cou
     assert math.isfinite(loss(torch.float32, "reference"))
     assert loss(torch.float64, "reference") == math.inf
     assert loss(torch.float32, "cpp") == math.inf
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("label", [7, 8])
+def test_masks_of_the_smallest_number(divergence, backend, label):
+    """As many models mask, instead of with -inf."""
+    x = inputs(Case(divergence=divergence, reduction="none", alpha=0.0, temperature=1.0))
+    x.labels[1:] = label
+    side = x.student if divergence == "reverse_kl" else x.teachers[0]
+    side[:, [3, 7]] = torch.finfo(torch.float32).min
+    ours, exact = evaluate(x, backend), truth(x)
+    torch.testing.assert_close(ours.loss.double(), exact.loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.grads[0].double(), exact.grads[0], rtol=1e-4, atol=1e-5)
+
+
+def test_dkd_of_a_student_that_is_sure_of_another_class():
+    """The logarithm of the rest's probability is below that of anything that stands for 0."""
+    student = torch.tensor([[3e38, 0.0]])
+    options = {"alpha": 0.0, "temperature": 1.0, "divergence": "dkd"}
+    for backend in ("reference", "cpp"):
+        z = student.clone().requires_grad_()
+        loss = kd_loss(z, torch.zeros(1, 2), torch.tensor([0]), backend=backend, **options)
+        loss.backward()
+        assert loss.item() == pytest.approx(1.5e38)
+        assert z.grad.tolist() == [[0.5, -0.5]]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -239,6 +239,18 @@ def test_mass_that_underflows_against_a_mask_is_infinite(divergence):
     assert evaluate(x, "triton").loss.isinf().tolist() == [row == 2 for row in range(6)]
 
 
+@pytest.mark.parametrize("label", [7, 8])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_masks_of_the_smallest_number(divergence, label, regime):
+    """As many models mask, instead of with -inf."""
+    case = Case(divergence=divergence, reduction="none", alpha=0.0, temperature=1.0)
+    x = make(case.but(teacher_grad=True))
+    x.labels[1:] = label
+    side = x.student if divergence == "reverse_kl" else x.teachers[0]
+    side[:, [3, 7]] = torch.finfo(torch.float32).min
+    assert_same_values(x)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("label", [7, 8])
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -160,6 +160,14 @@ def test_growth_keeps_rows_bit_for_bit_and_carries_optimizer_state(backend: str)
     assert targets[4] == 1
 
 
+@pytest.mark.parametrize("which", ["target", "source"])
+def test_a_plan_refuses_views_of_negated_numbers(which: str) -> None:
+    negated, usual = torch.ones(3, dtype=torch.complex64).conj().imag, torch.ones(3)
+    pair = (negated, usual) if which == "target" else (usual, negated)
+    with pytest.raises(ValueError, match=r"a view of negated numbers.* expected one of its own"):
+        MergePlan([pair[0]], [pair[1]])
+
+
 def test_counts_whose_sum_overflows() -> None:
     targets = [torch.zeros(3), torch.zeros(3)]
     lists = [[torch.full((3,), x), torch.ones(3)] for x in (1.0, 3.0)]

@@ -132,6 +132,7 @@ def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
 
     a, a_squares, a_flat = centred(a)
     b, b_squares, b_flat = centred(b)
-    flat = a_flat | b_flat
+    # A side that is flat must not hide NaN on the other.
+    flat = (a_flat | b_flat) & ~torch.isnan(a_squares + b_squares)
     a_norm, b_norm = (s.masked_fill(flat, 1).sqrt() for s in (a_squares, b_squares))
     return ((a * b).sum(dim) / (a_norm * b_norm + EPSILON)).masked_fill(flat, 0)

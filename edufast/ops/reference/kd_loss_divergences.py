@@ -76,8 +76,8 @@ def dkd(pair: Pair, target_weight: Number, rest_weight: Number) -> Tensor:
     def binary(whole: Softmax, rest_is_empty: Tensor) -> Softmax:
         """(p_label, 1 - p_label); the logarithm of the latter is a log-sum-exp of the rest."""
         at_label = whole.log_p.gather(1, label[:, None])
-        floor = log_of_zero(z.dtype)
-        rest = torch.logsumexp(whole.log_p.masked_fill(is_label | whole.masked, floor), 1, True)
+        least = torch.finfo(z.dtype).min  # no more than any logarithm; -inf has no derivative
+        rest = torch.logsumexp(whole.log_p.masked_fill(is_label | whole.masked, least), 1, True)
         log_b = torch.cat([at_label, rest.masked_fill(rest_is_empty[:, None], -math.inf)], 1)
         return Softmax(log_b, torch.exp(log_b), torch.isneginf(log_b), whole.empty)
 
