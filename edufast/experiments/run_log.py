@@ -157,7 +157,9 @@ def read_events(path: Path) -> list[Event]:
                 warnings.warn(f"{path}:{number} is damaged and left out", stacklevel=2)
             continue
         except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from error
+            raise UserError(
+                f"{path}:{number}: {error}; if the line is damaged, remove it and go on"
+            ) from error
         if event is not None:
             events.append(event)
     return events

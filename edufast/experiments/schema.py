@@ -163,6 +163,8 @@ def override(content: dict[str, Any], key: str, value: Any, source: str) -> None
     section: Any = content
     for name in path:
         section = _enter(section, name, source)
+        if not isinstance(section, (dict, list)):
+            raise UserError(f"{source}: {name} is not a section")
     if isinstance(section, list):
         _enter(section, last, source)
         section[int(last)] = value
@@ -178,8 +180,6 @@ def _enter(section: Any, name: str, source: str) -> Any:
         return section[int(name)]
     if section.get(name) is None:
         section[name] = {}
-    if not isinstance(section[name], (dict, list)):
-        raise UserError(f"{source}: {name} is not a section")
     return section[name]
 
 

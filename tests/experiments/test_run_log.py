@@ -64,7 +64,7 @@ def test_a_damaged_line_is_left_out_with_a_warning(tmp_path: Path) -> None:
         ('{"method": "education"}', r'metrics\.jsonl:2: expected an object with a key "event"'),
         (
             '{"event": "phase", "method": "kd", "seed": 0}',
-            r'metrics\.jsonl:2: "phase" event without "phase"',
+            r'metrics\.jsonl:2: "phase" event without "phase"; if the line is damaged, remove it',
         ),
         (
             json.dumps(result("kd", 0, 0.5, 1e9) | {"accuracy": "high"}),

@@ -111,6 +111,7 @@ def test_values_are_set_by_key():
         ("items.1.rate", "--set: 1 is no position in a list of 1 entries"),
         ("items.x", "--set: x is no position in a list of 1 entries"),
         ("name.rate", "--set: name is not a section"),
+        ("numbers.0.rate", "--set: 0 is not a section"),
         ("a\nb.c", r"--set: key 'a\\nb.c': expected names with dots between them"),
         ("items.²", "--set: ² is no position in a list of 1 entries"),
         ("items." + "1" * 5000, "is no position in a list of 1 entries"),
@@ -119,7 +120,7 @@ def test_values_are_set_by_key():
 )
 def test_a_key_that_leads_nowhere_is_told(key, message):
     with pytest.raises(UserError, match=message):
-        override({"name": "a", "items": [{}]}, key, 1, "--set")
+        override({"name": "a", "items": [{}], "numbers": [16]}, key, 1, "--set")
 
 
 def test_values_are_yaml():
