@@ -1,3 +1,21 @@
-from edufast.cli import app
+"""The command ``edufast``, also as ``python -m edufast``."""
 
-app()
+import sys
+
+from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
+
+
+def main() -> None:
+    """Run a command; exit code 2 if packages of the command line are not installed."""
+    try:
+        with needed_for("the command line", "train"):
+            from edufast.cli import app
+    except UserError as error:
+        print(f"edufast: {error}", file=sys.stderr)
+        sys.exit(2)
+    app()
+
+
+if __name__ == "__main__":
+    main()

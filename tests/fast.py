@@ -13,6 +13,8 @@ SLOW = (
     "test_gpu_check.py::test_*_part_*",
     "test_extending.py::*",
     "test_import.py::*",
+    "test_distribution.py::test_the_source_archive_*",
+    "utils/test_extras.py::test_without_extras_*",
     "test_readme.py::test_the_example_trains_and_exports",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::test_[!g]*",  # those on a GPU are skipped without one

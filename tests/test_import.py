@@ -36,6 +36,16 @@ def loaded(code: str) -> set[str]:
     return set(json.loads(run.stderr.splitlines()[-1]))
 
 
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [("pass", 75), ("import edufast", 90), ("import edufast.cli", 420)],
+    ids=["nothing", "import edufast", "the command line"],
+)
+def test_few_modules_are_loaded_for(code: str, most: int) -> None:
+    """A count, which no busy machine changes: what a statement costs grows with it."""
+    assert len(loaded(code)) <= most
+
+
 def command(*arguments: str) -> str:
     return f"from edufast.cli import app\ntry: app({list(arguments)})\nexcept SystemExit: pass"
 

@@ -53,7 +53,7 @@ template <class A> class Rows {
                                       : take(longest);
   }
 
-  int64_t bytes() const { return next_ - static_cast<char*>(nullptr); }
+  int64_t bytes() const { return reinterpret_cast<intptr_t>(next_); }
 
   // Writes the gradients of row r, times `scale`; returns its loss.
   double operator()(int64_t r, A scale) {

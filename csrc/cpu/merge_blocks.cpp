@@ -4,6 +4,10 @@
 
 #include "cpu/half.h"
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 EDUFAST_DECLARE_MERGE_RANGE(EDUFAST_ISA)
 
 namespace edufast::EDUFAST_ISA {
@@ -42,13 +46,13 @@ const char* at(const MergeSource& source, int64_t begin) {
 
 // Stores that do not first read the line they overwrite: a third less traffic for a copy.
 #if defined(__AVX512F__)
-#define EDUFAST_STREAM __builtin_ia32_movntps512
+#define EDUFAST_STREAM _mm512_stream_ps
 constexpr int kStreamLanes = 16;
 #elif defined(__AVX__)
-#define EDUFAST_STREAM __builtin_ia32_movntps256
+#define EDUFAST_STREAM _mm256_stream_ps
 constexpr int kStreamLanes = 8;
 #elif defined(__SSE__)
-#define EDUFAST_STREAM __builtin_ia32_movntps
+#define EDUFAST_STREAM _mm_stream_ps
 constexpr int kStreamLanes = 4;
 #else
 #define EDUFAST_STREAM(address, vector) __builtin_memcpy(address, &vector, sizeof vector)
@@ -71,7 +75,7 @@ int64_t before_aligned(const void* data, int64_t bytes, int64_t size) {
 
 void stream_fence() {
 #ifdef __SSE__
-  __builtin_ia32_sfence();  // before another thread is told that the work is done
+  _mm_sfence();  // before another thread is told that the work is done
 #endif
 }
 
@@ -123,7 +127,11 @@ void average_direct(const Merge& p, const MergeItem& item, int64_t begin, int64_
     w[n] = static_cast<float>(p.weights[n]);
   }
   const float keep = static_cast<float>(p.keep);
-#pragma GCC ivdep  // a source is elsewhere or is the target itself
+#ifdef __clang__  // a source is elsewhere or is the target itself
+#pragma clang loop vectorize(assume_safety)
+#else
+#pragma GCC ivdep
+#endif
   for (int64_t i = 0; i < size; ++i) {
     float acc = kept ? keep * widen(y[i]) : w[0] * widen(x[0][i]);
 #pragma GCC unroll 4

@@ -19,7 +19,7 @@ from edufast.data.batch import Batch, Plan
 from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import Encoded, UnreadableImage, files_of, unreadable
 from edufast.data.samples import Samples
-from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
@@ -223,13 +223,11 @@ def _random_resized_crop(encoded: DataNode, box: DataNode, size: int, decoder: s
 
 
 def _require_dali(samples: Samples, device: torch.device) -> None:
-    try:
+    what = "reading image files"
+    if isinstance(samples.images, np.ndarray):
+        what = (
+            f"{samples.images.nbytes / 1e9:.0f} GB of images are more than a quarter of the "
+            f"memory of {device}; loading them batch by batch"
+        )
+    with needed_for(what, "train"):
         import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        what = "reading image files needs"
-        if isinstance(samples.images, np.ndarray):
-            what = (
-                f"{samples.images.nbytes / 1e9:.0f} GB of images are more than a quarter of the "
-                f"memory of {device}; loading them batch by batch needs"
-            )
-        raise UserError(f"{what} NVIDIA DALI: pip install nvidia-dali-cuda130") from error

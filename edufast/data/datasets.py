@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +18,7 @@ from edufast.data.rng import Stream, generator
 from edufast.data.samples import Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 
 OnError = Literal["stop", "skip"]
 
@@ -76,7 +75,7 @@ def load_dataset(
         raise UserError(f"holdout: expected a share in [0, 1), got {holdout}")
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
-    with telling_missing_packages(source):
+    with needed_for(f"data source {source!r}", "train"):
         found = read(source, seed)
         splits = hold_out(found, holdout, seed)
         if not len(splits.val):
@@ -98,18 +97,6 @@ def load_dataset(
             with naming_unreadable(train, val):
                 mean, std = _statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
-
-
-@contextmanager
-def telling_missing_packages(source: str) -> Iterator[None]:
-    """Within the block, a package that cannot be imported is a `UserError`."""
-    try:
-        yield
-    except ImportError as error:
-        needed = error.name or error
-        raise UserError(
-            f"data source {source!r} needs {needed}: pip install 'edufast[train]'"
-        ) from error
 
 
 def usual_size(source: str, found: Splits | DataSet) -> int:

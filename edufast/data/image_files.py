@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edufast.data.samples import Samples, Splits
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 from edufast.utils.progress import counting
 
 if TYPE_CHECKING:
@@ -218,11 +219,8 @@ class _Decoder:
         return True
 
     def _build(self) -> Pipeline:
-        try:
+        with needed_for("reading image files", "train"):
             from nvidia.dali import Pipeline, fn
-        except ImportError as error:
-            message = "reading image files needs NVIDIA DALI: pip install nvidia-dali-cuda130"
-            raise UserError(message) from error
 
         pipeline = Pipeline(
             batch_size=_AT_ONCE,

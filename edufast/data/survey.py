@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edufast.data.datasets import hold_out, telling_missing_packages, usual_size
+from edufast.data.datasets import hold_out, usual_size
 from edufast.data.duplicates import Place, duplicates
 from edufast.data.folder import folder_content
 from edufast.data.image_files import unreadable_of
 from edufast.data.outline import OUTLINES
 from edufast.data.samples import DataSet, Samples, Splits
 from edufast.data.sources import parsed, read
+from edufast.utils.extras import needed_for
 
 _HEADERS = 1000  # files of which the size is looked at
 
@@ -166,7 +167,7 @@ def overview(source: str, *, holdout: float = 0.0, seed: int = 0) -> Overview:
     Raises:
         UserError: as :func:`edufast.data.load_dataset`.
     """
-    with telling_missing_packages(source):
+    with needed_for(f"data source {source!r}", "train"):
         splits = hold_out(read(source, seed), holdout, seed)
     train = splits.train
     sides = sorted(min(size) for size in _looked_at(train.images))
@@ -185,7 +186,7 @@ def survey(source: str) -> Survey:
         UserError: as :func:`edufast.data.load_dataset`; but files that cannot be decoded are told
             in the result.
     """
-    with telling_missing_packages(source):
+    with needed_for(f"data source {source!r}", "train"):
         layout, found, left_out = _read(source)
         splits = {"train": found.train, "val": found.val}
         unreadable = unreadable_of(*splits.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import warnings
@@ -21,7 +20,7 @@ from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
 from edufast.edge.runtime import load_onnxruntime
 from edufast.edge.seal import sealed
-from edufast.utils.errors import UserError
+from edufast.utils import extras
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +29,6 @@ SUFFIX = ".onnx"
 EXACT = True
 CALIBRATED = False
 INPUT, OUTPUT = "image", "logits"
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Fields of an ONNX file that no runtime needs: value_info (shapes of intermediate values) is
 # inferred when the file is loaded.
 _DESCRIPTIVE = ("doc_string", "metadata_props", "value_info")
@@ -115,11 +113,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
 
 def require() -> None:
     """Raise `UserError` unless every package this format needs is installed."""
-    for package in _PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{package} is needed to export .onnx files: pip install 'edufast[export]'"
-            )
+    extras.require("exporting .onnx files", "export", "onnx", "onnxscript", "onnxruntime")
 
 
 def versions() -> dict[str, str]:

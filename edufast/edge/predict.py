@@ -19,6 +19,7 @@ from edufast.data.image_files import UnreadableImage
 from edufast.data.pictures import find_pictures, read_picture
 from edufast.edge.runtime import load_session
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 
 _BATCH = 16  # pictures
 _PathLike = str | os.PathLike[str]
@@ -171,10 +172,8 @@ def _file(path: Path) -> Path:
 
 
 def _require_pillow() -> None:
-    try:
+    with needed_for("predicting", "export"):
         import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise UserError("predicting needs PIL: pip install 'edufast[export]'") from error
 
 
 def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], CentreCrop]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edufast.edge.seal import is_damaged
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.extras import needed_for
 
 
 def load_onnxruntime() -> Any:
@@ -27,10 +28,8 @@ def load_session(file: Path, threads: int = 0) -> Any:
     Raises:
         UserError: onnxruntime is missing or cannot load the file, or the file is damaged.
     """
-    try:
+    with needed_for("running .onnx files", "export"):
         onnxruntime = load_onnxruntime()
-    except ImportError as error:
-        raise UserError("running .onnx files needs onnxruntime: pip install onnxruntime") from error
     content = file.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edufast.data import Loader, Samples
 from edufast.data.centre_crop import CentreCrop
@@ -51,6 +50,8 @@ class SplitImages:
             images = self._images[index]
             if images.shape[1:3] == self._whole.crop:
                 return images
+            from PIL import Image
+
             return np.stack([self._whole(Image.fromarray(image)) for image in images])
         batches = self._loader.numbered(index, np.zeros(len(index), np.int64))
         pixels = [batch.images.permute(0, 2, 3, 1).round().clamp(0, 255) for batch in batches]

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
+
+with needed_for("files of weights", "train"):
+    from safetensors import SafetensorError, safe_open
 
 
 @contextmanager

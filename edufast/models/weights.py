@@ -9,14 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    TypeAdapter,
-    ValidationError,
-)
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from edufast.data import DataSet
@@ -25,8 +17,19 @@ from edufast.models.tensor_file import Fingerprint, open_tensors, read_tensor
 from edufast.models.wrappers import unwrapped, wrapper_prefix
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 from edufast.utils.files import atomic_write
 from edufast.utils.registry import is_import_path
+
+with needed_for("files of weights", "train"):
+    from pydantic import (
+        Field,
+        FiniteFloat,
+        NonNegativeInt,
+        TypeAdapter,
+        ValidationError,
+    )
+    from safetensors.torch import save
 
 INFO = "edufast"  # key of a file's metadata
 _HASH = "sha256"  # key of what it says there

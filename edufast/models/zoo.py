@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.utils.errors import UserError, unknown
+from edufast.utils.extras import needed_for
 from edufast.utils.registry import Registry
 
 
@@ -33,18 +34,18 @@ def create_model(name: str, num_classes: int) -> nn.Module:
         raise UserError(f"num_classes={num_classes!r}: expected a positive integer")
     library, _, entry = name.rpartition("/")
     if library == "torchvision":
-        models = _import(library).models
+        models = _import("torchvision", "train").models
         names = models.list_models(module=models)
         _check_known(name, entry in names, [f"{library}/{other}" for other in names])
         return models.get_model(entry, weights=None, num_classes=num_classes)
     if library == "timm":
-        timm = _import(library)
+        timm = _import("timm", "timm")
         names = timm.list_models()
         _check_known(name, timm.is_model(entry), [f"{library}/{other}" for other in names])
         return timm.create_model(entry, pretrained=False, num_classes=num_classes)
     if library == "hf":
-        transformers = _import("transformers")
-        auto = _import("transformers.models.auto.modeling_auto")
+        transformers = _import("transformers", "hf")
+        auto = _import("transformers.models.auto.modeling_auto", "hf")
         types = list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
         _check_known(name, entry in types, [f"hf/{other}" for other in types])
         config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
@@ -170,7 +171,7 @@ class WideResNet(nn.Module):
 
 def _resnet50_cifar(num_classes: int) -> nn.Module:
     """torchvision's ResNet-50 for 32x32 pixels: a 3x3 stem with stride 1 and no pooling."""
-    torchvision = _import("torchvision")
+    torchvision = _import("torchvision", "train")
     model = torchvision.models.resnet50(weights=None, num_classes=num_classes)
     model.conv1 = _conv3x3(3, 64)
     model.maxpool = nn.Identity()
@@ -190,7 +191,7 @@ def _mobilenetv2_half(num_classes: int) -> nn.Module:
     literature: with one stride of 2 less, channels halved exactly, and without dropout. The
     literature's has ReLU for ReLU6 and a further 1x1 convolution in the first block (288
     parameters)."""
-    return _import("torchvision").models.MobileNetV2(
+    return _import("torchvision", "train").models.MobileNetV2(
         num_classes, 0.5, _MOBILENET_CIFAR, round_nearest=1, dropout=0.0
     )
 
@@ -248,12 +249,9 @@ MODELS: Registry[Callable[[int], nn.Module]] = Registry(
 register_model = MODELS.register
 
 
-def _import(library: str) -> ModuleType:
-    try:
+def _import(library: str, extra: str) -> ModuleType:
+    with needed_for("this model", extra):
         return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        package = library.partition(".")[0]
-        raise UserError(f"models of {package} need the package: pip install {package}") from error
 
 
 def _check_known(name: str, found: bool, known: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,27 @@ import torch
 
 from edufast.utils._torch_private import Operator, schema_of
 
-try:
-    from edufast import _native
-except ImportError as error:
+
+def _library() -> str:
+    """The path of the shared library; no part of it belongs to a version of Python.
+
+    An editable install has a second folder for what was compiled. The variable is for builds that
+    are tested without being installed (make sanitize).
+    """
+    named = os.environ.get("EDUFAST_LIBRARY")
+    if named:
+        return named
+    for folder in sys.modules["edufast"].__path__:
+        path = Path(folder, "libedufast.so")
+        if path.is_file():
+            return str(path)
     raise ImportError(
         "EduFast's compiled operators are missing: install the package with `pip install .` "
         "(or `make build` in a checkout)."
-    ) from error
+    )
 
-# In an editable install the library lies beside `_native`, not beside this file. The variable is
-# for builds that are tested without being installed (make sanitize).
-LIBRARY = os.environ.get("EDUFAST_LIBRARY") or str(
-    Path(_native.__file__).with_name("libedufast.so")
-)
-torch.ops.load_library(LIBRARY)
+
+torch.ops.load_library(_library())
 
 _LIBRARY = torch.library.Library("edufast", "FRAGMENT")
 

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 def message_console() -> Console:
     """Standard error, for messages; brackets in names and values are no markup."""
+    from rich.console import Console
+
     return Console(stderr=True, markup=False)
+
+
+def _bar(*, numbers: bool) -> Progress | None:
+    """A bar without a task yet, with a column of ``numbers``; None without a terminal or rich."""
+    try:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+    except ModuleNotFoundError:
+        return None
+    console = message_console()
+    if not console.is_terminal:
+        return None
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *[TextColumn("{task.fields[numbers]}", markup=False)] * numbers,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 class TrainingBar:
     """A bar for the current epoch, and a line for each finished one.
 
-    If standard error is not a terminal, only the lines are written.
+    If standard error is not a terminal, or rich is not installed, only the lines are written.
     """
 
     def __init__(self, method: str, grades: int) -> None:
         self._method, self._grades = method, grades
-        console = message_console()
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(method, total=None, numbers="")
+        self._bar = _bar(numbers=True)
+        if self._bar:
+            self._task = self._bar.add_task(method, total=None, numbers="")
         self._label = method
         self._note = ""
 
     def __enter__(self) -> TrainingBar:
-        self._progress.__enter__()
+        if self._bar:
+            self._bar.__enter__()
         return self
 
     def __exit__(
@@ -48,18 +71,21 @@ class TrainingBar:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.__exit__(kind, value, traceback)
+        if self._bar:
+            self._bar.__exit__(kind, value, traceback)
 
     def start_epoch(self, grade: int, epoch: int, epochs: int, steps: int) -> None:
         """Start the bar of a new epoch; ``grade`` and ``epoch`` count from 0."""
         where = f"grade {grade + 1}/{self._grades}, " if self._grades > 1 else ""
         self._label = f"{self._method}: {where}epoch {epoch + 1}/{epochs}"
-        self._progress.reset(self._task, total=steps, description=self._label, numbers="")
+        if self._bar:
+            self._bar.reset(self._task, total=steps, description=self._label, numbers="")
 
     def update(self, step: int, loss: float, images_per_second: float) -> None:
         """Show the number of steps done and the latest measurements."""
-        numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s  {self._note}".rstrip()
-        self._progress.update(self._task, completed=step, numbers=numbers)
+        if self._bar:
+            numbers = f"loss {loss:.3f}  {images_per_second:,.0f} images/s  {self._note}".rstrip()
+            self._bar.update(self._task, completed=step, numbers=numbers)
 
     def end_epoch(
         self, loss: float, accuracy: float, images_per_second: float, note: str = ""
@@ -71,22 +97,19 @@ class TrainingBar:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        if self._bar:
+            self._bar.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr)
 
 
 @contextmanager
 def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar that counts to ``total``; yields a function that advances it by a number of items."""
-    console = message_console()
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bar = _bar(numbers=False)
+    if bar is None:
+        yield lambda more: None
+        return
     with bar:
         task = bar.add_task(label, total=total)
         yield lambda more: bar.advance(task, more)

@@ -72,7 +72,8 @@ def test_a_missing_package_is_named(monkeypatch):
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
 
     monkeypatch.setitem(DATA_SETS._entries, "digits", missing)
-    with pytest.raises(UserError, match=r"'digits' needs sklearn: pip install 'edufast\[train\]'"):
+    line = r"data source 'digits' needs scikit-learn: pip install 'edufast\[train\]'"
+    with pytest.raises(UserError, match=line):
         load_dataset("digits")
 
 

@@ -90,7 +90,7 @@ def test_without_dali_what_does_not_fit_is_one_line(monkeypatch):
         make(device=device)
     assert str(error.value) == (
         "0 GB of images are more than a quarter of the memory of cuda:0; loading them batch by "
-        "batch needs NVIDIA DALI: pip install nvidia-dali-cuda130"
+        "batch needs NVIDIA DALI: pip install 'edufast[train]'"
     )
 
 
@@ -138,7 +138,7 @@ except UserError as error:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.splitlines() == [
         "(1, 3, 8, 8)",
-        "reading image files needs NVIDIA DALI: pip install nvidia-dali-cuda130",
+        "reading image files needs NVIDIA DALI: pip install 'edufast[train]'",
     ], result.stderr
 
 

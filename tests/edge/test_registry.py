@@ -25,5 +25,5 @@ def test_an_unknown_format_names_those_known(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_missing_package_is_told_when_the_format_is_asked_for(name: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"onnxscript is needed .* 'edufast\[export\]'"):
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'edufast\[export\]'"):
         find_format(name)

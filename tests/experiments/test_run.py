@@ -107,7 +107,7 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written(tmp_path):
 
 def test_what_the_export_will_need_is_missed_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused = pytest.raises(UserError, match="onnxscript is needed to export")
+    refused = pytest.raises(UserError, match=r"exporting \.onnx files needs onnxscript")
     with refused:
         run(small_config("education", recipe=DIGITS), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()

@@ -117,12 +117,14 @@ def test_number_of_classes_is_checked(count: object) -> None:
         create_model("resnet8", count)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
+@pytest.mark.parametrize(
+    ("library", "extra"), [("timm", "timm"), ("torchvision", "train"), ("transformers", "hf")]
+)
 def test_missing_library_says_what_to_install(
-    library: str, monkeypatch: pytest.MonkeyPatch
+    library: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=f"pip install {library}"):
+    with pytest.raises(UserError, match=rf"needs {library}: pip install 'edufast\[{extra}\]'"):
         create_model(f"{library.replace('transformers', 'hf')}/resnet18", 10)
 
 

@@ -37,5 +37,7 @@ def test_importing_ops_loads_no_compiler_and_no_optional_package() -> None:
 
 
 def test_importing_ops_loads_nothing_but_torch_and_the_standard_library() -> None:
-    packages = {name.partition(".")[0] for name in loaded_by_importing_ops()}
+    loaded = loaded_by_importing_ops()
+    packages = {name.partition(".")[0] for name in loaded}
     assert packages - sys.stdlib_module_names <= {"edufast", "torch"}
+    assert len(loaded) <= 30  # of which each is a file that is read

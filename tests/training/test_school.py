@@ -338,7 +338,8 @@ def test_a_state_can_be_kept_and_loaded_without_a_file():
         first.train_step(batch)
     second = school(seed=3)
     second.load_state_dict(first.state_dict())
-    assert second.progress == first.progress and second.student.grown == 1
+    # As text: the accuracy is NaN until an epoch has ended.
+    assert str(second.progress) == str(first.progress) and second.student.grown == 1
     assert same_weights(second.student, first.student)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 from edufast.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> Path:
     if not run.metrics.is_file():
         raise UserError(f"{folder} is no run directory: it has no {run.metrics.name}")
     log = run.log()
-    with _matplotlib():
+    with needed_for("a report", "train"):
         from edufast.experiments.report.page import render
         from edufast.experiments.report.plots import plots
         from edufast.experiments.report.style import DARK, LIGHT, png
@@ -72,7 +72,7 @@ def write_summary(
     Raises:
         UserError: an event log is malformed, or matplotlib is missing.
     """
-    with _matplotlib():
+    with needed_for("a report", "train"):
         from edufast.experiments.report import sweep
         from edufast.experiments.report.summary import merged_events, summarise
 
@@ -99,7 +99,7 @@ def write_figures(folder: Path, summary: SweepSummary) -> None:
     Raises:
         UserError: an event log is malformed, or matplotlib is missing.
     """
-    with _matplotlib():
+    with needed_for("a report", "train"):
         from edufast.experiments.report import sweep
         from edufast.experiments.report.curves import flops
         from edufast.experiments.report.style import LIGHT, png, svg
@@ -112,14 +112,3 @@ def write_figures(folder: Path, summary: SweepSummary) -> None:
                 with atomic_write(folder / f"{name}{suffix}") as temporary:
                     temporary.write_bytes(write(drawn))
     write_report(folder)
-
-
-@contextmanager
-def _matplotlib() -> Iterator[None]:
-    """Around imports that need it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "matplotlib":
-            raise
-        raise UserError("matplotlib is needed for reports: pip install 'edufast[train]'") from error

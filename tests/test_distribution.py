@@ -1,0 +1,42 @@
+"""What is distributed: the source archive is whole, and wheels are made for the Pythons we name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import edufast
+
+ROOT = Path(__file__).parents[1]
+PROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_source_archive_has_every_file_that_a_build_reads(tmp_path: Path) -> None:
+    code = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=True)
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    for folder in ("edufast", "kernels", "csrc", "cmake"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        needed = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+        assert needed and needed <= names
+    assert {"CMakeLists.txt", "LICENSE", "README.md"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "runs/", "build/"))]
+
+
+def test_wheels_are_made_for_the_versions_of_python_that_are_named() -> None:
+    named = re.findall(r"Python :: (3\.\d+)", PROJECT)
+    assert re.search(r'requires-python = "(.*)"', PROJECT)[1] == f">={named[0]}"
+    minors = re.search(r'build = "cp3\{([\d,]+)\}', PROJECT)[1].split(",")
+    assert [f"3.{minor}" for minor in minors] == named
+
+
+def test_the_version_is_that_of_the_changelog_and_the_package() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    latest, date = re.search(r"^## (\S+) \((.*)\)$", changes, re.MULTILINE).groups()
+    assert f'version = "{latest}"' in PROJECT and latest == edufast.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d|unreleased", date)
