@@ -52,6 +52,55 @@ def test_the_loss_in_a_loop_of_ones_own(run):
     assert accuracies[0] < 10 and accuracies[-1] > 80
 
 
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("timm_task.py", ["timm", "sklearn"]),
+        ("hugging_face_trainer.py", ["transformers", "accelerate", "sklearn"]),
+        ("lightning_module.py", ["lightning", "sklearn"]),
+        ("accelerate_loop.py", ["accelerate", "sklearn"]),
+    ],
+)
+def test_two_experts_teach_a_student_in_the_training_of(
+    name: str, packages: list[str], run, tmp_path, monkeypatch
+):
+    for package in packages:
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)  # where some of them write
+    assert len((EXAMPLES / name).read_text().splitlines()) < 80
+    (accuracy,) = re.findall(r"two experts: accuracy ([\d.]+)%", run(name))
+    assert float(accuracy) > 80
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_a_trainer_that_accumulates_takes_the_step_of_one_large_batch(tmp_path):
+    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers")
+    example = runpy.run_path(str(EXAMPLES / "hugging_face_trainer.py"))
+    halves, network = example["HALVES"], example["network"]
+    samples = example["digits"](slice(24), range(10))
+    torch.manual_seed(0)
+    teachers = [network(half) for half in halves]
+    first = network(range(10)).state_dict()
+    steps = []
+    for batch, accumulated in ((24, 1), (10, 3)):  # the last of three has 4 samples
+        student = network(range(10))
+        student.load_state_dict(first)
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, learning_rate=0.1, optim="sgd", use_cpu=True,
+            max_grad_norm=0, lr_scheduler_type="constant", per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulated, report_to="none", disable_tqdm=True,
+            save_strategy="no",
+        )  # fmt: skip
+        example["DistillationTrainer"](
+            model=student, args=arguments, teachers=teachers, slices=halves, train_dataset=samples
+        ).train()
+        steps.append([student.state_dict()[name] - first[name] for name in first])
+    for whole, parts in zip(*steps, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+    assert max(step.abs().max() for step in steps[0]) > 1e-3
+
+
 def test_language_models_learn_from_two_teachers(run):
     told = run("language_models.py")
     alone, taught = (float(x) for x in re.findall(r"perplexity ([\d.]+)", told))

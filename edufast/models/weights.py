@@ -138,9 +138,24 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) 
         OSError: the file cannot be written, for instance because the disk is full.
     """
     state = _state(unwrapped(model))
+    _write(path, state, {INFO: info.to_json(Fingerprint(state))})
+
+
+def save_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Write the state dict of ``model`` to a safetensors file for other programs.
+
+    Raises:
+        UserError, OSError: as :func:`save_model`.
+    """
+    _write(path, _state(unwrapped(model)), {"format": "pt"})
+
+
+def _write(
+    path: str | os.PathLike[str], state: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
     with atomic_write(path) as temporary:
         # Not save_file, whose errors of the disk are none of Python's.
-        temporary.write_bytes(save(state, {INFO: info.to_json(Fingerprint(state))}))
+        temporary.write_bytes(save(state, metadata))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
