@@ -6,9 +6,13 @@ import re
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import edufast
+from tests.utils.test_extras import requirements
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text()
@@ -40,3 +44,35 @@ def test_the_version_is_that_of_the_changelog_and_the_package() -> None:
     latest, date = re.search(r"^## (\S+) \((.*)\)$", changes, re.MULTILINE).groups()
     assert f'version = "{latest}"' in PROJECT and latest == edufast.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\d|unreleased", date)
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {latest}\n" in citation
+    assert date == "unreleased" or f"\ndate-released: {date}\n" in citation
+
+
+def test_every_room_has_an_owner() -> None:
+    lines = (ROOT / ".github" / "CODEOWNERS").read_text().splitlines()
+    owned = {line.split()[0].strip("/") for line in lines if not line.startswith(("#", "*"))}
+    rooms = {f"edufast/{path.parent.name}" for path in (ROOT / "edufast").glob("*/__init__.py")}
+    assert owned == rooms | {"csrc", "kernels", "cmake"}
+
+
+def test_the_checks_on_github_are_those_of_the_project() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r"- run: (.*)", workflow) == [".ci/run"]
+
+
+# Of licences that let everybody use, change and sell; parts of CUDA and of its image libraries,
+# which torch and DALI bring, have NVIDIA's own.
+PERMISSIVE = re.compile(r"\b(apache|bsd|mit|isc|psf|python software|hpnd|mit-cmu)\b", re.I)
+
+
+@pytest.mark.parametrize("extra", [None, "export", "hf", "timm", "train"])
+def test_every_requirement_has_a_permissive_licence(extra: str | None) -> None:
+    wanted = requirements("edufast", extra)
+    assert wanted
+    for name in wanted:
+        said = metadata.metadata(name)
+        licences = said.get_all("Classifier") or []
+        licences = [line for line in licences if line.startswith("License")]
+        text = " ".join([said["License-Expression"] or "", said["License"] or "", *licences])
+        assert PERMISSIVE.search(text), (name, text[:200])
