@@ -11,7 +11,10 @@ BUILD := build/editable
 CUDA_ARCHITECTURES ?= 80-real;90-real
 CPP_SOURCES := $(shell find csrc -type f)
 
-.PHONY: quickstart test test-fast lint sanitize triton-oldest gpu-check dev build clean FORCE
+# What is shown as a site, or linked to.
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchmarks edufast tests
+
+.PHONY: quickstart test test-fast lint docs sanitize triton-oldest gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -30,6 +33,13 @@ lint: build
 	$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES)
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+# These pages and the reference as a site in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/docs
+	rm -rf build/pages
+	mkdir -p build/pages
+	cp -r --parents --target-directory build/pages $(PAGES)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
@@ -55,6 +65,10 @@ build: $(VENV)/built
 $(VENV)/installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/docs: docs/requirements.txt | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	touch $@
 
 # An editable install knows the Python files by name: it is repeated when one comes, goes or moves.
