@@ -9,7 +9,7 @@ from edufast.utils.extras import needed_for
 def main() -> None:
     """Run a command; exit code 2 if packages of the command line are not installed."""
     try:
-        with needed_for("the command line", "train"):
+        with needed_for("the command line", "cli"):
             from edufast.cli import app
     except UserError as error:
         print(f"edufast: {error}", file=sys.stderr)

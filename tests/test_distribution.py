@@ -66,7 +66,7 @@ def test_the_checks_on_github_are_those_of_the_project() -> None:
 PERMISSIVE = re.compile(r"\b(apache|bsd|mit|isc|psf|python software|hpnd|mit-cmu)\b", re.I)
 
 
-@pytest.mark.parametrize("extra", [None, "export", "hf", "timm", "train"])
+@pytest.mark.parametrize("extra", [None, "cli", "export", "hf", "timm", "train"])
 def test_every_requirement_has_a_permissive_licence(extra: str | None) -> None:
     wanted = requirements("edufast", extra)
     assert wanted

@@ -2,4 +2,4 @@
 
 from edufast.utils.extras import require
 
-require("edufast.bench", "train", "rich")
+require("edufast.bench", "cli", "rich")

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.extras import needed_for
 from edufast.utils.progress import message_console
 
 P = ParamSpec("P")
@@ -76,7 +77,8 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     1: files are written whole or not at all, so the same command goes on when that is mended.
     """
     try:
-        return function(*arguments, **keywords)
+        with needed_for("this command", "train"):
+            return function(*arguments, **keywords)
     except UserError as error:
         fail(str(error), 2)
     except UnicodeEncodeError as error:

@@ -2,7 +2,7 @@
 
 from edufast.utils.extras import require
 
-require("edufast.experiments", "train", "pydantic", "rich", "safetensors", "yaml")
+require("edufast.experiments", "cli", "pydantic", "rich", "safetensors", "yaml")
 
 RUN_FILE, SWEEP_FILE = "config.yaml", "sweep.yaml"  # a folder has one of them
 MAX_SEEDS = 10_000  # a number beyond any experiment would only fill the memory

@@ -14,7 +14,7 @@ from torch import Tensor
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 
-with needed_for("files of weights", "train"):
+with needed_for("files of weights", "cli"):
     from safetensors import SafetensorError, safe_open
 
 

@@ -21,7 +21,7 @@ from edufast.utils.extras import needed_for
 from edufast.utils.files import atomic_write
 from edufast.utils.registry import is_import_path
 
-with needed_for("files of weights", "train"):
+with needed_for("files of weights", "cli"):
     from pydantic import (
         Field,
         FiniteFloat,

@@ -46,6 +46,14 @@ def test_a_device_that_does_not_exist_is_refused(monkeypatch):
         device_name("cuda:0")
 
 
+def test_a_package_that_a_command_lacks_is_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = edufast("data", "digits", "--contact-sheet", tmp_path / "sheet.png", code=2)
+    assert " ".join(result.stderr.split()).endswith(
+        "edufast: this command needs matplotlib: pip install 'edufast[train]'"
+    )
+
+
 def test_what_the_user_got_wrong_ends_in_one_line_and_code_2(capsys):
     message = "training.lr: found [fast]; expected a number, " + "and a long explanation " * 5
 

@@ -38,7 +38,8 @@ def requirements(package: str, extra: str | None = None) -> set[str]:
         requirement, _, marker = line.partition(";")
         asked = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
         if (asked and asked[1]) == extra:
-            found.add(distribution(re.match(r"[\w.-]+", requirement)[0]))
+            name, other = re.match(r"([\w.-]+)(?:\[(\w+)\])?", requirement).groups()
+            found |= requirements(package, other) if name == package else {distribution(name)}
     return found
 
 
@@ -128,7 +129,7 @@ print(json.dumps(said))
 def test_without_extras_the_command_is_one_line() -> None:
     result = program("from edufast.__main__ import main\nmain()")
     assert result.returncode == 2
-    assert result.stderr == "edufast: the command line needs typer: pip install 'edufast[train]'\n"
+    assert result.stderr == "edufast: the command line needs typer: pip install 'edufast[cli]'\n"
 
 
 @pytest.mark.parametrize(
