@@ -352,8 +352,8 @@ struct Dist {
         const Real q = probability(x[v][i], r.q_shift, r.q_inverse);
         // A row's derivatives are large where it hardly varies: deviations keep the digits.
         const Real of_row = (p_of[i] - mean) * r.of_student + (q - mean) * r.of_teacher;
-        const Real slope = of_row + (p_of[i] * of_student[0][i] +
-                                     (q * of_teacher[0][i] - offset[0][i]));
+        const Real slope = of_row +
+                           (p_of[i] * of_student[0][i] + (q * of_teacher[0][i] - offset[0][i]));
         x[v][i] = inside(first + v, i) ? slope : Real(0);
         total += p_of[i] * x[v][i];
       }
