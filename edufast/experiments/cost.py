@@ -75,7 +75,7 @@ def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
         flops = forward_flops(teacher, (3, size, size))
         answered.append(visits[k] * flops)
         total = images = 0
-        if section.weights is None:
+        if section.finished is None:
             lessons = recipe.teacher_curriculum(k, data)
             samples = samples_of_grades(lessons, data, teaching)
             for grade, count in zip(lessons.grades, samples, strict=True):

@@ -20,6 +20,7 @@ from edufast.experiments.baselines import (
 )
 from edufast.experiments.recipe import MethodName, Recipe, TargetName
 from edufast.experiments.teacher_training import absent_teacher
+from edufast.models.pretrained import Start
 from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
@@ -84,17 +85,21 @@ class Method:
         return replace(self, curriculum=self.plan(samples))
 
     def create_student(self, seed: int) -> Student:
-        """A new student, with nothing grown."""
-        section, size = self.recipe.student, self.data.image_size
+        """A new student with random weights and nothing grown, to see what it takes."""
         torch.manual_seed(seed)
+        return self._student(Start(self.recipe.create_student_model(len(self.data.classes))), seed)
+
+    def _student(self, start: Start, seed: int) -> Student:
+        section, size = self.recipe.student, self.data.image_size
         return Student(
-            self.recipe.create_student_model(len(self.data.classes)),
+            start.model,
             self.curriculum.fragments[-1],
             input_size=(3, size, size),
             cuts=section.cuts,
             head=section.head,
             head_width=section.head_width,
             seed=seed,
+            learned=start.learned,
         )
 
     def create_school(
@@ -105,13 +110,22 @@ class Method:
         device: str,
         event_log: EventLog | None = None,
         checkpoint: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> School:
-        """A school that teaches a new student, with nothing taught yet."""
+        """A school that teaches a new student, with nothing taught yet.
+
+        Its data are normalised as the weights expect that the student starts from; ``say`` gets a
+        line about these.
+        """
+        torch.manual_seed(seed)
+        start = self.recipe.start_student(len(self.data.classes))
+        if start.said:
+            say(start.said)
         return School(
-            self.create_student(seed),
+            self._student(start, seed),
             faculty,
             self.curriculum,
-            self.data,
+            start.shown(self.data),
             algorithm=self.recipe.create_algorithm(),
             training=self.recipe.create_training(),
             options=SchoolOptions(device, seed, event_log, checkpoint, name=self.name),
@@ -212,7 +226,10 @@ def dry_run(
         check_device(device)
         _try_loss(device)
         for k, classes in enumerate(slices):
-            model = recipe.create_teacher_model(k, len(classes))
+            if recipe.teachers[k].finished is None:
+                model = recipe.start_teacher(k, len(classes)).model
+            else:
+                model = recipe.create_teacher_model(k, len(classes))
             if recipe.create_teaching().batch_size == 1:
                 _try_batch_of_one(model, data, f"{recipe.teachers[k].model} of teachers.{k}")
         faculty = Faculty([absent_teacher(classes) for classes in slices])

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
@@ -34,7 +34,7 @@ from edufast.experiments.schema import (
     read_yaml,
 )
 from edufast.models.heads import Kind
-from edufast.models.zoo import create_model
+from edufast.models.pretrained import Start, Weights, started
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Compile, Precision, Training
 from edufast.utils.errors import UserError, unknown
@@ -74,25 +74,32 @@ class DataSection(Section):
 
 
 class StudentSection(Section):
-    """The edge model and where it is cut."""
+    """The edge model, the weights that it starts from, and where it is cut."""
 
     model: str
+    weights: Weights | None = None
     head: Kind = "grid"
     head_width: PositiveInt | None = None
     cuts: list[str] | None = None
 
 
 class TeacherSection(Section):
-    """One teacher: what it knows, and its weights or else how long it is taught. Weights that
-    learned from images of another mean, std or size than the data's need these named."""
+    """One teacher: what it knows, and its weights or else how long it is taught. With both, or with
+    published weights, it starts from them. Weights that are taken as they are, and learned from
+    images of another mean, std or size than the data's, need these named."""
 
     model: str
     classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{SHARE}$")] = "all"
-    weights: Path | None = None
+    weights: Weights | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     image_size: ImageSize | None = None
     epochs: PositiveInt | None = None
+
+    @property
+    def finished(self) -> Path | None:
+        """The file of its weights if it is not to be trained."""
+        return self.weights if isinstance(self.weights, Path) and self.epochs is None else None
 
 
 class AlgorithmSection(BaseModel):
@@ -116,6 +123,7 @@ class TrainingSection(Section):
 
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1
+    pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -168,11 +176,9 @@ class Recipe(Section):
     def located(self) -> Recipe:
         """The recipe with absolute paths, to be found again from another folder."""
         data = self.data.model_copy(update={"source": absolute_source(self.data.source)})
-        teachers = [
-            teacher.model_copy(update={"weights": teacher.weights and teacher.weights.absolute()})
-            for teacher in self.teachers
-        ]
-        return self.model_copy(update={"data": data, "teachers": teachers})
+        teachers = [_located(teacher) for teacher in self.teachers]
+        student = _located(self.student)
+        return self.model_copy(update={"data": data, "student": student, "teachers": teachers})
 
     def with_full_teacher(self, data: DataSet) -> Recipe:
         """The recipe with a teacher of all classes, added last where there is none.
@@ -221,16 +227,29 @@ class Recipe(Section):
         return _training(self.teaching or self.training)
 
     def create_student_model(self, num_classes: int) -> nn.Module:
-        """The student's network, see :func:`edufast.models.zoo.create_model`.
+        """The student's network with random weights, see :func:`edufast.models.zoo.create_model`.
 
         Raises:
             UserError: likewise; the message names the key.
         """
-        return _model("student", self.student.model, num_classes)
+        return _started("student", self.student.model, num_classes, None).model
 
     def create_teacher_model(self, k: int, num_classes: int) -> nn.Module:
         """The network of teacher ``k``, likewise."""
-        return _model(f"teachers.{k}", self.teachers[k].model, num_classes)
+        return _started(f"teachers.{k}", self.teachers[k].model, num_classes, None).model
+
+    def start_student(self, num_classes: int) -> Start:
+        """The student's network as it starts, see :func:`edufast.models.pretrained.started`.
+
+        Raises:
+            UserError: likewise; the message names the key.
+        """
+        return _started("student", self.student.model, num_classes, self.student.weights)
+
+    def start_teacher(self, k: int, num_classes: int) -> Start:
+        """The network of teacher ``k`` as it starts, likewise."""
+        section = self.teachers[k]
+        return _started(f"teachers.{k}", section.model, num_classes, section.weights)
 
     def create_algorithm(self) -> Algorithm:
         """The distillation algorithm."""
@@ -274,9 +293,19 @@ def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
     return classes[len(classes) * (number - 1) // count : len(classes) * number // count]
 
 
-def _model(key: str, name: str, num_classes: int) -> nn.Module:
+Trained = TypeVar("Trained", StudentSection, TeacherSection)
+
+
+def _located(section: Trained) -> Trained:
+    """With an absolute path of its weights."""
+    if not isinstance(section.weights, Path):
+        return section
+    return section.model_copy(update={"weights": section.weights.absolute()})
+
+
+def _started(key: str, name: str, num_classes: int, weights: Weights | None) -> Start:
     try:
-        return create_model(name, num_classes)
+        return started(name, num_classes, weights)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
 
@@ -343,17 +372,15 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
         UserError: the first thing wrong with it.
     """
     recipe = check(Recipe, content, source)
+    _check_weights(f"{source}: student", recipe.student.weights)
     for k, teacher in enumerate(recipe.teachers):
-        if teacher.weights is not None and not os.path.isfile(teacher.weights):
-            raise UserError(
-                f"{source}: teachers.{k}.weights: {quoted(str(teacher.weights))} does not exist; "
-                "expected a .safetensors file written by edufast teach"
-            )
+        _check_weights(f"{source}: teachers.{k}", teacher.weights)
         for key in ("mean", "std", "image_size"):
-            if teacher.weights is None and getattr(teacher, key) is not None:
+            if teacher.finished is None and getattr(teacher, key) is not None:
                 raise UserError(
-                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights; a "
-                    "teacher that is trained here learns from the images of data"
+                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights that "
+                    "are taken as they are; a teacher that is trained here learns from the images "
+                    "of data"
                 )
     for name in ("training", "teaching"):
         section, size = getattr(recipe, name), recipe.data.image_size
@@ -370,3 +397,11 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
     for name, changes in recipe.variants.items():
         recipe.variant(changes, f"{source}: variants.{name}")
     return recipe
+
+
+def _check_weights(key: str, weights: Weights | None) -> None:
+    if isinstance(weights, Path) and not os.path.isfile(weights):
+        raise UserError(
+            f"{key}.weights: {quoted(str(weights))} does not exist; expected a file of weights, "
+            'such as edufast teach writes, or "pretrained"'
+        )

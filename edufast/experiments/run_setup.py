@@ -56,7 +56,7 @@ class Setup:
         self.methods = plan_methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods["education"].recipe
         for k, teacher in enumerate(self.recipe.teachers):
-            if teacher.weights is None:
+            if teacher.finished is None:
                 self.recipe.teacher_curriculum(k, self.data)
         cached = config.cache is not None
         dry_run(self.methods, config.methods, config.device, cached=cached)
@@ -83,7 +83,7 @@ class Setup:
     def teacher_file(self, k: int) -> Path:
         """Weights of the teacher at position ``k``, which may not exist yet."""
         folder = RunFolder(self.config.teachers) if self.config.teachers else self.folder
-        return self.recipe.teachers[k].weights or folder.teacher(k)
+        return self.recipe.teachers[k].finished or folder.teacher(k)
 
     def _description(self) -> RunEvent:
         education = self.methods["education"].curriculum

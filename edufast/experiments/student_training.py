@@ -38,6 +38,7 @@ def train_student(
         device=setup.config.device,
         event_log=setup.event_log,
         checkpoint=setup.folder.checkpoint(f"{method.name}-{seed}"),
+        say=lambda line: setup.console.print(f"{method.name}: {line}"),
     )
     graduate = school.fit(lambda: after_epoch(school))
     if (method.name, seed) == ("education", setup.config.seeds[0]):
@@ -61,7 +62,7 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
     at = school.progress
     info = ModelInfo.describe(
         setup.recipe.student.model,
-        setup.data,
+        school.data,
         range(len(setup.data.classes)),
         at.accuracy,
         at.student_flops,
@@ -77,7 +78,7 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
 def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEvent:
     at, student = school.progress, school.student
     # By the slices of education, also where the method has a single grade.
-    accuracy = evaluate_on(student, setup.data, setup.methods["education"].curriculum.class_map)
+    accuracy = evaluate_on(student, school.data, setup.methods["education"].curriculum.class_map)
     taught_by = [read_info(setup.teacher_file(k)) for k in method.teachers]
     return ResultEvent(
         method=method.name,

@@ -61,7 +61,7 @@ class TeacherTask:
         section = self.recipe.teachers[self.k]
         determined_by = {
             "data": self.recipe.data.model_dump(mode="json"),
-            "teacher": section.model_dump(mode="json", exclude={"weights", "epochs"}),
+            "teacher": section.model_dump(mode="json", exclude={"epochs"}),
             "position": self.k,
             "epochs": section.epochs or self.recipe.teacher_epochs,
             "image_sizes": self.recipe.teacher_image_sizes,
@@ -198,7 +198,7 @@ def plan_tasks(config: SweepConfig, folder: Path) -> SweepTasks:
             tasks = [
                 TeacherTask(recipe, k, folder / "teachers", config.device)
                 for k in variant.teachers
-                if recipe.teachers[k].weights is None
+                if recipe.teachers[k].finished is None
             ]
             for task in tasks:
                 teachers.setdefault(task.product, task)
@@ -257,7 +257,7 @@ def _seeded(recipe: Recipe, seed: int, config: SweepConfig) -> Recipe:
 def _cache(recipe: Recipe, folder: Path) -> Path:
     """Folder of the logits of its teachers, named by all that determines them."""
     teachers = [
-        str(teacher.weights or TeacherTask(recipe, k, folder, "cpu").product.name)
+        str(teacher.finished or TeacherTask(recipe, k, folder, "cpu").product.name)
         for k, teacher in enumerate(recipe.teachers)
     ]
     views = recipe.training.model_dump(mode="json", include={"augment", "precision"})
@@ -268,8 +268,8 @@ def _cache(recipe: Recipe, folder: Path) -> Path:
 def _with_weights(recipe: Recipe, tasks: Sequence[TeacherTask]) -> Recipe:
     teachers = list(recipe.teachers)
     for task in tasks:
-        weights = {"weights": task.product.absolute()}
-        teachers[task.k] = teachers[task.k].model_copy(update=weights)
+        finished = {"weights": task.product.absolute(), "epochs": None}
+        teachers[task.k] = teachers[task.k].model_copy(update=finished)
     return recipe.model_copy(update={"teachers": teachers})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,19 +42,24 @@ def train_teacher(
     """
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
-    model = recipe.create_teacher_model(k, len(classes))
+    start = recipe.start_teacher(k, len(classes))
+    if start.said:
+        console.print(f"teacher {k}: {start.said}")
+    size = (3, data.image_size, data.image_size)
     school = School(
-        Student(model, 1, input_size=(3, data.image_size, data.image_size)),
+        Student(start.model, 1, input_size=size, learned=start.learned),
         Faculty([]),
         recipe.teacher_curriculum(k, data),
-        data,
+        start.shown(data),
         training=recipe.create_teaching(),
         options=SchoolOptions(device, recipe.seed, checkpoint=checkpoint, name=f"teacher {k}"),
     )
     graduate, at = school.fit(lambda: after_epoch(school)), school.progress
     info = ModelInfo.describe(
-        section.model, data, classes, at.accuracy, at.student_flops, at.seconds
+        section.model, school.data, classes, at.accuracy, at.student_flops, at.seconds
     )
+    if start.images is not None:
+        info = replace(info, data_mean=data.mean)
     event = TeacherEvent(
         teacher=k,
         model=section.model,
@@ -96,16 +102,19 @@ def load_teacher(
             f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
             f"{_brief(classes)} of {data.name}"
         )
-    if (info.mean, info.std) != (section.mean or data.mean, section.std or data.std):
+    named = (section.mean, section.std) != (None, None)
+    found, expected = (info.mean, info.std), (section.mean or data.mean, section.std or data.std)
+    if info.data_mean is not None and not named:  # normalised as the weights it started from
+        found, expected = (info.data_mean, info.std), (data.mean, info.std)
+    if found != expected:
         source = (
-            f"those of {data.name} as this recipe draws and holds them out have"
-            if section.mean is section.std is None
-            else f"teachers.{k} says"
+            f"teachers.{k} says"
+            if named
+            else f"those of {data.name} as this recipe draws and holds them out have"
         )
         raise UserError(
-            f"{path} was trained on images of mean {_rounded(info.mean)} and deviation "
-            f"{_rounded(info.std)}; {source} {_rounded(section.mean or data.mean)} and "
-            f"{_rounded(section.std or data.std)}"
+            f"{path} was trained on images of mean {_rounded(found[0])} and deviation "
+            f"{_rounded(found[1])}; {source} {_rounded(expected[0])} and {_rounded(expected[1])}"
         )
     if section.image_size not in (None, info.image_size):
         raise UserError(

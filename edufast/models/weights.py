@@ -54,6 +54,8 @@ class ModelInfo:
         accuracy: on the validation split, over these classes.
         training_flops: spent on training it.
         training_seconds: likewise, on the machine that did.
+        data_mean: of the images that it was trained on, where these were not normalised by their
+            own mean and std, but as the weights wanted that it started from.
 
     Raises:
         ValueError: classes and their ids do not go together.
@@ -69,6 +71,7 @@ class ModelInfo:
     accuracy: float
     training_flops: NonNegativeInt
     training_seconds: float = 0.0
+    data_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.classes) == len(self.class_ids) == len(set(self.class_ids)) > 0:
@@ -184,7 +187,7 @@ def read_info(path: str | os.PathLike[str]) -> ModelInfo:
     Raises:
         UserError: the file is missing, damaged, or was not written by :func:`save_model`.
     """
-    return _read(Path(path))[0]
+    return read_weights(Path(path))[0]
 
 
 def load_model(
@@ -203,7 +206,7 @@ def load_model(
         UserError: the file is missing, damaged, or not written by :func:`save_model`; or its model
             has an import path other than ``model``.
     """
-    info, state = _read(Path(path))
+    info, state = read_weights(Path(path))
     if is_import_path(info.model) and info.model != model:
         raise UserError(
             f"{path} holds a model of {info.model!r}, and building that runs code; expected the "
@@ -240,7 +243,12 @@ def _load(network: nn.Module, state: dict[str, Tensor]) -> str:
     return ""
 
 
-def _read(path: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
+def read_weights(path: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
+    """What the file holds, and its state dict.
+
+    Raises:
+        UserError: as :func:`read_info`.
+    """
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         state = {name: read_tensor(file, name, path) for name in file.keys()}  # noqa: SIM118

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,16 @@ from edufast.utils.registry import Registry
 def create_model(name: str, num_classes: int) -> nn.Module:
     """Build the classifier ``name`` with random weights; nothing is ever downloaded.
 
+    Trained weights are read by :func:`edufast.models.pretrained.started`.
+
     Args:
         name: one of :func:`list_models`, ``"torchvision/<name>"``, ``"timm/<name>"``, or
-            ``"hf/<model type>"`` for a Hugging Face image classifier of the type's default size.
-            Or a model of your own, registered, by its import path such as ``mypackage.nets:tiny``,
-            or as an entry point of the group ``edufast.models``: a function of the number of
-            classes that returns an ``nn.Module``, or a class. It maps images (B, 3, H, W) to
-            logits (B, num_classes).
+            ``"hf/<model type>"`` for a Hugging Face image classifier of the type's default size,
+            ``"hf/<owner>/<name>"`` for one of the hub whose configuration is on this machine, where
+            downloading its weights leaves it. Or a model of your own, registered, by its import
+            path such as ``mypackage.nets:tiny``, or as an entry point of the group
+            ``edufast.models``: a function of the number of classes that returns an ``nn.Module``,
+            or a class. It maps images (B, 3, H, W) to logits (B, num_classes).
         num_classes: width of the logits, at least 1.
 
     Raises:
@@ -32,23 +36,26 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a positive integer")
-    library, _, entry = name.rpartition("/")
+    library, _, entry = name.partition("/")
     if library == "torchvision":
-        models = _import("torchvision", "train").models
+        models = import_library(library).models
         names = models.list_models(module=models)
         _check_known(name, entry in names, [f"{library}/{other}" for other in names])
         return models.get_model(entry, weights=None, num_classes=num_classes)
     if library == "timm":
-        timm = _import("timm", "timm")
+        timm = import_library(library)
         names = timm.list_models()
         _check_known(name, timm.is_model(entry), [f"{library}/{other}" for other in names])
         return timm.create_model(entry, pretrained=False, num_classes=num_classes)
     if library == "hf":
-        transformers = _import("transformers", "hf")
-        auto = _import("transformers.models.auto.modeling_auto", "hf")
-        types = list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
-        _check_known(name, entry in types, [f"hf/{other}" for other in types])
-        config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
+        transformers = import_library("transformers")
+        if "/" in entry:
+            config = _hub_config(name, entry, num_classes)
+        else:
+            auto = import_library("transformers.models.auto.modeling_auto")
+            types = list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+            _check_known(name, entry in types, [f"hf/{other}" for other in types])
+            config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
         return Logits(transformers.AutoModelForImageClassification.from_config(config))
     return MODELS.call(name, num_classes)
 
@@ -56,6 +63,9 @@ def create_model(name: str, num_classes: int) -> nn.Module:
 def list_models() -> list[str]:
     """Names of the networks defined here and of registered ones, for :func:`create_model`."""
     return list(MODELS)
+
+
+_EXTRAS = {"timm": "timm", "torchvision": "train", "transformers": "hf"}  # of pyproject.toml
 
 
 class Logits(nn.Module):
@@ -171,7 +181,7 @@ class WideResNet(nn.Module):
 
 def _resnet50_cifar(num_classes: int) -> nn.Module:
     """torchvision's ResNet-50 for 32x32 pixels: a 3x3 stem with stride 1 and no pooling."""
-    torchvision = _import("torchvision", "train")
+    torchvision = import_library("torchvision")
     model = torchvision.models.resnet50(weights=None, num_classes=num_classes)
     model.conv1 = _conv3x3(3, 64)
     model.maxpool = nn.Identity()
@@ -191,7 +201,7 @@ def _mobilenetv2_half(num_classes: int) -> nn.Module:
     literature: with one stride of 2 less, channels halved exactly, and without dropout. The
     literature's has ReLU for ReLU6 and a further 1x1 convolution in the first block (288
     parameters)."""
-    return _import("torchvision", "train").models.MobileNetV2(
+    return import_library("torchvision").models.MobileNetV2(
         num_classes, 0.5, _MOBILENET_CIFAR, round_nearest=1, dropout=0.0
     )
 
@@ -243,14 +253,32 @@ MODELS: Registry[Callable[[int], nn.Module]] = Registry(
         "mobilenetv2_half": _mobilenetv2_half,
         "resnet50_cifar": _resnet50_cifar,
     },
-    also="torchvision/<name>, timm/<name>, hf/<model type>",
+    also="torchvision/<name>, timm/<name>, hf/<model type>, hf/<owner>/<name>",
 )
 
 register_model = MODELS.register
 
 
-def _import(library: str, extra: str) -> ModuleType:
-    with needed_for("this model", extra):
+def _hub_config(name: str, repository: str, num_classes: int) -> Any:
+    """Of a Hugging Face model, as an earlier download left it on this machine."""
+    try:
+        return import_library("transformers").AutoConfig.from_pretrained(
+            repository, num_labels=num_classes, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model {name!r}: its configuration is not on this machine; expected weights: "
+            "pretrained once, which downloads it"
+        ) from error
+
+
+def import_library(library: str) -> ModuleType:
+    """A package that models come from.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with needed_for("this model", _EXTRAS[library.partition(".")[0]]):
         return importlib.import_module(library)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ def follow_growth(
     active: dict[str, nn.Parameter],
     carried: Sequence[tuple[nn.Parameter, nn.Parameter]],
     keep_state: bool,
+    learned: Collection[Tensor] = (),
 ) -> None:
     """Bring the groups and the state of an optimizer in line with the parameters now active.
 
@@ -33,6 +34,8 @@ def follow_growth(
         carried: pairs of a parameter and one that received its rows. If the first is no longer
             active, the last that received its rows takes its place in its group.
         keep_state: False clears the state of all parameters.
+        learned: parameters that were trained before. New ones of them are added to the group with
+            the option "learned", all others to the last group.
     """
     groups, state = optimizer.param_groups, optimizer.state
     names = {parameter: name for name, parameter in active.items()}
@@ -56,7 +59,10 @@ def follow_growth(
         params = [successors.get(parameter, parameter) for parameter in group["params"]]
         group["params"] = [p for p in dict.fromkeys(params) if p not in gone and p not in seen]
         seen.update(group["params"])
-    groups[-1]["params"] += [p for p in active.values() if p not in seen]
+    slow = next((group for group in groups if group.get("learned")), groups[-1])
+    for parameter in active.values():
+        if parameter not in seen:
+            (slow if parameter in learned else groups[-1])["params"].append(parameter)
     for group in groups:
         group["params"].sort(key=lambda p: order.get(p, len(order)))
         if "param_names" in group:

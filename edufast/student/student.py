@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -41,6 +41,8 @@ class Student(nn.Module):
             model's classifier.
         seed: of the weights of new heads and rows, together with the numbers of fragments and
             classes.
+        learned: names of the model's parameters that were trained before, see
+            :func:`edufast.models.pretrained.started`.
 
     Raises:
         UserError: the model cannot be cut as requested.
@@ -57,6 +59,7 @@ class Student(nn.Module):
         head: Kind = "grid",
         head_width: int | None = None,
         seed: int = 0,
+        learned: Collection[str] = (),
     ) -> None:
         super().__init__()
         check_kind(head)
@@ -69,6 +72,7 @@ class Student(nn.Module):
         self.head_kind: Kind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
         self.seed = seed
+        self.learned = frozenset(model.get_parameter(name) for name in learned)
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
         self.classes = 0  # width of the logits
@@ -255,8 +259,9 @@ class Student(nn.Module):
             fragments: from the current number to all.
             classes: from the current number to all.
             optimizer: updated in place. Parameters that no longer exist are removed, new ones are
-                added to the last group (a linear layer that received rows takes the place of the
-                old one), and within a group they are in the order of :meth:`active_parameters`.
+                added to the last group, or to the one that is marked "learned" (a linear layer that
+                received rows takes the place of the old one), and within a group they are in the
+                order of :meth:`active_parameters`.
                 Parameters and rows that are kept keep their state bit for bit; the state of new
                 rows starts with zeros.
             keep_rows: copy the rows of the old head into the new head or classifier.
@@ -302,7 +307,8 @@ class Student(nn.Module):
             for rows, new_rows in carried:
                 copy_rows(rows, new_rows)
         if optimizer is not None:
-            follow_growth(optimizer, before, dict(self._active()), carried, keep_state)
+            active = dict(self._active())
+            follow_growth(optimizer, before, active, carried, keep_state, self.learned)
 
     def active_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of what has grown: the model's in their order, then those of heads."""

@@ -16,12 +16,8 @@ from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.class_map import ClassMap
 from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
-from edufast.teachers.preprocessing import (
-    ImageFormat,
-    Preprocess,
-    processor_format,
-    timm_format,
-)
+from edufast.models.image_format import ImageFormat, processor_format, timm_format
+from edufast.teachers.preprocessing import Preprocess
 from edufast.utils._torch_private import with_own_code
 from edufast.utils.devices import check_device
 from edufast.utils.errors import UserError

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edufast.data import Augment, DataSet
+from edufast.models.image_format import ImageFormat
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.logit_rows import RowFormat, Rows
-from edufast.teachers.preprocessing import ImageFormat
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
 

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from edufast.data.samples import Channels
-from edufast.utils.errors import UserError
-from edufast.utils.numbers import whole_number
-
-
-class ImageFormat(NamedTuple):
-    """How pixels reach a network.
-
-    Attributes:
-        mean: per channel, of pixel / 255.
-        std: likewise.
-        size: height and width; None: any.
-    """
-
-    mean: Channels
-    std: Channels
-    size: int | None
-
-    @classmethod
-    def of(cls, mean: Sequence[float], std: Sequence[float], size: int | None) -> ImageFormat:
-        """Of values that were checked.
-
-        Raises:
-            ValueError: a value that no images can have; the message names it.
-        """
-        size = None if size is None else whole_number("image_size", size)
-        return cls(_channels("mean", mean), _channels("std", std, above=0), size)
+from edufast.models.image_format import ImageFormat
 
 
 class Preprocess:
@@ -67,63 +36,3 @@ class Preprocess:
             size = (self._size, self._size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return images
-
-
-def timm_format(model: nn.Module) -> ImageFormat:
-    """What the published weights of a timm model were trained on, by its ``pretrained_cfg``.
-
-    Raises:
-        UserError: it is no timm model.
-    """
-    if not getattr(model, "pretrained_cfg", None):
-        raise UserError(
-            f"{type(model).__name__} has no pretrained_cfg, which would say how its images were "
-            "prepared; expected a timm model, a processor, or mean, std and image_size"
-        )
-    import timm
-
-    config = timm.data.resolve_model_data_config(model)
-    return ImageFormat.of(config["mean"], config["std"], config["input_size"][-1])
-
-
-def processor_format(processor: Any) -> ImageFormat:
-    """What a Hugging Face image processor makes of images, found by giving it black and white.
-
-    Raises:
-        UserError: it makes something else than one square of three channels of each image, or
-            mixes the channels.
-    """
-    name = type(processor).__name__
-    try:
-        small, large = (_processed(processor, np.zeros((s, s, 3), np.uint8)) for s in (64, 96))
-        white = _processed(processor, np.full((64, 64, 3), 255, np.uint8))
-        red = _processed(processor, np.array([[[255, 0, 0]]], np.uint8).repeat(64, 0).repeat(64, 1))
-    except Exception as error:
-        raise UserError(f"{name} fails on an image, uint8 (64, 64, 3): {error}") from error
-    shape = tuple(small.shape)
-    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3]:
-        raise UserError(f"{name} makes {shape} of an image; expected (1, 3, size, size)")
-    black, white, red = (x.double().mean((0, 2, 3)) for x in (small, white, red))
-    if not torch.allclose(red, torch.cat([white[:1], black[1:]]), atol=1e-4):
-        raise UserError(f"{name} mixes or reorders the channels; expected red, green, blue")
-    std = 1 / (white - black)
-    size = shape[2] if large.shape == small.shape else None
-    mean, std = ((x * 1e6).round() / 1e6 for x in (-black * std, std))  # it computes in float32
-    return ImageFormat.of(mean.tolist(), std.tolist(), size)
-
-
-def _processed(processor: Any, image: np.ndarray) -> Tensor:
-    pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
-    return pixels
-
-
-def _channels(name: str, values: Sequence[float], above: float = -math.inf) -> Channels:
-    try:
-        found = tuple(map(float, values))
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != 3 or not all(above < value < math.inf for value in found):
-        bound = f" above {above}" if above > -math.inf else ""
-        raise ValueError(f"{name} is {values!r}; expected 3 finite numbers{bound}, one a channel")
-    red, green, blue = found
-    return red, green, blue

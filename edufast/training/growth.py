@@ -87,7 +87,9 @@ class Growth:
                 keep_exits=curriculum.exit_weight > 0,
             )
         if self._optimizer is None:
-            self._optimizer = self._training.create_optimizer(student.active_parameters())
+            self._optimizer = self._training.create_optimizer(
+                student.active_parameters(), student.learned
+            )
         if curriculum.grades[g].teachers:
             what = f"{type(algorithm).__name__}.begin_grade"
             call_user(what, algorithm.begin_grade, self._context(g))

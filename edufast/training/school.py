@@ -209,7 +209,7 @@ class School:
                     mean = self._finite(loss_sum / at.step)
                 speed = steps * len(batch.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
-                rate = self._growth.optimizer.param_groups[0]["lr"]
+                rate = self._growth.optimizer.param_groups[-1]["lr"]
                 self._write(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
             if interrupted() and at.step < len(loader):
                 at.loss_sum = loss_sum.item()
@@ -326,7 +326,7 @@ class School:
         step = at.epoch * len(self.loader) + at.step
         rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
         for group in self._growth.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (self.training.pretrained_lr if group.get("learned") else 1)
 
     def _finite(self, loss: Tensor) -> float:
         value = loss.item()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ class Training:
     Attributes:
         batch_size: samples per step.
         lr: base learning rate; the curriculum's schedule multiplies it.
+        pretrained_lr: share of it, above 0 and up to 1, for parameters that were trained before,
+            see ``Student(learned=...)``.
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
         weight_decay: of both optimisers.
@@ -52,6 +54,7 @@ class Training:
 
     batch_size: int = 128
     lr: float = 0.1
+    pretrained_lr: float = 0.1
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -62,10 +65,15 @@ class Training:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
-        for name in ("lr", "momentum", "weight_decay", "balance"):
+        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "balance"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.lr == 0:
             raise ValueError("lr is 0; expected a number above 0")
+        if not 0 < self.pretrained_lr <= 1:
+            raise ValueError(
+                f"pretrained_lr is {self.pretrained_lr}; expected a share of lr, above 0 and up to "
+                "1"
+            )
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; expected a number below 1")
         check_instance("augment", self.augment, Augment)
@@ -78,14 +86,24 @@ class Training:
         if self.compile not in get_args(Compile):
             raise ValueError(f"compile={self.compile!r}: expected 'auto', True or False")
 
-    def create_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimiser of ``parameters``, which one fused kernel updates."""
+    def create_optimizer(
+        self, parameters: Iterable[nn.Parameter], learned: Collection[nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
+        """An optimiser of ``parameters``, which one fused kernel updates.
+
+        Those in ``learned`` are a group of their own, with the option "learned".
+        """
+        groups: Iterable[Any] = parameters
+        if learned:
+            parameters = list(parameters)
+            groups = [
+                {"params": [p for p in parameters if p in learned], "learned": True},
+                {"params": [p for p in parameters if p not in learned]},
+            ]
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(
-                parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True
-            )
+            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,

@@ -102,6 +102,7 @@ def test_hugging_face_classifiers_give_logits() -> None:
         ("zzz", "model is 'zzz'; expected one of resnet8, .*; or torchvision/<name>, timm/<name>"),
         ("", "model is ''; expected one of resnet8"),
         ("hf/ResNet", "did you mean 'hf/resnet'"),
+        ("hf/someone/model", "its configuration is not on this machine; .*weights: pretrained"),
     ],
 )
 def test_unknown_names_list_near_matches(name: str, hint: str) -> None:
@@ -118,14 +119,20 @@ def test_number_of_classes_is_checked(count: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "extra"), [("timm", "timm"), ("torchvision", "train"), ("transformers", "hf")]
+    ("library", "name", "extra"),
+    [
+        ("timm", "timm/resnet18", "timm"),
+        ("torchvision", "torchvision/resnet18", "train"),
+        ("transformers", "hf/resnet", "hf"),
+        ("transformers", "hf/someone/model", "hf"),
+    ],
 )
 def test_missing_library_says_what_to_install(
-    library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    library: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf"needs {library}: pip install 'edufast\[{extra}\]'"):
-        create_model(f"{library.replace('transformers', 'hf')}/resnet18", 10)
+        create_model(name, 10)
 
 
 @pytest.mark.parametrize("depth", [2, 9, 21])

@@ -12,14 +12,13 @@ from torch.nn import functional as F
 
 from edufast.data import Loader
 from edufast.distill import create_algorithm
-from edufast.models.zoo import create_model
+from edufast.models.image_format import ImageFormat
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.teachers.preprocessing import ImageFormat, Preprocess, processor_format
+from edufast.teachers.preprocessing import Preprocess
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
-from edufast.utils.errors import UserError
 from tests.tiny import TRAINING, tiny_data, tiny_model
 
 DATA = tiny_data()
@@ -110,57 +109,6 @@ def test_nobody_guesses_what_the_images_are():
 def test_formats_there_are_not(value, message):
     with pytest.raises(ValueError, match=message):
         Teacher(tiny_model(), range(6), "carl", **value)
-
-
-# --- what publishers say -----------------------------------------------------------------------
-
-
-def test_timm_says_what_pretrained_weights_expect_and_only_if_asked():
-    model = create_model("timm/vit_tiny_patch16_224", 6)
-    asked, unasked = Teacher.pretrained(model, range(6), "vit"), Teacher(model, range(6))
-    assert (asked.mean, asked.std, asked.image_size) == ((0.5,) * 3, (0.5,) * 3, 224)
-    assert (asked.name, asked.classes) == ("vit", tuple(range(6)))
-    assert (unasked.mean, unasked.std, unasked.image_size) == (None, None, None)
-    with pytest.raises(UserError, match="Sequential has no pretrained_cfg"):
-        Teacher.pretrained(tiny_model(), range(6))
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "expected"),
-    [
-        ("ViTImageProcessor", {}, ((0.5,) * 3, (0.5,) * 3, 224)),
-        (
-            "ConvNextImageProcessor",
-            {"image_mean": IMAGENET["mean"], "image_std": IMAGENET["std"]},
-            (*IMAGENET.values(), 384),
-        ),
-        ("ViTImageProcessor", {"do_normalize": False}, ((0,) * 3, (1,) * 3, 224)),
-        ("ViTImageProcessor", {"do_resize": False}, ((0.5,) * 3, (0.5,) * 3, None)),
-        (
-            "EfficientNetImageProcessor",
-            {"rescale_factor": 1 / 127.5, "do_normalize": False, "include_top": False},
-            ((0,) * 3, (0.5,) * 3, 346),
-        ),
-    ],
-)
-def test_hugging_face_processors_say_it(kind, options, expected):
-    transformers = pytest.importorskip("transformers")
-    processor = getattr(transformers, kind)(**options)
-    found = processor_format(processor)
-    assert found.size == expected[2]
-    np.testing.assert_allclose(found[:2], expected[:2], atol=1e-6)
-    assert Teacher.pretrained(tiny_model(), range(6), processor=processor).mean == found.mean
-
-
-def test_a_processor_that_does_more_is_refused():
-    transformers = pytest.importorskip("transformers")
-    with pytest.raises(UserError, match="MobileViTImageProcessor mixes or reorders the channels"):
-        processor_format(transformers.MobileViTImageProcessor())
-    oblong = transformers.ViTImageProcessor(size={"height": 32, "width": 48})
-    with pytest.raises(UserError, match=r"\(1, 3, 32, 48\) of an image; expected \(1, 3, size"):
-        processor_format(oblong)
-    with pytest.raises(UserError, match="function fails on an image"):
-        processor_format(lambda x: x)
 
 
 # --- teachers that do not know their classes ----------------------------------------------------

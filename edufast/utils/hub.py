@@ -1,0 +1,70 @@
+"""Downloads of weights: from the cache of this machine, from a server that answers, or one line."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from edufast.utils.errors import UserError, one_line
+
+_SECONDS = 10.0  # for a server to answer
+
+
+@contextmanager
+def from_hub(what: str) -> Iterator[None]:
+    """Within the block something is read from the Hugging Face hub: from its cache on this machine
+    where the hub does not answer. Its library would try again for a minute, and print pages.
+
+    Args:
+        what: in messages, a plural.
+
+    Raises:
+        UserError: the hub does not answer and nothing was downloaded before, or anything else
+            fails.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if constants.HF_HUB_OFFLINE:
+            raise _unreachable(what, constants.ENDPOINT) from error
+        raise UserError(f"{what} cannot be had: {one_line(error)}") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def from_server(what: str, url: str) -> Iterator[None]:
+    """Within the block ``url`` is downloaded; see :func:`from_hub`."""
+    if not _answers(url):
+        raise _unreachable(what, url)
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what} cannot be had: {one_line(error)}") from error
+
+
+def _answers(url: str) -> bool:
+    """Whether there is a server, whatever it says."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _unreachable(what: str, url: str) -> UserError:
+    return UserError(
+        f"{what} are not on this machine, and {urlsplit(url).hostname} does not answer; expected a "
+        "network, or the path of a file of weights"
+    )
