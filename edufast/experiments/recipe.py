@@ -375,12 +375,18 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
     _check_weights(f"{source}: student", recipe.student.weights)
     for k, teacher in enumerate(recipe.teachers):
         _check_weights(f"{source}: teachers.{k}", teacher.weights)
+        if teacher.finished and teacher.finished.suffix != ".safetensors":
+            raise UserError(
+                f"{source}: teachers.{k}.weights: {quoted(str(teacher.weights))}; expected a "
+                ".safetensors file written by edufast, or epochs as well, in which the teacher is "
+                "trained from these weights"
+            )
         for key in ("mean", "std", "image_size"):
             if teacher.finished is None and getattr(teacher, key) is not None:
+                how = "without weights" if teacher.weights is None else "with epochs"
                 raise UserError(
-                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} without weights that "
-                    "are taken as they are; a teacher that is trained here learns from the images "
-                    "of data"
+                    f"{source}: teachers.{k}.{key}: {getattr(teacher, key)} {how}; a teacher that "
+                    "is trained here learns from the images of data"
                 )
     for name in ("training", "teaching"):
         section, size = getattr(recipe, name), recipe.data.image_size

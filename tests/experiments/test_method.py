@@ -1,8 +1,13 @@
 """What the methods of a recipe train, and who teaches."""
 
 import pytest
+import torch
 
 from edufast.distill import KD
+from edufast.experiments.method import dry_run
+from edufast.models.weights import ModelInfo, save_model
+from edufast.models.zoo import create_model
+from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import UserError
 from tests.experiments.plans import DATA, methods
 
@@ -81,3 +86,35 @@ def test_a_recipe_without_the_teachers_a_method_needs_is_told(names, message):
     alone = {"grades": [{"epochs": 2, "classes": "0-5"}]}
     with pytest.raises(UserError, match=message):
         methods(names, teachers=[], curriculum=alone)
+
+
+GRADE = {"grades": [{"epochs": 2, "classes": "0-5"}]}
+MEAN, STD = (0.41, 0.42, 0.43), (0.21, 0.22, 0.23)
+
+
+def test_a_student_starts_from_weights_and_sees_images_as_these_learned_from(tmp_path):
+    info = ModelInfo("resnet8", tuple("abc"), (0, 1, 2), "x", 24, MEAN, STD, 0.9, 1)
+    trained = create_model("resnet8", 3)
+    save_model(tmp_path / "w.safetensors", trained, info)
+    weights = {"model": "resnet8", "weights": str(tmp_path / "w.safetensors")}
+    of, lines = methods(("scratch",), student=weights)["scratch"], []
+    school = of.create_school(0, Faculty([]), device="cpu", say=lines.append)
+    assert torch.equal(school.student.model.conv1.weight, trained.conv1.weight)
+    assert len(school.student.learned) == len(list(trained.parameters())) - 2
+    assert (school.data.mean, school.data.std, school.data.image_size) == (MEAN, STD, 16)
+    (line,) = lines
+    assert line.startswith("resnet8 starts from ") and "3 classes is replaced by one of 6" in line
+    with torch.device("meta"):
+        assert of.training_flops() > 0  # which needs no weights
+
+
+def test_weights_that_cannot_be_had_are_told_before_anything_is_trained(tmp_path):
+    of = methods(("scratch",), student={"model": "resnet8", "weights": "pretrained"})
+    with pytest.raises(UserError, match="student: weights: there are none published of 'resnet8'"):
+        dry_run(of, ["scratch"], "cpu")
+    broken = tmp_path / "w.pth"
+    broken.write_bytes(b"nothing")
+    teacher = {"model": "resnet8", "weights": str(broken), "epochs": 1}
+    of = methods(("kd",), teachers=[teacher], curriculum=GRADE)
+    with pytest.raises(UserError, match=r"teachers.0: .*w.pth is no file of tensors"):
+        dry_run(of, ["kd"], "cpu")

@@ -1,4 +1,6 @@
+import os
 import string
+from pathlib import Path
 
 import pytest
 import yaml
@@ -83,6 +85,21 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             {"teachers": [{"model": "m", "image_size": 24}]},
             r"teachers.0.image_size: 24 without weights",
         ),
+        (
+            {"teachers": [{"model": "m", "weights": "pretrained", "image_size": 24}]},
+            r"teachers.0.image_size: 24 with epochs; a teacher that is trained here",
+        ),
+        (
+            {"teachers": [{"model": "m", "weights": __file__}]},
+            r"teachers.0.weights: '.*test_recipe.py'; expected a .safetensors file written by .* "
+            r"or epochs as well",
+        ),
+        (
+            {"student": {"model": "resnet8", "weights": "no.pth"}},
+            r"student.weights: 'no.pth' does not exist; expected a file of weights, .* or \"pretra",
+        ),
+        ({"training": {"pretrained_lr": 0}}, r"training.pretrained_lr: found 0; .*greater than 0"),
+        ({"training": {"pretrained_lr": 2}}, r"training.pretrained_lr: found 2; .*or equal to 1"),
         ({"teachers": [{"model": "m", "std": [0.5, 0, 0.5]}]}, r"teachers.0.std.1: found 0"),
         (
             {"curriculum": {"grades": [{"epoch": 1}]}},
@@ -140,6 +157,17 @@ def test_wrong_recipes_are_told_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         parse_recipe(content(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_paths_of_weights_are_found_from_anywhere_and_published_ones_stay_a_word():
+    teachers = [{"model": "m", "weights": "pretrained"}, {"model": "m", "weights": __file__}]
+    teachers[1]["epochs"] = 3
+    relative = os.path.relpath(__file__)
+    changes = {"teachers": teachers, "student": {"model": "resnet8", "weights": relative}}
+    recipe = parse_recipe(content(**changes)).located()
+    assert recipe.student.weights == Path(__file__)
+    assert [t.weights for t in recipe.teachers] == ["pretrained", Path(__file__)]
+    assert [t.finished for t in recipe.teachers] == [None, None]
 
 
 def test_files_that_are_no_recipe(tmp_path):

@@ -1,12 +1,18 @@
 """Students of a run: which is kept, and what is said of each."""
 
+from dataclasses import replace
+
 import pytest
 
+from edufast.data.class_map import ClassMap
 from edufast.experiments.run import teach
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student, train_student
-from edufast.models.weights import load_model
+from edufast.models.weights import ModelInfo, load_model, save_model
+from edufast.models.zoo import create_model
+from edufast.training.evaluation import evaluate_on
 from tests.experiments.small import small_setup
+from tests.tiny import tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +60,22 @@ def test_an_export_is_measured_on_the_whole_validation_split(setup):
     result = setup.folder.log().results["education", 4]
     assert export.accuracy == pytest.approx(result.accuracy)
     assert export.agreement == 1.0 and not export.noise and export.latency_ms > 0
+
+
+def test_a_student_that_started_from_weights_is_kept_with_the_images_it_learned_from(tmp_path):
+    mean, std = (0.41, 0.42, 0.43), (0.21, 0.22, 0.23)
+    info = ModelInfo("resnet8", tuple("abc"), (0, 1, 2), "x", 24, mean, std, 0.9, 1)
+    save_model(tmp_path / "w.safetensors", create_model("resnet8", 3), info)
+    recipe = {
+        "student": {"model": "resnet8", "weights": str(tmp_path / "w.safetensors")},
+        "teachers": [],
+        "curriculum": {"grades": [{"epochs": 2, "classes": "0-5", "fragments": 1}]},
+    }
+    setup = small_setup(tmp_path / "run", "education", recipe=recipe, export=False)
+    with setup.opened():
+        result = train_student(setup, setup.methods["education"], 0, teach(setup))
+    network, kept = load_model(setup.folder.student)
+    assert (kept.mean, kept.std, kept.image_size) == (mean, std, 16)
+    shown = replace(tiny_data(), mean=mean, std=std)
+    accuracy = evaluate_on(network, shown, ClassMap.of(range(6))).overall
+    assert accuracy == result.accuracy

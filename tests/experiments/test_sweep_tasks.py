@@ -6,7 +6,13 @@ import yaml
 from edufast.experiments.recipe import parse_recipe
 from edufast.experiments.sweep_config import SweepConfig, with_variants
 from edufast.experiments.sweep_tasks import plan_tasks
+from edufast.models.weights import ModelInfo, save_model
+from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
+
+INFO = ModelInfo(
+    "resnet8", tuple("abcdefghi"), tuple(range(9)), "x", 32, (0.4,) * 3, (0.2,) * 3, 0.9, 1
+)
 
 
 # What a variant changes, and how many of its two teachers can be those of the plain recipe (nobody
@@ -69,6 +75,22 @@ def test_students_of_the_same_teachers_share_their_logits(recipe, tmp_path):
     assert len({caches["a, seed 0"], caches["a, seed 1"], *others}) == 4
     without = config.model_copy(update={"cache": False})
     assert {task.cache for task in plan_tasks(without, tmp_path).students} == {None}
+
+
+def test_a_teacher_that_starts_from_weights_is_trained_once_and_then_taken_as_it_is(
+    recipe, tmp_path
+):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    weights = tmp_path / "w.safetensors"
+    save_model(weights, create_model("resnet8", 9), INFO)
+    changes = {"teachers.0.weights": str(weights), "teachers.0.epochs": 3}
+    both = base.model_copy(update={"variants": {"plain": {}, "started": changes}})
+    tasks = plan_tasks(SweepConfig(recipe=both, seeds=1), tmp_path)
+    (made,) = [t for t in tasks.teachers.values() if t.recipe.teachers[t.k].weights == weights]
+    (student,) = [task for task in tasks.students if task.variant == "started"]
+    section = student.recipe.teachers[0]
+    assert section.finished == section.weights == made.product.absolute()
+    assert made.product in student.teachers
 
 
 def test_two_variants_of_one_folder_are_refused(recipe, tmp_path):

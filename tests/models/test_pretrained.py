@@ -96,7 +96,9 @@ def plain(state: dict[str, Tensor], path: Path) -> None:
 
 def wrapped(state: dict[str, Tensor], path: Path) -> None:
     """As data parallelism under torch.compile has it, in a checkpoint of a script."""
-    torch.save({"epoch": 3, "state_dict": {f"module._orig_mod.{n}": t for n, t in state.items()}}, path)
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module._orig_mod.{n}": t for n, t in state.items()}}, path
+    )
 
 
 def before_torch_1(state: dict[str, Tensor], path: Path) -> None:
@@ -200,7 +202,9 @@ def test_a_damaged_file_is_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_model_is_refused(saved: Path) -> None:
-    assert told("resnet20", saved).endswith("holds the weights of resnet8; expected those of resnet20")
+    assert told("resnet20", saved).endswith(
+        "holds the weights of resnet8; expected those of resnet20"
+    )
 
 
 # --- libraries -----------------------------------------------------------------------------------
@@ -279,7 +283,9 @@ def test_a_hugging_face_model_starts_from_its_repository(
 @pytest.mark.usefixtures("no_network", "hub_cache")
 def test_without_a_network_there_is_one_line(name: str) -> None:
     pytest.importorskip(name.split("/")[0].replace("hf", "transformers"))
-    assert told(name, "pretrained").startswith(f"the weights of {name} are not on this machine, and")
+    assert told(name, "pretrained").startswith(
+        f"the weights of {name} are not on this machine, and"
+    )
 
 
 @pytest.mark.usefixtures("no_network")
@@ -291,7 +297,9 @@ def test_without_a_network_torchvision_says_so(
     assert "download.pytorch.org does not answer" in told("torchvision/resnet18", "pretrained")
 
 
-@pytest.mark.parametrize("name", ["resnet8", "hf/resnet", "torchvision/squeezenet1_1", "timm/resnet18"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "hf/resnet", "torchvision/squeezenet1_1", "timm/resnet18"]
+)
 def test_where_nobody_published_weights_that_is_said(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,34 @@ def test_groups_names_and_foreign_parameters_survive() -> None:
     assert any(p is model.head.linear.bias for p in matrices["params"])  # new: the last group
 
 
+@pytest.mark.parametrize("keep_rows", [False, True])
+def test_what_was_trained_before_grows_into_a_group_of_its_own(keep_rows: bool) -> None:
+    names = [name for name, _ in student().model.named_parameters() if not name.startswith("fc")]
+    model = student(learned=names)
+    assert len(model.learned) == len(names)
+    model.grow(fragments=1, classes=4)
+    optimizer = SGD(
+        [
+            {"params": [p for p in model.active_parameters() if p in model.learned], "lr": 0.01},
+            {"params": [p for p in model.active_parameters() if p not in model.learned]},
+        ],
+        lr=0.1,
+        momentum=0.9,
+    )
+    optimizer.param_groups[0]["learned"] = True
+    for fragments, classes in STAGES[1:]:
+        train(model, optimizer)
+        model.grow(fragments=fragments, classes=classes, optimizer=optimizer, keep_rows=keep_rows)
+        active = list(model.active_parameters())
+        for group, learned in zip(optimizer.param_groups, (True, False), strict=True):
+            expected = [id(p) for p in active if (p in model.learned) == learned]
+            assert [id(p) for p in group["params"]] == expected
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+    assert {id(p) for p in optimizer.param_groups[1]["params"]} == {
+        id(p) for p in model.classifier.parameters()
+    }
+
+
 def test_an_optimizer_over_everything_holds_each_parameter_once() -> None:
     model = student()
     model.grow(fragments=2, classes=4)

@@ -199,6 +199,61 @@ def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, mon
     assert same_weights(school(seed=3, checkpoint=tmp_path / "c.pt").fit(), expected)
 
 
+LEARNED = [name for name, _ in tiny_model().named_parameters() if not name.startswith("5.")]
+
+
+def fine_tuning(share, checkpoint=None):
+    """A school of a student whose layers, all but the classifier, were trained before."""
+    torch.manual_seed(3)
+    curriculum = Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
+    student = Student(tiny_model(), 3, input_size=(3, 16, 16), learned=LEARNED)
+    training = replace(TRAINING, pretrained_lr=share)
+    options = SchoolOptions(checkpoint=checkpoint)
+    return School(
+        student, tiny_faculty(*SLICES), curriculum, DATA, training=training, options=options
+    )
+
+
+def test_layers_that_were_trained_before_learn_at_their_share_of_the_rate(monkeypatch):
+    rates = []
+    step = School.train_step
+
+    def told(self, batch):
+        loss = step(self, batch)
+        rates.append([group["lr"] for group in self.step.optimizer.param_groups])
+        return loss
+
+    monkeypatch.setattr(School, "train_step", told)
+    start = {n: p.clone() for n, p in fine_tuning(0.01).student.model.named_parameters()}
+    moved = {}
+    for share in (0.01, 1.0):
+        rates.clear()
+        graduate = fine_tuning(share).fit()
+        assert rates and all(slow == pytest.approx(share * usual) for slow, usual in rates)
+        moved[share] = sum(
+            (p - start[n]).abs().sum().item()
+            for n, p in graduate.named_parameters()
+            if n in LEARNED
+        )
+    assert 0 < moved[0.01] < 0.1 * moved[1.0]
+
+
+@pytest.mark.parametrize("grade", [1, 2])
+def test_fine_tuning_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
+    expected = fine_tuning(0.1).fit()
+    begin = Growth.begin
+
+    def killed(growth, g):
+        if g == grade:
+            raise SystemExit
+        return begin(growth, g)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Growth, "begin", killed)
+        fine_tuning(0.1, tmp_path / "c.pt").fit()
+    assert same_weights(fine_tuning(0.1, tmp_path / "c.pt").fit(), expected)
+
+
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     first = school(checkpoint=path).fit()

@@ -18,6 +18,8 @@ from edufast.training.settings import SchoolOptions, Training, autocast
         ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
         ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
         ({"balance": 1.5}, "balance is 1.5; expected at most 1"),
+        ({"pretrained_lr": 0}, "pretrained_lr is 0.0; expected a share of lr, above 0 and up to 1"),
+        ({"pretrained_lr": 1.5}, "pretrained_lr is 1.5; expected a share of lr"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(setting, message):
@@ -40,6 +42,21 @@ def test_sgd_has_nesterov_momentum_where_there_is_momentum(momentum):
     (group,) = optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, momentum, 0.01)
     assert group["nesterov"] is (momentum > 0) and group["fused"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_parameters_that_were_trained_before_are_a_group_even_if_they_are_all(optimizer):
+    training = Training(optimizer=optimizer)
+    first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    for learned, expected in (({second}, [[second], [first]]), ({first, second}, 0)):
+        made = training.create_optimizer([first, second], learned)
+        groups = [[id(p) for p in group["params"]] for group in made.param_groups]
+        assert groups == [list(map(id, g)) for g in expected or [[first, second], []]]
+        assert [group.get("learned") for group in made.param_groups] == [True, None]
+        for parameter in (first, second):
+            parameter.grad = torch.ones(3)
+        made.step()  # the fused kernels take a group without parameters
+    assert not torch.equal(first, torch.ones(3))
 
 
 def test_adamw_decays_the_weights_apart_from_the_gradient():

@@ -75,19 +75,22 @@ def test_what_is_cached_is_read_without_a_network(monkeypatch, nobody, tmp_path)
         assert file.read() == "hello"
 
 
+def told(opened):
+    """The line that an error of two lines in the block becomes."""
+    with pytest.raises(UserError) as caught, opened:
+        raise RuntimeError("two\nlines")
+    return str(caught.value)
+
+
 def test_other_failures_keep_their_reason_in_one_line(monkeypatch, server):
     monkeypatch.setattr(constants, "ENDPOINT", server)
-    with pytest.raises(UserError, match="^the weights of x cannot be had: two lines$"):
-        with hub.from_hub("the weights of x"):
-            raise RuntimeError("two\nlines")
-    with pytest.raises(UserError, match="^the weights of x cannot be had: two lines$"):
-        with hub.from_server("the weights of x", server):
-            raise RuntimeError("two\nlines")
-    with pytest.raises(UserError, match="^as it was$"), hub.from_hub("the weights of x"):
+    expected = "the weights of x cannot be had: two lines"
+    assert told(hub.from_hub("the weights of x")) == expected
+    assert told(hub.from_server("the weights of x", server)) == expected
+    with pytest.raises(UserError, match="as it was"), hub.from_hub("the weights of x"):
         raise UserError("as it was")
 
 
 def test_a_server_that_does_not_answer_is_named(nobody):
-    with pytest.raises(UserError, match="are not on this machine, and 127.0.0.1 does not answer"):
-        with hub.from_server("the weights of x", nobody):
-            pytest.fail("nothing is tried")
+    line = told(hub.from_server("the weights of x", nobody))
+    assert line.startswith("the weights of x are not on this machine, and 127.0.0.1 does not ans")
