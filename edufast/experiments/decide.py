@@ -21,6 +21,9 @@ _LEAST_SHARE = 0.1  # for training, where making copies takes more than all minu
 _EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
 _BATCH = 64
 _SIZES = (32, 48, 64, 96, 128)
+# Of a network that learned CIFAR-100 before, on 101 x 20 photographs: 48 % after 10 passes, 51 %
+# after 20 and after 26 (benchmarks/evidence/pretrained.yaml).
+_ENOUGH_PRETRAINED = 20
 # From the cheapest. On 12 x 40 photographs resnet20 ended at 53.2 %, resnet8x4, of 16 times as many
 # weights as resnet8, at 53.4 %, resnet8 itself at 52.7 %.
 _STUDENTS = ("resnet8", "resnet20")
@@ -73,7 +76,11 @@ class Machine(Protocol):
 
 
 def decide(
-    found: Overview, machine: Machine, minutes: float, given: Mapping[str, Any]
+    found: Overview,
+    machine: Machine,
+    minutes: float,
+    given: Mapping[str, Any],
+    learned_at: int | None = None,
 ) -> list[Decision]:
     """Decide what ``given`` leaves open: image size, student, teachers, grades and their steps, and
     how all are trained.
@@ -83,6 +90,8 @@ def decide(
         machine: how fast it is.
         minutes: that the run may take.
         given: what is set, by key with dots, sections and lists as a whole, too.
+        learned_at: height and width of the images that the student's weights learned from, if it
+            has any.
 
     Returns:
         A decision for each key, also for those that are given.
@@ -94,7 +103,8 @@ def decide(
     costs = _Costs(found, machine, Augment(**augment), reduces=reduce_to is not None)
     seconds = max(60 * minutes * _SHARE - costs.copying, 60 * minutes * _LEAST_SHARE)
     cheapest = given.get("student.model", _STUDENTS[0])
-    size = choices.make("data.image_size", *_image_size(found, costs, cheapest, seconds))
+    sized = _image_size(found, costs, cheapest, seconds, learned_at)
+    size = choices.make("data.image_size", *sized)
     student = choices.make("student.model", *_student(found, costs, size, seconds))
     teachers = choices.make("teachers", *_teachers())
     if teachers:
@@ -185,16 +195,23 @@ def _reduce_to(found: Overview) -> tuple[int | None, str, str]:
     return _COPIES, said, f"decoding {found.side} pixels takes longer than learning from them"
 
 
-def _image_size(found: Overview, costs: _Costs, model: str, seconds: float) -> tuple[int, str, str]:
+def _image_size(
+    found: Overview, costs: _Costs, model: str, seconds: float, learned_at: int | None
+) -> tuple[int, str, str]:
     side = found.side or _SIZES[0]
-    fitting = [size for size in _SIZES if size <= side] or [max(_LEAST, side)]
+    enough, most = _ENOUGH, side
+    why = f"the pictures' median side is {side}"
+    if learned_at is not None:
+        enough, most = _ENOUGH_PRETRAINED, min(side, learned_at)
+        why += f", and the weights learned from images of {learned_at}"
+    sizes = {*_SIZES, most} if learned_at else _SIZES
+    fitting = sorted(size for size in sizes if size <= most) or [max(_LEAST, side)]
     for size in reversed(fitting):
         passes = seconds / costs.training(model, size) / len(found.train)
-        if passes >= _ENOUGH:
+        if passes >= enough:
             break
-    why = f"the pictures' median side is {side}"
     if size != fitting[-1]:
-        why += f"; larger ones leave less than {_ENOUGH} passes over the pictures"
+        why += f"; larger ones leave less than {enough} passes over the pictures"
     return size, f"{size} x {size}", why
 
 

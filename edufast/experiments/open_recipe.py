@@ -14,6 +14,7 @@ from edufast.experiments.pace import Pace
 from edufast.experiments.recipe import Recipe, parse_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.schema import override
+from edufast.utils.errors import UserError
 
 # Takes the place of what is open while the rest is checked.
 _STAND_IN: dict[str, Any] = {
@@ -33,6 +34,9 @@ def stated(content: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         UserError: the first thing wrong with it.
     """
+    student = content.get("student")
+    if isinstance(student, Mapping) and student.get("weights") and not student.get("model"):
+        raise UserError(f"{source}: student.model: missing; expected the model of student.weights")
     whole = merged(_STAND_IN, content) if is_open(content) else dict(content)
     return parse_recipe(whole, source).located()
 
@@ -65,7 +69,11 @@ def closed(
     data = recipe.data
     found = overview(data.source, holdout=data.holdout, seed=data.seed)
     machine = Pace(device, recipe.training, clock)
-    decisions = decide(found, machine, recipe.minutes, flattened(content))
+    learned_at = None
+    if recipe.student.weights is not None:  # downloaded before anything is measured
+        images = recipe.start_student(found.classes).images
+        learned_at = None if images is None else images.size
+    decisions = decide(found, machine, recipe.minutes, flattened(content), learned_at)
     for decision in decisions:
         override(content, decision.key, decision.value, source)
     return parse_recipe(content, source).located(), tuple(decisions)

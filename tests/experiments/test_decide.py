@@ -41,9 +41,15 @@ def arrays(*counts: int) -> Overview:
 FEW = pictures(*[32] * 12)
 
 
-def decided(found: Overview = FEW, machine: Machine | None = None, minutes: float = 10, **given):
+def decided(
+    found: Overview = FEW,
+    machine: Machine | None = None,
+    minutes: float = 10,
+    learned_at: int | None = None,
+    **given,
+):
     """Values and reasons by key."""
-    made = decide(found, machine or Machine(), minutes, given)
+    made = decide(found, machine or Machine(), minutes, given, learned_at)
     assert len({decision.key for decision in made}) == len(made)
     return {decision.key: (decision.value, decision.reason) for decision in made}
 
@@ -239,3 +245,23 @@ def test_teachers_that_are_set_teach_in_every_grade_and_take_their_time(classes,
 @pytest.mark.parametrize("key", ["curriculum.preset", "curriculum.epochs"])
 def test_a_preset_takes_the_place_of_grades(key):
     assert "curriculum.grades" not in values(**{key: "default"})
+
+
+@pytest.mark.parametrize(
+    ("side", "learned_at", "flops", "expected"),
+    [
+        (600, 160, 1e13, 160),  # as the weights know pictures
+        (600, 224, 1e13, 224),
+        (600, 32, 1e13, 32),
+        (100, 160, 1e13, 100),  # the pictures are no larger
+        (600, 160, 1e10, 64),  # larger ones take too long
+    ],
+)
+def test_a_student_with_weights_sees_pictures_of_the_size_that_these_know(
+    side, learned_at, flops, expected
+):
+    found = decided(pictures(*[32] * 12, side=side), Machine(flops), 10, learned_at)
+    size, reason = found["data.image_size"]
+    assert size == expected
+    assert f"the weights learned from images of {learned_at}" in reason
+    assert ("less than 20 passes" in reason) == (expected == 64)

@@ -11,6 +11,8 @@ import edufast.experiments.open_recipe as open_recipe
 from edufast.experiments.open_recipe import closed, flattened, is_open, merged, stated
 from edufast.experiments.recipe import load_recipe, read_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.models.weights import ModelInfo, save_model
+from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from tests.commands import write_pictures
 from tests.tiny import tiny_data
@@ -106,3 +108,18 @@ def test_keys_are_told_with_their_sections():
     assert flattened({"a": {"b": [1], "c": {}}, "d": 2}) == {
         "a": {"b": [1], "c": {}}, "a.b": [1], "a.c": {}, "d": 2
     }  # fmt: skip
+
+
+def test_weights_of_the_student_are_read_before_anything_is_measured(content, machine, tmp_path):
+    info = ModelInfo("resnet8", ("a", "b"), (0, 1), "x", 8, (0.4,) * 3, (0.2,) * 3, 0.9, 1)
+    save_model(tmp_path / "w.safetensors", create_model("resnet8", 2), info)
+    content["student"] = {"weights": str(tmp_path / "w.safetensors")}
+    with pytest.raises(UserError, match=r"student\.model: missing; expected the model of stu"):
+        closed(content, "folder", "cpu", tmp_path / "run")
+    content["student"]["model"] = "resnet8"
+    recipe, _ = closed(content, "folder", "cpu", tmp_path / "run")
+    assert recipe.data.image_size == 8 and recipe.student.weights.name == "w.safetensors"
+    content["student"]["model"] = "resnet14"
+    machine.asked = 0
+    with pytest.raises(UserError, match="holds the weights of resnet8; expected those of resnet14"):
+        closed(content, "folder", "cpu", tmp_path / "run")

@@ -128,7 +128,9 @@ def test_a_config_that_was_edited_after_the_run_began_is_refused_by_key(tmp_path
     with small_setup(tmp_path / "run", "scratch").opened():
         pass
     config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("  lr: 0.1", "  lr: 0.3").replace("- 0\n", "- 1\n", 1))
+    config.write_text(
+        config.read_text().replace("  lr: 0.1", "  lr: 0.3").replace("- 0\n", "- 1\n", 1)
+    )
     edited = {"recipe": {"training": {"batch_size": 16, "lr": 0.3, "augment": {
         "pad": 1, "flip": False}}}, "seeds": (1,)}  # fmt: skip
     message = (
