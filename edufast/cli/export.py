@@ -98,7 +98,7 @@ def export(
     if source.is_dir() and out is None:
         user(write_script, source)
         if recipe is not None:
-            user(record_exports, source, reports)
+            user(record_exports, source, reports, info, images)
     if as_json:
         for report in reports:
             print(json.dumps({"event": "export", **report.to_dict()}))

@@ -55,7 +55,7 @@ def write_contact_sheet(
             top = _GAP + row * step
             draw.text((_GAP, top + _SIDE // 2), name, "black", font, anchor="lm")
             for column, image in enumerate(_chosen(samples, row, without)):
-                sheet.paste(Image.fromarray(_thumbnail(image)), (margin + column * step, top))
+                sheet.paste(Image.fromarray(thumbnail(image)), (margin + column * step, top))
             advance(1)
     with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")
@@ -70,8 +70,8 @@ def _chosen(
     return [good[i] for i in spaced]
 
 
-def _thumbnail(image: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The centre of an image, at the size of the sheet; grey if only DALI can decode it."""
+def thumbnail(image: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The centre of an image, 96 pixels high and wide; grey if only DALI can decode it."""
     from PIL import Image
 
     try:

@@ -8,6 +8,20 @@ from statistics import NormalDist
 LEVEL = 0.95
 
 
+def proportion(right: int, samples: int) -> tuple[float, float]:
+    """Interval at the level `LEVEL` of an accuracy: Wilson's score interval.
+
+    Args:
+        right: correct answers.
+        samples: all, at least 1.
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share, weight = right / samples, z * z / samples
+    centre = (share + weight / 2) / (1 + weight)
+    reach = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
+    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+
+
 def paired_difference(gained: int, lost: int, samples: int) -> tuple[float, float]:
     """Interval at the level `LEVEL` of the difference between two accuracies on the same samples.
 

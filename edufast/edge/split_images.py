@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,9 @@ class SplitImages:
         image_size: height and width in pixels; arrays of another size are resized as a whole, as
             a student does in a grade of smaller images.
 
+    Attributes:
+        files: (N,) those that they are decoded from; none if they are arrays.
+
     Raises:
         UserError: DALI is not installed, which reads image files.
     """
@@ -26,8 +31,10 @@ class SplitImages:
     def __init__(self, samples: Samples, index: NDArray[np.int64], image_size: int) -> None:
         self._images, self._index = samples.images, index
         self._whole = CentreCrop((image_size, image_size), (image_size, image_size))
+        self.files: tuple[Path, ...] = ()
         if isinstance(self._images, np.ndarray):
             return
+        self.files = tuple(self._images[i] for i in index)
         # With these constants a normalised pixel is the byte itself.
         self._loader = Loader(
             samples,

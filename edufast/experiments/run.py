@@ -8,11 +8,13 @@ import torch
 from rich.console import Console
 
 from edufast.edge.registry import find_format
+from edufast.experiments.answers import keep_answers
 from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.budget import within_budget
 from edufast.experiments.events import ResultEvent
 from edufast.experiments.plan import planned
 from edufast.experiments.report import write_report
+from edufast.experiments.report.advice import choose
 from edufast.experiments.run_folder import RunConfig
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student, tell_export, train_student
@@ -67,7 +69,15 @@ def _carry_out(setup: Setup) -> Results:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
         tell_export(setup, export_student(setup, *loaded, "student.onnx"))
         watch.best.end()
+        keep_answers(setup.folder, loaded[1], setup.data)
+        _tell_choice(setup)
     return results
+
+
+def _tell_choice(setup: Setup) -> None:
+    exports = setup.folder.log().exports
+    if len(exports) > 1 and (choice := choose(exports)) is not None:
+        setup.console.print(f"to use: {setup.folder.path / choice.file.path}. {choice.reason}")
 
 
 def _report(setup: Setup) -> None:

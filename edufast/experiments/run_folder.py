@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def answers(self) -> Path:
+        """What the exported files say of the images set aside, one by one."""
+        return self.path / "answers.npz"
+
+    @property
     def diverged(self) -> Path:
         """Of a run of a sweep whose loss was not finite: at which step."""
         return self.path / "diverged.txt"

@@ -50,8 +50,9 @@ def train_student(
     result = _result(setup, method, seed, school)
     setup.event_log.write(result)
     setup.console.print(
-        f"{method.name}, seed {seed}: {result.accuracy:.1%} (best {result.best_accuracy:.1%} after "
-        f"epoch {result.best_epoch}), {result.samples:,} samples, "
+        f"{method.name}, seed {seed}: accuracy {result.accuracy:.1%} after the last epoch "
+        f"(highest: {result.best_accuracy:.1%} after epoch {result.best_epoch}), "
+        f"{result.samples:,} samples, "
         f"{result.student_flops / 1e12:.2f} TFLOP, {result.seconds:.0f} s"
     )
     return result

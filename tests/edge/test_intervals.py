@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edufast.edge.intervals import paired_difference
+from edufast.edge.intervals import paired_difference, proportion
 
 
 def test_no_changed_answer_still_leaves_an_interval_that_shrinks_with_the_samples() -> None:
@@ -41,3 +41,16 @@ def test_it_holds_its_level_where_few_answers_change() -> None:
 def test_it_stays_within_what_accuracies_can_differ_by(gained: int) -> None:
     low, high = paired_difference(gained, 5 - gained, 5)
     assert -1 <= low < high <= 1
+
+
+def test_a_proportion_has_wilson_s_interval() -> None:
+    """Of 81 of 263, an example of Newcombe (1998), Statistics in Medicine 17, table I."""
+    assert proportion(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert proportion(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert proportion(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_the_bounds_of_a_proportion_are_shares() -> None:
+    for samples in (1, 2, 50):
+        assert proportion(0, samples)[0] == 0 and proportion(samples, samples)[1] == 1
+        assert 0 < proportion(samples, samples)[0] == 1 - proportion(0, samples)[1] < 1

@@ -11,9 +11,14 @@ from edufast.edge.latency import Latency
 from edufast.edge.parity import ClassAccuracy, Parity
 from edufast.experiments.exporting import record_exports
 from edufast.experiments.run_folder import RunFolder
+from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
 from edufast.utils.lock import folder_lock
 from tests.experiments.logs import RUN, write
+from tests.tiny import tiny_data
+
+DATA = tiny_data()
+INFO = ModelInfo.describe("resnet8", DATA, range(6), 0.9, 1, 1.0)
 
 
 def report(name: str, worst: str) -> ExportReport:
@@ -26,8 +31,8 @@ def report(name: str, worst: str) -> ExportReport:
 
 def test_they_are_logged_once_each_and_the_latest_is_shown(tmp_path: Path) -> None:
     folder = write(tmp_path, [RUN])
-    record_exports(folder, [report("s.onnx", "old"), report("t.onnx", "b")])
-    record_exports(folder, [report("s.onnx", "<new>")])
+    record_exports(folder, [report("s.onnx", "old"), report("t.onnx", "b")], INFO, DATA)
+    record_exports(folder, [report("s.onnx", "<new>")], INFO, DATA)
     found = RunFolder(folder).log().exports
     assert [(e.path, e.worst_class["class"]) for e in found] == [
         ("s.onnx", "<new>"),
@@ -44,5 +49,5 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     folder = write(tmp_path, [RUN])
     before = (folder / "metrics.jsonl").read_text()
     with folder_lock(folder), pytest.raises(UserError, match="is in use by"):
-        record_exports(folder, [report("s.onnx", "b")])
+        record_exports(folder, [report("s.onnx", "b")], INFO, DATA)
     assert (folder / "metrics.jsonl").read_text() == before

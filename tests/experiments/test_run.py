@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edufast.experiments.answers import Answers
 from edufast.experiments.events import ResultEvent
+from edufast.experiments.report.advice import choose
 from edufast.experiments.run import run, teach, train
-from edufast.experiments.run_log import read_events
+from edufast.experiments.run_log import read_events, read_run
 from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import UserError
 from edufast.utils.lock import folder_lock
@@ -35,6 +37,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_with_student_export_and_report(finished):
     for name in ("student.safetensors", "student.onnx", "report.html"):
         assert (finished / name).is_file()
+
+
+def test_the_page_begins_with_the_file_to_use_and_folds_the_rest(finished):
+    answers = Answers.load(finished / "answers.npz")
+    log = read_run(finished / "metrics.jsonl")
+    assert [export.path for export in log.exports] == list(answers.chosen)
+    for export in log.exports:  # the student, and those that end at its exits
+        right = (answers.chosen[export.path] == answers.labels).mean()
+        assert right == export.accuracy and len(answers.labels) == export.samples
+    page = (finished / "report.html").read_text()
+    decision, folded, research = page.partition("<summary>How it was trained</summary>")
+    assert f"The file to use: {choose(log.exports).file.path}" in decision and folded
+    assert "<h2>Results</h2>" in research and "<h2>Results</h2>" not in decision
 
 
 def test_what_is_finished_is_read_from_the_log(finished):

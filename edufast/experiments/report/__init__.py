@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edufast.experiments.answers import Answers
 from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
@@ -48,10 +49,11 @@ def write_report(folder: Path) -> Path:
             temporary.write_bytes(light)
         pictures.append((plot, light, dark))
     config = run.config_file.read_text("utf-8") if run.config_file.is_file() else None
+    answers = Answers.load(run.answers)
     name = folder.absolute().name if log.run is None else log.run.name
     page = folder / "report.html"
     with atomic_write(page) as temporary:
-        temporary.write_text(render(name, log, config, pictures), "utf-8")
+        temporary.write_text(render(name, log, answers, config, pictures), "utf-8")
     return page
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from statistics import fmean
 from string import Template
 
+from edufast.experiments.answers import Answers
 from edufast.experiments.events import ExportEvent, ResultEvent, RunEvent
 from edufast.experiments.report.format import EQUAL, SPLITS, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
+from edufast.experiments.report.html import folded, image_data, note, table, tiles
+from edufast.experiments.report.lead import lead
 from edufast.experiments.report.plots import Plot
 from edufast.experiments.run_log import MethodLog, RunLog
 
@@ -19,13 +21,21 @@ Quantity = Callable[[ResultEvent], float]
 
 
 def render(
-    name: str, log: RunLog, config: str | None, pictures: Sequence[tuple[Plot, bytes, bytes]]
+    name: str,
+    log: RunLog,
+    answers: Answers | None,
+    config: str | None,
+    pictures: Sequence[tuple[Plot, bytes, bytes]],
 ) -> str:
     """The page as text: no scripts, no references to other files.
+
+    Where files were exported, it begins with what they are good for, and how they were trained is
+    folded below.
 
     Args:
         name: of the run.
         log: what happened.
+        answers: of the exported files, if there are some.
         config: the resolved recipe as text, if there is one.
         pictures: each plot with its PNG in the light and in the dark theme.
     """
@@ -46,41 +56,27 @@ def render(
         ("Exported files", _exports(log)),
         ("Configuration", "" if config is None else _config(config)),
     ]
+    research = _tiles(log) + "\n".join(
+        f"<section><h2>{heading}</h2>{body}</section>" for heading, body in sections if body
+    )
+    decision = lead(log, answers)
+    if decision:
+        research = f'<div class="research">{folded("How it was trained", research)}</div>'
     return template.substitute(
         title=escape(name),
         facts="" if log.run is None else _facts(log.run),
         notice=_notice(log),
-        tiles=_tiles(log),
-        sections="\n".join(
-            f"<section><h2>{heading}</h2>{body}</section>" for heading, body in sections if body
-        ),
+        sections=decision + research,
     )
 
 
 def _figure(plot: Plot, light: bytes, dark: bytes) -> str:
-    sources = [
-        f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in (light, dark)
-    ]
+    sources = [image_data(picture, "png") for picture in (light, dark)]
     caption = escape(plot.caption)
     return (
         f'<figure><picture><source media="screen and (prefers-color-scheme: dark)" '
         f'srcset="{sources[1]}"><img src="{sources[0]}" alt="{caption}"></picture>'
         f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of plain text; the first column names the row, the others align right."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(text)}</td>" for text in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -112,11 +108,11 @@ def _tiles(log: RunLog) -> str:
     if education is None or not education.results:
         return ""
     accuracy = [result.accuracy for result in education.results]
-    tiles = [("accuracy by education", spread(accuracy), _seeds(education))]
+    cards = [("accuracy by education", spread(accuracy), _seeds(education))]
     if baseline is not None:
         reference = [result.accuracy for result in baseline.results]
         gap = 100 * (fmean(accuracy) - fmean(reference))
-        tiles += [
+        cards += [
             (f"against {baseline.name}", f"{gap:+.1f} points", spread(reference)),
             (
                 "student FLOPs",
@@ -129,15 +125,7 @@ def _tiles(log: RunLog) -> str:
                 f"of {baseline.name}",
             ),
         ]
-    return (
-        '<div class="tiles">'
-        + "".join(
-            f"<div><span>{escape(top)}</span><strong>{escape(value)}</strong>"
-            f"<small>{escape(bottom)}</small></div>"
-            for top, value, bottom in tiles
-        )
-        + "</div>"
-    )
+    return tiles(cards)
 
 
 def _results(log: RunLog) -> str:
@@ -164,7 +152,7 @@ def _results(log: RunLog) -> str:
         "method",
         "seeds",
         "accuracy, last epoch",
-        "best epoch",
+        "accuracy, best epoch",
         "samples",
         "student FLOPs",
         "teachers' forward FLOPs",
@@ -172,16 +160,16 @@ def _results(log: RunLog) -> str:
         "teachers' training time",
         "time",
     ]
-    note = (
+    text = (
         f"Accuracy {SPLITS[log.run.split if log.run else 'validation']}. Means over seeds; ± is "
         "one sample standard deviation. The best epoch is chosen on the same images: read it as "
         "optimistic. Teachers that several students share were trained once."
     )
     if log.run is not None:
-        note += f" Methods had equal {EQUAL[log.run.equal]}."
+        text += f" Methods had equal {EQUAL[log.run.equal]}."
     flops = si(_mean(baseline, lambda result: result.student_flops), "FLOP")
-    note += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."
-    return _table(heads, rows) + f'<p class="note">{escape(note)}</p>'
+    text += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."
+    return table(heads, rows) + note(text)
 
 
 def _slices(log: RunLog) -> str:
@@ -198,13 +186,13 @@ def _slices(log: RunLog) -> str:
             [method.name, *map(spread, zip(*free, strict=True))],
             [f"{method.name}, within the slice", *map(spread, zip(*masked, strict=True))],
         ]
-    note = (
+    text = (
         "Accuracy on the classes of each grade after the last epoch: with the answer free among "
         "all classes, and within the slice, where the other classes are masked. The difference is "
         "what a student loses between slices rather than within them."
     )
     heads = ["method", *(f"slice {number}" for number in range(1, counts.pop() + 1))]
-    return _table(heads, rows) + f'<p class="note">{escape(note)}</p>'
+    return table(heads, rows) + note(text)
 
 
 def _teachers(log: RunLog) -> str:
@@ -222,7 +210,7 @@ def _teachers(log: RunLog) -> str:
         ]
         for teacher in log.teachers
     ]
-    return _table(
+    return table(
         ["teacher", "model", "classes", "accuracy on them", "samples", "training", "time"], rows
     )
 
@@ -239,14 +227,14 @@ def _curriculum(run: RunEvent) -> str:
             ]
             for g in run.grades
         ]
-        parts.append(_table(["grade", "fragments", "classes", "pixels", "epochs", "target"], rows))
+        parts.append(table(["grade", "fragments", "classes", "pixels", "epochs", "target"], rows))
     if run.slices:
         items = "".join(
             f"<dt>slice {number}, {len(ids)} classes</dt>"
             f"<dd>{escape(', '.join(_class_name(run.classes, c) for c in ids))}</dd>"
             for number, ids in enumerate(run.slices, start=1)
         )
-        parts.append(f"<details><summary>Classes of each slice</summary><dl>{items}</dl></details>")
+        parts.append(folded("Classes of each slice", f"<dl>{items}</dl>"))
     return "".join(parts)
 
 
@@ -286,11 +274,11 @@ def _exports(log: RunLog) -> str:
         "one image, one thread",
         "95th percentile",
     ]
-    note = (
+    use = (
         '<p class="note">To predict pictures: <code>edufast predict</code> with this folder, or '
         "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
     )
-    return _table(heads, rows) + note
+    return table(heads, rows) + use
 
 
 def _difference(export: ExportEvent) -> str:
@@ -309,10 +297,7 @@ def _worst_class(export: ExportEvent) -> str:
 
 
 def _config(text: str) -> str:
-    return (
-        "<details><summary>The resolved recipe, config.yaml</summary>"
-        f"<pre>{escape(text)}</pre></details>"
-    )
+    return folded("The resolved recipe, config.yaml", f"<pre>{escape(text)}</pre>")
 
 
 def _class_name(names: Sequence[str], class_id: int) -> str:
