@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, data, export, merge, predict, train, verify
+from edufast.cli import about, bench, data, demo, export, merge, predict, train, verify
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
@@ -51,5 +51,6 @@ for command in (
     app.command()(computes(command))
 app.command()(predict.predict)  # without torch
 app.command()(verify.verify)  # likewise
+app.command()(demo.demo)  # likewise
 app.command()(about.doctor)  # tells what is wrong, too
 app.add_typer(bench.bench, name="bench")

@@ -123,7 +123,7 @@ class TrainingSection(Section):
 
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1
-    pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.1
+    pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.3
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4

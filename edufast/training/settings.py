@@ -54,7 +54,7 @@ class Training:
 
     batch_size: int = 128
     lr: float = 0.1
-    pretrained_lr: float = 0.1
+    pretrained_lr: float = 0.3
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
