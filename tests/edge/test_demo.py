@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
-import shutil
 import socket
 import struct
-import subprocess
 import threading
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from edufast.edge.export import export
 from edufast.edge.predict import predict
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
+from tests.browser import browsing
 
 CLASSES = ["<b>apple</b>", "pear", "quince"]
 FILES = ["student.onnx", "student-exit1.onnx"]
@@ -187,15 +187,26 @@ def test_only_this_machine_is_served_and_a_taken_port_is_told(
         DemoServer(server.demo, server.server_port)
 
 
-def test_a_browser_shows_the_page(server: DemoServer) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no browser at hand")
-    done = subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000",
-            "--dump-dom", f"http://{HOST}:{server.server_port}/",
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "What does the model see?" in done.stdout
+DROP = """
+(async () => {
+  const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
+  const dropped = new DataTransfer();
+  dropped.items.add(new File([bytes], "<i>a</i>.png"));
+  dropped.items.add(new File(["no picture"], "b.png"));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, cancelable: true }));
+  await last;
+  return [...document.querySelectorAll("article")].map((each) => each.innerText);
+})()
+"""
+
+
+def test_pictures_dropped_in_a_browser_are_answered(server: DemoServer, tmp_path: Path) -> None:
+    content = base64.b64encode(picture()).decode()
+    with browsing(f"http://{HOST}:{server.server_port}/", str(tmp_path)) as page:
+        broken, answered = page.run(DROP % content)
+    assert broken == "b.png\n\nNo answer: it cannot be read or decoded"
+    name, *lines = answered.split("\n")
+    assert name == "<i>a</i>.png"
+    assert [line for line in lines if line.endswith(".onnx")] == FILES
+    assert sum(line.startswith("<b>apple</b>") for line in lines) == 2
+    assert sum(line.endswith(" %") for line in lines) == 6
