@@ -34,6 +34,15 @@ def data(
             help="Also write some pictures of each class into this .png file.",
         ),
     ] = None,
+    fix_list: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_of("--fix-list"),
+            help="Also write which files to leave out, and why, into this .csv file: those that "
+            "are corrupt, there twice, or in several classes. A run obeys it: --set "
+            "data.leave_out=FILE.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a data set as a run would see it, before anything is trained.
@@ -42,6 +51,7 @@ def data(
     are corrupt, and which images are there more than once.
     """
     from edufast.data.contact_sheet import check_path, write_contact_sheet
+    from edufast.data.leave_out import faults, write_list
     from edufast.data.survey import survey
 
     if contact_sheet is not None:
@@ -51,6 +61,9 @@ def data(
         if contact_sheet is not None:
             unreadable = set(found.unreadable)
             user(write_contact_sheet, contact_sheet, found.train, found.classes, unreadable)
+        if fix_list is not None:
+            bad = faults(found.unreadable, found.duplicates)
+            user(write_list, fix_list, bad)
     except KeyboardInterrupt:
         fail("stopped", 130)
     if as_json:
@@ -59,6 +72,8 @@ def data(
         _print(found)
     if contact_sheet is not None:
         say(f"contact sheet: {contact_sheet}")
+    if fix_list is not None:
+        say(f"{_number(len(bad), 'file')} to leave out: {fix_list}")
 
 
 def _print(found: Survey) -> None:

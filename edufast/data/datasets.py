@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import naming_unreadable, without_unreadable
+from edufast.data.leave_out import leave_out as without_listed
 from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.pictures import read_picture
 from edufast.data.reduced import reduced
@@ -33,6 +34,7 @@ def load_dataset(
     seed: int = 0,
     on_error: OnError = "stop",
     reduce_to: int | None = None,
+    leave_out: Path | None = None,
 ) -> DataSet:
     """The data set called ``source``.
 
@@ -61,6 +63,8 @@ def load_dataset(
         reduce_to: image files with more pixels at their shorter side are read from copies that have
             as many, see :func:`edufast.data.reduced.reduced`; decoding large files takes longer
             than learning from them. None: files are read as they are.
+        leave_out: a list of image files to be left out, such as ``edufast data --fix-list`` writes;
+            the others stay in the split that they would have been in.
 
     Raises:
         UserError: no such data set or folder, a missing or damaged file, fewer than two classes, a
@@ -80,6 +84,8 @@ def load_dataset(
         splits = hold_out(found, holdout, seed)
         if not len(splits.val):
             raise UserError(f"data source {source!r}: val is empty; expected a holdout above 0")
+        if leave_out is not None:
+            splits = without_listed(splits, leave_out, source)
         if on_error == "skip":
             splits = without_unreadable(splits, source)
         size = image_size or usual_size(source, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,15 +135,7 @@ def without_unreadable(splits: Splits, source: str) -> Splits:
     bad = set(unreadable_of(splits.train, splits.val))
     if not bad:
         return splits
-    train, val = (_without(samples, bad) for samples in (splits.train, splits.val))
-    counts = np.bincount(train.labels, minlength=len(splits.classes))
-    if not counts.all():
-        raise UserError(
-            f"data source {source!r}: no training image of class "
-            f"{splits.classes[counts.argmin()]!r} can be read and decoded"
-        )
-    if not len(val):
-        raise UserError(f"data source {source!r}: no validation image can be read and decoded")
+    train, val = good = without_files(splits, bad, source, "can be read and decoded")
     warnings.warn(
         f"data source {source!r}: {len(train) + len(val)} image files are used, {len(bad)} left "
         f"out, which cannot be read or decoded ({len(splits.train) - len(train)} for training, "
@@ -151,7 +143,30 @@ def without_unreadable(splits: Splits, source: str) -> Splits:
         f"{_named(sorted(bad), _NAMED_SKIPPED)}",
         stacklevel=3,
     )
-    return Splits(splits.classes, train, val)
+    return Splits(splits.classes, *good)
+
+
+def without_files(
+    splits: Splits, bad: Container[Path], source: str, which: str
+) -> tuple[Samples, Samples]:
+    """The training and the validation split without the files ``bad``, the others in their order.
+
+    Args:
+        which: those are that stay, in messages.
+
+    Raises:
+        UserError: no training image of a class stays, or no validation image at all.
+    """
+    train, val = (_without(samples, bad) for samples in (splits.train, splits.val))
+    counts = np.bincount(train.labels, minlength=len(splits.classes))
+    if not counts.all():
+        raise UserError(
+            f"data source {source!r}: no training image of class "
+            f"{splits.classes[counts.argmin()]!r} {which}"
+        )
+    if not len(val):
+        raise UserError(f"data source {source!r}: no validation image {which}")
+    return train, val
 
 
 def printable(path: object) -> str:
@@ -174,7 +189,7 @@ def unreadable_of(*splits: Samples) -> list[Path]:
         return unreadable(paths, advance=advance)
 
 
-def _without(samples: Samples, bad: set[Path]) -> Samples:
+def _without(samples: Samples, bad: Container[Path]) -> Samples:
     good = [position for position, path in enumerate(files_of(samples)) if path not in bad]
     return samples.subset(np.array(good, dtype=np.int64))
 

@@ -56,6 +56,7 @@ class DataSection(Section):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
     on_error: OnError = "stop"
+    leave_out: Path | None = None
 
     def load(self) -> DataSet:
         """The images.
@@ -70,6 +71,7 @@ class DataSection(Section):
             seed=self.seed,
             on_error=self.on_error,
             reduce_to=self.reduce_to,
+            leave_out=self.leave_out,
         )
 
 
@@ -175,7 +177,12 @@ class Recipe(Section):
 
     def located(self) -> Recipe:
         """The recipe with absolute paths, to be found again from another folder."""
-        data = self.data.model_copy(update={"source": absolute_source(self.data.source)})
+        listed = self.data.leave_out
+        paths = {
+            "source": absolute_source(self.data.source),
+            "leave_out": listed and listed.absolute(),
+        }
+        data = self.data.model_copy(update=paths)
         teachers = [_located(teacher) for teacher in self.teachers]
         student = _located(self.student)
         return self.model_copy(update={"data": data, "student": student, "teachers": teachers})

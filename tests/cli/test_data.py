@@ -8,6 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from edufast.data import load_dataset
 from tests.commands import edufast, one_line
 from tests.data.folders import make_pictures
 
@@ -75,6 +76,17 @@ def test_of_many_classes_the_largest_and_the_smallest_are_listed(tmp_path):
     listed = [line.split()[0] for line in said.splitlines() if line.startswith(("c0", "c1", "c2"))]
     assert len(listed) == 20 and listed[0] == "c29" and listed[-1] == "c00"
     assert "…" in said
+
+
+def test_what_to_leave_out_is_listed_for_a_run(pictures, tmp_path):
+    listed = tmp_path / "fix.csv"
+    said = edufast("data", pictures, "--fix-list", listed, "--json")
+    # Two corrupt files, and two of three copies.
+    assert json.loads(said.stdout) and said.stderr == f"4 files to leave out: {listed}\n"
+    out = [line.split(",")[0] for line in listed.read_text().splitlines()[1:]]
+    assert {path.rsplit("/", 1)[1] for path in out} >= {"bad.png"} and len(out) == 4
+    with pytest.warns(UserWarning, match="16 image files are used, 4 left out"):
+        load_dataset(pictures, image_size=8, leave_out=listed)
 
 
 def test_a_contact_sheet_is_written_and_named(pictures, tmp_path):
