@@ -123,7 +123,8 @@ def train(
         Path | None,
         typer.Option(
             parser=path_of("--data"),
-            help="Train on this folder of class folders instead of the recipe's data.",
+            help="Train on this folder of class folders, or on the pictures that this .csv file "
+            "lists, instead of the recipe's data.",
         ),
     ] = None,
     minutes: Annotated[
@@ -148,7 +149,8 @@ def train(
 
     changes = [*(set_ or [])]
     if data is not None:
-        changes.append(f"data.source={json.dumps(str(data))}")
+        source = f"manifest:{data}" if data.suffix == ".csv" else str(data)
+        changes.append(f"data.source={json.dumps(source)}")
     if minutes is not None:
         if not is_open(user(read_recipe, recipe)):
             fail(f"--minutes: {recipe} sets how long it takes; expected a recipe such as folder", 2)

@@ -43,13 +43,14 @@ def load_dataset(
             (60 rendered characters); ``"<name>:<folder>"`` for ``cifar10``, ``cifar100``,
             ``tiny_imagenet``, ``caltech256`` or ``food101`` as published, unpacked in or into the
             folder; ``"arrays:<folder>"`` for ``train.npz`` and ``test.npz``, or ``.npy`` files, see
-            :mod:`edufast.data.arrays`; or a folder of your own: ``<folder>/train/<class>/*`` with
-            ``<folder>/val/<class>/*`` (also ``valid`` or ``test``), or ``<folder>/<class>/*``, of
-            which about a fifth of each class becomes the validation split, chosen by file name, so
-            that adding files does not move the others. Or a function of your own, see
-            :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``, where the reader
-            is a registered name, an import path such as ``mypackage.data:pets``, or an entry point
-            of the group ``edufast.data_sets``.
+            :mod:`edufast.data.arrays`; ``"manifest:<file>"`` for a CSV file that lists pictures and
+            their classes, see :mod:`edufast.data.manifest`; or a folder of your own:
+            ``<folder>/train/<class>/*`` with ``<folder>/val/<class>/*`` (also ``valid`` or
+            ``test``), or ``<folder>/<class>/*``, of which about a fifth of each class becomes the
+            validation split, chosen by file name, so that adding files does not move the others. Or
+            a function of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or
+            ``"<reader>:<path>"``, where the reader is a registered name, an import path such as
+            ``mypackage.data:pets``, or an entry point of the group ``edufast.data_sets``.
         image_size: height and width in pixels; None: 64 for Tiny ImageNet, 224 for image files, the
             longer side of your own arrays, and 32 for the others.
         holdout: share of each class's training images, in [0, 1), that replaces the validation

@@ -73,7 +73,8 @@ def folder_content(root: Path, seed: int = 0) -> FolderContent:
             raise UserError(f"data folder {root}: class {unknown[0]!r} is in {val_root.name} only")
     else:
         layout = "a folder of images for each class; about a fifth of each is for validation"
-        split = {name: _split(files, seed) for name, files in _class_folders(root, skipped).items()}
+        found = _class_folders(root, skipped)
+        split = {name: split_class(name, files, seed) for name, files in found.items()}
         train = {name: files for name, (files, _) in split.items()}
         val = {name: files for name, (_, files) in split.items()}
     if len(train) < 2:
@@ -126,12 +127,7 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
     found = {}
     for each in folders:
-        # Runs write it to files and terminals. What is not UTF-8 appears as surrogates.
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in each.name):
-            raise UserError(
-                f"data folder {root}: class {each.name!r}: expected a name in UTF-8 without "
-                "control characters"
-            )
+        check_class_name(f"data folder {root}", each.name)
         files = []
         with os.scandir(each) as entries:
             for entry in entries:
@@ -144,6 +140,15 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
             raise UserError(f"data folder {root}: class {each.name!r} has no images")
         found[each.name] = sorted(files)
     return found
+
+
+def check_class_name(where: str, name: str) -> None:
+    """Raise `UserError` unless runs can write ``name`` to files and terminals."""
+    # What is not UTF-8 appears as surrogates.
+    if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise UserError(
+            f"{where}: class {name!r}: expected a name in UTF-8 without control characters"
+        )
 
 
 def left_out(entry: os.DirEntry[str]) -> str | None:
@@ -162,10 +167,14 @@ def left_out(entry: os.DirEntry[str]) -> str | None:
     return None if suffix in IMAGE_SUFFIXES else suffix or "without a suffix"
 
 
-def _split(files: list[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """About 80% and 20% of a class's files, at least one of each."""
+def split_class(name: str, files: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
+    """About 80% and 20% of a class's files, at least one of each, chosen by their names.
+
+    Raises:
+        UserError: there is only one.
+    """
     if len(files) < 2:
-        raise UserError(f"class {files[0].parent.name!r}: expected 2 images to split, got 1")
+        raise UserError(f"class {name!r}: expected 2 images to split, got {len(files)}")
     positions = {path: position(path, seed) for path in files}
     ordered = sorted(files, key=positions.__getitem__)
     count = sum(p < _VAL_SHARE for p in positions.values())

@@ -32,6 +32,7 @@ from edufast.data.digits import digits
 from edufast.data.folder import folder
 from edufast.data.food101 import food101
 from edufast.data.glyphs import glyphs
+from edufast.data.manifest import manifest
 from edufast.data.outline import OUTLINES
 from edufast.data.samples import DataSet, Samples, Splits
 from edufast.data.tiny_imagenet import tiny_imagenet
@@ -48,6 +49,7 @@ DATA_SETS: Registry[Reader] = Registry(
         "digits": digits,
         "glyphs": glyphs,
         "arrays": arrays,
+        "manifest": manifest,
         "caltech256": caltech256,
         "cifar10": cifar10,
         "cifar100": cifar100,

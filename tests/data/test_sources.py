@@ -129,7 +129,9 @@ def test_only_an_import_path_runs_code_that_nothing_else_has_named(mypackage, tm
 
 def test_unknown_sources_say_what_is_near_and_what_there_is():
     assert "data source is 'cifar1000'; did you mean 'cifar100' or 'cifar10'?" in told("cifar1000")
-    everything = "digits, glyphs, arrays, caltech256, cifar10, cifar100, food101, tiny_imagenet"
+    everything = (
+        "digits, glyphs, arrays, manifest, caltech256, cifar10, cifar100, food101, tiny_imagenet"
+    )
     assert f"data source is '/none'; expected one of {everything}; or" in told("/none")
     assert told("/none").endswith("; or an existing folder or an import path")
     assert "there is no module 'nowhere'" in told("nowhere:f")
