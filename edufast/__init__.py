@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edufast import ops as ops
     from edufast.data import Augment as Augment
+    from edufast.data import DataSet as DataSet
     from edufast.data import load_dataset as load_dataset
     from edufast.data.class_map import ClassMap as ClassMap
     from edufast.data.sources import register_data_set as register_data_set
@@ -41,6 +42,7 @@ _HOMES = {
     "CachedFaculty": "edufast.teachers.cached_faculty",
     "ClassMap": "edufast.data.class_map",
     "Curriculum": "edufast.training.curriculum",
+    "DataSet": "edufast.data",
     "EarlyExit": "edufast.student.early_exits",
     "Faculty": "edufast.teachers.faculty",
     "Grade": "edufast.training.curriculum",

@@ -102,7 +102,7 @@ def load_dataset(
             mean, std = found.mean, found.std
         else:
             with naming_unreadable(train, val):
-                mean, std = _statistics(train, size)
+                mean, std = pixel_statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
 
 
@@ -159,7 +159,7 @@ def _resized(samples: Samples, view: CentreCrop) -> Samples:
     return Samples(resized, samples.labels)
 
 
-def _statistics(train: Samples, size: int) -> tuple[Channels, Channels]:
+def pixel_statistics(train: Samples, size: int) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel of pixel / 255, over evenly spaced samples."""
     images = train.images
     if isinstance(images, np.ndarray):

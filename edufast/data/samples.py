@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 Channels = tuple[float, float, float]
 
@@ -81,3 +85,34 @@ class DataSet:
     image_size: int
     mean: Channels
     std: Channels
+
+    @classmethod
+    def from_torch(
+        cls,
+        train: Dataset[Any],
+        val: Dataset[Any],
+        *,
+        classes: Sequence[str] | None = None,
+        image_size: int | None = None,
+        name: str = "torch",
+    ) -> DataSet:
+        """Of two data sets of PyTorch, whose images are read into memory once: without random
+        augmentation and without normalisation, which a School does itself.
+
+            data = edufast.DataSet.from_torch(CIFAR10(root), CIFAR10(root, train=False))
+
+        Args:
+            train, val: their items are an image and a label, see
+                :func:`edufast.data.from_torch.arrays_of`.
+            classes: names; None: those that ``train.classes`` has, else the labels' numbers.
+            image_size: height and width to which images are resized; None: they are squares of one
+                size.
+            name: of the data set.
+
+        Raises:
+            UserError: an item is something else; images are no squares of one size; there are fewer
+                than two classes, or fewer names than classes.
+        """
+        from edufast.data.from_torch import data_set
+
+        return data_set(train, val, classes, image_size, name)

@@ -1,0 +1,127 @@
+"""Data sets of PyTorch, read into memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edufast.data.centre_crop import CentreCrop
+from edufast.data.datasets import pixel_statistics
+from edufast.data.samples import DataSet, Samples
+from edufast.utils.errors import UserError
+from edufast.utils.progress import counting
+
+
+def data_set(
+    train: Dataset[Any],
+    val: Dataset[Any],
+    classes: Sequence[str] | None,
+    image_size: int | None,
+    name: str,
+) -> DataSet:
+    """See :meth:`edufast.data.DataSet.from_torch`."""
+    found = {
+        "train": arrays_of(train, "train", image_size),
+        "val": arrays_of(val, "val", image_size),
+    }
+    size = image_size or max(found["train"][0].shape[1:3])
+    for split, (images, _) in found.items():
+        if images.shape[1:3] != (size, size):
+            raise UserError(
+                f"{split} has images of {images.shape[1:3]}; expected squares of the same size as "
+                "in train, or image_size, to which all are resized"
+            )
+    splits = Samples(*found["train"]), Samples(*found["val"])
+    count = int(max(samples.labels.max() for samples in splits)) + 1
+    names = classes or getattr(train, "classes", None) or [str(c) for c in range(count)]
+    if len(names) < max(count, 2):
+        raise UserError(f"classes names {len(names)} classes; the labels have {count}, at least 2")
+    absent = np.flatnonzero(np.bincount(splits[0].labels, minlength=len(names)) == 0)
+    if len(absent):
+        raise UserError(f"train has no image of class {names[absent[0]]!r}")
+    mean, std = pixel_statistics(splits[0], size)
+    return DataSet(name, tuple(map(str, names)), *splits, size, mean, std)
+
+
+def arrays_of(
+    dataset: Dataset[Any], split: str, image_size: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The images (N, H, W, 3) and labels (N,) of all items of ``dataset``, which are pairs of them.
+
+    Args:
+        dataset: its images are PIL images, uint8 arrays (H, W, 3), uint8 tensors (3, H, W), or
+            tensors of floats from 0 to 1 of that shape.
+        split: its name, in messages.
+        image_size: height and width to which images are cut and resized as in validation; None:
+            they are alike, and stay as they are.
+
+    Raises:
+        UserError: there is none, an item is something else, or they differ in size.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    if not count:
+        raise UserError(f"{split}: the data set has no items")
+    view = None if image_size is None else CentreCrop.to(image_size, image_size)
+    images: list[NDArray[np.uint8]] = []
+    labels = []
+    with counting(f"reading {split}", count) as advance:
+        for i in range(count):
+            where = f"{split}[{i}]"
+            item = dataset[i]
+            if not isinstance(item, Sequence) or len(item) < 2:
+                raise UserError(f"{where} is a {type(item).__name__}; expected (image, label)")
+            image = _pixels(where, item[0])
+            if view is not None and image.shape[:2] != view.crop:
+                image = view(Image.fromarray(image))
+            if images and image.shape != images[0].shape:
+                raise UserError(
+                    f"{where} is {image.shape[:2]}, the images before are {images[0].shape[:2]}; "
+                    "expected image_size, to which all are resized"
+                )
+            images.append(image)
+            labels.append(_label(where, item[1]))
+            advance(1)
+    return np.stack(images), np.array(labels, np.int64)
+
+
+def _pixels(where: str, image: Any) -> NDArray[np.uint8]:
+    """As (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
+        low, high = image.min().item(), image.max().item()
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"{where} has values from {low:.3g} to {high:.3g}; expected 0 to 1: a School "
+                "normalises and augments images itself"
+            )
+        image = (image * 255).round().byte()
+    if isinstance(image, Tensor) and image.dim() == 3:
+        image = image.movedim(0, -1).cpu().numpy()
+    found = getattr(image, "dtype", None), getattr(image, "shape", None)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3:
+        if image.shape[2] == 1:
+            image = image.repeat(3, 2)
+        if image.shape[2] == 3:
+            return image
+    what = f"{type(image).__name__} {found[0]} {found[1]}" if found[0] else type(image).__name__
+    raise UserError(
+        f"{where} is a {what}; expected a PIL image, a uint8 array (H, W, 3), or a tensor "
+        "(3, H, W) of uint8 or of floats from 0 to 1"
+    )
+
+
+def _label(where: str, label: Any) -> int:
+    try:
+        number = int(label)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or number != label:
+        raise UserError(f"{where} has the label {label!r}; expected an integer from 0")
+    return number
