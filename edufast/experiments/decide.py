@@ -21,8 +21,8 @@ _LEAST_SHARE = 0.1  # for training, where making copies takes more than all minu
 _EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
 _BATCH = 64
 _SIZES = (32, 48, 64, 96, 128)
-# Of a network that learned CIFAR-100 before, on 101 x 20 photographs: 48 % after 10 passes, 51 %
-# after 20 and after 26 (benchmarks/evidence/pretrained.yaml).
+# A network that learned CIFAR-100 before had 48 % of 101 x 20 photographs after 5 passes, 51 %
+# after 11 and after 14 (benchmarks/evidence/pretrained.yaml).
 _ENOUGH_PRETRAINED = 20
 # From the cheapest. On 12 x 40 photographs resnet20 ended at 53.2 %, resnet8x4, of 16 times as many
 # weights as resnet8, at 53.4 %, resnet8 itself at 52.7 %.
@@ -31,7 +31,8 @@ _STUDENTS = ("resnet8", "resnet20")
 # after 375; on 12 x 200 at equal time 20 passes of it reached 63.3 %, 8 of resnet20 57.7 %.
 _ENOUGH, _MOST = 125, 375
 # Image sizes of the grades, as shares of the whole, and the shares of the time that they get. At
-# equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200).
+# equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200); with trained weights, at
+# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml).
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
 _SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
 _LEAST = 8  # pixels, below which networks have nothing to reduce
