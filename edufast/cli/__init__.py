@@ -37,18 +37,16 @@ def main(
     context.with_resource(signals_as_interrupt())
 
 
-for command in (
-    train.teach,
-    train.train,
-    train.compare,
+for command in (train.teach, train.train, train.compare, train.resume):
+    app.command()(computes(command, by_ranks=True))
+for alone in (
     train.sweep,
-    train.resume,
     export.export,
     merge.merge,
     data.data,
     about.recipes,
 ):
-    app.command()(computes(command))
+    app.command()(computes(alone))
 app.command()(predict.predict)  # without torch
 app.command()(verify.verify)  # likewise
 app.command()(demo.demo)  # likewise

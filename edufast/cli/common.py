@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import unicodedata
 import warnings
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edufast.utils.errors import UserError, one_line
+from edufast.utils.errors import LostRank, UserError, one_line
 from edufast.utils.extras import needed_for
 from edufast.utils.progress import message_console
 
@@ -81,6 +82,12 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
             return function(*arguments, **keywords)
     except UserError as error:
         fail(str(error), 2)
+    except LostRank as error:
+        from edufast.utils.ranks import others_told
+
+        if others_told():
+            raise typer.Exit(1) from None
+        fail(f"{error}; the same command goes on from the last checkpoint", 1)
     except UnicodeEncodeError as error:
         text = error.object[error.start : error.end]
         fail(
@@ -123,8 +130,32 @@ def warnings_in_one_line() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def as_rank() -> Iterator[None]:
+    """Within the block, this process is one of those that torchrun has started, if it has; only
+    the first one talks."""
+    from edufast.utils import ranks
+
+    joined = user(ranks.join)
+    console.quiet = not ranks.is_first()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if joined:
+            ranks.leave(failed=failed)
+
+
 def fail(message: str, code: int) -> NoReturn:
-    """End the command in one line. Names that it quotes do not control the terminal."""
+    """End the command in one line, by one of its processes. Names that it quotes do not control the
+    terminal."""
+    if (os.environ.get("WORLD_SIZE") or "1") != "1":
+        from edufast.utils.ranks import first_to_tell
+
+        if not first_to_tell():
+            raise typer.Exit(code)
+    console.quiet = False
     shown = "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in message)
     console.print(Text("edufast:", "red"), shown, highlight=False, soft_wrap=True)
     raise typer.Exit(code)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import ParamSpec, TypeVar
 
-from edufast.cli.common import user
+from edufast.cli.common import as_rank, user
 from edufast.utils.errors import UserError, unknown
 from edufast.utils.threads import configure_openmp
 
@@ -15,29 +16,40 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def computes(command: Callable[P, T]) -> Callable[P, T]:
-    """``command``, which begins with :func:`check_environment` and fails as :func:`user` says."""
+def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, T]:
+    """``command``, which begins with :func:`check_environment` and fails as :func:`user` says.
+
+    Args:
+        command: to be wrapped.
+        by_ranks: whether several processes, started by torchrun, may carry it out together.
+    """
 
     @functools.wraps(command)
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
         configure_openmp()
-        user(check_environment)
-        return user(command, *arguments, **options)
+        user(check_environment, by_ranks=by_ranks)
+        with as_rank() if by_ranks else nullcontext():
+            return user(command, *arguments, **options)
 
     return checked
 
 
-def check_environment() -> None:
+def check_environment(*, by_ranks: bool = False) -> None:
     """Check the environment variables that would be read only hours later, or by nobody.
+
+    Args:
+        by_ranks: whether there may be several processes.
 
     Raises:
         UserError: one asks for what there is not.
     """
     processes = os.environ.get("WORLD_SIZE") or "1"
-    if processes != "1":
+    if not processes.isdecimal() or int(processes) < 1:
+        raise UserError(f"WORLD_SIZE is {processes!r}; expected a number of processes")
+    if processes != "1" and not by_ranks:
         raise UserError(
-            f"WORLD_SIZE is {processes!r}; expected 1: a command trains in one process (a sweep in "
-            "several, with --jobs), so start it without torchrun"
+            f"WORLD_SIZE is {processes!r}; expected 1: this command runs in one process (a sweep "
+            "in several, with --jobs), so start it without torchrun"
         )
     import torch  # after configure_openmp, and not for --help
 

@@ -20,6 +20,7 @@ from edufast.cli.common import (
     table,
     user,
 )
+from edufast.cli.environment import check_environment
 from edufast.cli.options import path_of
 from edufast.experiments import MAX_SEEDS, RUN_FILE, SWEEP_FILE
 from edufast.utils.errors import Interrupted, TrainingError, unknown
@@ -280,6 +281,7 @@ def resume(
     from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
     if is_sweep(run):
+        user(check_environment)  # again: not by ranks
         _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json)
     else:
         _carry_out(user(RunFolder(run).read_config), run, as_json)
@@ -292,10 +294,11 @@ def _prepared(
     decisions that were made for that, which are told; and the run's folder."""
     from edufast.experiments.open_recipe import closed, stated
     from edufast.experiments.recipe import read_recipe
+    from edufast.utils.ranks import from_first
 
     content = user(read_recipe, recipe, overrides or [])
     folder = out or Path("runs") / f"{user(stated, content, recipe).name}{suffix}"
-    parsed, decisions = _attempt(folder, closed, content, recipe, device, folder)
+    parsed, decisions = _attempt(folder, from_first, closed, content, recipe, device, folder)
     if decisions:
         console.print(decisions_table(decisions))
     return parsed, decisions, folder
@@ -323,9 +326,10 @@ def _known(option: str, name: str, known: Iterable[Name]) -> Name:
 
 def _carry_out(config: RunConfig, folder: Path, as_json: bool = False) -> None:
     from edufast.experiments.run import run
+    from edufast.utils.ranks import is_first
 
     results = _attempt(folder, run, config, folder, console)
-    if as_json:
+    if as_json and is_first():
         _print_json(results, folder)
     elif results:
         console.print(results_table(results))

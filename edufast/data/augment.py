@@ -84,6 +84,14 @@ class Views:
     flip: NDArray[np.int32]
     box: NDArray[np.float32]
 
+    def __getitem__(self, rows: slice) -> Views:
+        """The views of some rows of the batch."""
+        numbers = None if self.numbers is None else self.numbers[rows]
+        # Contiguous, as DALI requires.
+        contiguous = np.ascontiguousarray
+        shift, flip = contiguous(self.shift[rows]), contiguous(self.flip[rows])
+        return Views(numbers, shift, flip, contiguous(self.box[rows]))
+
 
 def draw_views(
     augment: Augment, samples: NDArray[np.int64], *, seed: int, epoch: int, iteration: int

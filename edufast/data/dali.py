@@ -165,7 +165,7 @@ class DaliImages:
         files = files_of(self._samples)
         if not files:
             return error
-        index = np.concatenate([plan.samples for plan in in_flight])
+        index = np.concatenate([plan.own_samples for plan in in_flight])
         found = unreadable(list(dict.fromkeys(files[i] for i in index)), self._device)
         return UnreadableImage(*found) if found else error
 
@@ -188,9 +188,9 @@ class _Feed:
     def __call__(self, _: int) -> tuple[Any, ...]:
         plan = next(self.plans)  # StopIteration ends DALI's epoch
         if isinstance(self._images, np.ndarray):
-            source: Any = self._images[plan.samples]
+            source: Any = self._images[plan.own_samples]
         else:
-            source = [self.encoded(self._images[i]) for i in plan.samples]
+            source = [self.encoded(self._images[i]) for i in plan.own_samples]
         return source, *(getattr(plan.views, name) for name in self.views)
 
 

@@ -23,6 +23,7 @@ from edufast.data.samples import Samples
 from edufast.data.sampling import Sampler
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import whole_number, whole_numbers
+from edufast.utils.ranks import own_rows
 
 
 class Loader:
@@ -42,7 +43,13 @@ class Loader:
         groups: class lists; the samples of a batch are sorted by group, so that each group is a
             slice of rows whose bounds are known on the CPU. Empty: not sorted.
         drop_last: leave out an incomplete last batch.
+        spread: whether each rank of a distributed training makes its own rows of a batch only, see
+            :func:`edufast.utils.ranks.own_rows`. A batch of fewer rows than ranks is left out where
+            none is left.
         num_threads: of DALI. The batches do not depend on it.
+
+    Attributes:
+        batch_size: as given.
 
     Raises:
         UserError: DALI is needed (for image files, or on a GPU for arrays of more than a quarter of
@@ -64,6 +71,7 @@ class Loader:
         device: str | torch.device = "cpu",
         groups: Sequence[Sequence[int]] = (),
         drop_last: bool = False,
+        spread: bool = False,
         num_threads: int = 2,
     ) -> None:
         check_instance("samples", samples, Samples)
@@ -71,6 +79,7 @@ class Loader:
         image_size = whole_number("image_size", image_size)
         num_threads = whole_number("num_threads", num_threads)
         check_instance("drop_last", drop_last, bool)
+        check_instance("spread", spread, bool)
         if sampler is not None and not (callable(sampler) and hasattr(sampler, "__len__")):
             raise TypeError(f"sampler is of type {type(sampler).__name__}; expected a Sampler")
         if augment is not None:
@@ -85,12 +94,13 @@ class Loader:
                 raise ValueError("augment.random_resized_crop: for image files only, not arrays")
         self._samples = samples
         self._sampler = sampler
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._augment = augment or Augment(pad=0, flip=False)
         self._seed = whole_number("seed", seed, 0)
         self._group_of = _group_of(samples.labels, groups)
         self._groups = len(groups)
         self._drop_last = drop_last
+        self._own = own_rows() if spread else slice(None)
         if len(self) == 0:
             raise ValueError(f"batch_size: {batch_size} leaves no batch of {self._epoch_length()}")
         device = _usable(torch.device(device))
@@ -102,7 +112,7 @@ class Loader:
         else:
             self._maker = DaliImages(
                 samples,
-                batch_size=batch_size,
+                batch_size=len(range(batch_size)[self._own]),
                 image_size=image_size,
                 mean=mean,
                 std=std,
@@ -114,7 +124,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        whole, rest = divmod(self._epoch_length(), self._batch_size)
+        whole, rest = divmod(self._epoch_length(), self.batch_size)
         return whole + (rest > 0 and not self._drop_last)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -139,8 +149,8 @@ class Loader:
 
         Views must be countable, see :attr:`edufast.data.Augment.views`.
         """
-        ends = range(self._batch_size, len(samples) + self._batch_size, self._batch_size)
-        parts = (slice(end - self._batch_size, end) for end in ends)
+        ends = range(self.batch_size, len(samples) + self.batch_size, self.batch_size)
+        parts = (slice(end - self.batch_size, end) for end in ends)
         return self._batches(
             self._planned(samples[p], numbered_views(self._augment, samples[p], numbers[p]))
             for p in parts
@@ -159,21 +169,27 @@ class Loader:
 
     def _plan(self, order: NDArray[np.int64], epoch: int, start: int) -> Iterator[Plan]:
         for number in range(start, len(self)):
-            index = order[number * self._batch_size :][: self._batch_size]
+            index = order[number * self.batch_size :][: self.batch_size]
             parts: list[int] = []
             if self._groups:
                 groups = self._group_of[index]
                 index = index[groups.argsort(kind="stable")]
                 parts = np.bincount(groups, minlength=self._groups).tolist()
             views = draw_views(self._augment, index, seed=self._seed, epoch=epoch, iteration=number)
-            yield self._planned(index, views, tuple(parts))
+            plan = self._planned(index, views, tuple(parts), self._own)
+            if len(plan.own_samples):
+                yield plan
 
     def _planned(
-        self, samples: NDArray[np.int64], views: Views, parts: tuple[int, ...] = ()
+        self,
+        samples: NDArray[np.int64],
+        views: Views,
+        parts: tuple[int, ...] = (),
+        own: slice = slice(None),
     ) -> Plan:
-        return Plan(
-            samples, self._samples.labels[samples], views, self._view_ids(samples, views), parts
-        )
+        views = views[own]
+        view_ids = self._view_ids(samples[own], views)
+        return Plan(samples, self._samples.labels[samples], views, view_ids, parts, own)
 
     def _view_ids(self, samples: NDArray[np.int64], views: Views) -> Tensor | None:
         if views.numbers is None or self._augment.views is None:

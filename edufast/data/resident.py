@@ -62,7 +62,7 @@ class ResidentImages:
             labels, index, views = plan.numbers(self._device, number)
             images = make_batch(
                 self._images.bytes,
-                index,
+                index[plan.own],
                 views,
                 pad=self._augment.pad,
                 flip=self._augment.flip,

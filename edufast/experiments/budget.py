@@ -14,6 +14,7 @@ from edufast.experiments.run_setup import Setup
 from edufast.teachers.faculty import Faculty
 from edufast.training.step import worth_compiling
 from edufast.utils.event_log import EventLog
+from edufast.utils.ranks import from_first
 
 PACE_STEPS = 30  # optimiser steps that tell a method's speed, after as many to warm up
 
@@ -23,7 +24,7 @@ def within_budget(setup: Setup, method: Method, faculty: Faculty) -> Method:
     from the event log. Education, to which all budgets are equal, stays as it is."""
     if method is setup.methods["education"]:
         return method
-    log = setup.folder.log()
+    log = from_first(setup.folder.log)
     budget = log.methods[method.name].budget if method.name in log.methods else None
     if budget is None:
         budget = _budget(setup, method, faculty)
@@ -37,7 +38,7 @@ def _budget(setup: Setup, method: Method, faculty: Faculty) -> BudgetEvent:
         return equal_samples(method, education)
     if config.equal == "flops":
         return equal_flops(method, education)
-    seconds = config.seconds or _seconds_of_education(setup.folder.log())
+    seconds = config.seconds or _seconds_of_education(from_first(setup.folder.log))
     return equal_time(method, seconds, faculty, device=config.device, seed=config.seeds[0])
 
 
@@ -85,7 +86,7 @@ def measure_pace(method: Method, faculty: Faculty, *, device: str, seed: int) ->
     with TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         short.create_school(seed, faculty, device=device, event_log=EventLog(path)).fit()
-        epochs = read_run(path).methods[method.name].trials[seed].epochs
+        epochs = from_first(read_run, path).methods[method.name].trials[seed].epochs
     speeds = [epoch.images_per_second for epoch in epochs if epoch.epoch == 1]
     seconds = sum(n / speed for n, speed in zip(method.samples, speeds, strict=True))
     return sum(method.samples) / seconds

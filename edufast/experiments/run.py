@@ -23,7 +23,8 @@ from edufast.experiments.watch import Watch
 from edufast.models.weights import load_model
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
-from edufast.utils.errors import Interrupted
+from edufast.utils import ranks
+from edufast.utils.errors import Interrupted, LostRank
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
 _UNWATCHED = Watch()
@@ -36,6 +37,7 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
         UserError: the folder holds a run of another config or is in use by another process, the
             recipe does not fit its data, or a package is missing that the export will need.
         Interrupted: after Ctrl-C; call again to go on.
+        LostRank: another process of the run has ended.
         TrainingError, ExportError: a step failed; the message says why.
     """
     if _exports(config):
@@ -44,7 +46,7 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     with setup.opened():
         try:
             results = _carry_out(setup)
-        except Interrupted:  # by somebody who does not want to wait for the report
+        except (Interrupted, LostRank):  # by somebody who does not want to wait for the report
             raise
         except Exception:
             _report(setup)
@@ -58,20 +60,30 @@ def _exports(config: RunConfig) -> bool:
 
 
 def _carry_out(setup: Setup) -> Results:
-    watch = Watch(BestSoFar(setup) if _exports(setup.config) else None, planned(setup))
+    watch = Watch()
+    if ranks.is_first():
+        watch = Watch(BestSoFar(setup) if _exports(setup.config) else None, planned(setup))
     try:
         results = train(setup, teach(setup, watch), watch)
     except Interrupted:
-        if watch.best is not None and (exported := watch.best.export()):
-            setup.console.print(exported)
+        ranks.from_first(_export_best, setup, watch)
         raise
+    ranks.from_first(_export_last, setup, watch)
+    return results
+
+
+def _export_best(setup: Setup, watch: Watch) -> None:
+    if watch.best is not None and (exported := watch.best.export()):
+        setup.console.print(exported)
+
+
+def _export_last(setup: Setup, watch: Watch) -> None:
     if watch.best is not None:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
         tell_export(setup, export_student(setup, *loaded, "student.onnx"))
         watch.best.end()
         keep_answers(setup.folder, loaded[1], setup.data)
         _tell_choice(setup)
-    return results
 
 
 def _tell_choice(setup: Setup) -> None:
@@ -81,7 +93,8 @@ def _tell_choice(setup: Setup) -> None:
 
 
 def _report(setup: Setup) -> None:
-    setup.console.print(f"report: {write_report(setup.folder.path)}")
+    if ranks.is_first():
+        setup.console.print(f"report: {write_report(setup.folder.path)}")
 
 
 def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
@@ -97,7 +110,7 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
             teachers.append(absent_teacher(classes))
             continue
         path = setup.teacher_file(k)
-        if not path.exists():
+        if not ranks.from_first(path.exists):
             train_teacher(
                 setup.recipe,
                 k,
@@ -124,7 +137,7 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
 
 def train(setup: Setup, faculty: Faculty, watch: Watch = _UNWATCHED) -> Results:
     """Train what is not finished: every method with every seed."""
-    config, finished = setup.config, setup.folder.log().results
+    config, finished = setup.config, ranks.from_first(setup.folder.log).results
     names = config.methods
     if config.equal == "time":  # the others need to know how long education takes
         names = tuple(sorted(names, key=lambda name: name != "education"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,12 +14,14 @@ from edufast.experiments.events import PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
 from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.teachers.cached_faculty import check_alone
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import remove_partial_files
 from edufast.utils.lock import folder_lock
 from edufast.utils.progress import message_console
+from edufast.utils.ranks import from_first
 
 
 class Setup:
@@ -61,17 +63,25 @@ class Setup:
         cached = config.cache is not None
         dry_run(self.methods, config.methods, config.device, cached=cached)
         if cached:
+            check_alone()
             countable_views(self.recipe.create_training().augment)
-        self.folder.holds(config)
+        from_first(self.folder.holds, config)
         self.event_log = EventLog()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Within the block the folder is one of this config, and no other process is in it.
+        """Within the block the folder is one of this config, and no other process is in it; those
+        of the same training leave it to the first of them.
 
         Raises:
             UserError: another process is, or the folder holds a run of another config by now.
         """
+        with ExitStack() as stack:
+            from_first(stack.enter_context, self._held())
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         with folder_lock(self.folder.path):
             remove_partial_files(self.folder.path)
             self.folder.claim(self.config)

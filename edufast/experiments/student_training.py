@@ -14,6 +14,7 @@ from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.teachers.faculty import Faculty
 from edufast.training.evaluation import evaluate_on
 from edufast.training.school import School
+from edufast.utils.ranks import from_first
 
 
 def train_student(
@@ -41,6 +42,12 @@ def train_student(
         say=lambda line: setup.console.print(f"{method.name}: {line}"),
     )
     graduate = school.fit(lambda: after_epoch(school))
+    return from_first(_finish, setup, method, seed, school, graduate)
+
+
+def _finish(
+    setup: Setup, method: Method, seed: int, school: School, graduate: nn.Module
+) -> ResultEvent:
     if (method.name, seed) == ("education", setup.config.seeds[0]):
         _keep(setup, school, graduate)
     for phase, seconds in school.progress.phases.items():

@@ -20,6 +20,7 @@ from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
+from edufast.utils.ranks import from_first
 
 
 def train_teacher(
@@ -69,12 +70,16 @@ def train_teacher(
         flops=at.student_flops,
         samples=at.samples,
     )
-    event_log.write(event)
-    save_model(path, graduate, info)
-    console.print(
-        f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
-        f"{at.seconds:.0f} s"
-    )
+
+    def keep() -> None:
+        event_log.write(event)
+        save_model(path, graduate, info)
+        console.print(
+            f"teacher {k}: {section.model}, {len(classes)} classes, {at.accuracy:.1%}, "
+            f"{at.seconds:.0f} s"
+        )
+
+    from_first(keep)
     return event
 
 

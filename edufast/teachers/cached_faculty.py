@@ -15,11 +15,25 @@ from edufast.data.image_files import naming_unreadable
 from edufast.teachers.faculty import Answer, Faculty, Teacher
 from edufast.teachers.logit_store import LogitStore
 from edufast.utils.devices import to_device
-from edufast.utils.errors import Interrupted
+from edufast.utils.errors import Interrupted, UserError
 from edufast.utils.progress import counting
+from edufast.utils.ranks import size
 from edufast.utils.signals import deferred_interrupt
 
 _FILL_BATCH = 256
+
+
+def check_alone() -> None:
+    """Check that this process trains alone: a store of logits is written to by one at a time.
+
+    Raises:
+        UserError: it is one of several ranks.
+    """
+    if size() > 1:
+        raise UserError(
+            f"a cache of logits is for one process at a time; found {size()}; expected no --cache "
+            "and no CachedFaculty, or a start without torchrun"
+        )
 
 
 class CachedFaculty(Faculty):
@@ -65,6 +79,7 @@ class CachedFaculty(Faculty):
             UserError, ValueError: as :meth:`Faculty.prepare` and
                 :class:`edufast.teachers.logit_store.LogitStore`.
         """
+        check_alone()
         if self._store is not None and data is self._data and augment == self._augment:
             return
         self._store = None

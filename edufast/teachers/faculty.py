@@ -24,6 +24,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_numbers
+from edufast.utils.ranks import is_first
 
 _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
 
@@ -235,7 +236,7 @@ class Faculty(Sequence[Teacher]):
         present = [k for k, teacher in enumerate(self._teachers) if teacher.has_weights]
         for k in present:
             self._try_out(k, (3, data.image_size, data.image_size))
-        if present:
+        if present and is_first():
             with naming_unreadable(data.train, data.val):
                 self._spot_check(present, data)
         self._data = data

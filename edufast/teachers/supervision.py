@@ -15,12 +15,16 @@ from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.feature_taps import FeatureTaps
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.targets import SliceLogits, find_target
+from edufast.utils.collectives import gather_columns, gather_group
 from edufast.utils.errors import UserError
 from edufast.utils.registry import call_user
 
 
 class Supervision:
     """Supervision of one grade: ``supervision(batch, targets)`` returns the teacher outputs.
+
+    On several ranks each runs the teachers on its own rows, and all get the outputs for the whole
+    batch.
 
     With a routed target, batches must be grouped by owner (:attr:`groups`), so that each teacher
     runs on consecutive rows whose bounds the host knows: nothing is read from the device.
@@ -38,8 +42,8 @@ class Supervision:
             the rest.
         taps: on ``faculty.model(k)`` of each k in ``teachers``; empty unless :meth:`tap` was
             called.
-        visits: number of images that each teacher of the faculty was run on, without those whose
-            logits were in the cache.
+        visits: number of images that each teacher of the faculty was run on by this process,
+            without those whose logits were in the cache.
 
     Raises:
         ValueError: a teacher does not fit the target; the message names it.
@@ -107,7 +111,7 @@ class Supervision:
         return owners
 
     def __call__(self, batch: Batch, targets: Tensor) -> TeacherOutputs | None:
-        """Teacher outputs for a batch whose classes are at the positions ``targets`` (B,).
+        """Teacher outputs for the whole batch, whose classes are at the positions ``targets`` (B,).
 
         None if the grade's target is "none".
 
@@ -116,20 +120,25 @@ class Supervision:
         """
         if self._target == "none":
             return None
-        rows = self._rows(batch)
+        whole, count, total = batch.whole, len(batch.labels), len(targets)
+        rows = self._rows(whole.parts, total)
         logits, features = [], []
-        for position, part in enumerate(rows):
+        for position, part in enumerate(self._rows(batch.parts, count)):
             own_logits, own_features = self._run(position, batch, part)
+            if self._target == "routed":
+                # A routed loss never reads the rows of another owner.
+                own_logits = _spread(own_logits, part, count)
             logits.append(own_logits)
-            features.append(own_features)
+            features.append(
+                [gather_group(x, part, count, rows[position], total) for x in own_features]
+            )
+        logits = gather_columns(logits, total)
         if self._target == "routed":
-            # A routed loss never reads the rows of another owner.
-            spread = [_spread(z, part, len(targets)) for z, part in zip(logits, rows, strict=True)]
-            return TeacherOutputs(spread, self._slices, "routed", rows, features, batch.index)
+            return TeacherOutputs(logits, self._slices, "routed", rows, features, whole.index)
         if self._target == "full":
-            return TeacherOutputs(logits, None, "mean", rows, features, batch.index)
+            return TeacherOutputs(logits, None, "mean", rows, features, whole.index)
         merged = self._merged(logits, targets)
-        return TeacherOutputs([merged], None, "mean", rows, features, batch.index)
+        return TeacherOutputs([merged], None, "mean", rows, features, whole.index)
 
     def _merged(self, logits: list[Tensor], targets: Tensor) -> Tensor:
         """(B, C) soft target of slice teachers, by a function that may be a user's."""
@@ -144,16 +153,16 @@ class Supervision:
             raise UserError(f"{what} returned {found}; expected a Tensor {expected}")
         return merged.detach().float()
 
-    def _rows(self, batch: Batch) -> list[slice]:
-        """The rows that each teacher runs on."""
+    def _rows(self, parts: Sequence[int], count: int) -> list[slice]:
+        """The rows that each teacher runs on, of ``count`` in groups of the sizes ``parts``."""
         if self._target != "routed":
-            return [slice(0, len(batch.labels))] * len(self._teachers)
-        if len(batch.parts) != len(self.groups):
+            return [slice(0, count)] * len(self._teachers)
+        if len(parts) != len(self.groups):
             raise ValueError(
-                f"batch.parts is {batch.parts}; expected the sizes of {len(self.groups)} groups, "
+                f"batch.parts is {parts}; expected the sizes of {len(self.groups)} groups, "
                 "of a Loader(groups=supervision.groups)"
             )
-        bounds = itertools.pairwise(itertools.accumulate(batch.parts, initial=0))
+        bounds = itertools.pairwise(itertools.accumulate(parts, initial=0))
         return [slice(*bound) for bound in itertools.islice(bounds, len(self._teachers))]
 
     def _run(self, position: int, batch: Batch, rows: slice) -> tuple[Tensor, list[Tensor]]:
@@ -161,7 +170,10 @@ class Supervision:
         tapped."""
         k, images, taught = self._teachers[position], batch.images[rows], self._taught[position]
         if not len(images):
-            return images.new_empty(0, len(self._faculty[k].classes))[:, taught], []
+            dtype = self._faculty.dtype or images.dtype
+            shapes = self.taps[position].shapes if self.taps else []
+            features = [images.new_empty(0, *shape, dtype=dtype) for shape in shapes]
+            return images.new_empty(0, len(self._faculty[k].classes))[:, taught], features
         if not self.taps:
             logits, computed = self._faculty.answer(k, batch, rows)
             self.visits[k] += computed

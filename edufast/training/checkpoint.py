@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from edufast.utils.errors import UserError, one_line
+from edufast.utils.errors import LostRank, UserError, one_line
 from edufast.utils.files import atomic_write
+from edufast.utils.ranks import from_first
 
 _FAMILY = b"EDUFAST"
 _MAGIC = _FAMILY + b"3"  # incremented when older checkpoints can no longer be read
@@ -102,17 +103,18 @@ def latest_checkpoint(
 
 
 def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
-    """Give ``load`` the state of :func:`latest_checkpoint`, if there is one.
+    """Give ``load`` the state of :func:`latest_checkpoint`, if there is one. Of several ranks, the
+    first reads it for all.
 
     Raises:
         UserError: the checkpoint is of another version, or ``load`` cannot take what it holds.
     """
-    state = latest_checkpoint(path, say)
+    state = from_first(latest_checkpoint, path, say)
     if state is None:
         return
     try:
         load(state)
-    except UserError:
+    except (UserError, LostRank):
         raise
     except Exception as error:  # a file from outside may hold anything
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edufast.data import Batch, ClassSampler, DataSet, Loader
 from edufast.data.class_map import ClassMap
@@ -31,6 +31,17 @@ class Accuracy:
     slices: tuple[float, ...]
     masked: tuple[float, ...]
 
+    @classmethod
+    def of(cls, counts: Tensor) -> Accuracy:
+        """From what :func:`tally` counted."""
+        total, free, masked = counts.cpu()
+        shares = total.clamp_min(1)
+        return cls(
+            overall=int(free.sum()) / int(total.sum()),
+            slices=tuple((free.double() / shares).tolist()),
+            masked=tuple((masked.double() / shares).tolist()),
+        )
+
 
 def evaluate_on(model: nn.Module, data: DataSet, class_map: ClassMap) -> Accuracy:
     """Accuracy over the whole validation split of the classes that ``model`` knows.
@@ -53,7 +64,6 @@ def evaluate_on(model: nn.Module, data: DataSet, class_map: ClassMap) -> Accurac
     return evaluate(model, loader.epoch(0), class_map)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -69,9 +79,25 @@ def evaluate(
         class_map: of the logits.
         precision: of the forward pass.
     """
+    return Accuracy.of(tally(model, batches, class_map, precision=precision))
+
+
+@torch.no_grad()
+def tally(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    class_map: ClassMap,
+    *,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """The numbers behind :func:`evaluate`, which has the same arguments.
+
+    Returns:
+        (3, number of slices) int64 on the device: samples, correct predictions among all classes,
+        and among those of the slice.
+    """
     device = next(model.parameters()).device
     positions, slice_of = class_map.positions(device), class_map.slice_of(device)
-    # Per slice: samples, correct predictions among all classes, and among those of the slice.
     counts = torch.zeros(3, len(class_map.slices), dtype=torch.int64, device=device)
     with eval_mode(model), autocast(device, precision):
         for batch in batches:
@@ -82,10 +108,4 @@ def evaluate(
             masked = logits.masked_fill(others, float("-inf")).argmax(1) == targets
             tallies = torch.stack([torch.ones_like(free), free, masked]).long()
             counts.index_add_(1, own, tallies)
-    total, free, masked = counts.cpu()
-    shares = total.clamp_min(1)
-    return Accuracy(
-        overall=int(free.sum()) / int(total.sum()),
-        slices=tuple((free.double() / shares).tolist()),
-        masked=tuple((masked.double() / shares).tolist()),
-    )
+    return counts

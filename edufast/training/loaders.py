@@ -63,6 +63,7 @@ def training_batches(
         device=device,
         groups=groups,
         drop_last=True,
+        spread=True,
     )
 
 
@@ -98,4 +99,5 @@ def validation_batches(
         mean=data.mean,
         std=data.std,
         device=device,
+        spread=True,
     )

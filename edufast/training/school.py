@@ -22,18 +22,22 @@ from edufast.training.checkpoint import (
     restore,
     save_checkpoint,
 )
+from edufast.training.checks import check_batch, check_fit
 from edufast.training.curriculum import Curriculum, Grade
-from edufast.training.evaluation import Accuracy, evaluate
+from edufast.training.evaluation import Accuracy, tally
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
 from edufast.training.growth import Growth
 from edufast.training.loaders import training_batches, validation_batches
 from edufast.training.progress import Progress
 from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
+from edufast.utils import ranks
+from edufast.utils.collectives import all_sum, broadcast_, share_random_state
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
 from edufast.utils.instances import check_instance
 from edufast.utils.progress import TrainingBar
+from edufast.utils.ranks import Stop
 from edufast.utils.registry import call_user
 from edufast.utils.signals import deferred_interrupt
 
@@ -59,6 +63,9 @@ class School:
     :meth:`fit` does all of it. A custom loop calls :meth:`begin_grade` for each grade,
     :meth:`begin_epoch` for each of its epochs, and :meth:`train_step` for each batch of
     ``loader``.
+
+    Where torchrun has started several processes, each makes a School with the same arguments, and
+    they train one student together, as a single process would: see docs/distributed.md.
 
     Args:
         student: must not have grown yet. Its classes become those of the curriculum.
@@ -95,15 +102,18 @@ class School:
         check_instance("algorithm", algorithm, str, Algorithm)
         self.options = options or SchoolOptions()
         self.device = torch.device(self.options.device)
+        ranks.join()
+        ranks.check_device(self.device)
         self.student = student.to(self.device).to(memory_format=torch.channels_last)
         self.faculty, self.curriculum, self.data = faculty, curriculum, data
         algorithm = create_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
         self.algorithm = algorithm.to(self.device)
         self.training = training or Training()
         self.progress = Progress()
-        self._check()
-        self._log = self.options.event_log or EventLog()
-        self._bar = TrainingBar(self.options.name, len(curriculum.grades))
+        check_fit(student, faculty, curriculum, data, self.algorithm, self.training)
+        self._log = (self.options.event_log if ranks.is_first() else None) or EventLog()
+        quiet = not ranks.is_first()
+        self._bar = TrainingBar(self.options.name, len(curriculum.grades), quiet=quiet)
         self._positions = curriculum.class_map.positions(self.device)
         self.plans = [self._plan(g) for g in range(len(curriculum.grades))]
         self._growth = Growth(
@@ -114,6 +124,8 @@ class School:
             self.training,
             torch.as_tensor(data.train.labels, device=self.device),
         )
+        broadcast_([*student.state_dict().values(), *self.algorithm.state_dict().values()])
+        share_random_state(self.device)
         faculty.prepare(data, self.training.augment)
         self._step: TrainStep | None = None
         self._validation: Loader | None = None
@@ -146,31 +158,33 @@ class School:
         """Teach every grade and return the graduate: a plain module in eval mode.
 
         Args:
-            after_epoch: called when an epoch has been validated; what it returns is added to the
-                line about the epoch.
+            after_epoch: called, by every process, when an epoch has been validated; what it returns
+                is added to the line about the epoch.
 
         Raises:
             Interrupted: after Ctrl-C; the checkpoint holds everything, and a School made with the
                 same arguments resumes at the same step.
             TrainingError: the loss is not finite.
+            LostRank: another process of the training has ended.
             UserError: the checkpoint is of another version or another training.
         """
         if self.options.checkpoint is not None:
             restore(self.options.checkpoint, self.load_state_dict, self._bar.say)
         splits = self.data.train, self.data.val
         with naming_unreadable(*splits), deferred_interrupt() as interrupted, self._bar:
+            stop = Stop(interrupted, self.device)
             while self.progress.grade < len(self.plans):
-                self._teach_grade(interrupted, after_epoch)
+                self._teach_grade(stop, after_epoch)
                 self.progress.grade += 1
                 self.progress.epoch = 0
                 self._save()
         return self.student.graduate()
 
-    def _teach_grade(self, interrupted: Callable[[], bool], after_epoch: Callable[[], str]) -> None:
+    def _teach_grade(self, stop: Stop, after_epoch: Callable[[], str]) -> None:
         at, epochs = self.progress, self.plan.grade.epochs
         self.begin_grade()
         while at.epoch < epochs:
-            loss, speed = self._train_epoch(interrupted)
+            loss, speed = self._train_epoch(stop)
             accuracy = self.validate()
             self._keep_best()
             self._bar.end_epoch(loss, accuracy.overall, speed, after_epoch())
@@ -187,10 +201,10 @@ class School:
                 self._report_grade(accuracy)
             at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
             self._save()
-            if interrupted():
+            if stop(now=True):
                 raise Interrupted(self.options.name)
 
-    def _train_epoch(self, interrupted: Callable[[], bool]) -> tuple[float, float]:
+    def _train_epoch(self, stop: Stop) -> tuple[float, float]:
         """Train the rest of an epoch; returns its mean loss, and the images per second now."""
         at, started, first_step = self.progress, time.perf_counter(), self.progress.step
         loader = self.loader
@@ -207,11 +221,11 @@ class School:
                 steps = at.step - first_step
                 with at.phase("device"):
                     mean = self._finite(loss_sum / at.step)
-                speed = steps * len(batch.labels) / (time.perf_counter() - started)
+                speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
                 rate = self._growth.optimizer.param_groups[-1]["lr"]
                 self._write(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
-            if interrupted() and at.step < len(loader):
+            if stop() and at.step < len(loader):
                 at.loss_sum = loss_sum.item()
                 self._account(started)
                 self._save()
@@ -255,10 +269,11 @@ class School:
         self.student.train()
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One optimiser step on a batch of ``loader``; returns the loss, still on the device."""
+        """One optimiser step on a batch of ``loader``; returns the loss of the whole batch, still
+        on the device."""
         at, step, compiled = self.progress, self.step, self.step.compiled
         self._set_learning_rate()
-        targets = self._positions[batch.labels]
+        targets = self._positions[batch.whole.labels]
         with at.phase("teachers"):
             outputs = self.plan.supervision(batch, targets)
         with at.phase(step.phase):
@@ -268,8 +283,8 @@ class School:
         with at.phase("optimizer"):
             step.update()
         at.step += 1
-        at.samples += len(batch.labels)
-        at.student_flops += self._flops * len(batch.labels)
+        at.samples += len(targets)
+        at.student_flops += self._flops * len(targets)
         return loss
 
     def validate(self) -> Accuracy:
@@ -282,12 +297,13 @@ class School:
         if self._validation is None:
             raise RuntimeError("no grade has begun yet: call begin_grade() first")
         with at.phase("validation"):
-            accuracy = evaluate(
+            counts = tally(
                 self.student,
                 self._validation.epoch(0),
                 self.curriculum.taught(at.grade),
                 precision=self.training.precision,
             )
+            accuracy = Accuracy.of(all_sum(counts))
         at.seconds += time.perf_counter() - started
         at.accuracy = accuracy.overall
         return accuracy
@@ -308,6 +324,7 @@ class School:
             seed=self.options.seed,
             device=self.device,
         )
+        check_batch(loader.batch_size)
         return GradePlan(grade, supervision, loader)
 
     def _epochs_done(self) -> int:
@@ -342,7 +359,8 @@ class School:
         self.progress.seconds += time.perf_counter() - started
         size = (3, self.data.image_size, self.data.image_size)
         visits = self.plan.supervision.visits
-        for k, count in enumerate(visits):
+        of_all = all_sum(torch.tensor(visits, device=self.device)).tolist()
+        for k, count in enumerate(of_all):
             if count:
                 self.progress.teacher_flops += count * self.faculty.flops(k, size)
                 visits[k] = 0
@@ -368,34 +386,6 @@ class School:
         at, options = self.progress, self.options
         where: dict[str, Any] = {"method": options.name, "seed": options.seed}
         self._log.write(event(**where, grade=at.grade + 1, epoch=at.epoch, **fields))
-
-    def _check(self) -> None:
-        if self.algorithm.reads_features and not self.faculty.has_features:
-            raise ValueError(
-                f"faculty: {type(self.algorithm).__name__} reads the teachers' features; a "
-                f"{type(self.faculty).__name__} provides their logits only"
-            )
-        if self.student.grown:
-            raise ValueError(
-                f"student has {self.student.grown} fragments already; expected a new Student"
-            )
-        expected = (3, self.data.image_size, self.data.image_size)
-        if self.student.input_size != expected:
-            raise ValueError(
-                f"student has input_size {self.student.input_size}; expected that of "
-                f"{self.data.name}, Student(..., input_size={expected})"
-            )
-        classes = len(self.data.classes)
-        unknown = [c for c in self.curriculum.class_map.ids if not 0 <= c < classes]
-        if unknown:
-            raise ValueError(
-                f"the curriculum teaches class {unknown[0]}; {self.data.name} has {classes}"
-            )
-        if self.training.compile is True and self.curriculum.order == "slices":
-            raise ValueError(
-                "compile is True, but in the order 'slices' the composition of batches changes and "
-                "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
-            )
 
     # --- state -------------------------------------------------------------------------------
 
@@ -447,5 +437,5 @@ class School:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _save(self) -> None:
-        if self.options.checkpoint is not None:
+        if self.options.checkpoint is not None and ranks.is_first():
             save_checkpoint(self.options.checkpoint, self.state_dict())

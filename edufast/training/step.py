@@ -1,4 +1,10 @@
-"""The training step of a grade: forward pass, loss and backward pass, compiled if it pays."""
+"""The training step of a grade: forward pass, loss and backward pass, compiled if it pays.
+
+On several ranks each runs the student on its own rows of a batch, and computes the loss of the
+whole batch from the gathered outputs, see :mod:`edufast.utils.collectives`. The gradients are
+averaged after the backward pass, without DistributedDataParallel: parameters come, go and freeze
+from grade to grade, and the step is one compiled graph.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,14 @@ from torch.nn import functional as F
 
 from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
+from edufast.models.global_batch_norm import batch_norms, global_statistics
 from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
 from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
+from edufast.utils.collectives import average_, gather_columns, gather_rows
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
+from edufast.utils.ranks import size
 from edufast.utils.registry import call_user
 
 BACKEND = "inductor"
@@ -24,11 +33,11 @@ BACKEND = "inductor"
 class TrainStep:
     """One optimiser step of a grade: ``step.learn(images, targets, outputs)``, ``step.update()``.
 
-    A step never waits for the device. Forward pass, loss and backward pass are traced and compiled
-    as one graph (AOTAutograd), once, and again when a fragment freezes: shapes are constant within
-    a grade, and what changes from step to step, such as the learning rate, is not part of the
-    graph. The optimiser is PyTorch's fused kernel, which is a single launch already; compiling it
-    made it no faster.
+    A step of one process never waits for the device. Forward pass, loss and backward pass are
+    traced and compiled as one graph (AOTAutograd), once, and again when a fragment freezes: shapes
+    are constant within a grade, and what changes from step to step, such as the learning rate, is
+    not part of the graph. The optimiser is PyTorch's fused kernel, which is a single launch
+    already; compiling it made it no faster.
 
     Args:
         student: as grown in this grade.
@@ -62,11 +71,13 @@ class TrainStep:
         self._student, self._algorithm, self.optimizer = student, algorithm, optimizer
         self._training = training
         self._exit_weight = exit_weight
+        self._batch_norms = batch_norms(student)
         self._begun = False
         if training.compile == "auto" and not alike:
             self.compiled, self.reason = False, "the composition of the batches changes"
         elif training.compile == "auto":
-            self.compiled, self.reason = worth_compiling(student, training.batch_size, steps)
+            images = -(-training.batch_size // size())
+            self.compiled, self.reason = worth_compiling(student, images, steps)
         else:
             self.compiled, self.reason = training.compile, "as requested"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
@@ -80,9 +91,9 @@ class TrainStep:
         """Compute the gradients of a batch; returns its loss, a scalar still on the device.
 
         Args:
-            images: (B, 3, H, W) float32 channels_last.
+            images: (n, 3, H, W) float32 channels_last, this rank's; n = B where it is the only one.
             targets: (B,) int64, position of each image's class among the logits.
-            outputs: teacher outputs; None: the grade has no teachers.
+            outputs: teacher outputs for all B; None: the grade has no teachers.
 
         Raises:
             TrainingError: ``compile`` is True, but the step cannot be compiled.
@@ -99,12 +110,15 @@ class TrainStep:
 
     def update(self) -> None:
         """Update the weights and clear the gradients."""
+        groups = self.optimizer.param_groups
+        average_(p.grad for group in groups for p in group["params"] if p.grad is not None)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         setting = self._student, self._algorithm, self._training.precision, self._exit_weight
-        loss = self._loss(*setting, images, targets, outputs)
+        with global_statistics(self._batch_norms):
+            loss = self._loss(*setting, images, targets, outputs)
         loss.backward()
         return loss.detach()
 
@@ -143,12 +157,13 @@ def _loss(
 ) -> Tensor:
     """Loss of a batch: a scalar. Networks run in ``precision``, losses in float32."""
     with autocast(images.device, precision):
-        (*exits, logits), features = student.forward_answers(images)
+        answers, features = student.forward_answers(images)
+    *exits, logits = gather_columns(answers, len(targets))
     loss = _logit_loss(algorithm, logits.float(), targets, outputs)
     for exit_logits in exits:
         loss = loss + exit_weight * _logit_loss(algorithm, exit_logits.float(), targets, outputs)
     if outputs is not None and algorithm.reads_features:
-        features = [feature.float() for feature in features]
+        features = [gather_rows(feature, len(targets)).float() for feature in features]
         loss = loss + _part(algorithm, "feature_loss", features, outputs, targets)
     return loss
 

@@ -16,6 +16,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
 
 
+class LostRank(Exception):
+    """Another process of a distributed training has ended; that one says why."""
+
+
 class Interrupted(Exception):
     """The user asked to stop (Ctrl-C); what was done so far is saved."""
 

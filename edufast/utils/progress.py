@@ -49,12 +49,13 @@ def _bar(*, numbers: bool) -> Progress | None:
 class TrainingBar:
     """A bar for the current epoch, and a line for each finished one.
 
-    If standard error is not a terminal, or rich is not installed, only the lines are written.
+    If standard error is not a terminal, or rich is not installed, only the lines are written; if it
+    is to be ``quiet``, nothing.
     """
 
-    def __init__(self, method: str, grades: int) -> None:
-        self._method, self._grades = method, grades
-        self._bar = _bar(numbers=True)
+    def __init__(self, method: str, grades: int, *, quiet: bool = False) -> None:
+        self._method, self._grades, self._quiet = method, grades, quiet
+        self._bar = None if quiet else _bar(numbers=True)
         if self._bar:
             self._task = self._bar.add_task(method, total=None, numbers="")
         self._label = method
@@ -99,7 +100,7 @@ class TrainingBar:
         """Print a line above the bar."""
         if self._bar:
             self._bar.console.print(text, highlight=False, soft_wrap=True)
-        else:
+        elif not self._quiet:
             print(text, file=sys.stderr)
 
 

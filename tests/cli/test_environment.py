@@ -10,12 +10,14 @@ from edufast.cli.environment import check_environment
 from edufast.utils.errors import UserError
 from tests.commands import edufast, one_line
 
-COMMANDS = [
+BY_RANKS = [
     ("teach", "quickstart"),
     ("train", "quickstart"),
     ("compare", "quickstart"),
-    ("sweep", "quickstart"),
     ("resume", "run"),
+]
+ALONE = [
+    ("sweep", "quickstart"),
     ("export", "run"),
     ("merge", "a", "b", "-o", "c"),
     ("recipes", "quickstart"),
@@ -25,22 +27,51 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("WORLD_SIZE", "2", "WORLD_SIZE is '2'; expected 1: a command trains in one process"),
-        ("EDUFAST_BACKEND", "cppp", "EDUFAST_BACKEND is 'cppp'; did you mean 'cpp'?"),
-    ],
-)
-def test_every_command_that_computes_checks_first(
-    command, name, value, message, tmp_path, monkeypatch
-):
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """What a command says that ends at once, with these variables."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(name, value)
-    text = one_line(edufast(*command, code=2))
-    assert text.startswith("edufast: ") and message in text
-    assert list(tmp_path.iterdir()) == []
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def refused(command, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        text = one_line(edufast(*command, code=2))
+        assert text.startswith("edufast: ")
+        assert list(tmp_path.iterdir()) == []
+        return text
+
+    return refused
+
+
+@pytest.mark.parametrize("command", BY_RANKS + ALONE, ids=" ".join)
+def test_every_command_that_computes_checks_first(command, refused):
+    message = "EDUFAST_BACKEND is 'cppp'; did you mean 'cpp'?"
+    assert message in refused(command, EDUFAST_BACKEND="cppp")
+    message = "WORLD_SIZE is 'two'; expected a number of processes"
+    assert message in refused(command, WORLD_SIZE="two")
+
+
+@pytest.mark.parametrize("command", ALONE, ids=" ".join)
+def test_commands_of_one_process_refuse_several(command, refused):
+    message = "WORLD_SIZE is '2'; expected 1: this command runs in one process"
+    assert message in refused(command, WORLD_SIZE="2")
+
+
+@pytest.mark.parametrize("command", BY_RANKS, ids=" ".join)
+def test_others_need_what_torchrun_sets(command, refused):
+    text = refused(command, WORLD_SIZE="2")
+    assert "WORLD_SIZE is '2', but" in text and "RANK" in text
+    assert text.endswith("expected the variables that torchrun sets")
+
+
+def test_a_sweep_is_not_gone_on_with_by_several(tmp_path, monkeypatch):
+    (tmp_path / "sweep.yaml").write_text("")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("edufast.utils.ranks.join", lambda: False)
+    text = one_line(edufast("resume", tmp_path, code=2))
+    assert "expected 1: this command runs in one process" in text
 
 
 @pytest.mark.parametrize("value", ["", "1"])

@@ -229,3 +229,34 @@ def test_arguments_that_do_not_fit():
         make(groups=[[0, 1], [1, 2, 3, 4]])
     with pytest.raises(ValueError, match="groups: class 3 is in none, but the sampler visits it"):
         list(make(groups=[[0, 1], [2, 4]]).epoch(0))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("augment", [Augment(), Augment(replay=5)])
+def test_ranks_see_together_what_one_sees(ranks, augment, monkeypatch):
+    """Every row once, with its view and its group, whatever the number of ranks; 50 samples in
+    batches of 8 leave a batch of 2."""
+    options = {"augment": augment, "groups": [range(2), range(2, 5)]}
+    alone = list(training(**options).epoch(1))
+    shares = []
+    for rank in range(ranks):
+        rows = slice(rank, None, ranks)
+        monkeypatch.setattr("edufast.data.pipeline.own_rows", lambda rows=rows: rows)
+        shares.append(training(spread=True, **options).epoch(1))
+    for number, whole in enumerate(alone):
+        for rank, share in enumerate(shares):
+            rows = slice(rank, None, ranks)
+            if not len(whole.labels[rows]):  # it goes without
+                assert number == 6 and rank == 2
+                continue
+            batch = next(share)
+            assert torch.equal(batch.images, whole.images[rows])
+            assert torch.equal(batch.labels, whole.labels[rows])
+            assert torch.equal(batch.index, whole.index[rows])
+            assert torch.equal(batch.views, whole.views[rows])
+            groups = np.repeat([0, 1], whole.parts)[rows]
+            assert batch.parts == tuple(np.bincount(groups, minlength=2))
+            assert torch.equal(batch.whole.labels, whole.labels)
+            assert torch.equal(batch.whole.index, whole.index)
+            assert batch.whole.parts == whole.parts
+    assert all(next(share, None) is None for share in shares)

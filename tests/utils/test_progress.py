@@ -40,6 +40,13 @@ def test_a_pipe_gets_a_line_for_an_epoch_and_no_bar(pipe, capsys):
     ]
 
 
+def test_quiet_is_silent(pipe, capsys):
+    with TrainingBar("education", 1, quiet=True) as bar:
+        bar.start_epoch(0, 0, 1, steps=30)
+        bar.end_epoch(0.5, 0.875, 98765.4)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_only_grade_has_no_number(pipe, capsys):
     train(grades=1)
     assert capsys.readouterr().err.startswith("education: epoch 3/4: loss")

@@ -1,0 +1,63 @@
+"""Whether student, faculty, curriculum, data and algorithm fit together."""
+
+from __future__ import annotations
+
+from edufast.data import DataSet
+from edufast.distill import Algorithm
+from edufast.models.global_batch_norm import batch_norms
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty
+from edufast.training.curriculum import Curriculum
+from edufast.training.settings import Training
+from edufast.utils.errors import UserError
+from edufast.utils.ranks import size
+
+
+def check_fit(
+    student: Student,
+    faculty: Faculty,
+    curriculum: Curriculum,
+    data: DataSet,
+    algorithm: Algorithm,
+    training: Training,
+) -> None:
+    """Check what a School is given, before anything is trained.
+
+    Raises:
+        ValueError: something does not fit; the message names it.
+    """
+    if algorithm.reads_features and not faculty.has_features:
+        raise ValueError(
+            f"faculty: {type(algorithm).__name__} reads the teachers' features; a "
+            f"{type(faculty).__name__} provides their logits only"
+        )
+    if student.grown:
+        raise ValueError(f"student has {student.grown} fragments already; expected a new Student")
+    expected = (3, data.image_size, data.image_size)
+    if student.input_size != expected:
+        raise ValueError(
+            f"student has input_size {student.input_size}; expected that of "
+            f"{data.name}, Student(..., input_size={expected})"
+        )
+    classes = len(data.classes)
+    unknown = [c for c in curriculum.class_map.ids if not 0 <= c < classes]
+    if unknown:
+        raise ValueError(f"the curriculum teaches class {unknown[0]}; {data.name} has {classes}")
+    if training.compile is True and curriculum.order == "slices":
+        raise ValueError(
+            "compile is True, but in the order 'slices' the composition of batches changes and "
+            "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
+        )
+    batch_norms(student)
+
+
+def check_batch(rows: int) -> None:
+    """Check that a batch of ``rows`` has one for each rank.
+
+    Raises:
+        UserError: it has not.
+    """
+    if rows < size():
+        raise UserError(
+            f"a batch has {rows} samples; expected at least one for each of {size()} processes"
+        )

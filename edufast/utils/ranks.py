@@ -1,0 +1,219 @@
+"""The processes of a distributed training ("ranks"): who this one is, and what they agree on.
+
+torchrun starts the processes; ``torch.distributed`` connects them. Where there is a single one,
+every function returns at once what it was given. Tensors are in :mod:`edufast.utils.collectives`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from edufast.utils.errors import LostRank, UserError, one_line
+from edufast.utils.signals import deferred_interrupt
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Ranks wait for each other while the first one measures and exports. One that died is noticed by
+# its closed connections, or by torchrun, which then ends the others.
+_PATIENCE = timedelta(hours=1)
+_ASK_EVERY = 1.0  # seconds between two agreements on whether to stop
+_TOLD_WITHIN = 3.0  # seconds
+
+_store: dist.Store | None = None  # that join() made
+
+
+def size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process, from 0."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the rank that writes files and talks to people."""
+    return rank() == 0
+
+
+def own_rows() -> slice:
+    """This rank's rows of a global batch: every N-th, so that each rank has as many rows of every
+    group of a batch that is sorted by group, to within one."""
+    return slice(rank(), None, size())
+
+
+def join() -> bool:
+    """Connect with the other processes that torchrun has started, if it has and nobody did.
+
+    Each process takes the GPU of its number on the machine, where there are GPUs.
+
+    Returns:
+        Whether it was done here, so that :func:`leave` is to follow.
+
+    Raises:
+        UserError: the variables that torchrun sets are incomplete.
+    """
+    global _store
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
+        return False
+    backend, local = "gloo", int(os.environ.get("LOCAL_RANK") or 0)
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    try:
+        store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    except ValueError as error:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but {one_line(error)}; expected the "
+            "variables that torchrun sets"
+        ) from error
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("group", store),
+        rank=number,
+        world_size=count,
+        timeout=_PATIENCE,
+    )
+    _store = dist.PrefixStore("edufast", store)
+    return True
+
+
+def leave(*, failed: bool = False) -> None:
+    """Disconnect after :func:`join`, at the end of a command.
+
+    Args:
+        failed: other ranks may be waiting for this one. NCCL could wait for them in turn, so that
+            it is left to the end of the process.
+    """
+    if not failed or dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
+def check_device(device: torch.device) -> None:
+    """Check that each rank has a device of its own.
+
+    Raises:
+        UserError: several would share a GPU.
+    """
+    if size() == 1 or device.type != "cuda":
+        return
+    if device.index not in (None, torch.cuda.current_device()):
+        raise UserError(f"device is {device} on {size()} ranks; expected cuda: each takes its own")
+    local, found = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), torch.cuda.device_count()
+    if local > found:
+        raise UserError(
+            f"torchrun started {local} processes on a machine with {found} GPUs; expected "
+            f"--nproc-per-node {found} at most"
+        )
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around a collective operation.
+
+    Raises:
+        LostRank: it failed, because another rank has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRank(f"another process of this training has ended: {one_line(error)}") from error
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    from_first(int)
+
+
+def from_first(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """What ``function`` returns on the first rank; it is called nowhere else.
+
+    Raises:
+        LostRank: on other ranks, if it has failed there.
+    """
+    if size() == 1:
+        return function(*arguments, **keywords)
+    found: list[Any] = [None, True]  # and whether it failed
+    try:
+        if is_first():
+            found = [function(*arguments, **keywords), False]
+    finally:
+        with together():
+            dist.broadcast_object_list(found)
+    if found[1]:
+        raise LostRank("the first process of this training has failed")
+    result: T = found[0]
+    return result
+
+
+class Stop:
+    """Whether a rank was told to stop: all ranks get the same answer at the same step.
+
+    Asking the others costs a collective operation and waits for the device, so it is done about
+    once a second; in between the answer is no. A single process answers at once.
+
+    Args:
+        own: whether this process was told to stop.
+        device: of the collective operation.
+    """
+
+    def __init__(self, own: Callable[[], bool], device: torch.device) -> None:
+        self._own, self._device = own, device
+        self._calls, self._next, self._asked = 0, 1, time.monotonic()
+
+    def __call__(self, *, now: bool = False) -> bool:
+        """Called by every rank as often as by the others.
+
+        Args:
+            now: ask in any case.
+        """
+        if size() == 1:
+            return self._own()
+        self._calls += 1
+        if self._calls < self._next and not now:
+            return False
+        spent = time.monotonic() - self._asked
+        calls = max(1, int(_ASK_EVERY / spent * self._calls)) if spent < _ASK_EVERY else 1
+        agreed = torch.tensor([not self._own(), calls], device=self._device)
+        with together():
+            dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        go_on, self._next = agreed.tolist()
+        self._calls, self._asked = 0, time.monotonic()
+        return not go_on
+
+
+def first_to_tell() -> bool:
+    """Whether no other rank has told yet why the command ends: one of them does, once."""
+    if _store is None:
+        return (os.environ.get("RANK") or "0") == "0"
+    try:
+        return _store.add("told", 1) == 1
+    except RuntimeError:  # it is gone, with whoever kept it
+        return is_first()
+
+
+def others_told() -> bool:
+    """Whether another rank tells within a few seconds why the command ends. Signals, by which
+    torchrun ends the ranks that are left, are not heeded meanwhile."""
+    if _store is None:
+        return False
+    ends = time.monotonic() + _TOLD_WITHIN
+    with deferred_interrupt():
+        try:
+            while not _store.check(["told"]):
+                if time.monotonic() > ends:
+                    return False
+                time.sleep(0.05)
+        except RuntimeError:  # it is gone, with whoever kept it
+            return not is_first()
+    return True
