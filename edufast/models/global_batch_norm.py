@@ -70,7 +70,7 @@ class _GlobalStatistics(_BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.running_mean is not None:
-            near = self.running_mean.detach().clone()
+            near = _copy(self.running_mean)
         else:
             near = wide.new_zeros(self.num_features)
         distance = wide - near.view(shape)
@@ -97,6 +97,21 @@ class _GlobalStatistics(_BatchNorm):
             step = 1 / self.num_batches_tracked.to(mean.dtype)
         self.running_mean += step * (mean - self.running_mean)
         self.running_var += step * (variance - self.running_var)
+
+
+@torch.library.custom_op("edufast::copy", mutates_args=())
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy without gradient.
+
+    It is an operator of its own because torch.compile would copy again in the backward pass, when
+    the running mean has changed.
+    """
+    return tensor.clone()
+
+
+@_copy.register_fake
+def _(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor)
 
 
 class _Global1d(_GlobalStatistics, nn.BatchNorm1d):
