@@ -54,7 +54,9 @@ class Algorithm(nn.Module):
     memory banks are created in ``begin_grade``, from nothing but the contexts so far: the School
     trains the parameters in a group of their own and saves both in its checkpoints.
 
-    Teachers are constants: no gradient flows into them.
+    Teachers are constants: no gradient flows into them. On several ranks each of them computes the
+    loss of the whole batch: B is the number of all its samples, and random numbers drawn here are
+    the same on all ranks.
 
     Args:
         temperature: T, above 0, of the softened distributions; also used to merge slice teachers
