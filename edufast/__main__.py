@@ -14,7 +14,12 @@ def main() -> None:
     except UserError as error:
         print(f"edufast: {error}", file=sys.stderr)
         sys.exit(2)
-    app()
+    try:
+        app()
+    except OSError as error:  # of standard output: others are told by the commands
+        print(f"edufast: standard output: {error.strerror or error}", file=sys.stderr)
+        sys.stdout = None  # it would be tried again at the end
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,6 +80,12 @@ def read_picture(path: Path, draft: int | None = None) -> Image.Image:
         UnreadableImage: the file cannot be read or decoded, or Pillow takes it for a decompression
             bomb (above 179 million pixels).
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow: many pixels, odd transparency; both are read
+        return _upright(path, draft)
+
+
+def _upright(path: Path, draft: int | None) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:

@@ -29,6 +29,8 @@ from edufast.edge.parity import ExportError, Parity, compare
 from edufast.edge.registry import FORMATS, find_format
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, refuse_special_file
+from edufast.utils.instances import check_instance
+from edufast.utils.numbers import real_number
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def export(
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
             keeps its old content.
     """
+    check_instance("to", to, str)
     paths = {to: Path(path)}
     check_request(paths, max_drop)
     samples, calibration = (None if i is None else np.asarray(i) for i in (samples, calibration))
@@ -226,7 +229,7 @@ def check_request(paths: Mapping[str, Path], max_drop: float) -> None:
     Raises:
         UserError, ValueError: as :func:`export`.
     """
-    if not 0 <= max_drop <= 100:  # nan, too
+    if not 0 <= real_number("max_drop", max_drop) <= 100:
         raise ValueError(f"max_drop is {max_drop}; expected points of accuracy from 0 to 100")
     for name, path in paths.items():
         _format(name, path)

@@ -17,6 +17,8 @@ from edufast.edge.calibration import check_calibration
 from edufast.edge.parity import ExportError, Images, torch_logits
 from edufast.edge.preprocess import check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
+from edufast.utils.instances import check_instance
+from edufast.utils.numbers import whole_numbers
 
 Constants = tuple[list[float], list[float]]
 _OWN_METADATA = ("classes", "input_size", "preprocessing", "quantisation", "versions")
@@ -75,6 +77,13 @@ class Original:
             ValueError: they do not fit together.
             ExportError: the model's logits are not finite.
         """
+        check_instance("model", model, nn.Module)
+        sizes = whole_numbers("input_size", input_size)
+        if len(sizes) != 3:
+            raise ValueError(f"input_size is {input_size!r}; expected (C, H, W)")
+        input_size = sizes[0], sizes[1], sizes[2]
+        if isinstance(classes, str):
+            raise TypeError(f"classes is {classes!r}; expected a list of names")
         constants = check_constants(mean, std, input_size[0])
         noise = samples is None
         if samples is None:
@@ -85,10 +94,14 @@ class Original:
             check_calibration(calibration, constants)
         frozen = _frozen(model)
         expected = _expected(frozen, samples, constants)
-        if classes is not None and len(classes) != expected.shape[1]:
-            raise ValueError(
-                f"classes: {len(classes)} names for a model with {expected.shape[1]} logits"
-            )
+        count = expected.shape[1]
+        if labels is not None and not ((labels >= 0) & (labels < count)).all():
+            wrong = labels[(labels < 0) | (labels >= count)][0]
+            raise ValueError(f"labels: found {wrong}; expected positions from 0 to {count - 1}")
+        if classes is not None and len(set(classes)) != len(classes):
+            raise ValueError("classes: a name is there twice; expected another for each class")
+        if classes is not None and len(classes) != count:
+            raise ValueError(f"classes: {len(classes)} names for a model with {count} logits")
         return cls(
             model=folded_if_traceable(frozen),
             input_size=input_size,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edufast.edge.intervals import LEVEL, paired_difference
 
@@ -128,7 +128,10 @@ def torch_logits(
     into (N, C, H, W) float32."""
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        return model(torch.from_numpy(prepared(batch))).numpy()
+        logits = model(torch.from_numpy(prepared(batch)))
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"model returns {type(logits).__name__}; expected a tensor of logits")
+        return logits.numpy()
 
     with torch.inference_mode():
         return _run(run, images, BATCH)

@@ -33,7 +33,7 @@ def load_session(file: Path, threads: int = 0) -> Any:
     content = file.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what is an error is told below, in one line
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no public base class

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from edufast.data import DataSet
-from edufast.experiments.fields import ClassIds, ImageSize, check_class_ids
+from edufast.experiments.fields import ClassIds, Epochs, ImageSize, check_class_ids
 from edufast.experiments.schema import Section
 from edufast.teachers.targets import find_target
 from edufast.training.curriculum import Curriculum, Grade, Order, Schedule
@@ -24,7 +24,7 @@ class GradeSection(Section):
     """One grade; see :class:`edufast.Grade`. Classes left out are those of the teachers that did
     not teach before."""
 
-    epochs: PositiveInt
+    epochs: Epochs
     teachers: list[int] = Field(default_factory=list)
     classes: ClassIds | None = None
     fragments: PositiveInt | None = None
@@ -41,7 +41,7 @@ class CurriculumSection(Section):
     grades of slice teachers which name none of their own."""
 
     preset: Literal["default", "paper"] | None = None
-    epochs: PositiveInt | None = None
+    epochs: Epochs | None = None
     shares: list[PositiveFloat] | None = None
     samples: PositiveInt | None = None
     grades: list[GradeSection] | None = None

@@ -1,4 +1,4 @@
-"""Values of recipes that several sections have: class ids, image sizes, seeds."""
+"""Values of recipes that several sections have, such as class ids, image sizes, epochs."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ ClassIds = Annotated[
 ]
 ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Epochs = Annotated[int, Field(gt=0, le=100_000)]
+BatchSize = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
 def check_class_ids(key: str, classes: Sequence[int], data: DataSet) -> None:

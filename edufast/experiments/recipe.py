@@ -19,7 +19,9 @@ from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
     LARGEST_IMAGE,
     SHARE,
+    BatchSize,
     ClassIds,
+    Epochs,
     ImageSize,
     Seed,
     check_class_ids,
@@ -96,7 +98,7 @@ class TeacherSection(Section):
     mean: tuple[float, float, float] | None = None
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     image_size: ImageSize | None = None
-    epochs: PositiveInt | None = None
+    epochs: Epochs | None = None
 
     @property
     def finished(self) -> Path | None:
@@ -123,7 +125,7 @@ class AugmentSection(Section):
 class TrainingSection(Section):
     """The optimiser's settings; see :class:`edufast.Training`."""
 
-    batch_size: PositiveInt = 128
+    batch_size: BatchSize = 128
     lr: PositiveFloat = 0.1
     pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.3
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -147,7 +149,7 @@ class Recipe(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
-    teacher_epochs: PositiveInt = 30
+    teacher_epochs: Epochs = 30
     teacher_samples: PositiveInt | None = None
     teacher_image_sizes: list[ImageSize] = Field(default_factory=list)
     baselines: list[MethodName] = Field(default_factory=list)

@@ -51,6 +51,7 @@ class Setup:
         load: Callable[[DataSection], DataSet] = DataSection.load,
     ) -> None:
         self.config, self.folder = config, RunFolder(path)
+        _check_folders(config)
         self.console = console or message_console()
         if config.equal == "time" and config.seconds is None and "education" not in config.methods:
             raise UserError("equal time: expected education among the methods, whose time it is")
@@ -120,4 +121,16 @@ class Setup:
                 )
                 for g, grade in enumerate(education.grades)
             ],
+        )
+
+
+def _check_folders(config: RunConfig) -> None:
+    """Of teachers and of their logits: where they are wrong, they would be found so after hours."""
+    for name, folder in (("teachers", config.teachers), ("cache", config.cache)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UserError(f"{name}: {folder} is no folder; expected one, or a name for a new one")
+    teachers = config.teachers
+    if teachers is not None and any(teachers.glob("teacher*.safetensors")):
+        raise UserError(
+            f"teachers: {teachers} is a folder within a run; expected the run, {teachers.parent}"
         )

@@ -36,6 +36,8 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a positive integer")
+    if not isinstance(name, str):
+        raise UserError(f"name is of type {type(name).__name__}; expected a model's name")
     library, _, entry = name.partition("/")
     if library == "torchvision":
         models = import_library(library).models

@@ -173,6 +173,11 @@ class MergePlan:
         backend: str | None = None,
     ) -> None:
         targets, lists = _tensors("targets", targets), _lists(sources)
+        counts = (
+            None
+            if counts is None
+            else _numbers("counts", counts, len(lists), "one for each list of sources")
+        )
         self._arguments = (tuple(targets), lists, fill, moments, counts, backend)
         self._targets = tuple(targets)
         self._sources = _flat(targets, lists)

@@ -18,6 +18,7 @@ from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, he
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.flops import TRAINING_FACTOR
+from edufast.utils.instances import check_instance
 from edufast.utils.numbers import whole_number
 
 
@@ -63,8 +64,9 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         check_kind(head)
-        if head_width is not None and (not isinstance(head_width, int) or head_width < 1):
-            raise ValueError(f"head_width={head_width!r}: expected a positive integer")
+        if head_width is not None:
+            head_width = whole_number("head_width", head_width)
+        grades = whole_number("grades", grades)
         self.cutting = SizedCutting(model, grades, input_size, cuts)
         self.model = model
         self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments
@@ -273,6 +275,14 @@ class Student(nn.Module):
             ValueError: ``fragments`` or ``classes`` is less than the current number or more than
                 the model has, or ``keep_rows`` is True and the rows have different widths.
         """
+        for name, value in (
+            ("keep_rows", keep_rows),
+            ("keep_state", keep_state),
+            ("keep_exits", keep_exits),
+        ):
+            check_instance(name, value, bool)
+        if optimizer is not None:
+            check_instance("optimizer", optimizer, torch.optim.Optimizer)
         _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
         _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
         deeper, wider = fragments > self.grown, classes > self.classes

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.targets import find_target
-from edufast.utils.instances import all_of
+from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 
 Order = Literal["mixed", "slices"]
@@ -113,6 +113,8 @@ class Curriculum:
         object.__setattr__(self, "grades", all_of("grades", self.grades, Grade))
         if not self.grades:
             raise ValueError("grades is empty; expected at least one grade")
+        for name in ("keep_rows", "keep_state"):
+            check_instance(name, getattr(self, name), bool)
         if self.order not in get_args(Order):
             raise ValueError(f"order is {self.order!r}; expected one of {get_args(Order)}")
         if self.schedule not in get_args(Schedule):

@@ -100,6 +100,10 @@ class School:
         check_instance("curriculum", curriculum, Curriculum)
         check_instance("data", data, DataSet)
         check_instance("algorithm", algorithm, str, Algorithm)
+        if training is not None:
+            check_instance("training", training, Training)
+        if options is not None:
+            check_instance("options", options, SchoolOptions)
         self.options = options or SchoolOptions()
         self.device = torch.device(self.options.device)
         ranks.join()

@@ -126,7 +126,8 @@ class SchoolOptions:
 
     Raises:
         UserError: torch finds no such device here.
-        ValueError: ``seed`` is no integer from 0 to 2^63 - 1.
+        ValueError, TypeError: ``seed`` is no integer from 0 to 2^63 - 1, or another argument is of
+            another kind.
     """
 
     device: torch.device | str = "cpu"
@@ -137,4 +138,8 @@ class SchoolOptions:
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        if self.event_log is not None:
+            check_instance("event_log", self.event_log, EventLog)
+        if self.checkpoint is not None:
+            check_instance("checkpoint", self.checkpoint, Path)
         object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))

@@ -1,6 +1,9 @@
 """The command line as a whole: help and version."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,3 +41,12 @@ def test_version_tells_package_torch_and_build():
 
 def test_without_a_command_the_help_is_shown():
     assert words(edufast(code=2).output) == words(edufast("--help").output)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told_in_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "edufast", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "edufast: standard output: No space left on device\n"

@@ -121,12 +121,26 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"samples": np.zeros((4, 12, 16, 3), np.float32)}, ValueError, "got float32"),
         ({"samples": np.zeros((1, 12, 16, 3), np.uint8)}, ValueError, "N >= 2"),
         ({"labels": np.zeros(3, int)}, ValueError, "labels must be 70 integers"),
+        ({"labels": np.full(70, 6)}, ValueError, "labels: found 6; expected positions from 0 to 5"),
+        ({"classes": "abcdef"}, TypeError, "classes is 'abcdef'; expected a list of names"),
+        ({"classes": ["a"] * 6}, ValueError, "classes: a name is there twice"),
+        ({"input_size": (12, 16)}, ValueError, r"input_size is \(12, 16\); expected \(C, H, W\)"),
+        ({"input_size": 12}, ValueError, "input_size is 12; expected a sequence of integers"),
+        ({"to": ["onnx"]}, TypeError, "to is of type list; expected str"),
+        ({"max_drop": "a"}, ValueError, "max_drop is 'a'; expected a finite number"),
+        ({"model": len}, TypeError, "model is .*; expected Module"),
+        (
+            {"model": nn.AdaptiveMaxPool2d(1, return_indices=True)},
+            ValueError,
+            "model returns tuple; expected a tensor of logits",
+        ),
         ({"metadata": {"classes": 1}}, ValueError, "'classes' is set by export itself"),
     ],
 )
 def test_bad_arguments(model, samples, tmp_path, change, error, message) -> None:
-    arguments = {"path": "student.onnx", "samples": samples, "mean": MEAN, "std": STD, **change}
+    arguments = {"path": "student.onnx", "samples": samples, "mean": MEAN, "std": STD}
+    arguments |= {"model": model, "input_size": SIZE, **change}
     path = tmp_path / arguments.pop("path")
     with pytest.raises(error, match=message):
-        export(model, path, input_size=SIZE, **arguments)
+        export(path=path, **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -70,6 +70,12 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             r"training.compile: found 'no way'; .*'auto', True or",
         ),
         ({"training": {"lr": -1}}, r"training.lr: found -1; input should be greater than 0"),
+        (
+            {"training": {"batch_size": 2**62}},
+            r"training.batch_size: found 4611.* than or equal to",
+        ),
+        ({"curriculum": {"epochs": 10**9}}, r"curriculum.epochs: found 1000000000; .* or equal to"),
+        ({"teacher_epochs": 10**9}, r"teacher_epochs: found 1000000000; .* or equal to 100000"),
         ({"training": {"optimizer": "lion"}}, r"training.optimizer: found 'lion'; .*'sgd' or 'ad"),
         ({"teachers": [{"classes": "0-1"}]}, r"teachers.0.model: missing"),
         ({"teachers": [{"model": "m", "classes": "0-"}]}, r"teachers.0.classes: .*'0-' is no cla"),

@@ -168,6 +168,14 @@ def test_a_plan_refuses_views_of_negated_numbers(which: str) -> None:
         MergePlan([pair[0]], [pair[1]])
 
 
+def test_a_plan_keeps_counts_of_a_generator() -> None:
+    target, lists = [torch.zeros(3), torch.zeros(3)], [[torch.ones(3), torch.ones(3)]] * 2
+    plan = MergePlan(target, lists, moments=[(0, 1)], counts=(c for c in (1.0, 2.0)))
+    for _ in range(2):
+        plan()
+        assert target[0].tolist() == [1.0] * 3
+
+
 def test_counts_whose_sum_overflows() -> None:
     targets = [torch.zeros(3), torch.zeros(3)]
     lists = [[torch.full((3,), x), torch.ones(3)] for x in (1.0, 3.0)]

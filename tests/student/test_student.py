@@ -138,7 +138,7 @@ def test_head_width_is_free_but_rows_cannot_move_then() -> None:
         model.grow(fragments=3, classes=6, keep_rows=True)
     assert model.grown == 2
     model.grow(fragments=3, classes=6)
-    with pytest.raises(ValueError, match="head_width=0"):
+    with pytest.raises(ValueError, match="head_width is 0; expected at least 1"):
         student(head_width=0)
 
 

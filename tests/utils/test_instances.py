@@ -9,6 +9,7 @@ from torch import nn
 
 from edufast import Augment, Curriculum, Faculty, Grade, School, Student, Teacher, Training
 from edufast.distill import KD
+from edufast.models.zoo import create_model
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError
 from edufast.utils.instances import all_of, check_instance
@@ -54,6 +55,8 @@ def school(**changes: object) -> School:
         ({"curriculum": [Grade(1, [0])]}, "curriculum is of type list; expected Curriculum"),
         ({"data": "digits"}, "data is of type str; expected DataSet"),
         ({"algorithm": KD}, "algorithm is the class KD; expected str or Algorithm"),
+        ({"training": {"lr": 1}}, "training is of type dict; expected Training"),
+        ({"options": {"seed": 1}}, "options is of type dict; expected SchoolOptions"),
         ({"student": Student(tiny_model(), 2)}, r"input_size \(3, 32, 32\); expected that of tiny"),
         (
             {"student": Student(tiny_model(5), 2, input_size=(3, 16, 16))},
@@ -76,6 +79,12 @@ def test_a_student_goes_to_school_once():
 
 
 NET = nn.Linear(2, 2)
+
+
+def grown(**options: object) -> None:
+    Student(tiny_model(), 2, input_size=(3, 16, 16)).grow(fragments=1, classes=2, **options)
+
+
 WRONG = [
     (lambda: Teacher(None, [0]), "model of teacher is None; expected Module"),
     (lambda: Teacher(NET, "0-3"), "classes of teacher is '0-3'; expected a sequence"),
@@ -103,6 +112,15 @@ WRONG = [
     (lambda: Training(lr=0), "lr is 0; expected a number above 0"),
     (lambda: Training(augment={"pad": 2}), "augment is of type dict; expected Augment"),
     (lambda: SchoolOptions(seed="0"), "seed is '0'; expected an integer"),
+    (lambda: SchoolOptions(event_log="a"), "event_log is of type str; expected EventLog"),
+    (lambda: SchoolOptions(checkpoint=5), "checkpoint is of type int; expected Path"),
+    (lambda: Curriculum([Grade(1, [0])], keep_rows="no"), "keep_rows is of type str; expected"),
+    (lambda: Curriculum([Grade(1, [0])], keep_state=0), "keep_state is of type int; expected bool"),
+    (lambda: Student(tiny_model(), True), "grades is True; expected an integer"),
+    (lambda: Student(tiny_model(), 2, head_width=True), "head_width is True; expected an integer"),
+    (lambda: grown(keep_state="no"), "keep_state is of type str; expected bool"),
+    (lambda: grown(optimizer="sgd"), "optimizer is of type str; expected Optimizer"),
+    (lambda: create_model(None, 10), "name is of type NoneType; expected a model's name"),
 ]
 
 
