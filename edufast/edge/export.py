@@ -30,7 +30,6 @@ from edufast.edge.registry import FORMATS, find_format
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, refuse_special_file
 from edufast.utils.instances import check_instance
-from edufast.utils.numbers import real_number
 
 
 @dataclass(frozen=True)
@@ -229,8 +228,8 @@ def check_request(paths: Mapping[str, Path], max_drop: float) -> None:
     Raises:
         UserError, ValueError: as :func:`export`.
     """
-    if not 0 <= real_number("max_drop", max_drop) <= 100:
-        raise ValueError(f"max_drop is {max_drop}; expected points of accuracy from 0 to 100")
+    if not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 100:  # nan, too
+        raise ValueError(f"max_drop is {max_drop!r}; expected points of accuracy from 0 to 100")
     for name, path in paths.items():
         _format(name, path)
         refuse_special_file(path)

@@ -267,8 +267,8 @@ def test_float_input_without_constants(model, samples, calibration, answers, tmp
             "onnx-int8 is judged by its accuracy: expected samples and their labels",
         ),
         ({"samples": None, "labels": None}, "onnx-int8 is judged by its accuracy"),
-        ({"max_drop": -0.1}, "max_drop is -0.1; expected a finite number of at least 0"),
-        ({"max_drop": float("nan")}, "max_drop is nan; expected a finite number"),
+        ({"max_drop": -0.1}, "max_drop is -0.1; expected points of accuracy from 0 to 100"),
+        ({"max_drop": float("nan")}, "max_drop is nan; expected points"),
     ],
 )
 def test_bad_arguments(model, samples, calibration, answers, tmp_path, change, message) -> None:
