@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,6 +14,7 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.data.datasets import pixel_statistics
 from edufast.data.samples import DataSet, Samples
 from edufast.utils.errors import UserError
+from edufast.utils.extras import needed_for
 from edufast.utils.progress import counting
 
 
@@ -78,6 +78,8 @@ def arrays_of(
                 raise UserError(f"{where} is a {type(item).__name__}; expected (image, label)")
             image = _pixels(where, item[0])
             if view is not None and image.shape[:2] != view.crop:
+                with needed_for("resizing images", "train"):
+                    from PIL import Image
                 image = view(Image.fromarray(image))
             if images and image.shape != images[0].shape:
                 raise UserError(
@@ -92,7 +94,7 @@ def arrays_of(
 
 def _pixels(where: str, image: Any) -> NDArray[np.uint8]:
     """As (H, W, 3)."""
-    if isinstance(image, Image.Image):
+    if callable(getattr(image, "convert", None)):  # Pillow's
         return np.asarray(image.convert("RGB"))
     if isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
         low, high = image.min().item(), image.max().item()

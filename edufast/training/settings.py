@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,5 +142,5 @@ class SchoolOptions:
         if self.event_log is not None:
             check_instance("event_log", self.event_log, EventLog)
         if self.checkpoint is not None:
-            check_instance("checkpoint", self.checkpoint, Path)
+            check_instance("checkpoint", self.checkpoint, str, os.PathLike)
         object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))

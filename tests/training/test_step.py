@@ -227,9 +227,10 @@ def test_fused_updates_equal_single_ones_through_growth(monkeypatch):
             if not state["momentum_buffer"].any():
                 del optimizer.state[parameter]
 
-    def single(training, parameters):
-        optimizer = create(training, parameters)
-        optimizer.param_groups[0]["fused"] = False
+    def single(training, *parameters):
+        optimizer = create(training, *parameters)
+        for group in optimizer.param_groups:
+            group["fused"] = False
         optimizer.register_step_pre_hook(forget_zero_momentum)
         return optimizer
 

@@ -113,7 +113,7 @@ WRONG = [
     (lambda: Training(augment={"pad": 2}), "augment is of type dict; expected Augment"),
     (lambda: SchoolOptions(seed="0"), "seed is '0'; expected an integer"),
     (lambda: SchoolOptions(event_log="a"), "event_log is of type str; expected EventLog"),
-    (lambda: SchoolOptions(checkpoint=5), "checkpoint is of type int; expected Path"),
+    (lambda: SchoolOptions(checkpoint=5), "checkpoint is of type int; expected str or PathLike"),
     (lambda: Curriculum([Grade(1, [0])], keep_rows="no"), "keep_rows is of type str; expected"),
     (lambda: Curriculum([Grade(1, [0])], keep_state=0), "keep_state is of type int; expected bool"),
     (lambda: Student(tiny_model(), True), "grades is True; expected an integer"),
