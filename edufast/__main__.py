@@ -16,8 +16,9 @@ def main() -> None:
         sys.exit(2)
     try:
         app()
-    except OSError as error:  # of standard output: others are told by the commands
-        print(f"edufast: standard output: {error.strerror or error}", file=sys.stderr)
+    except OSError as error:  # mostly of standard output: others are told by the commands
+        where = error.filename or "standard output"
+        print(f"edufast: {where}: {error.strerror or error}", file=sys.stderr)
         sys.stdout = None  # it would be tried again at the end
         sys.exit(1)
 

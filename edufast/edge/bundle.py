@@ -25,7 +25,7 @@ from edufast.edge.contract import (
 )
 from edufast.edge.export import ExportReport
 from edufast.edge.onnx import INPUT, OUTPUT
-from edufast.edge.registry import find_format
+from edufast.edge.registry import FORMATS, find_format
 from edufast.edge.trained import export_trained, known_images, write_script
 from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
@@ -115,6 +115,7 @@ def _file(folder: Path, report: ExportReport) -> BundledFile:
     return BundledFile(
         name=report.path.name,
         format=report.format,
+        exact=FORMATS[report.format].EXACT,
         sha256=hash_of(folder / report.path.name),
         bytes=report.bytes,
         images=parity.samples,

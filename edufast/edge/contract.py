@@ -22,6 +22,7 @@ class BundledFile:
     Attributes:
         name: of the file.
         format: see :data:`edufast.edge.registry.FORMATS`.
+        exact: it computes what the model computes, but for rounding.
         sha256: of its content.
         accuracy, accuracy_torch: on ``images`` validation images, of the file and of the model.
         interval: of their difference, paired, at 95 %.
@@ -29,6 +30,7 @@ class BundledFile:
 
     name: str
     format: str
+    exact: bool
     sha256: str
     bytes: int
     images: int
@@ -77,15 +79,17 @@ class Contract:
         try:
             said = json.loads(path.read_text("utf-8"))
             version = said.pop("contract")
+            if version != VERSION:
+                raise UserError(f"{path} has version {version!r}; expected {VERSION}")
             files = tuple(BundledFile(**each) for each in said.pop("files"))
             for each in files:
                 if Path(each.name).name != each.name:
                     raise ValueError(each.name)
             contract = cls(files=files, **said)
+        except UserError:  # a ValueError, too
+            raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} makes no sense; expected what edufast export wrote") from error
-        if version != VERSION:
-            raise UserError(f"{path} has version {version!r}; expected {VERSION}")
         return contract
 
 

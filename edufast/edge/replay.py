@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,11 @@ def replay(folder: Path) -> list[Replay]:
             raise ReplayError(f"{path} is missing")
         if hash_of(path) != expected:
             raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
-    with np.load(folder / GOLDEN, allow_pickle=False) as golden:
-        images, logits = golden["images"], {f.name: golden[f.name] for f in contract.files}
+    try:
+        with np.load(folder / GOLDEN, allow_pickle=False) as golden:
+            images, logits = golden["images"], {f.name: golden[f.name] for f in contract.files}
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
+        raise ReplayError(f"{folder / GOLDEN} has no answers of every file: {error}") from error
     return [_replayed(folder, file, images, logits[file.name]) for file in contract.files]
 
 
@@ -82,15 +86,18 @@ def _replayed(
         raise
     except Exception as error:  # onnxruntime's errors share no public base class
         raise ReplayError(f"{folder / file.name} cannot be run: {error}") from error
+    if found.shape != recorded.shape:
+        raise ReplayError(
+            f"{folder / file.name} gives logits {found.shape}; expected {recorded.shape}"
+        )
     difference = float(np.abs(found - recorded).max())
     agreement = float((found.argmax(1) == recorded.argmax(1)).mean())
-    exact = file.format == "onnx"
-    if exact and not difference <= TOLERANCE * np.abs(recorded).max():  # NaN, too
+    if file.exact and not difference <= TOLERANCE * np.abs(recorded).max():  # NaN, too
         raise ReplayError(
             f"{folder / file.name} gives logits that differ by up to {difference:g} from those "
             f"recorded; expected at most {TOLERANCE:g} of the largest"
         )
-    if not exact and not agreement >= MIN_AGREEMENT:
+    if not file.exact and not agreement >= MIN_AGREEMENT:
         raise ReplayError(
             f"{folder / file.name} gives the recorded class for {agreement:.0%} of {len(images)} "
             f"images; expected at least {MIN_AGREEMENT:.0%}"

@@ -20,17 +20,20 @@ from edufast.utils._torch_private import as_constant, below_in_place, redispatch
 # --- the operator: in place, without a derivative -----------------------------------------------
 
 
+def _place(name: str, i: int, count: int) -> str:
+    """How users write item i of the targets, or of the sources one list after the other."""
+    return f"{name}[{i}]" if name == "targets" else f"{name}[{i // count}][{i % count}]"
+
+
 def _refuse_grad(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     if not torch.is_grad_enabled():
         return
     for name, tensors in (("targets", targets), ("sources", sources)):
         for i, tensor in enumerate(tensors):
             if tensor.requires_grad:
-                count = len(targets)
-                place = f"[{i}]" if name == "targets" else f"[{i // count}][{i % count}]"
                 raise RuntimeError(
-                    f"merge_: {name}{place} requires grad, and merge_ has no derivative; call it "
-                    "within torch.no_grad()"
+                    f"merge_: {_place(name, i, len(targets))} requires grad, and merge_ has no "
+                    "derivative; call it within torch.no_grad()"
                 )
 
 
@@ -135,7 +138,7 @@ def merge_(
             names the pair.
         RuntimeError: grad mode is on and a tensor requires grad.
     """
-    targets, lists, keep = _tensors("targets", targets), _lists(sources), _share("keep", keep)
+    targets, lists, keep = _tensors("targets", targets), _lists(sources), _keep(keep)
     m = Merge(
         targets,
         _flat(targets, lists),
@@ -202,7 +205,7 @@ class MergePlan:
         graph would not see which tensors the plan stands for.
         """
         _refuse_grad(self._targets, self._sources)
-        keep = _share("keep", keep)
+        keep = _keep(keep)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)
         if self._number is None or torch.compiler.is_compiling():
@@ -222,14 +225,15 @@ class MergePlan:
         return _plan, self._arguments
 
 
-def _refuse_negated(*lists: Sequence[Tensor]) -> None:
+def _refuse_negated(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Views whose numbers are negated when they are read: torch would hand over copies."""
-    for tensor in itertools.chain(*lists):
-        if tensor.is_neg():
-            raise ValueError(
-                "merge_: a tensor is a view of negated numbers, as x.conj().imag; expected one of "
-                "its own, as by resolve_neg()"
-            )
+    for name, tensors in (("targets", targets), ("sources", sources)):
+        for i, tensor in enumerate(tensors):
+            if tensor.is_neg():
+                raise ValueError(
+                    f"merge_: {_place(name, i, len(targets))} is a view of negated numbers, as "
+                    "x.conj().imag; expected a tensor of its own, as by resolve_neg()"
+                )
 
 
 def _plan(targets: Any, lists: Any, fill: Any, moments: Any, counts: Any, backend: Any) -> Any:
@@ -284,10 +288,10 @@ def _number(name: str, x: Any) -> float:
         raise TypeError(f"merge_: {name} is {x!r}; expected a number") from None
 
 
-def _share(name: str, x: Any) -> float:
-    number = _number(name, x)
+def _keep(x: Any) -> float:
+    number = _number("keep", x)
     if not torch.compiler.is_compiling() and not math.isfinite(number):
-        raise ValueError(f"merge_: {name} is {number}; expected a finite number")
+        raise ValueError(f"merge_: keep is {number}; expected a finite number")
     return number
 
 

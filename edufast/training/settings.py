@@ -143,4 +143,5 @@ class SchoolOptions:
             check_instance("event_log", self.event_log, EventLog)
         if self.checkpoint is not None:
             check_instance("checkpoint", self.checkpoint, str, os.PathLike)
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
         object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))

@@ -30,10 +30,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     refuse_special_file(path)
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for partial in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
-        _remove_unlocked(partial)
-    folder, lock = _create_locked(target)
+    folder, lock = _begin(target)
     temporary = folder / target.name
     try:
         with naming(path):
@@ -56,8 +53,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     the block succeeds; if the block raises, ``path`` keeps what it held before.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = _create_locked(target)
+    folder, lock = _begin(target)
     temporary = folder / target.name
     temporary.mkdir()
     try:
@@ -109,6 +105,14 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what killed processes left of :func:`atomic_write` in ``folder``, at any depth."""
     for path in folder.rglob(f".*{_PARTIAL}"):
         _remove_unlocked(path)
+
+
+def _begin(target: Path) -> tuple[Path, int]:
+    """:func:`_create_locked`, without what killed processes left of writing ``target``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        _remove_unlocked(partial)
+    return _create_locked(target)
 
 
 def _create_locked(target: Path) -> tuple[Path, int]:

@@ -9,7 +9,7 @@ import pytest
 from edufast.edge.contract import CONTRACT, BundledFile, Contract, hash_of
 from edufast.utils.errors import UserError
 
-FILE = BundledFile("student.onnx", "onnx", "ab" * 32, 10, 100, 0.5, 0.75, (-0.3, -0.2))
+FILE = BundledFile("student.onnx", "onnx", True, "ab" * 32, 10, 100, 0.5, 0.75, (-0.3, -0.2))
 WRITTEN = Contract(
     ("a", "ü"),
     {"name": "image"},
@@ -31,7 +31,7 @@ def test_what_was_written_is_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"contract": 2}, "has version 2; expected 1"),
+        ({"contract": 2, "more": 1}, "has version 2; expected 1"),
         ({"files": [{"name": "x"}]}, "makes no sense"),
         ({"files": [vars(FILE) | {"name": "../student.onnx"}]}, "makes no sense"),
         ({"files": None}, "makes no sense"),

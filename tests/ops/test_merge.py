@@ -164,7 +164,7 @@ def test_growth_keeps_rows_bit_for_bit_and_carries_optimizer_state(backend: str)
 def test_a_plan_refuses_views_of_negated_numbers(which: str) -> None:
     negated, usual = torch.ones(3, dtype=torch.complex64).conj().imag, torch.ones(3)
     pair = (negated, usual) if which == "target" else (usual, negated)
-    with pytest.raises(ValueError, match=r"a view of negated numbers.* expected one of its own"):
+    with pytest.raises(ValueError, match=rf"{which}s(\[0\])+ is a view of negated numbers"):
         MergePlan([pair[0]], [pair[1]])
 
 

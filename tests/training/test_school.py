@@ -4,7 +4,7 @@ import json
 import math
 import os
 import weakref
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import pytest
@@ -182,9 +182,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch,
     assert losses[0] == losses[1], "the loss of an epoch is that of all its steps"
 
 
-@pytest.mark.parametrize("grade", [1, 2])
-def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
-    expected = school(seed=3).fit()
+@contextmanager
+def killed_before(grade, monkeypatch):
+    """Within the block a training ends as this grade begins."""
     begin = Growth.begin
 
     def killed(growth, g):
@@ -194,6 +194,13 @@ def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, mon
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(Growth, "begin", killed)
+        yield
+
+
+@pytest.mark.parametrize("grade", [1, 2])
+def test_a_training_killed_between_grades_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
+    expected = school(seed=3).fit()
+    with killed_before(grade, monkeypatch):
         school(seed=3, checkpoint=tmp_path / "c.pt").fit()
     torch.manual_seed(12345)
     assert same_weights(school(seed=3, checkpoint=tmp_path / "c.pt").fit(), expected)
@@ -241,15 +248,7 @@ def test_layers_that_were_trained_before_learn_at_their_share_of_the_rate(monkey
 @pytest.mark.parametrize("grade", [1, 2])
 def test_fine_tuning_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch, grade):
     expected = fine_tuning(0.1).fit()
-    begin = Growth.begin
-
-    def killed(growth, g):
-        if g == grade:
-            raise SystemExit
-        return begin(growth, g)
-
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(Growth, "begin", killed)
+    with killed_before(grade, monkeypatch):
         fine_tuning(0.1, tmp_path / "c.pt").fit()
     assert same_weights(fine_tuning(0.1, tmp_path / "c.pt").fit(), expected)
 
