@@ -1,4 +1,4 @@
-"""Training steps on images that are on the device already: eager, compiled, as a CUDA graph.
+"""Training steps on images that are on the device already: eager, replayed, compiled as well.
 
 ``python -m edufast.bench.resident_steps FOLDER`` adds to FOLDER/steps.jsonl what is not in it yet;
 with ``--dry``, tiny networks on the CPU.
@@ -7,8 +7,7 @@ with ``--dry``, tiny networks on the CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from edufast.bench.lines import Lines, command
-from edufast.bench.replays import captured
 from edufast.bench.train.setting import MEAN, STD
 from edufast.distill import KD
 from edufast.distill.teacher_outputs import TeacherOutputs
@@ -24,7 +22,7 @@ from edufast.models.zoo import create_model
 from edufast.ops import augment
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.settings import Training
+from edufast.training.settings import Compile, Training
 from edufast.training.step import TrainStep
 
 FILE = "steps.jsonl"
@@ -43,6 +41,7 @@ class Scale:
         teachers: number of them, which all know all classes.
         steps: for each measurement.
         profiled: steps of the profile.
+        kinds: of steps, by name: what ``Training.compile`` is for them.
     """
 
     device: str
@@ -53,19 +52,20 @@ class Scale:
     teachers: int
     steps: int
     profiled: int
+    kinds: dict[str, Compile]
 
 
-GPU = Scale("cuda", 50_000, (128, 512, 1024), "resnet110", "resnet20", 3, 100, 5)
-DRY = Scale("cpu", 64, (8,), "resnet8", "resnet8", 2, 2, 1)
+KINDS: dict[str, Compile] = {"eager": False, "replayed": "auto"}
+COMPILED = KINDS | {"compiled, replayed": True}  # what takes long to compile comes last
+GPU = Scale("cuda", 50_000, (64, 256, 1024), "resnet56", "resnet20", 1, 100, 5, COMPILED)
+DRY = Scale("cpu", 64, (8,), "resnet8", "resnet8", 2, 2, 1, KINDS)
 
 
 class Steps:
-    """A student that learns from teachers: ``steps(i)`` is the step on batch i.
+    """A student that learns from teachers: ``steps(i)`` is the step on batch i."""
 
-    Compiling the teachers would take minutes; in a graph they wait for no launch either.
-    """
-
-    def __init__(self, scale: Scale, batch_size: int, *, compile: bool) -> None:
+    def __init__(self, scale: Scale, batch_size: int, compile: Compile) -> None:
+        self._eager = compile is False
         torch.manual_seed(0)
         device = torch.device(scale.device)
         size = (scale.samples, 32, 32, 3)
@@ -89,53 +89,27 @@ class Steps:
     def __call__(self, i: int) -> Tensor:
         index = self._batches[i % len(self._batches)]
         images = augment(self._images, index, self._views, pad=4, flip=True, mean=MEAN, std=STD)
-        logits = [self._faculty.logits(k, images) for k in range(len(self._faculty))]
+        logits = [
+            self._faculty.logits(k, images, eager=self._eager) for k in range(len(self._faculty))
+        ]
         rows = [slice(0, len(index))] * len(logits)
         outputs = TeacherOutputs(logits, None, "mean", rows, [[] for _ in logits], index)
-        loss = self._step.learn(images, self._labels[index], outputs)
-        self._step.update()
-        return loss
+        return self._step(images, self._labels[index], outputs)
 
 
-def kinds(scale: Scale) -> Iterator[tuple[str, bool, Callable[[], AbstractContextManager[Any]]]]:
-    """Name, whether the step is compiled, and a context in which it runs."""
-    yield "eager", False, nullcontext
-    yield "graph", False, nullcontext
-    if scale.device == "cuda":
-        yield "compiled", True, nullcontext
-        yield "compiled graph", True, nullcontext
-        yield "reduce-overhead", True, _compiled_to_graphs
-
-
-def _compiled_to_graphs() -> AbstractContextManager[Any]:
-    """What mode="reduce-overhead" of torch.compile stands for."""
-    import torch._inductor.config
-
-    context: AbstractContextManager[Any] = torch._inductor.config.patch({"triton.cudagraphs": True})
-    return context
-
-
-def measure(scale: Scale, batch_size: int, name: str, compile: bool) -> dict[str, Any]:
+def measure(scale: Scale, batch_size: int, compile: Compile) -> dict[str, Any]:
     """Images per second, and what the device did."""
-    steps = Steps(scale, batch_size, compile=compile)
-    run: Callable[[int], object] = steps
-    if name.endswith("graph") and scale.device == "cuda":
-        replay = captured(steps, 1)
-
-        def run(_: int) -> None:
-            replay()
+    run = Steps(scale, batch_size, compile)
 
     def several(count: int) -> float:
         _synchronize(scale.device)
         begin = time.perf_counter()
         for i in range(count):
-            if name == "reduce-overhead":
-                torch.compiler.cudagraph_mark_step_begin()
             run(i)
         _synchronize(scale.device)
         return (time.perf_counter() - begin) / count
 
-    several(3)
+    several(5)
     seconds = several(scale.steps)
     kernels, busy = _profile(lambda: several(scale.profiled), scale)
     return {
@@ -167,13 +141,12 @@ def _synchronize(device: str) -> None:
 def run(lines: Lines, scale: Scale) -> None:
     """Measure what ``lines`` has not yet."""
     torch.backends.cudnn.benchmark = True
-    for name, compile, context in kinds(scale):  # what takes long to compile comes last
+    for name, compile in scale.kinds.items():
         for batch_size in scale.batch_sizes:
-            with context():
-                lines.measure(
-                    f"step B={batch_size} {name}",
-                    lambda: measure(scale, batch_size, name, compile),  # noqa: B023
-                )
+            lines.measure(
+                f"step B={batch_size} {name}",
+                lambda: measure(scale, batch_size, compile),  # noqa: B023
+            )
 
 
 def table(lines: Lines) -> str:

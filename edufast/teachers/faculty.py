@@ -19,6 +19,7 @@ from edufast.models.bn_folding import folded_if_traceable
 from edufast.models.image_format import ImageFormat, processor_format, timm_format
 from edufast.teachers.preprocessing import Preprocess
 from edufast.utils._torch_private import with_own_code
+from edufast.utils.cuda_graph import Replays
 from edufast.utils.devices import check_device
 from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
@@ -129,7 +130,8 @@ class Faculty(Sequence[Teacher]):
         teachers: any number, including none.
         device: where they run.
         dtype: of their weights and activations, usually ``torch.bfloat16``. None: unchanged.
-        compile: whether to compile each teacher, once for every regular number of images.
+        compile: whether to compile each teacher, once for every regular number of images. On a GPU
+            it is captured as a CUDA graph, compiled or not.
 
     Attributes:
         has_features: whether :meth:`model` can be run for features that a loss reads.
@@ -173,7 +175,10 @@ class Faculty(Sequence[Teacher]):
         ]
         self._data: DataSet | None = None  # that it was prepared for
         self._preprocess: list[Preprocess] | None = None  # by teacher
-        self._regular = [_compiled(m) for m in self._models] if compile else self._models
+        self._regular: Sequence[Callable[[Tensor], object]] = self._models
+        if compile:
+            self._regular = [_compiled(model) for model in self._models]
+        self._replays = [Replays(teacher.name, self.device) for teacher in self._teachers]
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -204,7 +209,8 @@ class Faculty(Sequence[Teacher]):
         Args:
             teacher: its position in the faculty.
             images: normalised as for the student, on the faculty's device.
-            eager: do not use compiled code, for an irregular number of images or to run hooks.
+            eager: use neither compiled code nor a CUDA graph, for an irregular number of images
+                or to run hooks.
 
         Raises:
             UserError: the model returns no logits, or not one for each of the teacher's classes.
@@ -212,9 +218,9 @@ class Faculty(Sequence[Teacher]):
                 not been called, which tells it those of the images.
         """
         images = self._expected_images(teacher, images)
-        model = self._models[teacher] if eager else self._regular[teacher]
-        output = model(images if self.dtype is None else images.to(self.dtype))
-        return self._logits_of(output, teacher, len(images)).float()
+        if eager:
+            return self._run(teacher, self._models[teacher], images)
+        return self._replays[teacher](self._run, teacher, self._regular[teacher], images)
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Called by a School before training, with its data set and augmentation.
@@ -295,6 +301,10 @@ class Faculty(Sequence[Teacher]):
                 "nobody has said what the images at hand are: call prepare(data, augment) first"
             )
         return images
+
+    def _run(self, k: int, model: Callable[[Tensor], object], images: Tensor) -> Tensor:
+        output = model(images if self.dtype is None else images.to(self.dtype))
+        return self._logits_of(output, k, len(images)).float()
 
     def _logits_of(self, output: object, k: int, count: int) -> Tensor:
         teacher = self._teachers[k]

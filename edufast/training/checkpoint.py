@@ -130,7 +130,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         ValueError: it is of other parameters, or with other options than the optimiser has.
     """
     before = [_options(group) for group in optimizer.param_groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate  # every step sets its own, on the device that it was on
     for old, group in zip(before, optimizer.param_groups, strict=True):
         if (new := _options(group)) != old:
             name = next(n for n in {**old, **new} if old.get(n) != new.get(n))

@@ -13,6 +13,7 @@ from edufast.student.student import Student
 from edufast.teachers.supervision import Supervision
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
+from edufast.utils import cuda_graph
 from edufast.utils.errors import UserError
 from edufast.utils.registry import call_user
 
@@ -99,6 +100,8 @@ class Growth:
         if kept:
             self._optimizer.add_param_group({"params": kept})
         _complete_momentum(self._optimizer)
+        if self._class_ids.device.type in cuda_graph.DEVICES:
+            _rates_as_tensors(self._optimizer, self._class_ids.device)
 
     def _context(self, g: int) -> GradeContext:
         student, supervision = self._student, self._supervisions[g]
@@ -149,3 +152,9 @@ def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:
                 if group["momentum"] and parameter not in optimizer.state:
                     buffer = torch.zeros_like(parameter, requires_grad=False)
                     optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def _rates_as_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Each group's own, on the device: a captured step would repeat a number."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.full((), float(group["lr"]), device=device)

@@ -227,7 +227,7 @@ class School:
                     mean = self._finite(loss_sum / at.step)
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
-                rate = self._growth.optimizer.param_groups[-1]["lr"]
+                rate = float(self._growth.optimizer.param_groups[-1]["lr"])
                 self._write(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
             if stop() and at.step < len(loader):
                 at.loss_sum = loss_sum.item()
@@ -252,12 +252,14 @@ class School:
             steps=self.plan.steps,
             alike=self.curriculum.order == "mixed",
         )
-        # Building the pipeline of a loader takes time: once a grade, not once an epoch.
+        # Building the pipeline of a loader takes time: once a grade, not once an epoch. On a GPU
+        # larger batches make fewer launches; without gradients they take no more memory.
+        larger = 4 if self.device.type == "cuda" else 1
         self._validation = validation_batches(
             self.data,
             self.curriculum,
             self.progress.grade,
-            self.training.batch_size,
+            larger * self.training.batch_size,
             device=self.device,
         )
         self._report_compile()
@@ -266,6 +268,7 @@ class School:
         """Freeze what no longer learns, notify the algorithm, put the student in train mode."""
         at = self.progress
         self.student.frozen = self.plan.grade.frozen(at.epoch)
+        self.step.begin_epoch()
         self._flops = self.student.training_flops()
         total = sum(plan.grade.epochs for plan in self.plans)
         what = f"{type(self.algorithm).__name__}.begin_epoch"
@@ -281,11 +284,9 @@ class School:
         with at.phase("teachers"):
             outputs = self.plan.supervision(batch, targets)
         with at.phase(step.phase):
-            loss = step.learn(batch.images, targets, outputs)
+            loss = step(batch.images, targets, outputs)
         if step.compiled != compiled:
             self._report_compile()
-        with at.phase("optimizer"):
-            step.update()
         at.step += 1
         at.samples += len(targets)
         at.student_flops += self._flops * len(targets)
@@ -347,7 +348,11 @@ class School:
         step = at.epoch * len(self.loader) + at.step
         rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
         for group in self._growth.optimizer.param_groups:
-            group["lr"] = rate * (self.training.pretrained_lr if group.get("learned") else 1)
+            own = rate * (self.training.pretrained_lr if group.get("learned") else 1)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(own)
+            else:
+                group["lr"] = own
 
     def _finite(self, loss: Tensor) -> float:
         value = loss.item()
@@ -436,6 +441,8 @@ class School:
         self.student.load_state_dict(state["student"])
         self.algorithm.load_state_dict(state["algorithm"])
         load_optimizer(self._growth.optimizer, state["optimizer"])
+        if self._step is not None:
+            self._step.begin_epoch()
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

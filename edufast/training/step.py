@@ -1,4 +1,4 @@
-"""The training step of a grade: forward pass, loss and backward pass, compiled if it pays.
+"""The training step of a grade, compiled if it pays, and launched as one graph on a GPU.
 
 On several ranks each runs the student on its own rows of a batch, and computes the loss of the
 whole batch from the gathered outputs, see :mod:`edufast.utils.collectives`. The gradients are
@@ -8,7 +8,8 @@ from grade to grade, and the step is one compiled graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from edufast.student.student import Student
 from edufast.training.settings import Precision, Training, autocast
 from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
 from edufast.utils.collectives import average_, gather_columns, gather_rows
+from edufast.utils.cuda_graph import Replays
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.ranks import size
@@ -31,13 +33,17 @@ BACKEND = "inductor"
 
 
 class TrainStep:
-    """One optimiser step of a grade: ``step.learn(images, targets, outputs)``, ``step.update()``.
+    """One optimiser step of a grade: ``loss = step(images, targets, outputs)``.
 
     A step of one process never waits for the device. Forward pass, loss and backward pass are
     traced and compiled as one graph (AOTAutograd), once, and again when a fragment freezes: shapes
     are constant within a grade, and what changes from step to step, such as the learning rate, is
     not part of the graph. The optimiser is PyTorch's fused kernel, which is a single launch
     already; compiling it made it no faster.
+
+    On a GPU the whole step, compiled or not, is captured as a CUDA graph in each epoch's third
+    step and replayed in those after it, unless ``training.compile`` is False or there are several
+    ranks.
 
     Args:
         student: as grown in this grade.
@@ -81,14 +87,17 @@ class TrainStep:
         else:
             self.compiled, self.reason = training.compile, "as requested"
         self._loss: Callable[..., Tensor] = self._compile() if self.compiled else _loss
+        captured = training.compile is not False and size() == 1
+        device = next(student.parameters()).device if captured else None
+        self._replays = Replays("the training step", device)
 
     @property
     def phase(self) -> str:
-        """The phase that the next :meth:`learn` counts as: "compile" or "student"."""
+        """The phase that the next step counts as: "compile" or "student"."""
         return "compile" if self.compiled and not self._begun else "student"
 
-    def learn(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
-        """Compute the gradients of a batch; returns its loss, a scalar still on the device.
+    def __call__(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
+        """Learn from a batch; returns its loss, a scalar still on the device.
 
         Args:
             images: (n, 3, H, W) float32 channels_last, this rank's; n = B where it is the only one.
@@ -99,6 +108,32 @@ class TrainStep:
             TrainingError: ``compile`` is True, but the step cannot be compiled.
             UserError: an algorithm of the user's fails, or returns something else than a loss.
         """
+        return self._replays(self._learn_and_update, images, targets, outputs)
+
+    def begin_epoch(self) -> None:
+        """To be called where fragments may have been frozen, or state has been loaded: a captured
+        step is of the parameters as they were."""
+        self._replays.forget()
+
+    def update(self) -> None:
+        """Update the weights."""
+        groups = self.optimizer.param_groups
+        average_(p.grad for group in groups for p in group["params"] if p.grad is not None)
+        with _capturable(groups):
+            self.optimizer.step()
+
+    def _learn_and_update(
+        self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None
+    ) -> Tensor:
+        try:
+            loss = self._learn(images, targets, outputs)
+            self.update()
+        finally:  # also where it could not be captured: its gradients hold no numbers
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _learn(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
+        """Compute the gradients of a batch; returns its loss."""
         begun, self._begun = self._begun, True
         if begun or not self.compiled:
             return self._backward(images, targets, outputs)
@@ -107,13 +142,6 @@ class TrainStep:
         except compiler_error() as error:
             self._fall_back(error)
             return self._backward(images, targets, outputs)
-
-    def update(self) -> None:
-        """Update the weights and clear the gradients."""
-        groups = self.optimizer.param_groups
-        average_(p.grad for group in groups for p in group["params"] if p.grad is not None)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         setting = self._student, self._algorithm, self._training.precision, self._exit_weight
@@ -144,6 +172,20 @@ class TrainStep:
             ) from error
         self.compiled, self.reason = False, f"it cannot be compiled: {cause}"
         self._loss = _loss
+
+
+@contextmanager
+def _capturable(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """AdamW refuses to be captured unless it was told, and warns if it is not captured then."""
+    on_gpu = groups[0]["params"][0].is_cuda and "capturable" in groups[0]
+    asked = groups if on_gpu and torch.cuda.is_current_stream_capturing() else []
+    for group in asked:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in asked:
+            group["capturable"] = False
 
 
 def _loss(

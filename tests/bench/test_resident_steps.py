@@ -11,7 +11,7 @@ from edufast.bench.resident_steps import DRY, FILE, Steps, run, table
 def test_steps_are_measured_once(tmp_path):
     run(Lines(tmp_path / FILE), DRY)
     lines = Lines(tmp_path / FILE)
-    assert [r["name"] for r in lines] == ["step B=8 eager", "step B=8 graph"]
+    assert [r["name"] for r in lines] == ["step B=8 eager", "step B=8 replayed"]
     assert all(r["images/s"] > 0 for r in lines)
     assert table(lines).splitlines()[0].endswith(" 1.00 x eager,     0 kernels, busy 0%")
     run(lines, DRY)
