@@ -21,7 +21,7 @@ pybind11::dict kd_loss_plan(int64_t rows, int32_t classes, int32_t teachers, boo
                                                  /*largest_cluster=*/16});
   pybind11::dict d;
   d["staged"] = plan.staged;
-  d["part_of_warp"] = plan.part_of_warp;
+  d["lanes"] = plan.lanes;
   d["warp_per_row"] = plan.warp_per_row;
   d["vectors"] = plan.vectors;
   d["threads"] = plan.threads;
@@ -44,6 +44,5 @@ PYBIND11_MODULE(_native, m) {
   m.attr("cxx") = EDUFAST_CXX;
   m.attr("cpu_isas") = EDUFAST_CPU_ISAS;
   m.attr("sanitize") = EDUFAST_SANITIZE;
-  m.attr("lanes_of_a_part") = edufast::cuda::kLanes;
   m.def("kd_loss_plan", &kd_loss_plan);
 }

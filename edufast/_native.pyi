@@ -5,7 +5,6 @@ cuda: str
 cxx: str
 cpu_isas: str
 sanitize: str
-lanes_of_a_part: int
 
 def kd_loss_plan(
     rows: int,

@@ -59,12 +59,14 @@ unsigned long long next_token() {
 
 using Kernel = void (*)(const KDLoss, const Launch);
 
-template <Divergence D>
-Kernel staged_kernel_of(DType dtype, bool part_of_warp) {
+template <Divergence D, bool MayBePlain>
+Kernel staged_kernel_of(DType dtype, int lanes) {
   const auto of = [&]<class Stored>() -> Kernel {
     if constexpr (may_share_warps(D))
-      if (part_of_warp) return kd_loss_staged_kernel<Stored, D, kLanes>;
-    return kd_loss_staged_kernel<Stored, D, 0>;
+      if (lanes == kLanes) return kd_loss_staged_kernel<Stored, D, kLanes, MayBePlain>;
+    if constexpr (MayBePlain)
+      if (lanes == kWarpSize) return kd_loss_staged_kernel<Stored, D, kWarpSize, true>;
+    return kd_loss_staged_kernel<Stored, D, 0, MayBePlain>;
   };
   switch (dtype) {
     case DType::BF16: return of.template operator()<__nv_bfloat16>();
@@ -76,8 +78,10 @@ Kernel staged_kernel_of(DType dtype, bool part_of_warp) {
 // float64 is for checking gradients: one program without the fast paths.
 template <Divergence D>
 Kernel kernel_of(const KDLoss& p, const Plan& plan) {
+  if constexpr (D == Divergence::ForwardKL)
+    if (plan.may_be_plain) return staged_kernel_of<D, true>(p.student.dtype, plan.lanes);
   if constexpr (D != Divergence::JS)
-    if (plan.staged) return staged_kernel_of<D>(p.student.dtype, plan.part_of_warp);
+    if (plan.staged) return staged_kernel_of<D, false>(p.student.dtype, plan.lanes);
   if (plan.doubles) return kd_loss_kernel<double, D, false, false>;
   if (plan.warp_per_row)
     return plan.vectors ? kd_loss_kernel<float, D, true, true>

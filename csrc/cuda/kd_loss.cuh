@@ -49,12 +49,12 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2)
   if (p.reduction != Reduction::None) reduce_blocks(p, launch, sum, scale, dynamic_shared());
 }
 
-template <class Stored, Divergence D, int Lanes>
-__global__ void __launch_bounds__(Lanes ? kPartThreads : kStagedThreads,
-                                  staged_blocks(Lanes ? kPartThreads : kStagedThreads))
+template <class Stored, Divergence D, int Lanes, bool MayBePlain>
+__global__ void __launch_bounds__(Lanes ? kWarpThreads : kStagedThreads,
+                                  staged_blocks(Lanes ? kWarpThreads : kStagedThreads))
     kd_loss_staged_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
   char* const scratch = dynamic_shared();
-  StagedGroup<Stored, D, Lanes> g(p, launch, scratch);
+  StagedGroup<Stored, D, Lanes, MayBePlain> g(p, launch, scratch);
   unsigned row = blockIdx.x, rows = gridDim.x;  // the plan keeps them below 2^31
   if (Lanes) {
     row += g.group() * gridDim.x;

@@ -30,7 +30,7 @@ struct Device {
 };
 
 // Of the staged program.
-constexpr int kPartThreads = 128;     // at most, where several rows share a warp
+constexpr int kWarpThreads = 128;     // at most, where a warp has one row or several
 constexpr int kStagedThreads = 384;   // at most, else
 constexpr int kRegisters = 65536;     // of a multiprocessor
 constexpr int kStagedRegisters = 80;  // of a thread, at most
@@ -47,9 +47,9 @@ constexpr int kLanes = 8;  // of a warp that share a row, where they can hold it
 EDUFAST_HOST_DEVICE constexpr bool may_share_warps(Divergence divergence) {
   return !traits_of(divergence).student_first;
 }
-// Vectors of every row that a thread may hold.
-EDUFAST_HOST_DEVICE constexpr int held_vectors(Divergence divergence, bool part_of_warp) {
-  return part_of_warp || traits_of(divergence).student_first ? 2 : 4;
+// Vectors of every row that a thread may hold; `lanes` as in Plan.
+EDUFAST_HOST_DEVICE constexpr int held_vectors(Divergence divergence, int lanes) {
+  return lanes == kLanes || traits_of(divergence).student_first ? 2 : 4;
 }
 constexpr int kBlockSums = 128;  // bytes of shared memory for block_sum()
 // And for what a block knows of every source and temperature; see kd_loss_staged.cuh.
@@ -75,8 +75,10 @@ struct Launch {
 };
 
 struct Plan {
-  bool staged;        // by the staged program; then `vectors` holds, and `doubles` does not
-  bool part_of_warp;  // staged: kLanes lanes per row; else a block, or a cluster of blocks
+  bool staged;  // by the staged program; then `vectors` holds, and `doubles` does not
+  int lanes;    // staged: of a warp that share a row, kLanes or, where rows may be plain, all;
+                // 0: a block, or a cluster of blocks
+  bool may_be_plain;  // staged: rows may be of the simple kind of kd_loss_plain_row.cuh
   bool doubles;       // something is in float64
   bool vectors;       // every row allows 16-byte accesses
   bool warp_per_row;  // general: else a block, or a cluster of blocks
@@ -218,6 +220,27 @@ inline int staged_residents(const Plan& plan, const Device& device) {
   return std::min({by_shared, staged_blocks(plan.threads), 32});
 }
 
+// `plan.lanes` of a warp for a row: returns the number of blocks that all rows would make; 0 if
+// multiprocessors would have too few threads.
+inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vectors, Plan& plan) {
+  const int64_t rows = std::max<int64_t>(p.rows, 1), of_warp = kWarpSize / plan.lanes;
+  // Few rows spread over the multiprocessors first, then fill them.
+  const int64_t spread = (rows + of_warp * device.processors - 1) / (of_warp * device.processors);
+  plan.launch.held = static_cast<int>((vectors + plan.lanes - 1) / plan.lanes);
+  for (int64_t warps = std::min<int64_t>(spread, kWarpThreads / kWarpSize); warps > 0; --warps) {
+    plan.threads = static_cast<int>(warps) * kWarpSize;
+    const int64_t bytes = kScratch + warps * of_warp * table_bytes(4, p.num_teachers, true, 1) +
+                          (p.num_teachers + int64_t{1}) * plan.launch.held * plan.threads *
+                              kVector * bytes_of(p.student.dtype);
+    if (bytes > device.shared_per_block) continue;
+    plan.shared_bytes = static_cast<int>(bytes);
+    const int enough = plan.lanes == kLanes ? 1 : kEnoughThreads;
+    if (staged_residents(plan, device) * plan.threads >= enough)
+      return (rows + of_warp * warps - 1) / (of_warp * warps);
+  }
+  return 0;
+}
+
 // A row for a block or a cluster: `held` vectors a thread. False if that is not possible.
 inline bool share_row(const KDLoss& p, const Device& device, int64_t vectors, int cluster, int held,
                       Plan& plan) {
@@ -241,12 +264,12 @@ inline bool share_rows(const KDLoss& p, const Device& device, int64_t vectors, P
   const int most = std::min(kMaxStagedCluster, device.largest_cluster);
   int least = 1;  // a larger one where there are few rows for many multiprocessors
   while (least < most && rows * least * 2 <= device.processors &&
-         vectors > least * 2 * kWarpSize * held_vectors(p.divergence, false))
+         vectors > least * 2 * kWarpSize * held_vectors(p.divergence, 0))
     least *= 2;
   Plan best;
   int best_threads = 0;
   for (int cluster = least; cluster <= most; cluster *= 2)
-    for (int held = held_vectors(p.divergence, false); held > 0; --held) {
+    for (int held = held_vectors(p.divergence, 0); held > 0; --held) {
       if (!share_row(p, device, vectors, cluster, held, plan)) continue;
       const int blocks = staged_residents(plan, device), threads = blocks * plan.threads;
       if (blocks > 1 && threads >= kEnoughThreads) return true;
@@ -258,6 +281,18 @@ inline bool share_rows(const KDLoss& p, const Device& device, int64_t vectors, P
   return best_threads > 0;
 }
 
+// Whether rows may be plain: known on the host but for numbers in the device's memory.
+inline bool may_be_plain(const KDLoss& p) {
+  if (p.divergence != Divergence::ForwardKL) return false;
+  if (p.weighting != Weighting::Mean &&
+      (p.weighting != Weighting::Given || p.weight_row_stride != 0))
+    return false;
+  return p.numbers || (p.label_smoothing == 0 &&
+                       std::all_of(p.teachers, p.teachers + p.num_teachers, [&](const Teacher& t) {
+                         return t.temperature == p.teachers[0].temperature;
+                       }));
+}
+
 // False if no cluster can hold a row.
 inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
   const int64_t size = bytes_of(p.student.dtype), rows = std::max<int64_t>(p.rows, 1);
@@ -265,25 +300,20 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
                         p.student.row_stride % kVector == 0;
   const int64_t vectors = (p.classes + (plan.launch.aligned ? 7 : 14)) / kVector;
   plan.staged = plan.vectors = true;
+  plan.may_be_plain = may_be_plain(p);
   plan.cluster = 1;
-  const int held = held_vectors(p.divergence, true);
-  plan.part_of_warp = may_share_warps(p.divergence) && p.num_teachers <= kLanes &&
-                      vectors <= kLanes * held;
   int64_t groups = rows;
-  if (plan.part_of_warp) {
-    // Few rows spread over the multiprocessors first, then fill them.
-    constexpr int64_t kRows = kWarpSize / kLanes;
-    const int64_t warps = std::clamp<int64_t>(rows / kRows / device.processors, 1,
-                                              kPartThreads / kWarpSize);
-    plan.threads = static_cast<int>(warps) * kWarpSize;
-    plan.launch.held = static_cast<int>((vectors + kLanes - 1) / kLanes);
-    plan.shared_bytes = static_cast<int>(
-        kScratch + warps * kRows * table_bytes(4, p.num_teachers, true, 1) +
-        (p.num_teachers + 1) * plan.launch.held * plan.threads * kVector * size);
-    if (plan.shared_bytes > device.shared_per_block) return false;
-    groups = (rows + kRows * warps - 1) / (kRows * warps);
-  } else if (!share_rows(p, device, vectors, plan)) {
-    return false;
+  if (may_share_warps(p.divergence) && p.num_teachers <= kLanes && vectors <= kLanes * 2)
+    plan.lanes = kLanes;
+  else if (plan.may_be_plain && vectors <= kWarpSize * 4) plan.lanes = kWarpSize;
+  if (plan.lanes > 0) {
+    groups = share_warps(p, device, vectors, plan);
+    if (groups == 0 && plan.lanes == kLanes) return false;
+  }
+  if (groups == 0 || plan.lanes == 0) {
+    plan.lanes = 0;
+    groups = rows;
+    if (!share_rows(p, device, vectors, plan)) return false;
   }
   const int64_t most = std::min(device.processors * std::max(staged_residents(plan, device), 1),
                                 kMaxBlocks);

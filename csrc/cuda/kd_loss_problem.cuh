@@ -33,6 +33,10 @@ struct Problem {
     return warp_sum<Lanes>(x);
   }
   static __device__ Real lane_max(Real x) { return warp_max<Lanes>(x); }
+  // Of lane k of those that share the row.
+  static __device__ Real lane_value(Real x, int k) {
+    return __shfl_sync(kFullMask, x, threadIdx.x % kWarpSize / Lanes * Lanes + k);
+  }
   static __device__ unsigned lane_ballot(bool x) {
     const unsigned all = __ballot_sync(kFullMask, x);
     if (Lanes == kWarpSize) return all;

@@ -9,15 +9,16 @@ namespace edufast::cuda {
 // Rows that are not ignored, in part `part` of `parts`.
 __device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) {
   constexpr int kAhead = 8;  // in flight
-  const int64_t step = parts * blockDim.x;
+  const int step = parts * blockDim.x;
+  const int64_t jump = step * p.label_stride;
   int count = 0;
   for (int64_t i = part * blockDim.x + threadIdx.x; i < p.rows; i += kAhead * step) {
+    const int rest = static_cast<int>(p.rows - i < kAhead * step ? p.rows - i : kAhead * step);
+    const int64_t* label = p.labels + i * p.label_stride;
     int64_t y[kAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const int64_t row = i + j * step;
-      y[j] = row < p.rows ? p.labels[row * p.label_stride] : p.ignore_index;
-    }
+    for (int j = 0; j < kAhead; ++j, label += jump)
+      y[j] = j * step < rest ? *label : p.ignore_index;
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) count += y[j] != p.ignore_index;
   }

@@ -37,20 +37,60 @@ struct Pace {
   float temperature;
 };
 
-// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does.
-template <class Stored_, Divergence D, int Lanes>
+// In log2 units, so far from 0 that float32 has few digits left behind the point.
+constexpr float kFar = 0x1p20f;
+
+// Of a plain row, see kd_loss_plain_row.cuh. By default, of no class.
+struct PlainSums {
+  float base = -kFar, sum = 0, more = 0;
+
+  PlainSums() = default;
+  __device__ PlainSums(float base, float sum, float more) : base(base), sum(sum), more(more) {}
+  __device__ PlainSums(const Sums<float>& s) : base(s.t_max), sum(s.t_sum), more(s.cross) {}
+  __device__ void write(Sums<float>& s) const {
+    s.t_max = base;
+    s.t_sum = sum;
+    s.cross = more;
+  }
+};
+
+// Writes one vector of a row of gradients, as far as the row goes.
+template <class Stored>
+__device__ __forceinline__ void store_vector(Stored* row, int first, int classes,
+                                             const float (&x)[kVector]) {
+  Stored stored[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) stored[i] = rounded<Stored>(x[i]);
+  if (first >= 0 && first + kVector <= classes) {
+    uint4 raw[sizeof(stored) / 16];
+    memcpy(raw, stored, sizeof(raw));
+#pragma unroll
+    for (int i = 0; i < int(sizeof(raw) / 16); ++i)
+      reinterpret_cast<uint4*>(row + first)[i] = raw[i];
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      if (first + i >= 0 && first + i < classes) row[first + i] = stored[i];
+  }
+}
+
+// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does. Rows may be plain where
+// MayBePlain says so: see kd_loss_plain_row.cuh.
+template <class Stored_, Divergence D, int Lanes, bool MayBePlain>
 struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   using Base = Problem<float, D, false, Lanes ? Lanes : kWarpSize>;
   using Base::kWithoutLabel, Base::lane, Base::launch, Base::p;
   using Stored = Stored_;
-  static constexpr bool kPartOfWarp = Lanes > 0;
-  static constexpr int kHeld = held_vectors(D, kPartOfWarp);
+  static constexpr bool kOfWarp = Lanes > 0;
+  static constexpr int kHeld = held_vectors(D, Lanes);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   static constexpr bool kPairs = std::is_same_v<Stored, __nv_bfloat16> && !Base::kWithoutLabel;
 #else
   static constexpr bool kPairs = false;
 #endif
   static constexpr bool kHalf = std::is_same_v<Stored, __half>;  // which cannot hold kAbsent
+  using Out = std::conditional_t<kHalf, float, Stored>;  // float16 logits have float32 gradients
+  static constexpr bool kMayBePlain = MayBePlain;
   static constexpr int kChunks = sizeof(Stored) * kVector / 16;  // 16-byte copies of a vector
   static constexpr int kChunk = kVector / kChunks;               // classes in one
 
@@ -61,11 +101,15 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   int held;           // vectors of every row that this thread has, at most kHeld
   int rank, threads;  // of the threads that share the row
   int warp, warps;
-  float label_logit;  // the student's
-  int parity = 0;     // which half of tables.block is next
-  bool no_number;     // one of those in the device's memory is out of range
-  bool unit;          // the weights look at teachers at T = 1
-  bool alike;         // all teachers have one temperature
+  float label_logit;    // the student's
+  int parity = 0;       // which half of tables.block is next
+  bool no_number;       // one of those in the device's memory is out of range
+  bool unit;            // the weights look at teachers at T = 1
+  bool alike;           // all teachers have one temperature
+  bool whole;           // every row consists of whole vectors
+  bool plain = false;   // rows may be plain; then, of every row:
+  unsigned plain_read;  // teachers that have a weight
+  float plain_share;    // weight (1 - alpha) of the lane's teacher
 
   // `memory` begins with kScratch bytes for the block.
   __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
@@ -75,11 +119,12 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;
     held = launch.held;
+    whole = launch.aligned && p.classes % kVector == 0;
     warp = threadIdx.x / kWarpSize;
-    warps = kPartOfWarp ? 1 : blockDim.x / kWarpSize;
-    threads = kPartOfWarp ? Lanes : blockDim.x * Cluster::size();
-    rank = kPartOfWarp ? lane : Cluster::rank() * blockDim.x + threadIdx.x;
-    const int groups = kPartOfWarp ? blockDim.x / threads : 1;
+    warps = kOfWarp ? 1 : blockDim.x / kWarpSize;
+    threads = kOfWarp ? Lanes : blockDim.x * Cluster::size();
+    rank = kOfWarp ? lane : Cluster::rank() * blockDim.x + threadIdx.x;
+    const int groups = kOfWarp ? blockDim.x / threads : 1;
     const int bytes = Tables<float>::bytes(p.num_teachers, warps == 1, warps);
     tables = Tables<float>::carve(memory + group() * bytes, p.num_teachers, warps == 1, warps);
     slots = reinterpret_cast<uint4*>(memory + groups * bytes) + threadIdx.x;
@@ -100,9 +145,20 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     if (threadIdx.x == 0) sources[0] = {p.student.data, p.student.row_stride};
     __syncthreads();
     alike = this->lane_ballot(other) == 0;
-    if constexpr (!kHalf)
-      for (int source = 0; source <= p.num_teachers; ++source)
-        for (int v = 0; v < held; ++v) clear(source, v);
+    if constexpr (kMayBePlain) {
+      plain = alike && Base::smoothing() == 0 && !no_number;
+      plain_share = 0;
+      if (lane < p.num_teachers)
+        plain_share = (1 - Base::alpha()) *
+                      (p.weighting == Weighting::Mean ? this->mean_weight : given_weight(*this, 0));
+      plain_read = this->lane_ballot(plain_share != 0);
+    }
+    if constexpr (!kHalf)  // where rows end; elsewhere there will be logits
+      for (int v = 0; v < held; ++v) {
+        const int first = column(v, 0);
+        if (first > 0 && first + kVector <= p.classes) continue;
+        for (int source = 0; source <= p.num_teachers; ++source) clear(source, v);
+      }
   }
 
   // As in Problem, without a division or a look at where the numbers are.
@@ -112,12 +168,12 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   }
   __device__ float student_logit(int64_t, int) const { return label_logit; }
 
-  __device__ int group() const { return kPartOfWarp ? threadIdx.x / (Lanes ? Lanes : 1) : 0; }
+  __device__ int group() const { return kOfWarp ? threadIdx.x / (Lanes ? Lanes : 1) : 0; }
   __device__ bool leads() const { return rank == 0; }
-  __device__ bool first_warp() const { return kPartOfWarp || warp == 0; }
+  __device__ bool first_warp() const { return kOfWarp || warp == 0; }
 
   __device__ void sync() const {
-    if (kPartOfWarp) __syncwarp();
+    if (kOfWarp) __syncwarp();
     else __syncthreads();
   }
 
@@ -132,7 +188,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   // --- rows --------------------------------------------------------------------------------------
 
   __device__ int64_t label_of(unsigned row) const {
-    return p.labels[(row < p.rows ? row : 0) * p.label_stride];
+    return row < p.rows ? p.labels[row * p.label_stride] : p.ignore_index;
   }
 
   __device__ Task look(unsigned row, int64_t y) const {
@@ -144,8 +200,9 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
                 : y < 0 || y >= p.classes || no_number ? Fate::Broken
                                                        : Fate::Valid;
     task.label = task.fate == Fate::Valid ? static_cast<int>(y) : 0;
-    const unsigned read = teachers_read(*this, task.row, task.label);
+    const unsigned read = plain ? plain_read : teachers_read(*this, task.row, task.label);
     task.read = task.fate == Fate::Valid ? read : 0;
+    if (whole) return task;
     task.shift = launch.aligned
                      ? 0
                      : reinterpret_cast<uintptr_t>(data(0, task)) / sizeof(Stored) % kVector;
@@ -178,7 +235,10 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   __device__ void request(const Task& task) const {
     if (task.fate != Fate::Valid) return;
     const int first = column(0, task.shift), step = threads * kVector;
-    const bool outermost = task.row == 0 || task.row == p.rows - 1;
+    const bool outermost = !whole && (task.row == 0 || task.row == p.rows - 1);
+    // First classes of the chunks that are copied.
+    const int least = outermost ? 0 : -kVector;
+    const unsigned span = (outermost ? p.classes - kChunk : p.classes - 1) - least;
 #pragma unroll 1
     for (int source = 0; source <= p.num_teachers; ++source) {
       if (source > 0 && !(task.read >> (source - 1) & 1)) continue;
@@ -187,9 +247,8 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
       for (int v = 0; v < kHeld; ++v)
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) {
-          const int at = v * step + c * kChunk, rest = p.classes - first - at;
-          const bool part = first + at < 0 || rest < kChunk;
-          if (v < held && rest > 0 && !(outermost && part))
+          const int at = v * step + c * kChunk;
+          if (v < held && unsigned(first + at - least) <= span)
             copy_async(place(source, v, c), row + at);
         }
       if (outermost) copy_ends(source, row, first);
@@ -336,7 +395,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 
   // What the warps, and the blocks, know of a row comes together in tables.total of the first warp.
   __device__ void combine(unsigned teachers) {
-    const int n = p.num_teachers + 1, blocks = kPartOfWarp ? 1 : Cluster::size();
+    const int n = p.num_teachers + 1, blocks = kOfWarp ? 1 : Cluster::size();
     const auto merge = [&](int parts, auto part, Sums<float>* to) {
       if (warp == 0)
         for (int s = lane; s < n; s += kWarpSize)
@@ -344,7 +403,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
             to[s] = merged(s, parts, [&](int i) { return part(s, i); });
     };
     sync();
-    if (kPartOfWarp) return;
+    if (kOfWarp) return;
     Sums<float>* block = blocks == 1 ? tables.total : tables.block + parity * n;
     if (warps > 1) merge(warps, [&](int s, int w) { return tables.partial[s * warps + w]; }, block);
     if (blocks > 1) {

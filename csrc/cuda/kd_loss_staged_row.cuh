@@ -8,7 +8,7 @@
 // Few registers and short code come first: what keeps the memory busy is the number of warps.
 #pragma once
 
-#include "cuda/kd_loss_staged.cuh"
+#include "cuda/kd_loss_plain_row.cuh"
 
 namespace edufast::cuda {
 
@@ -301,34 +301,12 @@ struct Gradient {
   }
 };
 
-// Writes one vector of a row of gradients, as far as the row goes.
-template <class Stored>
-__device__ __forceinline__ void store_vector(Stored* row, int first, int classes,
-                                             const float (&x)[kVector]) {
-  Stored stored[kVector];
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) stored[i] = rounded<Stored>(x[i]);
-  if (first >= 0 && first + kVector <= classes) {
-    uint4 raw[sizeof(stored) / 16];
-    memcpy(raw, stored, sizeof(raw));
-#pragma unroll
-    for (int i = 0; i < int(sizeof(raw) / 16); ++i)
-      reinterpret_cast<uint4*>(row + first)[i] = raw[i];
-  } else {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      if (first + i >= 0 && first + i < classes) row[first + i] = stored[i];
-  }
-}
-
 // The row's gradient.
 template <class Group>
 __device__ __forceinline__ void write_gradient(const Group& g, const Task& task,
                                                const Softened<Group>& z) {
-  // float16 logits have float32 gradients.
-  using Out = std::conditional_t<Group::kHalf, float, typename Group::Stored>;
   if (task.fate == Fate::None) return;
-  auto* row = static_cast<Out*>(g.student_grad(task.row).data);
+  auto* row = static_cast<typename Group::Out*>(g.student_grad(task.row).data);
   const Gradient<Group> gradient(g, task, z);
 #pragma unroll
   for (int v = 0; v < Group::kHeld; ++v) {
@@ -354,6 +332,10 @@ __device__ __forceinline__ void write_gradient(const Group& g, const Task& task,
 // Writes all gradients of the row, times `gradient_scale`. The loss is for the group's leader.
 template <class Group>
 __device__ __forceinline__ float run_staged_row(Group& g, const Task& task, float gradient_scale) {
+  if constexpr (Group::kMayBePlain)
+    if (float loss; g.plain && !g.of_warp(task.fate != Fate::Valid) &&
+                    PlainRow<Group>(g, task).run(gradient_scale, loss))
+      return loss;
   Softened<Group> z;
   if (g.of_warp(task.fate == Fate::Valid)) {
     g.label_logit = to_float(g.data(0, task)[task.label]);  // needed by conclude()

@@ -110,14 +110,15 @@ STORED = {"bf16": "__nv_bfloat16", "fp32": "float"}
 _MANGLED = {"bf16": "13__nv_bfloat16", "fp32": "f"}
 
 
-def _lanes(part_of_warp: bool) -> int:
-    return _native.lanes_of_a_part if part_of_warp else 0
+_LANES = (0, 8)
 
 
-def symbol(dtype: str, part_of_warp: bool) -> str:
-    """What the symbol of a staged kernel of forward KL contains."""
-    lanes = _lanes(part_of_warp)
-    return f"kd_loss_staged_kernelI{_MANGLED[dtype]}LNS_10DivergenceE0ELi{lanes}E"
+def symbol(dtype: str, lanes: int) -> str:
+    """What the symbol of a staged kernel of forward KL contains: of the one for any weighting. That
+    for rows that may be plain, see csrc/cuda/kd_loss_plain_row.cuh, has two paths in one.
+    """
+    lanes = lanes if lanes in _LANES else 0
+    return f"kd_loss_staged_kernelI{_MANGLED[dtype]}LNS_10DivergenceE0ELi{lanes}ELb0E"
 
 
 @functools.cache
@@ -140,9 +141,9 @@ def compiled(dtypes: tuple[str, ...], gpu: Gpu) -> tuple[dict[str, Kernel], dict
         raise UserError(f"--model: CUDA is {_native.cuda}, and the sources are not in {sources}")
     kernels = [
         f"template __global__ void kd_loss_staged_kernel<{STORED[dtype]}, Divergence::ForwardKL, "
-        f"{_lanes(part)}>(const __grid_constant__ KDLoss, const __grid_constant__ Launch);"
+        f"{lanes}, false>(const __grid_constant__ KDLoss, const __grid_constant__ Launch);"
         for dtype in dtypes
-        for part in (False, True)
+        for lanes in _LANES
     ]
     lines = ['#include "cuda/kd_loss.cuh"', "namespace edufast::cuda {", *kernels, "}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -263,12 +264,12 @@ def model(
     if not how["staged"]:
         return result
     kernels, registers = compiled(dtypes, gpu)
-    part, held, warps = bool(how["part_of_warp"]), how["held"], how["threads"] // 32
-    name = symbol(shape.dtype, part)
+    lanes, held, warps = how["lanes"], how["held"], how["threads"] // 32
+    name = symbol(shape.dtype, lanes)
     c = counts(_find(kernels, name), held, 1 if shape.dtype == "bf16" else 2)
-    rows_of_block = how["threads"] // _lanes(part) if part else 1
-    # Every block has a warp that concludes; where several rows share a warp, every warp does.
-    concluding = warps if part else 1
+    rows_of_block = how["threads"] // lanes if lanes else 1
+    # Every block has a warp that concludes; where a warp has rows of its own, every warp does.
+    concluding = warps if lanes else 1
     merges = zip(c.merges, (warps - 1, how["cluster"] - 1), strict=False)
     conclusion = CONCLUSION + sum(each * others for each, others in merges)
     row = c.row.plus(c.request)

@@ -52,13 +52,23 @@ def sliced(x: Inputs, slices: list[tuple[int, int]], padding: int = 0) -> Inputs
     return Inputs(x.student, teachers, x.labels, x.arguments | {"slices": slices})
 
 
+# Without smoothing, and with one temperature and weight for all rows, a row may be plain.
+SMOOTHING = pytest.mark.parametrize("smoothing", [0.0, 0.125])
+
+
+@SMOOTHING
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_class_counts(divergence, dtype, classes):
+def test_class_counts(divergence, dtype, classes, smoothing):
     case = Case(rows=7, classes=classes, dtype=dtype, divergence=divergence)
-    choice = assert_staged_accurate(inputs(case.but(label_smoothing=0.125)))
-    assert choice.part_of_warp == (classes < 129 and divergence != "reverse_kl")
+    choice = assert_staged_accurate(inputs(case.but(label_smoothing=smoothing)))
+    assert choice.may_be_plain == (divergence == "forward_kl" and not smoothing)
+    most = 1024 if dtype.itemsize == 2 else 999
+    if classes < 129 and divergence != "reverse_kl":
+        assert choice.lanes == 8
+    else:
+        assert choice.lanes == (32 if choice.may_be_plain and classes <= most else 0)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -84,12 +94,36 @@ def test_temperatures_and_alphas(divergence, alpha, temperature):
     assert_staged_accurate(inputs(case.but(classes=300)))
 
 
+@pytest.mark.parametrize("weighting", ["confidence", "mean"])
 @pytest.mark.parametrize("teachers", [1, 2, 7, 8, 9, 32])
 @pytest.mark.parametrize("classes", [100, 300])
-def test_numbers_of_teachers(classes, teachers):
-    case = Case(rows=4, classes=classes, teachers=teachers, weighting="confidence")
+def test_numbers_of_teachers(classes, teachers, weighting):
+    case = Case(rows=4, classes=classes, teachers=teachers, weighting=weighting)
     choice = assert_staged_accurate(inputs(case))
-    assert choice.part_of_warp == (classes == 100 and teachers <= 8)
+    assert choice.may_be_plain == (weighting == "mean")
+    if classes == 100 and teachers <= 8:
+        assert choice.lanes == 8
+    elif teachers < 10:
+        few = teachers <= (2 if classes == 300 else 9)
+        assert choice.lanes == (32 if few and weighting == "mean" else 0)
+
+
+@pytest.mark.parametrize("classes", [23, 300, 1100])
+def test_plain_rows_take_a_path_of_their_own(classes):
+    """With a smoothing that changes nothing but the path, the last bits differ."""
+    case = Case(rows=7, classes=classes, dtype=torch.bfloat16, reduction="none", ignored=0)
+    plain, other = (driver.evaluate(inputs(case.but(label_smoothing=s))) for s in (0.0, 1e-30))
+    assert (plain[1].may_be_plain, other[1].may_be_plain) == (True, False)
+    torch.testing.assert_close(plain[0].loss, other[0].loss, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(plain[0].loss, other[0].loss)
+
+
+@pytest.mark.parametrize("weights", [(0.2, 0.5, 0.3), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("classes", [23, 300, 1100])
+def test_a_weight_for_each_teacher(classes, weights):
+    x = inputs(Case(rows=7, classes=classes))
+    x.arguments["weighting"] = torch.tensor(weights)
+    assert_staged_accurate(x)
 
 
 # Rows that one block holds, that few rows spread over clusters, and that need one for lack of
@@ -102,10 +136,11 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize("weighting", ["entropy", "mean"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize(("case", "device", "cluster", "of_reverse_kl"), SIZES)
-def test_clusters(case, device, cluster, of_reverse_kl, divergence):
-    x = inputs(case.but(ignored=0, divergence=divergence, weighting="entropy"))
+def test_clusters(case, device, cluster, of_reverse_kl, divergence, weighting):
+    x = inputs(case.but(ignored=0, divergence=divergence, weighting=weighting))
     expected = of_reverse_kl if divergence == "reverse_kl" else cluster
     assert assert_staged_accurate(x, device).cluster == expected
 
@@ -228,9 +263,9 @@ def test_masked_logits(weighting, divergence, mask):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_masks_that_are_the_lowest_number_of_their_type(divergence, dtype, temperature):
-    for classes in (23, 600):
+    for classes, weighting in itertools.product((23, 600), ("entropy", "mean")):
         case = Case(rows=3, classes=classes, divergence=divergence, temperature=temperature)
-        x = inputs(case.but(dtype=dtype, weighting="entropy", ignored=0))
+        x = inputs(case.but(dtype=dtype, weighting=weighting, ignored=0))
         x.labels[:] = 5
         for t in (x.student, *x.teachers):
             t[1, [0, 3, classes - 1]] = torch.finfo(dtype).min
@@ -257,19 +292,21 @@ def test_what_has_no_softmax_gives_nan(divergence, where, rest, bad):
         assert choice.staged and torch.isnan(ours.loss).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("scale", [100.0, 1e4])
+@pytest.mark.parametrize("weighting", ["confidence", "mean"])
+@pytest.mark.parametrize("scale", [100.0, 1e4, 1e7])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_large_logits(divergence, temperature, scale):
-    case = Case(rows=3, divergence=divergence, scale=scale, weighting="confidence")
+def test_large_logits(divergence, temperature, scale, weighting):
+    case = Case(rows=3, divergence=divergence, scale=scale, weighting=weighting)
     for classes in (23, 600):
         assert_staged_accurate(inputs(case.but(classes=classes, temperature=temperature)))
 
 
+@SMOOTHING
 @pytest.mark.parametrize("classes", [23, 600])
-def test_a_large_common_offset_costs_no_digits(classes):
+def test_a_large_common_offset_costs_no_digits(classes, smoothing):
     """Neither of the student nor of a teacher, and neither of the loss nor of the gradient."""
-    x = inputs(Case(classes=classes, label_smoothing=0.125, temperature=3.0))
+    x = inputs(Case(classes=classes, label_smoothing=smoothing, temperature=3.0))
     for t in (x.student, *x.teachers):
         t.copy_((t * 8).round() / 8)  # exact after the offset, too
     expected = driver.evaluate(x)[0]
@@ -281,10 +318,11 @@ def test_a_large_common_offset_costs_no_digits(classes):
     torch.testing.assert_close(ours.grads[0], expected.grads[0], rtol=1e-4, atol=1e-7)
 
 
+@SMOOTHING
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_numbers_in_the_devices_memory(divergence):
+def test_numbers_in_the_devices_memory(divergence, smoothing):
     for classes in (40, 300):
-        x = inputs(Case(classes=classes, divergence=divergence, label_smoothing=0.125))
+        x = inputs(Case(classes=classes, divergence=divergence, label_smoothing=smoothing))
         p = driver.problem_of(x)
         numbers = torch.tensor(p.floats.row(), dtype=torch.float64)
         expected = driver.run(p)

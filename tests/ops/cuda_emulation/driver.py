@@ -116,7 +116,8 @@ class Choice:
     doubles: bool
     prepared: bool
     staged: bool
-    part_of_warp: bool
+    may_be_plain: bool
+    lanes: int
 
 
 class Emulated(NamedTuple):
@@ -266,7 +267,9 @@ def run(
         ctypes.c_uint64((next(_tokens) if token is None else token) << 16),
     )
     flags = [bool(chosen.flags >> bit & 1) for bit in range(6)]
-    choice = Choice(chosen.blocks, chosen.threads, chosen.cluster, chosen.cache_bytes, *flags)
+    choice = Choice(
+        chosen.blocks, chosen.threads, chosen.cluster, chosen.cache_bytes, *flags, chosen.flags >> 6
+    )
     return Emulated(loss, grad, teacher_grads, choice, workspace)
 
 

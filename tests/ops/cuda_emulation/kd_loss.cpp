@@ -12,13 +12,18 @@ void run(const KDLoss& p, const Plan& plan, unsigned order) {
     emulation::run(plan.blocks, plan.threads, plan.cluster, plan.shared_bytes, order,
                    [&] { kernel(p, plan.launch); });
   };
+  const auto staged_row = [&]<class Stored, bool MayBePlain>() {
+    if constexpr (may_share_warps(D))
+      if (plan.lanes == kLanes) return start(kd_loss_staged_kernel<Stored, D, kLanes, MayBePlain>);
+    if constexpr (MayBePlain)
+      if (plan.lanes == kWarpSize) return start(kd_loss_staged_kernel<Stored, D, kWarpSize, true>);
+    start(kd_loss_staged_kernel<Stored, D, 0, MayBePlain>);
+  };
   const auto staged = [&]<class Stored>() {
-    if constexpr (D == Divergence::JS) emulation::fail("no staged program");
-    else {
-      if constexpr (may_share_warps(D))
-        if (plan.part_of_warp) return start(kd_loss_staged_kernel<Stored, D, kLanes>);
-      start(kd_loss_staged_kernel<Stored, D, 0>);
-    }
+    if constexpr (D == Divergence::JS) return emulation::fail("no staged program");
+    if constexpr (D == Divergence::ForwardKL)
+      if (plan.may_be_plain) return staged_row.template operator()<Stored, true>();
+    if constexpr (D != Divergence::JS) staged_row.template operator()<Stored, false>();
   };
   if (plan.staged) {
     switch (p.student.dtype) {
@@ -45,7 +50,7 @@ extern "C" int64_t workspace_bytes(const KDLoss* p) { return cuda::workspace_byt
 
 // What was chosen, for tests that mean to reach a certain path: cluster size, shared memory for
 // rows, and bits for a warp per row, 16-byte accesses, float64, a first launch, the staged program,
-// and there a part of a warp per row.
+// and there rows that may be plain, and the lanes of a warp that share a row.
 struct Choice {
   int32_t blocks, threads, cluster, cache_bytes, flags;
 };
@@ -73,6 +78,7 @@ extern "C" Choice kd_loss(const KDLoss* p, void* workspace, const cuda::Device* 
     case Divergence::DKD: cuda::run<Divergence::DKD>(*p, plan, order); break;
   }
   const int flags = plan.warp_per_row | plan.vectors << 1 | plan.doubles << 2 |
-                    (plan.prepare_blocks > 0) << 3 | plan.staged << 4 | plan.part_of_warp << 5;
+                    (plan.prepare_blocks > 0) << 3 | plan.staged << 4 | plan.may_be_plain << 5 |
+                    plan.lanes << 6;
   return {plan.blocks, plan.threads, plan.cluster, plan.launch.cache_bytes, flags};
 }
