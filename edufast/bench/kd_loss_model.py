@@ -217,7 +217,8 @@ def counts(kernel: Kernel, held: int, chunks: int) -> Counts:
         inner = [x for x in loop.inner if kernel.count("LDS.128", x.blocks)]
         return {x.header: Cost().plus(kernel.cost(x, {}, Cost()), held) for x in inner}
 
-    copies = stores = held * chunks
+    copies = held * chunks
+    stores = copies - 1  # code for the last may lie on a way that is not found
     loads = 2 * copies  # for the maximum and for the sum
     gradient = Cost()
     for loop in vectors[:held]:
