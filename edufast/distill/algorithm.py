@@ -50,9 +50,11 @@ class Algorithm(nn.Module):
     cross-entropy instead.
 
     Subclasses override one or both. Values that change between epochs belong in buffers, not in
-    Python numbers, so that a compiled step stays valid. Parameters and buffers such as adapters and
-    memory banks are created in ``begin_grade``, from nothing but the contexts so far: the School
-    trains the parameters in a group of their own and saves both in its checkpoints.
+    Python numbers, so that a compiled step stays valid; on a GPU, where steps are replayed as CUDA
+    graphs, what a loss does in Python happens in an epoch's first steps only. Parameters and
+    buffers such as adapters and memory banks are created in ``begin_grade``, from nothing but the
+    contexts so far: the School trains the parameters in a group of their own and saves both in its
+    checkpoints.
 
     Teachers are constants: no gradient flows into them. On several ranks each of them computes the
     loss of the whole batch: B is the number of all its samples, and random numbers drawn here are
