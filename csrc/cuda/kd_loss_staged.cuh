@@ -106,7 +106,6 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   bool no_number;       // one of those in the device's memory is out of range
   bool unit;            // the weights look at teachers at T = 1
   bool alike;           // all teachers have one temperature
-  bool whole;           // every row consists of whole vectors
   bool plain = false;   // rows may be plain; then, of every row:
   unsigned plain_read;  // teachers that have a weight
   float plain_share;    // weight (1 - alpha) of the lane's teacher
@@ -119,7 +118,6 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;
     held = launch.held;
-    whole = launch.aligned && p.classes % kVector == 0;
     warp = threadIdx.x / kWarpSize;
     warps = kOfWarp ? 1 : blockDim.x / kWarpSize;
     threads = kOfWarp ? Lanes : blockDim.x * Cluster::size();
@@ -168,6 +166,9 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   }
   __device__ float student_logit(int64_t, int) const { return label_logit; }
 
+  // Whether every row consists of whole vectors.
+  __device__ bool whole() const { return launch.aligned && p.classes % kVector == 0; }
+
   __device__ int group() const { return kOfWarp ? threadIdx.x / (Lanes ? Lanes : 1) : 0; }
   __device__ bool leads() const { return rank == 0; }
   __device__ bool first_warp() const { return kOfWarp || warp == 0; }
@@ -202,7 +203,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     task.label = task.fate == Fate::Valid ? static_cast<int>(y) : 0;
     const unsigned read = plain ? plain_read : teachers_read(*this, task.row, task.label);
     task.read = task.fate == Fate::Valid ? read : 0;
-    if (whole) return task;
+    if (whole()) return task;
     task.shift = launch.aligned
                      ? 0
                      : reinterpret_cast<uintptr_t>(data(0, task)) / sizeof(Stored) % kVector;
@@ -235,7 +236,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   __device__ void request(const Task& task) const {
     if (task.fate != Fate::Valid) return;
     const int first = column(0, task.shift), step = threads * kVector;
-    const bool outermost = !whole && (task.row == 0 || task.row == p.rows - 1);
+    const bool outermost = !whole() && (task.row == 0 || task.row == p.rows - 1);
     // First classes of the chunks that are copied.
     const int least = outermost ? 0 : -kVector;
     const unsigned span = (outermost ? p.classes - kChunk : p.classes - 1) - least;
