@@ -99,7 +99,14 @@ def _upright(path: Path, draft: int | None) -> Image.Image:
     # Decoders written in Python fail in any way on damaged files.
     except Exception as error:
         raise UnreadableImage(path) from error
-    if upright.mode in _LARGEST:  # convert would cut off at 255
-        pixels = np.clip(np.asarray(upright) / _LARGEST[upright.mode], 0, 1) * 255
-        upright = Image.fromarray(pixels.round().astype(np.uint8))
-    return upright.convert("RGB")
+    return eight_bits(upright)
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture in RGB of 8 bits: greys of 16 bits, and floats from 0 to 1, are scaled."""
+    if picture.mode in _LARGEST:  # convert would cut off at 255
+        from PIL import Image
+
+        pixels = np.clip(np.asarray(picture) / _LARGEST[picture.mode], 0, 1) * 255
+        picture = Image.fromarray(pixels.round().astype(np.uint8))
+    return picture.convert("RGB")

@@ -14,10 +14,10 @@ from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.data.datasets import OnError
+from edufast.data.samples import LARGEST_IMAGE
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
-    LARGEST_IMAGE,
     SHARE,
     BatchSize,
     ClassIds,
