@@ -35,8 +35,8 @@ class ClassMap:
         given = listed(self.slices)
         if given is None:
             raise ValueError(f"slices is {self.slices!r}; expected sequences of class ids")
-        slices = (whole_numbers(f"slices[{i}]", ids, 0) for i, ids in enumerate(given))
-        slices = tuple(ids for ids in slices if ids)
+        found = (whole_numbers(f"slices[{i}]", ids, 0) for i, ids in enumerate(given))
+        slices = tuple(ids for ids in found if ids)
         object.__setattr__(self, "slices", slices)
         if not self.ids or len(self.position_of) < len(self.ids):
             raise ValueError(f"slices is {slices}; expected at least one class, each once")

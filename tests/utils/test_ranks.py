@@ -174,5 +174,5 @@ def test_a_port_that_is_taken_is_told_in_one_line(monkeypatch):
         }
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(UserError, match="^WORLD_SIZE is '2', but .*address already in use"):
+        with pytest.raises(UserError, match=r"^WORLD_SIZE is '2', but .*address already in use"):
             ranks.join()
