@@ -6,13 +6,14 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edufast.data.folder import IMAGE_SUFFIXES, counted, left_out
-from edufast.data.image_files import UnreadableImage
+from edufast.data.image_files import UnreadableImage, with_known_orientation
 from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def _upright(path: Path, draft: int | None) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        tiff = path.suffix.lower() in (".tif", ".tiff")
+        file = BytesIO(with_known_orientation(path.read_bytes())) if tiff else path
+        with Image.open(file, formats=_FORMATS) as image:
             if draft is not None:
                 image.draft("RGB", (draft, draft))
             image.load()
