@@ -207,10 +207,11 @@ def masked_by_the_smallest(divergence: str, temperature: float) -> Inputs:
     return x
 
 
-def far_apart(divergence: str, logit: float) -> Inputs:
-    """A divergence of a fifth of ``logit``: one of five classes is so low where the other side is
-    flat."""
-    low, flat = torch.tensor([[0.0, 0.0, 0.0, -logit, 0.0]]), torch.zeros(1, 5)
+def far_apart(divergence: str, logit: float, classes: int = 5) -> Inputs:
+    """One class is so low on the one side, and the other side is flat: a divergence of ``logit``
+    over the number of classes, for "dkd" of the other classes."""
+    low, flat = torch.zeros(1, classes), torch.zeros(1, classes)
+    low[0, 3] = -logit
     student, teacher = (flat, low) if divergence == "reverse_kl" else (low, flat)
     arguments = {"divergence": divergence, "temperature": 1.0, "alpha": 0.0, "reduction": "none"}
     if divergence == "dkd":
