@@ -28,6 +28,11 @@ EDUFAST_HOST_DEVICE constexpr DivergenceTraits traits_of(Divergence divergence) 
   }
 }
 
+// A divergence above counts as infinite: sums of float overflow, sooner or later by their order.
+constexpr double kLargestDivergence = 1e32;
+// An entropy below counts as 0: it underflows.
+constexpr double kLeastEntropy = 1e-30;
+
 struct KDLoss : StudentAndTeachers {
   // (B). Other than ignore_index or 0 to classes - 1: an error before a CPU kernel runs; on CUDA,
   // where nobody may wait to look, a row of NaN.

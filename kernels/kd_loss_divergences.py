@@ -26,6 +26,7 @@ import triton.language as tl
 from edufast.kernels._common import exp, finite, positive, rescale
 
 from edufast.ops._numbers import Number
+from edufast.ops.reference._softmax import LARGEST_DIVERGENCE
 from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 
 FORWARD_KL = tl.constexpr(DIVERGENCES["forward_kl"])
@@ -33,6 +34,7 @@ REVERSE_KL = tl.constexpr(DIVERGENCES["reverse_kl"])
 JS = tl.constexpr(DIVERGENCES["js"])
 DKD = tl.constexpr(DIVERGENCES["dkd"])
 _INF = tl.constexpr(float("inf"))
+_LARGEST = tl.constexpr(LARGEST_DIVERGENCE)
 
 
 def parameters(divergence: int, params: Sequence[Number]) -> tuple[Number, Number]:
@@ -142,12 +144,18 @@ def accumulate_mixture(sums, whole, z, t, temperature, beta, one_minus_beta):
 
 
 @triton.jit
+def settled(divergence):
+    """Infinite where sums may overflow."""
+    return tl.where(divergence > _LARGEST, _INF, divergence)
+
+
+@triton.jit
 def _forward_kl(sums):
     """DKD, too: over the classes without the label."""
     _, z_sum, _, t_sum, q_cross, _ = sums
     both = (z_sum != 0) & (t_sum != 0)
     value = q_cross / positive(t_sum) + (tl.log(positive(z_sum)) - tl.log(positive(t_sum)))
-    value = tl.where(both, value, 0.0)
+    value = tl.where(both, settled(value), 0.0)
     mean = tl.where(value == _INF, 0.0, value)  # no gradient is promised there, but a finite one
     one = tl.where(both, 1.0, 0.0)
     zero = tl.zeros_like(one)
@@ -193,7 +201,8 @@ def _dkd(sums, z_label, t_label, has_label, temperature, target_weight, rest_wei
     ratio_label = _log_ratio(log_q_label, log_p_label, q_label)
     ratio_rest = _log_ratio(log_q_rest, log_p_rest, q_rest)
     target = _weighted_log_ratio(q_label, log_q_label, log_p_label)
-    target = tl.where(defined, target + _weighted_log_ratio(q_rest, log_q_rest, log_p_rest), 0.0)
+    target += _weighted_log_ratio(q_rest, log_q_rest, log_p_rest)
+    target = tl.where(defined, settled(target), 0.0)
 
     # The student's: of the others from p_rest - q_rest, of the label from p_label - q_label.
     to_rest = target_weight * tl.where(defined, exp(log_p_rest) - q_rest, 0.0)

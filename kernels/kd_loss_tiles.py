@@ -24,6 +24,7 @@ from edufast.kernels.kd_loss_divergences import (
     accumulate,
     divergence,
     gradient,
+    settled,
     softmax,
 )
 
@@ -70,8 +71,8 @@ def cross_entropy(sums, rows, classes, alpha, smoothing):
     """Its value and the factor of its gradient, both times alpha."""
     top, total, plain = sums
     unsmoothed = tl.zeros_like(plain) + smoothing == 0
-    smooth = tl.where(unsmoothed, 0.0, smoothing * (plain / classes))
-    value = tl.log(positive(total)) - (1.0 - smoothing) * (rows.z_label - finite(top)) - smooth
+    smooth = tl.where(unsmoothed, 0.0, smoothing * settled(-plain / classes))
+    value = tl.log(positive(total)) - (1.0 - smoothing) * (rows.z_label - finite(top)) + smooth
     value = tl.where(total == 0, _INF, value)
     return tl.where(alpha == 0, 0.0, alpha * value), tl.where(rows.valid & (total != 0), alpha, 0.0)
 

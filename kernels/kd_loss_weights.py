@@ -23,9 +23,10 @@ from edufast.kernels._common import (
 )
 from edufast.kernels.kd_loss_tiles import load_rows
 
-from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
+from edufast.ops.reference.kd_loss_weights import LEAST_ENTROPY, WEIGHTINGS
 
 ENTROPY = tl.constexpr(WEIGHTINGS["entropy"])
+_LEAST_ENTROPY = tl.constexpr(LEAST_ENTROPY)
 CONFIDENCE = tl.constexpr(WEIGHTINGS["confidence"])
 _INF = tl.constexpr(float("inf"))
 
@@ -77,7 +78,8 @@ def _entropy_weights(
     for k in range(K):
         teacher = pick(teachers, shared, k, K)
         _, mass, moment = _sharpness(teacher, shared, rows, rows.valid, classes, CLASSES, LOOP)
-        entropies = put(entropies, k, tl.log(positive(mass)) - moment / positive(mass))
+        entropy = tl.log(positive(mass)) - moment / positive(mass)
+        entropies = put(entropies, k, tl.where(entropy < _LEAST_ENTROPY, 0.0, entropy))
     total = tl.sum(entropies, 1)[:, None]
     share = tl.where(total == 0, 1.0 / K, entropies / total)
     if K == 1:

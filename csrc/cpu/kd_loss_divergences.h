@@ -52,9 +52,13 @@ template <class A> struct Pair {
   A u_label = 0, v_label = 0;  // ... these are its u and v
 };
 
+// Infinite where sums may overflow.
+template <class A> A settled(A value) { return value > A(kLargestDivergence) ? kInf<A> : value; }
+
 template <class A> DivergenceResult<A> forward_kl(const Pair<A>& s) {
   const A sum = s.q.inverse(), mean = s.cross * sum;
-  DivergenceResult<A> d{mean + (s.p.log_sum - s.q.log_sum), {s.p.inverse(), -sum, 0, 0, 0}, {}};
+  DivergenceResult<A> d{
+      settled(mean + (s.p.log_sum - s.q.log_sum)), {s.p.inverse(), -sum, 0, 0, 0}, {}};
   // Where the divergence is infinite, the teacher's gradient does not exist.
   if (d.value != kInf<A>) d.teacher = {0, 0, sum, mean, 0};
   return d;
@@ -62,7 +66,7 @@ template <class A> DivergenceResult<A> forward_kl(const Pair<A>& s) {
 
 template <class A> DivergenceResult<A> reverse_kl(const Pair<A>& s) {
   const A sum = s.p.inverse(), mean = s.cross * sum;
-  const A value = mean + (s.q.log_sum - s.p.log_sum);
+  const A value = settled(mean + (s.q.log_sum - s.p.log_sum));
   if (value == kInf<A>) return {value, {}, {}};
   return {value, {0, 0, sum, mean, 0}, {s.q.inverse(), -sum, 0, 0, 0}};
 }
@@ -107,8 +111,9 @@ template <class A> DivergenceResult<A> dkd(const Pair<A>& s, A target_weight, A 
   if (!s.has_label || p_masked || q_masked) return d;
   const A odds_p = log_odds(s.p, s.u_label), odds_q = log_odds(s.q, s.v_label);
   const Binary<A> p(odds_p), q(odds_q);
-  d.value += target_weight *
-             (kl_term(q.label, q.log_label, p.log_label) + kl_term(q.rest, q.log_rest, p.log_rest));
+  const A target =
+      kl_term(q.label, q.log_label, p.log_label) + kl_term(q.rest, q.log_rest, p.log_rest);
+  d.value += target_weight * settled(target);
   // q - p of the label, from the smaller of the two probabilities: there it keeps its digits.
   const A excess = target_weight * (q.label > A(0.5) ? p.rest - q.rest : q.label - p.label);
   d.student.own += excess * s.p.inverse();

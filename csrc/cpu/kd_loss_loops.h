@@ -163,15 +163,16 @@ void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, int64_t 
   });
 }
 
-// ... then g += e (own + ratio (log_ratio - mean)) + f other for each teacher.
+// ... then g += e (own + ratio (log_ratio - mean)) + f other for each teacher. A log ratio may be so
+// large that it is multiplied last: where it overflows with ratio, e is 0.
 template <class A>
 void add_gradient(const Coefficients<A>& c, const A* e, const A* f, const A* log_ratio, int64_t n,
                   A* g) {
   if (c.ratio != 0) {
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> own = c.own + c.ratio * (load(log_ratio + i, lanes) - c.mean);
+      const Vec<A> x = load(e + i, lanes), lead = load(log_ratio + i, lanes) - c.mean;
       const Vec<A> sum = load(g + i, lanes) + load(f + i, lanes) * c.other;
-      store(g + i, sum + load(e + i, lanes) * own, lanes);
+      store(g + i, sum + (x * c.own + (x * c.ratio) * lead), lanes);
     });
   } else if (c.own != 0) {
     for_vectors<A>(n, [&](int64_t i, auto lanes) {

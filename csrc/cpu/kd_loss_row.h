@@ -214,7 +214,7 @@ template <class A> class Rows {
       for_blocks(p_.classes, [&](int64_t c, int64_t n) {
         total += sum_centred(student(k_, c, n, z_buffer_), p.max, n);
       });
-      loss += smoothing * (p.log_sum - total / double(p_.classes));
+      loss += smoothing * settled(p.log_sum - total / double(p_.classes));
     }
     return loss;
   }

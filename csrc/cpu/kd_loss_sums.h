@@ -111,7 +111,8 @@ void Rows<A>::unit_statistics(int64_t k, Sums<A> sums) {
   }
   const double log_sum = __builtin_log(sums.unit);
   const bool empty = max == -kInf<A>;
-  entropy_[k] = empty ? 0 : log_sum - sums.unit_weighted / sums.unit;
+  const double entropy = log_sum - sums.unit_weighted / sums.unit;
+  entropy_[k] = empty || entropy < kLeastEntropy ? 0 : entropy;
   label_cost_[k] = empty ? kInf<double> : log_sum - (double(label) - max);
 }
 

@@ -151,7 +151,7 @@ struct PlainRow {
     const float alpha = g.alpha(), factor = mine ? g.plain_share * temperature : 0;
     const float mean = mine ? t.more / t.sum + (log2_of(z.sum) - log2_of(t.sum)) : 0;
     const bool ordinary = positive(z.sum) && positive(z.more) && positive(t.sum) &&
-                          fabsf(mean) < Constants<float>::infinity();
+                          fabsf(mean) < float(kLargestDivergence);
     if (g.of_warp(g.lane_ballot(!ordinary))) return false;
 
     loss = g.lane_sum(factor * temperature * Constants<float>::ln2 * mean);

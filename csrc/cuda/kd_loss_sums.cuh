@@ -72,7 +72,8 @@ __device__ __forceinline__ void accumulate_unit(Sums<Real>& s, Real t) {
 // Entropy of a teacher at T = 1; 0 where every class is masked.
 template <class Real>
 __device__ __forceinline__ Real entropy(const Sums<Real>& s) {
-  return s.unit == 0 ? Real(0) : log_of(s.unit) - s.unit_weighted / s.unit;
+  const Real entropy = s.unit == 0 ? Real(0) : log_of(s.unit) - s.unit_weighted / s.unit;
+  return entropy < Real(kLeastEntropy) ? Real(0) : entropy;
 }
 
 // Cross-entropy of a teacher whose logit of the label is `logit`; finite, for a softmax over it.

@@ -150,7 +150,7 @@ def train(
 
     changes = [*(set_ or [])]
     if data is not None:
-        source = f"manifest:{data}" if data.suffix == ".csv" else str(data)
+        source = f"manifest:{data}" if data.suffix.lower() == ".csv" else str(data)
         changes.append(f"data.source={json.dumps(source)}")
     if minutes is not None:
         if not is_open(user(read_recipe, recipe)):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from edufast.ops import ClassSlices
+from edufast.utils.instances import listed
+from edufast.utils.numbers import whole_numbers
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class ClassMap:
     slices: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        slices = tuple(tuple(int(c) for c in ids) for ids in self.slices if len(ids))
+        given = listed(self.slices)
+        if given is None:
+            raise ValueError(f"slices is {self.slices!r}; expected sequences of class ids")
+        found = (whole_numbers(f"slices[{i}]", ids, 0) for i, ids in enumerate(given))
+        slices = tuple(ids for ids in found if ids)
         object.__setattr__(self, "slices", slices)
         if not self.ids or len(self.position_of) < len(self.ids):
             raise ValueError(f"slices is {slices}; expected at least one class, each once")

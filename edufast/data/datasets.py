@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ from edufast.data.outline import PHOTOGRAPH, held_out, outline
 from edufast.data.pictures import read_picture
 from edufast.data.reduced import reduced
 from edufast.data.rng import Stream, generator
-from edufast.data.samples import Channels, DataSet, Samples, Splits
+from edufast.data.samples import LARGEST_IMAGE, Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
+from edufast.utils.instances import check_choice, check_instance
+from edufast.utils.numbers import whole_number
 
 OnError = Literal["stop", "skip"]
 
@@ -73,13 +75,24 @@ def load_dataset(
             of range, a class too small for the holdout, a missing package that the data set needs,
             or a reader of your own that fails or returns something else.
     """
+    check_instance("source", source, str, Path)
     source = str(source)
-    if image_size is not None and image_size < 8:
-        raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
+    if image_size is not None:
+        image_size = whole_number("image_size", image_size, least=0, most=LARGEST_IMAGE)
+        if image_size < 8:
+            raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
+    check_instance("holdout", holdout, float, int)
     if not 0 <= holdout < 1:
         raise UserError(f"holdout: expected a share in [0, 1), got {holdout}")
+    seed = whole_number("seed", seed, least=-(2**63))
     if seed < 0:
         raise UserError(f"seed: expected at least 0, got {seed}")
+    check_choice("on_error", on_error, get_args(OnError))
+    if reduce_to is not None:
+        reduce_to = whole_number("reduce_to", reduce_to)
+    if leave_out is not None:
+        check_instance("leave_out", leave_out, str, Path)
+        leave_out = Path(leave_out)
     with needed_for(f"data source {source!r}", "train"):
         found = read(source, seed)
         splits = hold_out(found, holdout, seed)

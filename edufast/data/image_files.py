@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
 _AT_ONCE = 8  # files that are decoded together, which may be of many megapixels each
+_ORIENTATION = 274  # a tag of TIFF
 _NAMED, _NAMED_SKIPPED = 50, 5  # most files in an error, and in a warning
 
 
@@ -44,16 +45,15 @@ class UnreadableImage(UserError):
 class Encoded:
     """The input of a pipeline for image files, called with the path of one.
 
-    DALI reads the files itself. Where there are WebP files among them, they are read here: DALI
-    2.4 does not count the byte after a chunk of odd size, does not find the EXIF data behind it,
-    and refuses the file.
+    DALI reads the files itself. Where there are files among them that decoders stumble over, they
+    are read here: see :func:`with_even_chunks` and :func:`with_known_orientation`.
 
     Args:
         paths: all files that the pipeline will read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._contents = any(path.suffix.lower() == ".webp" for path in paths)
+        self._contents = any(path.suffix.lower() in (".webp", ".tif", ".tiff") for path in paths)
 
     def __call__(self, path: Path) -> NDArray[np.uint8]:
         if not self._contents:
@@ -62,7 +62,7 @@ class Encoded:
             content = path.read_bytes()
         except OSError:
             content = b""  # which cannot be decoded
-        return np.frombuffer(with_even_chunks(content), dtype=np.uint8)
+        return np.frombuffer(with_known_orientation(with_even_chunks(content)), dtype=np.uint8)
 
     def read(self, source: DataNode) -> DataNode:
         """The files' bytes."""
@@ -74,7 +74,8 @@ class Encoded:
 
 def with_even_chunks(content: bytes) -> bytes:
     """A WebP file in which chunks of odd size include the byte after them, which decoders ignore;
-    other files as they are."""
+    other files as they are. DALI 2.4 does not count that byte, does not find the EXIF data behind
+    it, and refuses the file."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return content
     even, at = bytearray(content), 12
@@ -85,6 +86,26 @@ def with_even_chunks(content: bytes) -> bytes:
             even[at + 4 : at + 8] = (size + 1).to_bytes(4, "little")
         at = end + size % 2
     return bytes(even)
+
+
+def with_known_orientation(content: bytes) -> bytes:
+    """A TIFF file that is upright where it names none of the eight orientations, which is how it is
+    decoded anyway; other files as they are. libtiff prints a line about each."""
+    order: Literal["little", "big"] = "big" if content[:4] == b"MM\0*" else "little"
+    if content[:4] not in (b"MM\0*", b"II*\0"):
+        return content
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], order)
+
+    directory = number(4, 4)
+    for entry in range(number(directory, 2)):
+        at = directory + 2 + 12 * entry
+        if number(at, 2) == _ORIENTATION:
+            known = 1 <= number(at + 8, 2) <= 8
+            upright = (1).to_bytes(2, order)
+            return content if known else content[: at + 8] + upright + content[at + 10 :]
+    return content
 
 
 def unreadable(

@@ -57,8 +57,8 @@ def read_list(path: Path) -> set[Path]:
         UserError: there is no such file, or it is no list.
     """
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            heads, *rows = csv.reader(file)
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            heads, *rows = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"leave_out: {path} cannot be read as a CSV file: {error}") from error
     if heads[:1] != _HEADS[:1]:

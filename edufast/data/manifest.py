@@ -29,16 +29,21 @@ def manifest(path: Path, seed: int = 0) -> Splits:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
     except (csv.Error, OSError) as error:
         raise UserError(f"{path} cannot be read as a CSV file: {error}") from error
-    columns = set(rows[0]) if rows else set()
+    heads = reader.fieldnames or ()
+    columns = set(heads) if rows else set()
+    for head in columns & {"picture", "class", "split"}:
+        if heads.count(head) > 1:
+            raise UserError(f"{path}: expected one column {head}, got {heads.count(head)}")
     if not {"picture", "class"} <= columns:
         raise UserError(
             f"{path}: expected the columns picture and class, and a row for each picture"
         )
     parts: dict[str, _Files] = {"train": {}, "val": {}}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for number, row in enumerate(rows, 2):
         where = f"{path}, row {number}"
         name, split = row["class"] or "", row.get("split", "train")
@@ -48,9 +53,10 @@ def manifest(path: Path, seed: int = 0) -> Splits:
         picture = path.parent / (row["picture"] or "")
         if not os.path.isfile(picture):
             raise UserError(f"{where}: {str(picture)!r} is no file")
-        if picture in seen:
+        place = os.path.abspath(picture)  # the same for every way to write it
+        if place in seen:
             raise UserError(f"{where}: {str(picture)!r} is there twice")
-        seen.add(picture)
+        seen.add(place)
         parts[_SPLITS[split]].setdefault(name, []).append(picture)
     return _splits(path, parts, "split" in columns, seed)
 

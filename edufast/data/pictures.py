@@ -6,13 +6,14 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edufast.data.folder import IMAGE_SUFFIXES, counted, left_out
-from edufast.data.image_files import UnreadableImage
+from edufast.data.image_files import UnreadableImage, with_known_orientation
 from edufast.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def _upright(path: Path, draft: int | None) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        tiff = path.suffix.lower() in (".tif", ".tiff")
+        file = BytesIO(with_known_orientation(path.read_bytes())) if tiff else path
+        with Image.open(file, formats=_FORMATS) as image:
             if draft is not None:
                 image.draft("RGB", (draft, draft))
             image.load()
@@ -99,7 +102,14 @@ def _upright(path: Path, draft: int | None) -> Image.Image:
     # Decoders written in Python fail in any way on damaged files.
     except Exception as error:
         raise UnreadableImage(path) from error
-    if upright.mode in _LARGEST:  # convert would cut off at 255
-        pixels = np.clip(np.asarray(upright) / _LARGEST[upright.mode], 0, 1) * 255
-        upright = Image.fromarray(pixels.round().astype(np.uint8))
-    return upright.convert("RGB")
+    return eight_bits(upright)
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture in RGB of 8 bits: greys of 16 bits, and floats from 0 to 1, are scaled."""
+    if picture.mode in _LARGEST:  # convert would cut off at 255
+        from PIL import Image
+
+        pixels = np.clip(np.asarray(picture) / _LARGEST[picture.mode], 0, 1) * 255
+        picture = Image.fromarray(pixels.round().astype(np.uint8))
+    return picture.convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edufast.utils.instances import all_of, check_instance
+
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 Channels = tuple[float, float, float]
+LARGEST_IMAGE = 4096  # pixels a side: far more than any training uses, and a slip takes no memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class DataSet:
         image_size: height and width of a loader's images.
         mean: per channel, of pixel / 255, over at most 2,000 training images (256 files).
         std: per channel, of pixel / 255, over the same images; above 0.
+
+    Raises:
+        TypeError, ValueError: a split or a name is something else, or two classes have one name.
     """
 
     name: str
@@ -85,6 +92,15 @@ class DataSet:
     image_size: int
     mean: Channels
     std: Channels
+
+    def __post_init__(self) -> None:
+        check_instance("name", self.name, str)
+        object.__setattr__(self, "classes", all_of("classes", self.classes, str))
+        for name, count in Counter(self.classes).items():
+            if count > 1:
+                raise ValueError(f"classes has {name!r} {count} times; expected each name once")
+        for split in ("train", "val"):
+            check_instance(split, getattr(self, split), Samples)
 
     @classmethod
     def from_torch(

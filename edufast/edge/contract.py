@@ -83,12 +83,14 @@ class Contract:
                 raise UserError(f"{path} has version {version!r}; expected {VERSION}")
             files = tuple(BundledFile(**each) for each in said.pop("files"))
             for each in files:
-                if Path(each.name).name != each.name:
+                if Path(each.name).name != each.name or not isinstance(each.exact, bool):
                     raise ValueError(each.name)
+            if not files:
+                raise ValueError("no files")
             contract = cls(files=files, **said)
         except UserError:  # a ValueError, too
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} makes no sense; expected what edufast export wrote") from error
         return contract
 

@@ -81,7 +81,7 @@ def _check_pixels(path: Path) -> None:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of Pillow, about damaged files and many pixels
             with Image.open(path) as image:
                 pixels = image.width * image.height
     except Exception as error:  # decoders fail in any way
@@ -153,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
             answers = self.server.demo.answer(picture)
         except UserError as error:
             self._fail(HTTPStatus.UNPROCESSABLE_ENTITY, one_line(error))
+        except OSError as error:  # a full disk
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"this machine: {error.strerror}")
         else:
             self._reply(HTTPStatus.OK, json.dumps(answers).encode(), "application/json")
 

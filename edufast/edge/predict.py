@@ -20,6 +20,7 @@ from edufast.data.pictures import find_pictures, read_picture
 from edufast.edge.runtime import load_session
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
+from edufast.utils.instances import all_of, check_instance
 
 _BATCH = 16  # pictures
 _PathLike = str | os.PathLike[str]
@@ -75,9 +76,10 @@ def predict(path: _PathLike, pictures: _PathLike | Iterable[_PathLike]) -> Itera
         UnreadableImage: after the last prediction; names all pictures that cannot be read or
             decoded.
     """
-    model = ExportedModel(Path(path))
-    several = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
-    return model.predict(pictures_of(Path(each) for each in several))
+    check_instance("path", path, str, os.PathLike)
+    one = isinstance(pictures, str | os.PathLike)
+    several = all_of("pictures", [pictures] if one else pictures, str, os.PathLike)
+    return ExportedModel(Path(path)).predict(pictures_of(map(Path, several)))
 
 
 def pictures_of(given: Iterable[Path]) -> list[Path]:

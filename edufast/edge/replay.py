@@ -86,9 +86,12 @@ def _replayed(
         raise
     except Exception as error:  # onnxruntime's errors share no public base class
         raise ReplayError(f"{folder / file.name} cannot be run: {error}") from error
-    if found.shape != recorded.shape:
+    if not len(found):
+        raise ReplayError(f"{folder / GOLDEN} has no images; expected some")
+    if found.shape != recorded.shape or found.dtype != recorded.dtype:
         raise ReplayError(
-            f"{folder / file.name} gives logits {found.shape}; expected {recorded.shape}"
+            f"{folder / file.name} gives logits {found.dtype} {found.shape}; expected "
+            f"{recorded.dtype} {recorded.shape}"
         )
     difference = float(np.abs(found - recorded).max())
     agreement = float((found.argmax(1) == recorded.argmax(1)).mean())

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from edufast.data import DataSet
+from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.schema import quoted
 from edufast.utils.errors import UserError
 
@@ -17,7 +18,6 @@ SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
 
 # Far above what any run needs, and low enough that a slip of the finger takes no memory.
 MOST_CLASSES = 1_000_000
-LARGEST_IMAGE = 4096
 
 
 def _class_ids(value: object) -> object:

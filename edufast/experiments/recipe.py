@@ -14,10 +14,10 @@ from torch import nn
 
 from edufast.data import Augment, DataSet, absolute_source, load_dataset
 from edufast.data.datasets import OnError
+from edufast.data.samples import LARGEST_IMAGE
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
-    LARGEST_IMAGE,
     SHARE,
     BatchSize,
     ClassIds,
@@ -370,6 +370,8 @@ def read_recipe(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         key, separator, value = text.partition("=")
         if not separator:
             raise UserError(f"{origin}: expected key.subkey=value")
+        if not value.strip():  # which a shell makes of a variable that is not set
+            raise UserError(f"{origin}: expected a value behind '='; null means none")
         override(content, key, parse_value(value, origin), origin)
     return content
 

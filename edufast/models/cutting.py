@@ -23,6 +23,7 @@ from edufast.models.tracing import (
     try_out,
 )
 from edufast.utils.errors import UserError
+from edufast.utils.instances import listed
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -302,14 +303,15 @@ def _named(
     candidates: Sequence[_Candidate],
     fragments: int,
 ) -> list[str]:
-    if isinstance(cuts, str) or len(cuts) != fragments - 1:
+    names = listed(cuts)
+    if names is None or len(names) != fragments - 1:
         raise UserError(f"cuts={cuts!r}: expected {fragments - 1} names for {fragments} fragments")
-    for name in cuts:
-        if name not in crossings:
+    for name in names:
+        if not isinstance(name, str) or name not in crossings:
             possible = ", ".join(candidate.name for candidate in candidates)
             raise UserError(f"cuts: cannot cut after {name!r}; possible: {possible}")
-    if any(crossings[a] >= crossings[b] for a, b in itertools.pairwise(cuts)):
-        raise UserError(f"cuts={list(cuts)}: expected each once, in the order of the data")
+    if any(crossings[a] >= crossings[b] for a, b in itertools.pairwise(names)):
+        raise UserError(f"cuts={names}: expected each once, in the order of the data")
     return list(cuts)
 
 

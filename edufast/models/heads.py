@@ -91,7 +91,7 @@ class ReferenceHead(nn.Module):
 
 
 def check_kind(kind: str) -> None:
-    if kind not in get_args(Kind):
+    if not isinstance(kind, str) or kind not in get_args(Kind):
         raise unknown("head", kind, get_args(Kind))
 
 

@@ -25,6 +25,7 @@ Weights: TypeAlias = Literal["pretrained"] | Path
 
 # Under which training scripts keep the state dict in a checkpoint, beside the optimiser's.
 _KEYS = ("state_dict", "model", "model_state_dict")
+_COUNTER = "num_batches_tracked"  # which files from before torch 1.0 lack; nothing depends on it
 
 
 class Start(NamedTuple):
@@ -76,7 +77,7 @@ def started(name: str, num_classes: int, weights: Weights | None) -> Start:
     model = create_model(name, num_classes)
     if images is None:
         images = _usual_images(name, model)
-    replaced = _load(model, state, num_classes, source)
+    replaced = _load(name, model, state, num_classes, source)
     learned = frozenset(n for n, _ in model.named_parameters() if n not in replaced)
     said = f"{name} starts from {source}"
     if replaced:
@@ -185,7 +186,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes make torch and pickle run into
-        reason = one_line(error).partition(". ")[0]
+        reason = one_line(error).partition(". ")[0] or type(error).__name__
         raise UserError(f"{path} is no file of tensors and plain data: {reason}") from error
     nested = (found[key] for key in _KEYS if key in found) if isinstance(found, Mapping) else ()
     state = next((inner for inner in nested if isinstance(inner, Mapping)), found)
@@ -196,6 +197,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: {key!r} is a {type(value).__name__}; expected a state dict of tensors"
             )
+        if not isinstance(key, str):
+            raise UserError(f"{path}: a tensor is called {key!r}; expected names")
     return dict(state)
 
 
@@ -203,7 +206,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
 
 
 def _load(
-    model: nn.Module, state: dict[str, Tensor], num_classes: int, source: str
+    model_name: str, model: nn.Module, state: dict[str, Tensor], num_classes: int, source: str
 ) -> frozenset[str]:
     """Load ``state``, renamed in place as the model names its tensors, but for the classifier of
     another number of classes; returns the names of its tensors."""
@@ -212,23 +215,43 @@ def _load(
     for name in state:
         if name not in own:
             raise UserError(f"{source}: there is a tensor {name!r}, which the model has not")
+        _check_tensor(f"{source}: {name!r}", state[name], own[name])
     tied = {id(own[name]) for name in state}
-    replaced = []
-    for name, tensor in own.items():
-        if name not in state and id(tensor) in tied:
-            continue
+    replaced = [
+        name
+        for name, tensor in own.items()
+        if (name in state and state[name].shape != tensor.shape)
+        or (name not in state and id(tensor) not in tied and not name.endswith(_COUNTER))
+    ]
+    classifiers = _classifiers(model_name, own, num_classes) if replaced else set()
+    for name in replaced:
         found = tuple(state[name].shape) if name in state else None
-        expected = tuple(tensor.shape)
-        if found == expected or (found is None and name.endswith("num_batches_tracked")):
-            continue  # a counter that files from before torch 1.0 lack, and nothing depends on
-        head = len(expected) > 0 and expected[0] == num_classes
-        if not head or (found and found[1:] != expected[1:]):
+        expected = tuple(own[name].shape)
+        if name not in classifiers or (found and found[1:] != expected[1:]):
             what = "there is none" if found is None else f"it has the shape {found}"
             raise UserError(f"{source} does not fit: {name!r}: {what}; expected {expected}")
-        replaced.append(name)
     kept = {name: tensor for name, tensor in state.items() if name not in replaced}
     model.load_state_dict(kept, strict=False)
     return frozenset(replaced)
+
+
+def _check_tensor(what: str, tensor: Tensor, own: Tensor) -> None:
+    """Check that ``own`` can take the numbers of ``tensor``."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+        raise UserError(f"{what} is {kind}; expected a dense tensor")
+    if tensor.is_complex() or (own.is_floating_point() and not tensor.is_floating_point()):
+        raise UserError(f"{what} has dtype {tensor.dtype}; expected numbers for a {own.dtype}")
+    if tensor.is_floating_point() and tensor.float().isnan().any():
+        raise UserError(f"{what} holds NaN; expected numbers")
+
+
+def _classifiers(name: str, own: Mapping[str, Tensor], num_classes: int) -> set[str]:
+    """Names of the tensors whose shape depends on the number of classes: others may be as long as
+    there are classes, by chance."""
+    with torch.random.fork_rng(devices=[]):
+        other = create_model(name, num_classes + 1).state_dict()
+    return {name for name, tensor in own.items() if tensor.shape != other[name].shape}
 
 
 def _rename(state: dict[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> None:

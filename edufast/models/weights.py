@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edufast.data import DataSet
 from edufast.data.class_map import ClassMap
+from edufast.data.samples import LARGEST_IMAGE
 from edufast.models.tensor_file import Fingerprint, open_tensors, read_tensor
 from edufast.models.wrappers import unwrapped, wrapper_prefix
 from edufast.models.zoo import create_model
@@ -36,7 +37,7 @@ _HASH = "sha256"  # key of what it says there
 
 # Within what float32 divides by, and what memory holds.
 _Deviation = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
-_ImageSize = Annotated[int, Field(gt=0, le=4096)]
+_ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
 _ClassId = Annotated[int, Field(ge=0, lt=1_000_000)]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.student.student import Student
+from edufast.utils.instances import check_instance
 
 
 class Answer(NamedTuple):
@@ -41,6 +42,7 @@ class EarlyExit(nn.Module):
 
     def __init__(self, student: Student, threshold: float) -> None:
         super().__init__()
+        check_instance("student", student, Student)
         if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r}: expected a number from 0 to 1")
         self.threshold = threshold

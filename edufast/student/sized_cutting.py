@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edufast.models.cutting import cut
+from edufast.utils.numbers import whole_numbers
 
 
 class SizedCutting:
@@ -39,8 +40,8 @@ class SizedCutting:
         cuts: Sequence[str] | None = None,
     ) -> None:
         self._model = model
-        self.input_size = tuple(input_size)
-        self.whole = self.current = cut(model, count, input_size=input_size, cuts=cuts)
+        self.input_size = whole_numbers("input_size", input_size)
+        self.whole = self.current = cut(model, count, input_size=self.input_size, cuts=cuts)
         self._image_size: int | None = None
 
     @property

@@ -18,7 +18,7 @@ from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, he
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.flops import TRAINING_FACTOR
-from edufast.utils.instances import check_instance
+from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_number
 
 
@@ -74,7 +74,7 @@ class Student(nn.Module):
         self.head_kind: Kind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
         self.seed = seed
-        self.learned = frozenset(model.get_parameter(name) for name in learned)
+        self.learned = _parameters(model, learned)
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
         self.classes = 0  # width of the logits
@@ -461,6 +461,15 @@ def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
     if x.dim() == 3 and not piece.channels_last:
         return x.movedim(1, -1)
     return x
+
+
+def _parameters(model: nn.Module, names: Collection[str]) -> frozenset[nn.Parameter]:
+    """Those of ``model`` that have these names."""
+    known = dict(model.named_parameters(remove_duplicate=False))
+    for name in all_of("learned", names, str):
+        if name not in known:
+            raise ValueError(f"learned has {name!r}; expected names of parameters of the model")
+    return frozenset(known[name] for name in names)
 
 
 def _check_growth(name: str, value: int, least: int, most: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +17,7 @@ from edufast.teachers.faculty import Answer, Faculty, Teacher
 from edufast.teachers.logit_store import LogitStore
 from edufast.utils.devices import to_device
 from edufast.utils.errors import Interrupted, UserError
+from edufast.utils.instances import check_instance
 from edufast.utils.progress import counting
 from edufast.utils.ranks import size
 from edufast.utils.signals import deferred_interrupt
@@ -66,6 +68,7 @@ class CachedFaculty(Faculty):
         stored_dtype: torch.dtype = torch.bfloat16,
         top_k: int | None = None,
     ) -> None:
+        check_instance("folder", folder, str, os.PathLike)
         super().__init__(teachers, device, dtype=dtype, compile=compile)
         self.folder = Path(folder)
         self._stored_dtype, self._top_k = stored_dtype, top_k

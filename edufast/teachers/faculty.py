@@ -165,6 +165,7 @@ class Faculty(Sequence[Teacher]):
         self.device = torch.device(device)
         if dtype is not None:
             check_instance("dtype", dtype, torch.dtype)
+        check_instance("compile", compile, bool)
         self.dtype = dtype
         self._models = [
             folded_if_traceable(teacher.model)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from edufast.data.class_map import ClassMap
 from edufast.teachers.faculty import Teacher
 from edufast.teachers.targets import find_target
-from edufast.utils.instances import all_of, check_instance
+from edufast.utils.instances import all_of, check_choice, check_instance
 from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 
 Order = Literal["mixed", "slices"]
@@ -65,7 +65,9 @@ class Grade:
         if len(set(self.teachers)) != len(self.teachers):
             raise ValueError(f"teachers is {list(self.teachers)}; expected each once")
         object.__setattr__(self, "freeze", real_numbers("freeze", self.freeze))
-        if self.target is None:
+        if self.target is not None:
+            check_instance("target", self.target, str)
+        else:
             object.__setattr__(self, "target", "gated" if self.teachers else "none")
         find_target(self.target or "none")
         if (self.target == "none") != (not self.teachers):
@@ -115,10 +117,8 @@ class Curriculum:
             raise ValueError("grades is empty; expected at least one grade")
         for name in ("keep_rows", "keep_state"):
             check_instance(name, getattr(self, name), bool)
-        if self.order not in get_args(Order):
-            raise ValueError(f"order is {self.order!r}; expected one of {get_args(Order)}")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule is {self.schedule!r}; expected one of {get_args(Schedule)}")
+        check_choice("order", self.order, get_args(Order))
+        check_choice("schedule", self.schedule, get_args(Schedule))
         seen: dict[int, int] = {}
         for number, grade in enumerate(self.grades, 1):
             for c in grade.classes:

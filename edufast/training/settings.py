@@ -14,7 +14,7 @@ from torch import nn
 from edufast.data import Augment
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
-from edufast.utils.instances import check_instance
+from edufast.utils.instances import check_choice, check_instance
 from edufast.utils.numbers import real_number, whole_number
 
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
@@ -80,12 +80,9 @@ class Training:
         check_instance("augment", self.augment, Augment)
         if self.balance > 1:
             raise ValueError(f"balance is {self.balance}; expected at most 1")
-        if self.optimizer not in get_args(Optimizer):
-            raise ValueError(f"optimizer={self.optimizer!r}: expected 'sgd' or 'adamw'")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision={self.precision!r}: expected 'fp32' or 'bf16'")
-        if self.compile not in get_args(Compile):
-            raise ValueError(f"compile={self.compile!r}: expected 'auto', True or False")
+        check_choice("optimizer", self.optimizer, get_args(Optimizer))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("compile", self.compile, get_args(Compile))
 
     def create_optimizer(
         self, parameters: Iterable[nn.Parameter], learned: Collection[nn.Parameter] = ()

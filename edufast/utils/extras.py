@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 from edufast.utils.errors import UserError
 
@@ -35,6 +38,7 @@ def needed_for(what: str, extra: str) -> Iterator[None]:
 
     Raises:
         MissingPackageError: one of them is not installed.
+        UserError: a module that no extra brings is missing, which code of somebody else imports.
     """
     try:
         yield
@@ -42,7 +46,33 @@ def needed_for(what: str, extra: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package in ("", "edufast"):
             raise
-        raise MissingPackageError(what, package, extra) from error
+        extras = _extras_with(package)
+        if not extras:
+            raise UserError(f"{what} needs the module {error.name!r}{_place(error)}") from error
+        raise MissingPackageError(what, package, extra if extra in extras else extras[0]) from error
+
+
+def _extras_with(package: str) -> list[str]:
+    """The extras that bring ``package``, which is named as it is imported."""
+    name = _KNOWN_AS.get(package, package).lower().replace(" ", "-").replace("_", "-")
+    brings: dict[str, set[str]] = {}
+    for line in metadata.requires("edufast") or ():
+        found = re.match(r"([\w.-]+)(?:\[(\w+)\])?.*extra == ['\"](\w+)['\"]", line)
+        if found:
+            brings.setdefault(found[3], set()).add(found[2] or found[1].lower())
+    extras = [e for e, names in brings.items() if any(_is(name, each) for each in names)]
+    return extras + [e for e, names in brings.items() if names & {*extras} and e not in extras]
+
+
+def _is(name: str, distribution: str) -> bool:
+    """Whether a distribution is the package: those of DALI name the version of CUDA, too."""
+    return distribution == name or distribution.startswith(f"{name}-cuda")
+
+
+def _place(error: ModuleNotFoundError) -> str:
+    """Whose import failed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
+    return f", which {frames[-1].filename}, line {frames[-1].lineno}, imports" if frames else ""
 
 
 def require(what: str, extra: str, *packages: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
 from typing import Any
+
+from edufast.utils.instances import listed
 
 
 def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> int:
@@ -43,9 +44,10 @@ def whole_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
     Raises:
         ValueError: they are no sequence, or one is no integer or too small.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    found = listed(values)
+    if found is None:
         raise ValueError(f"{name} is {values!r}; expected a sequence of integers")
-    return tuple(whole_number(name, value, least) for value in values)
+    return tuple(whole_number(name, value, least) for value in found)
 
 
 def real_numbers(name: str, values: Any, least: float = 0.0) -> tuple[float, ...]:
@@ -54,9 +56,10 @@ def real_numbers(name: str, values: Any, least: float = 0.0) -> tuple[float, ...
     Raises:
         ValueError: they are no sequence, or one is no finite number or too small.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    found = listed(values)
+    if found is None:
         raise ValueError(f"{name} is {values!r}; expected a sequence of numbers")
-    return tuple(real_number(name, value, least) for value in values)
+    return tuple(real_number(name, value, least) for value in found)
 
 
 def real_number(name: str, value: object, least: float = 0.0) -> float:

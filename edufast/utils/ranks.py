@@ -61,31 +61,44 @@ def join() -> bool:
         Whether it was done here, so that :func:`leave` is to follow.
 
     Raises:
-        UserError: the variables that torchrun sets are incomplete.
+        UserError: the variables that torchrun sets are incomplete or make no sense, or the first
+            process cannot listen where they say.
     """
     global _store
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
+    count = _variable("WORLD_SIZE", default=1)
+    if count == 1 or dist.is_initialized():
         return False
-    backend, local = "gloo", int(os.environ.get("LOCAL_RANK") or 0)
+    number, local = _variable("RANK"), _variable("LOCAL_RANK")
+    if number >= count:  # nobody would wait for it, and it for ever
+        raise UserError(f"RANK is {number}; expected less than WORLD_SIZE, {count}")
+    backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local % torch.cuda.device_count())
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    except ValueError as error:
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("group", store),
+            rank=number,
+            world_size=count,
+            timeout=_PATIENCE,
+        )
+    except (ValueError, dist.DistError) as error:
         raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but {one_line(error)}; expected the "
-            "variables that torchrun sets"
+            f"WORLD_SIZE is {str(count)!r}, but {one_line(error)}; expected the variables that "
+            "torchrun sets"
         ) from error
-    dist.init_process_group(
-        backend,
-        store=dist.PrefixStore("group", store),
-        rank=number,
-        world_size=count,
-        timeout=_PATIENCE,
-    )
     _store = dist.PrefixStore("edufast", store)
     return True
+
+
+def _variable(name: str, default: int = 0) -> int:
+    """The number in an environment variable of torchrun's."""
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal() or (name == "WORLD_SIZE" and int(value) < 1):
+        raise UserError(f"{name} is {value!r}; expected a number, as torchrun sets it")
+    return int(value)
 
 
 def leave(*, failed: bool = False) -> None:

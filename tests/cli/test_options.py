@@ -36,6 +36,8 @@ from tests.commands import edufast, one_line
         (("train", "quickstart", "--device", ""), "--device is ''; expected cpu"),
         (("train", ""), "recipe is ''; expected one of"),
         (("recipes", ""), "recipe is ''; expected one of"),
+        (("train", "quickstart", "--set", "student.weights="), "expected a value behind '='; null"),
+        (("train", "folder", "--data", "NONE.CSV"), "data source 'manifest:"),
         (("train", "quickstart", "--set", "name=''"), "name: found ''; string should match"),
         (("resume", ""), "run is ''; expected a file or folder"),
         (("export", ""), "source is ''; expected a file or folder"),

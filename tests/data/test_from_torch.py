@@ -113,6 +113,13 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
         ((IMAGE, -1), "has the label -1; expected an integer from 0"),
         ((IMAGE, 0.5), "has the label 0.5"),
         ((IMAGE, "cat"), "has the label 'cat'"),
+        ((IMAGE, float("inf")), "has the label inf; expected an integer from 0"),
+        ((IMAGE, 2**70), "has the label 1180591620717411303424; expected an integer from 0"),
+        ((IMAGE, torch.tensor([0, 1])), r"has the label tensor\(\[0, 1\]\); expected an integer"),
+        ((IMAGE[:0], 0), r"is a ndarray uint8 \(0, 8, 3\); expected a PIL image"),
+        ((torch.zeros(3, 0, 8), 0), r"ndarray float32 \(0, 8, 3\); expected a PIL image"),
+        ((torch.zeros(3, 8, 8, device="meta"), 0), r"\(torch.strided on meta\); expected a PIL"),
+        ((torch.zeros(3, 8, 8).to_sparse(), 0), r"\(torch.sparse_coo on cpu\); expected a PIL"),
     ],
 )
 def test_items_of_another_kind_are_told(item: Any, message: str) -> None:
@@ -133,6 +140,43 @@ def test_a_data_set_without_items_or_of_one_class_is_told() -> None:
     one = Items([IMAGE], [0])
     with pytest.raises(UserError, match="classes names 1 classes; the labels have 1, at least 2"):
         DataSet.from_torch(one, one)
+
+
+def test_greys_of_more_than_8_bits_are_scaled_as_those_of_files_are() -> None:
+    deep = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    grey = Items([Image.fromarray(deep)] * 4, [0, 1, 0, 1])
+    images = DataSet.from_torch(grey, grey).train.images
+    np.testing.assert_array_equal(images[0, :, :, 0], (deep / 257).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": 5}, "train is of type int, which has no length; expected a data set of items"),
+        ({"val": iter([])}, "val is of type list_iterator, which has no length"),
+        ({"train": {1, 2}}, r"train\[0\]: TypeError: 'set' object is not subscriptable"),
+        ({"classes": "ab"}, "classes is of type str; expected a sequence of names, in the order"),
+        ({"classes": {"b": 1, "a": 0}}, "classes is of type dict; expected a sequence of names"),
+        ({"classes": ["a", "a"]}, "classes has 'a' 2 times; expected each name once"),
+        ({"classes": ["a", "b\x1b"]}, r"classes: class 'b\\x1b': expected a name in UTF-8"),
+        ({"classes": []}, "classes names 0 classes; the labels have 2, at least 2"),
+        ({"image_size": 0}, "image_size is 0; expected at least 1"),
+        ({"image_size": 10**30}, "image_size is 10{30}; expected at most 4096"),
+        ({"image_size": "8"}, "image_size is '8'; expected an integer"),
+        ({"name": 3}, "name is of type int; expected str"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(changes: dict[str, Any], message: str) -> None:
+    some = Items([IMAGE] * 4, [0, 1, 0, 1])
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        DataSet.from_torch(**{"train": some, "val": some, **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_far_beyond_the_others_takes_no_memory() -> None:
+    some = Items([IMAGE] * 3, [0, 1, 2**60])
+    with pytest.raises(UserError, match="train has no image of class '2'"):
+        DataSet.from_torch(some, some)
 
 
 def test_grey_tensors_have_three_channels() -> None:

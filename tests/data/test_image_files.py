@@ -18,7 +18,9 @@ from edufast.data.image_files import (
     naming_unreadable,
     unreadable,
     with_even_chunks,
+    with_known_orientation,
 )
+from edufast.data.pictures import read_picture
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Teacher
@@ -27,6 +29,7 @@ from edufast.training.school import School
 from edufast.utils.errors import UserError
 from tests.commands import edufast, one_line
 from tests.data.folders import make_pictures, names
+from tests.data.odd_pictures import seen_in_validation
 from tests.tiny import TRAINING, tiny_model
 
 
@@ -276,6 +279,37 @@ def test_only_the_size_of_odd_chunks_of_webp_files_changes():
     for other in (png.getvalue(), b"", b"RIFF", odd[:20], odd[:-1][:40], os.urandom(64)):
         assert len(with_even_chunks(other)) == len(other)
     assert with_even_chunks(png.getvalue()) == png.getvalue()
+
+
+def tiff(order: str) -> bytes:
+    """With an orientation of 1; the one of little-endian numbers is compressed, for libtiff."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    picture, options = Image.fromarray(pixels), {"compression": "tiff_lzw"}
+    if order == "big":
+        picture, options = Image.fromarray(pixels[:, :, 0].astype(">u2")), {}
+    picture.save(file, "TIFF", tiffinfo={274: 1}, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("orientation", [0, 6, 9, 77])
+def test_an_orientation_that_there_is_not_is_upright_and_nobody_prints_a_line(
+    order, orientation, tmp_path, capfd
+):
+    content = tiff(order)
+    entry = b"".join(n.to_bytes(size, order) for n, size in ((274, 2), (3, 2), (1, 4)))
+    upright, odd = (entry + n.to_bytes(2, order) for n in (1, orientation))
+    assert content.count(upright) == 1 and content[:2] == (b"MM" if order == "big" else b"II")
+    changed = content.replace(upright, odd)
+    assert with_known_orientation(changed) == (changed if orientation == 6 else content)
+    for name, each in (("odd.tif", changed), ("upright.tif", content)):
+        (tmp_path / name).write_bytes(each)
+    if orientation != 6:
+        pictures = [np.asarray(read_picture(tmp_path / n)) for n in ("odd.tif", "upright.tif")]
+        assert np.array_equal(*pictures)
+    seen_in_validation(tmp_path / "odd.tif", 8)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_damaged_or_missing_webp_file_is_named(tmp_path):

@@ -86,6 +86,12 @@ def test_a_list_may_be_edited_and_names_files_from_its_folder(
     assert "cat/bad.png" not in names(splits.train) and "cat/copy.png" in names(splits.train)
 
 
+def test_a_list_saved_by_a_spreadsheet_is_read(pictures: Path) -> None:
+    path = pictures.parent / "list.csv"
+    path.write_text("picture,reason\npictures/train/cat/bad.png,\n", encoding="utf-8-sig")
+    assert read_list(path) == {pictures / "train/cat/bad.png"}
+
+
 def test_odd_names_come_back_as_they_were(tmp_path: Path) -> None:
     odd = [tmp_path / 'a,"b"\n.png', Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png"))]
     write_list(tmp_path / "list.csv", dict.fromkeys(odd, "corrupt"))
@@ -97,7 +103,9 @@ def test_odd_names_come_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "cannot be read as a CSV file"),
+        ("", r"begins with \[\]; expected the columns \['picture', 'reason'\]"),
+        ('picture\npictures/train/cat/bad.png\n"pictures/train/cat/copy.png\n',
+         "cannot be read as a CSV file: unexpected end of data"),
         ("a.png\n", r"begins with \['a.png'\]; expected the columns \['picture', 'reason'\]"),
         ("picture\nother.png\n", r"no picture that .*list\.csv names is in '.*pictures'"),
         ("picture\n" + "".join(f"pictures/train/cat/00{i}.png\n" for i in range(8))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import http.client
 import io
 import json
 import socket
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +120,31 @@ def test_the_page_loads_nothing_from_elsewhere_and_shows_names_as_text(server: D
 @pytest.mark.parametrize("content", [b"", b"no picture", picture()[:300]])
 def test_what_is_no_picture_is_told(server: DemoServer, content: bytes) -> None:
     assert refused(server, content) == (422, "it cannot be read or decoded")
+
+
+def test_decoders_print_nothing_about_damaged_pictures(run: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (20, 30)).save(content, "TIFF")
+    demo = Demo(run)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for end in range(20, 100, 10):
+            with pytest.raises(UserError, match="cannot be read or decoded"):
+                demo.answer(content.getvalue()[:end])
+    assert not told
+
+
+def test_a_disk_that_is_full_is_told_and_the_server_goes_on(
+    server: DemoServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        assert refused(server, picture()) == (500, "this machine: No space left on device")
+    assert ask(server, picture())[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def bomb() -> bytes:

@@ -94,12 +94,23 @@ def test_integers_may_change_one_answer_of_ten(bundle, wrong, refused) -> None:
         assert replay(bundle)[0].agreement == 29 / 32
 
 
-@pytest.mark.parametrize("arrays", [{}, {"images": [0]}, {"student.onnx": np.zeros((32, 5))}])
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"images": [0]},
+        {"student.onnx": np.zeros((32, 5))},
+        {"student.onnx": np.full((32, 4), "1.0")},
+        {"student.onnx": np.zeros((0, 4)), "images": np.zeros((0, 16, 16, 3), np.uint8)},
+    ],
+)
 def test_golden_images_of_another_bundle_are_one_line(bundle, arrays) -> None:
     with np.load(bundle / "golden.npz") as golden:
         kept = dict(golden) if "student.onnx" in arrays else {}
     np.savez(bundle / "golden.npz", **(kept | arrays))
     vouch(bundle, "golden.npz", "golden")
-    with pytest.raises(ReplayError, match=r"no answers of every file|gives logits") as error:
+    with pytest.raises(
+        ReplayError, match=r"no answers of every file|gives logits|has no images"
+    ) as error:
         replay(bundle)
     assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,6 +136,22 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
     assert not HEAD & start.learned
 
 
+def as_meta(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor.to("meta") for name, tensor in state.items()}
+
+
+def test_a_layer_as_wide_as_there_are_classes_is_no_head(tmp_path: Path) -> None:
+    for change in (lambda s: s.pop("bn1.weight"), lambda s: s.update({"bn1.weight": ONES})):
+        state = network(classes=5).state_dict()
+        change(state)
+        torch.save(state, tmp_path / "m.pt")
+        with pytest.raises(UserError, match=r"does not fit: 'bn1.weight': .*; expected \(16,\)$"):
+            started("resnet8", 16, tmp_path / "m.pt")
+
+
+ONES = torch.ones(8)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -148,6 +165,22 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
             "'fc.weight': it has the shape (5, 7); expected (3, 64)",
         ),
         (lambda s: s.update(more=torch.zeros(1)), "a tensor 'more', which the model has not"),
+        (lambda s: s.update({3: torch.zeros(1)}), "a tensor is called 3; expected names"),
+        (lambda s: s.update({(): torch.zeros(1)}), "a tensor is called (); expected names"),
+        (lambda s: s.update(as_meta(s)), "'conv1.weight' is torch.strided on meta; expected a de"),
+        (lambda s: s["conv1.weight"].fill_(math.nan), "'conv1.weight' holds NaN; expected numbers"),
+        (
+            lambda s: s.update({"conv1.weight": s["conv1.weight"].to_sparse()}),
+            "'conv1.weight' is torch.sparse_coo on cpu; expected a dense tensor",
+        ),
+        (
+            lambda s: s.update({"conv1.weight": s["conv1.weight"] + 1j}),
+            "'conv1.weight' has dtype torch.complex64; expected numbers for a torch.float32",
+        ),
+        (
+            lambda s: s.update({"conv1.weight": s["conv1.weight"] > 0}),
+            "'conv1.weight' has dtype torch.bool; expected numbers for a torch.float32",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(

@@ -195,3 +195,25 @@ def masks(classes: int) -> dict[str, tuple[Iterable[int], Iterable[int]]]:
         "label": ([5], [5]),
         "tile": (range(8, 16), range(8)),
     }
+
+
+def masked_by_the_smallest(divergence: str, temperature: float) -> Inputs:
+    """Classes that both sides mask by the smallest number of their type: as good as -inf."""
+    case = Case(divergence=divergence, temperature=temperature, reduction="none")
+    x = inputs(case.but(teacher_grad=True))
+    x.labels[1:] = 8
+    for t in (x.student, *x.teachers):
+        t[:, [3, 7]] = torch.finfo(t.dtype).min
+    return x
+
+
+def far_apart(divergence: str, logit: float, classes: int = 5) -> Inputs:
+    """One class is so low on the one side, and the other side is flat: a divergence of ``logit``
+    over the number of classes, for "dkd" of the other classes."""
+    low, flat = torch.zeros(1, classes), torch.zeros(1, classes)
+    low[0, 3] = -logit
+    student, teacher = (flat, low) if divergence == "reverse_kl" else (low, flat)
+    arguments = {"divergence": divergence, "temperature": 1.0, "alpha": 0.0, "reduction": "none"}
+    if divergence == "dkd":
+        arguments["divergence_params"] = (0.25, 1.0)
+    return Inputs(student, [teacher], torch.tensor([1]), {**arguments, "teacher_grad": False})

@@ -18,7 +18,9 @@ from tests.ops.cases import (
     Inputs,
     assert_accurate,
     evaluate,
+    far_apart,
     inputs,
+    masked_by_the_smallest,
     masks,
     truth,
 )
@@ -272,6 +274,28 @@ def test_what_has_no_softmax_gives_nan(divergence, where, rest, bad):
 def test_large_logits(divergence, scale):
     case = Case(rows=3, divergence=divergence, scale=scale, weighting="confidence")
     assert_emulation_accurate(inputs(case.but(teacher_grad=True, temperature=1.0)))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_several_masks_of_the_smallest_number(divergence, temperature):
+    x = masked_by_the_smallest(divergence, temperature)
+    ours, exact = driver.evaluate(x)[0], truth(x)
+    torch.testing.assert_close(ours.loss.double(), exact.loss, rtol=1e-5, atol=1e-5)
+    for a, b in zip(ours.grads, exact.grads, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [5, 16, 64])  # for each program
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "dkd"])
+def test_a_divergence_is_infinite_above_a_bound_and_before_sums_overflow(divergence, classes):
+    near = driver.evaluate(far_apart(divergence, 1e32, classes))[0].loss.item()
+    assert near == pytest.approx(1e32 / (classes - (divergence == "dkd")), rel=1e-4)
+    found = driver.evaluate(far_apart(divergence, 1e38, classes))[0]
+    assert found.loss.item() == math.inf and torch.isfinite(found.grads[0]).all()
+    smooth = far_apart("forward_kl", 3e38)
+    smooth.arguments.update(alpha=1.0, label_smoothing=0.125)
+    assert driver.evaluate(smooth)[0].loss.item() == math.inf
 
 
 def test_a_large_common_offset_costs_no_digits():

@@ -22,7 +22,9 @@ from tests.ops.cases import (
     Inputs,
     assert_accurate,
     evaluate,
+    far_apart,
     inputs,
+    masked_by_the_smallest,
     truth,
 )
 
@@ -242,15 +244,84 @@ def test_masks_of_the_smallest_number(divergence, backend, label):
     torch.testing.assert_close(ours.grads[0].double(), exact.grads[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_several_masks_of_the_smallest_number_are_as_good_as_minus_infinity(
+    backend, divergence, temperature
+):
+    """Also in the cross-entropy, where their sum overflows, and in every gradient."""
+    x = masked_by_the_smallest(divergence, temperature)
+    ours, exact = evaluate(x, backend), truth(x)
+    torch.testing.assert_close(ours.loss.double(), exact.loss, rtol=1e-5, atol=1e-5)
+    for a, b in zip(ours.grads, exact.grads, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "dkd"])
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_divergence_is_infinite_above_a_bound_and_before_sums_overflow(
+    dtype, backend, divergence
+):
+    near, far = (far_apart(divergence, logit).to(dtype) for logit in (1e32, 1e38))
+    share = 0.25 if divergence == "dkd" else 0.2
+    assert evaluate(near, backend).loss.item() == pytest.approx(share * 1e32, rel=1e-4)
+    found = evaluate(far, backend)
+    assert found.loss.item() == math.inf and torch.isfinite(found.grads[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_smoothing_over_classes_masked_by_the_smallest_number_is_infinite(backend):
+    student = torch.tensor([[1.0, 0.0, MOST_NEGATIVE, MOST_NEGATIVE]])
+    losses = [
+        kd_loss(
+            student.to(dtype), student, LABEL, alpha=1.0, label_smoothing=s, backend=backend
+        ).item()
+        for dtype in (torch.float32, torch.float64)
+        for s in (0.0, 0.125)
+    ]
+    expected = math.log1p(math.exp(-1.0))
+    assert losses == [pytest.approx(expected), math.inf] * 2
+
+
+MOST_NEGATIVE = torch.finfo(torch.float32).min
+LABEL = torch.tensor([0])
+
+
+@pytest.mark.parametrize("divergence", ["dkd", "forward_kl"])
+def test_teachers_far_from_the_student_get_finite_gradients(divergence):
+    x = far_apart(divergence, 3e38)
+    x.student, x.teachers[0] = x.teachers[0], x.student
+    x.arguments.update(divergence_params=(1.0, 8.0) if divergence == "dkd" else None)
+    x.arguments.update(temperature=2.0, teacher_grad=True)
+    ours, exact = evaluate(x, "cpp"), truth(x)
+    torch.testing.assert_close(ours.grads[1].double(), exact.grads[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("margins", "weights"), [((100.0, 90.0), (0.5, 0.5)), ((95.0, 5.0), (1, 0))]
+)
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entropies_that_underflow_count_as_none(dtype, backend, margins, weights):
+    teachers = [torch.tensor([[margin, 0.0, 0.0]], dtype=dtype) for margin in margins]
+    student, label = torch.tensor([[0.5, 1.0, 0.0]], dtype=dtype), torch.tensor([1])
+    options = {"alpha": 0.0, "temperature": 32.0, "backend": backend}
+    found = kd_loss(student, teachers, label, weighting="entropy", **options)
+    given = kd_loss(student, teachers, label, weighting=weights, **options)
+    assert found.item() == pytest.approx(given.item())
+
+
 def test_dkd_of_a_student_that_is_sure_of_another_class():
     """The logarithm of the rest's probability is below that of anything that stands for 0."""
-    student = torch.tensor([[3e38, 0.0]])
+    student = torch.tensor([[3e31, 0.0]])
     options = {"alpha": 0.0, "temperature": 1.0, "divergence": "dkd"}
     for backend in ("reference", "cpp"):
         z = student.clone().requires_grad_()
         loss = kd_loss(z, torch.zeros(1, 2), torch.tensor([0]), backend=backend, **options)
         loss.backward()
-        assert loss.item() == pytest.approx(1.5e38)
+        assert loss.item() == pytest.approx(1.5e31)
         assert z.grad.tolist() == [[0.5, -0.5]]
 
 

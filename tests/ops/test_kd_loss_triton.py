@@ -29,7 +29,9 @@ from tests.ops.cases import (
     Inputs,
     assert_accurate,
     evaluate,
+    far_apart,
     inputs,
+    masked_by_the_smallest,
     truth,
 )
 from tests.ops.devices import TRITON, on_triton
@@ -249,6 +251,24 @@ def test_masks_of_the_smallest_number(divergence, label, regime):
     side = x.student if divergence == "reverse_kl" else x.teachers[0]
     side[:, [3, 7]] = torch.finfo(torch.float32).min
     assert_same_values(x)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_several_masks_of_the_smallest_number(divergence, temperature, regime):
+    assert_same_values(masked_by_the_smallest(divergence, temperature))
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "dkd"])
+def test_a_divergence_is_infinite_above_a_bound_and_before_sums_overflow(divergence, regime):
+    share = 0.25 if divergence == "dkd" else 0.2
+    near = evaluate(far_apart(divergence, 1e32), "triton").loss.item()
+    assert near == pytest.approx(share * 1e32, rel=1e-4)
+    found = evaluate(far_apart(divergence, 1e38), "triton")
+    assert found.loss.item() == math.inf and torch.isfinite(found.grads[0]).all()
+    smooth = far_apart("forward_kl", 3e38)
+    smooth.arguments.update(alpha=1.0, label_smoothing=0.125)
+    assert evaluate(smooth, "triton").loss.item() == math.inf
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

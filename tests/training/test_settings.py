@@ -15,8 +15,8 @@ from edufast.training.settings import SchoolOptions, Training, autocast
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"precision": "fp16"}, "precision='fp16': expected 'fp32' or 'bf16'"),
-        ({"compile": "yes"}, "compile='yes': expected 'auto', True or False"),
+        ({"precision": "fp16"}, "precision is 'fp16'; expected 'fp32' or 'bf16'"),
+        ({"compile": "yes"}, "compile is 'yes'; expected 'auto' or True or False"),
         ({"balance": 1.5}, "balance is 1.5; expected at most 1"),
         ({"pretrained_lr": 0}, "pretrained_lr is 0.0; expected a share of lr, above 0 and up to 1"),
         ({"pretrained_lr": 1.5}, "pretrained_lr is 1.5; expected a share of lr"),
@@ -92,7 +92,7 @@ def test_by_default_a_school_is_on_the_cpu_and_keeps_nothing():
         ({"lr": math.nan}, "lr is nan; expected a finite number"),
         ({"momentum": math.inf}, "momentum is inf; expected a finite number"),
         ({"weight_decay": -1}, "weight_decay is -1; expected a finite number of at least 0"),
-        ({"optimizer": "adam"}, "optimizer='adam': expected 'sgd' or 'adamw'"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected 'sgd' or 'adamw'"),
     ],
 )
 def test_settings_that_cannot_train_are_refused(fields, message):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import edufast
+from edufast.utils.errors import UserError
 from edufast.utils.extras import MissingPackageError, needed_for, require
 from tests.test_layers import modules
 
@@ -172,6 +173,38 @@ def test_a_missing_package_is_an_import_error_and_a_user_error() -> None:
         require("this", "train", "json", "edufast_has_no_such_package")
     assert str(error.value) == (
         "this needs edufast_has_no_such_package: pip install 'edufast[train]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("yaml", "train"),
+        ("nvidia.dali", "train"),
+        ("sklearn", "train"),
+        ("onnxscript", "export"),
+        ("timm", "timm"),
+        ("huggingface_hub", "timm"),
+    ],
+)
+def test_the_extra_that_is_named_brings_the_package(package: str, extra: str) -> None:
+    with (
+        pytest.raises(MissingPackageError, match=rf"install 'edufast\[{extra}\]'$"),
+        needed_for("this", "train"),
+    ):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def test_a_module_that_code_of_a_user_lacks_is_named_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_network.py").write_text("\nimport pandas_of_mine.frame\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as error, needed_for("this command", "train"):
+        import my_network  # noqa: F401
+    assert str(error.value) == (
+        f"this command needs the module 'pandas_of_mine', which {tmp_path / 'my_network.py'}, "
+        "line 2, imports"
     )
 
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edufast import Augment, Curriculum, Faculty, Grade, School, Student, Teacher, Training
+from edufast import (
+    Augment,
+    CachedFaculty,
+    ClassMap,
+    Curriculum,
+    EarlyExit,
+    Faculty,
+    Grade,
+    School,
+    Student,
+    Teacher,
+    Training,
+    load_dataset,
+    predict,
+)
 from edufast.distill import KD
 from edufast.models.zoo import create_model
 from edufast.training.settings import SchoolOptions
@@ -120,6 +136,36 @@ WRONG = [
     (lambda: Student(tiny_model(), 2, head_width=True), "head_width is True; expected an integer"),
     (lambda: grown(keep_state="no"), "keep_state is of type str; expected bool"),
     (lambda: grown(optimizer="sgd"), "optimizer is of type str; expected Optimizer"),
+    (lambda: Grade(1, torch.tensor(2)), r"classes is tensor\(2\); expected a sequence of integers"),
+    (lambda: Grade(1, [0], freeze=np.array(1)), "freeze is .*; expected a sequence of numbers"),
+    (lambda: Grade(1, [0], target=torch.ones(2)), "target is of type Tensor; expected str"),
+    (lambda: Curriculum(torch.tensor(2)), "grades is of type Tensor; expected a sequence"),
+    (lambda: Curriculum([Grade(1, [0])], np.ones(2)), "order is .*; expected 'mixed' or 'slices'"),
+    (lambda: Training(optimizer=np.ones(2)), "optimizer is .*; expected 'sgd' or 'adamw'"),
+    (lambda: Training(compile=torch.ones(2)), "compile is .*; expected 'auto' or True or False"),
+    (lambda: Student(tiny_model(), 2, input_size=16), "input_size is 16; expected a sequence of i"),
+    (lambda: Student(tiny_model(), 2, head=np.ones(2)), "head is .*; expected one of"),
+    (lambda: Student(tiny_model(), 2, cuts=True), "cuts=True: expected 1 names for 2 fragments"),
+    (lambda: Student(tiny_model(), 2, cuts=[["1"]]), r"cuts: cannot cut after \['1'\]; possible"),
+    (lambda: Student(tiny_model(), 2, learned="head"), "learned is of type str; expected a seq"),
+    (lambda: Student(tiny_model(), 2, learned=["x"]), "learned has 'x'; expected names of param"),
+    (lambda: EarlyExit(tiny_model(), 0.5), "student is of type Sequential; expected Student"),
+    (lambda: Faculty([], compile=torch.ones(2)), "compile is of type Tensor; expected bool"),
+    (lambda: CachedFaculty([], 5), "folder is of type int; expected str or PathLike"),
+    (lambda: ClassMap(5), "slices is 5; expected sequences of class ids"),
+    (lambda: ClassMap([0, 1]), r"slices\[0\] is 0; expected a sequence of integers"),
+    (lambda: replace(DATA, val=None), "val is None; expected Samples"),
+    (lambda: replace(DATA, classes=6), "classes is of type int; expected a sequence, each a str"),
+    (lambda: replace(DATA, classes=("a",) * 6), "classes has 'a' 6 times; expected each name once"),
+    (lambda: load_dataset("digits", image_size="8"), "image_size is '8'; expected an integer"),
+    (lambda: load_dataset("digits", image_size=10**9), "image_size is 1000000000; expected at"),
+    (lambda: load_dataset("digits", holdout="0.1"), "holdout is of type str; expected float"),
+    (lambda: load_dataset("digits", on_error=None), "on_error is None; expected 'stop' or 'skip'"),
+    (lambda: load_dataset("digits", leave_out=3), "leave_out is of type int; expected str or Path"),
+    (lambda: load_dataset(None), "source is None; expected str or Path"),
+    (lambda: predict(None, "a.png"), "path is None; expected str or PathLike"),
+    (lambda: predict("a.onnx", 5), "pictures is of type int; expected a sequence, each a str or P"),
+    (lambda: predict("a.onnx", [5]), r"pictures\[0\] is of type int; expected str or PathLike"),
     (lambda: create_model(None, 10), "name is of type NoneType; expected a model's name"),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import torch
 
@@ -138,3 +140,39 @@ def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
         ranks.check_device(torch.device("cuda", 1))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     ranks.check_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "^WORLD_SIZE is 'two'; expected a number, as torchrun sets it$"),
+        ({"WORLD_SIZE": "0"}, "^WORLD_SIZE is '0'; expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "^RANK is '-1'; expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "^RANK is 2; expected less than WORLD_SIZE, 2$"),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "a"}, "^LOCAL_RANK is 'a'; expected a number"),
+    ],
+)
+def test_variables_that_torchrun_would_not_set_are_named_and_nobody_waits(
+    variables, message, monkeypatch
+):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        ranks.join()
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(monkeypatch):
+    with socket.create_server(("", 0)) as taken:
+        variables = {
+            "WORLD_SIZE": "2",
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(taken.getsockname()[1]),
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"^WORLD_SIZE is '2', but .*address already in use"):
+            ranks.join()

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from edufast.ops._numbers import Number
 
+# Above, sums of float32 may overflow, sooner or later by their order; csrc/kd_loss.h has it, too.
+LARGEST_DIVERGENCE = 1e32
+
 
 class Softmax(NamedTuple):
     log_p: Tensor  # (B, n), -inf where masked
@@ -31,11 +34,14 @@ def softmax(logits: Tensor, temperature: Number = 1.0) -> Softmax:
 
 
 def kl(a: Softmax, b: Softmax) -> Tensor:
-    """KL(a || b) per row; classes that ``a`` masks contribute 0; 0 where a side is empty."""
-    ratio = a.log_p.masked_fill(a.masked, 0) - b.log_p.masked_fill(a.masked | b.masked, 0)
+    """KL(a || b) per row; classes that ``a`` masks contribute 0; 0 where a side is empty; infinity
+    above :data:`LARGEST_DIVERGENCE`."""
+    none = a.p == 0  # where logits are far apart, 0 times their ratio would be NaN
+    ratio = a.log_p.masked_fill(none, 0) - b.log_p.masked_fill(none | b.masked, 0)
     # Mass, though it may have underflown, on a class that ``b`` masks.
     outside = (b.masked & ~a.masked).any(1)
-    divergence = (a.p * ratio).sum(1).masked_fill(outside, math.inf)
+    divergence = (a.p * ratio).sum(1)
+    divergence = divergence.masked_fill(outside | (divergence > LARGEST_DIVERGENCE), math.inf)
     # A logit that is NaN or inf has made its whole row NaN.
     divergence = divergence.masked_fill(torch.isnan(a.log_p[:, 0] + b.log_p[:, 0]), math.nan)
     return divergence.masked_fill(a.empty | b.empty, 0)

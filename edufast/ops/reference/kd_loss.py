@@ -30,7 +30,7 @@ from edufast.ops._numbers import (
     is_temperature,
     is_weight,
 )
-from edufast.ops.reference._softmax import softmax
+from edufast.ops.reference._softmax import LARGEST_DIVERGENCE, softmax
 from edufast.ops.reference.kd_loss_divergences import (
     DEFAULT_PARAMS,
     DIVERGENCES,
@@ -197,6 +197,8 @@ def reference(p: KDLoss) -> Tensor:
       contributes nothing. NaN in a logit that is read gives a NaN loss.
     - A divergence is infinite where one side has mass and the other is masked (forward KL: the
       student; reverse KL: the teacher); its gradient is then finite and otherwise unspecified.
+      One above 1e32 counts as infinite, and so does such a mean of -log p in label smoothing: only
+      logits that mask by a huge negative number instead of -inf make it, and sums overflow.
     - "mean" divides by the number of rows that are not ignored; if all are, the loss is 0.
     - A label out of range is an error where it can be seen without waiting for a device; elsewhere
       the row's loss is NaN. So is every row's where a temperature, alpha or another of the numbers
@@ -227,8 +229,10 @@ def _cross_entropy(z: Tensor, labels: Tensor, smoothing: Number) -> Tensor:
     s = softmax(z)
     label_term = -s.log_p.gather(1, labels[:, None])[:, 0]
     # Without smoothing, classes at -inf are not looked at.
-    spread = s.log_p.masked_fill(s.masked & (smoothing == 0), 0).mean(1)
-    loss = (1 - smoothing) * label_term - smoothing * spread
+    # Divided first, since several of the smallest numbers, which mask as -inf does, overflow.
+    spread = (s.log_p / s.log_p.shape[1]).masked_fill(s.masked & (smoothing == 0), 0).sum(1)
+    far = (spread < -LARGEST_DIVERGENCE) & (smoothing != 0)
+    loss = (1 - smoothing) * label_term - smoothing * spread.masked_fill(far, -math.inf)
     return loss.masked_fill(s.empty, math.inf)
 
 

@@ -49,7 +49,7 @@ def js(pair: Pair, beta: Number) -> Tensor:
     """``beta KL(q || m) + (1 - beta) KL(p || m)`` with ``m = beta q + (1 - beta) p``."""
     p, q = softmax(pair.z), softmax(pair.t)
     floor = log_of_zero(pair.z.dtype)
-    log_p, log_q = p.log_p.masked_fill(p.masked, floor), q.log_p.masked_fill(q.masked, floor)
+    log_p, log_q = p.log_p.clamp_min(floor), q.log_p.clamp_min(floor)
     # log(m / p) and log(m / q) as they stand: log m would lose the digits in which it differs.
     ahead, shares = log_q - log_p, torch.zeros_like(log_p)
     if isinstance(beta, Tensor):

@@ -11,6 +11,8 @@ from edufast.ops.reference._softmax import softmax
 from edufast.ops.slices import ClassSlices
 
 # The numbers are part of the operator's schema; csrc/kd_loss.h holds the same list.
+# Below, a teacher is certain: such numbers underflow. csrc/kd_loss.h has it, too.
+LEAST_ENTROPY = 1e-30
 WEIGHTINGS = {"given": 0, "mean": 1, "routed": 2, "entropy": 3, "confidence": 4}
 
 
@@ -40,6 +42,7 @@ def row_weights(
         if k == 1:
             return torch.ones(rows, 1, dtype=dtype, device=device)
         entropy = torch.stack([-(s.p * s.log_p.masked_fill(s.masked, 0)).sum(1) for s in soft], 1)
+        entropy = entropy.masked_fill(entropy < LEAST_ENTROPY, 0)
         total = entropy.sum(1, keepdim=True)
         share = torch.where(total == 0, torch.full_like(entropy, 1 / k), entropy / total)
         return (1 - share) / (k - 1)
