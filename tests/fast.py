@@ -55,6 +55,7 @@ SLOW = (
     "data/test_arrays.py::test_a_training_*",
     "data/test_image_files.py::test_a_run_skips_*",
     "edge/test_demo.py::*",
+    "edge/test_early_exit.py::*",
     "edge/test_export.py::*",
     "models/test_timm_folder.py::test_timm_alone_*",
     "edge/test_format.py::*",

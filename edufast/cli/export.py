@@ -16,8 +16,11 @@ from edufast.edge.contract import SUFFIX
 from edufast.experiments import RUN_FILE
 from edufast.utils.errors import one_line
 
+_BESIDE = 2  # files in a table, which 80 columns have room for
+
 if TYPE_CHECKING:
     from edufast.data import DataSet
+    from edufast.edge.early_exit import EarlyExits
     from edufast.edge.export import ExportReport
     from edufast.edge.parity import ClassAccuracy
     from edufast.experiments.recipe import Recipe
@@ -46,6 +49,14 @@ def export(
     max_drop: Annotated[
         float, typer.Option(help="Points of accuracy that a file of integers may lose.")
     ] = MAX_DROP,
+    early_exit: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--early-exit"),
+            help="Write a program, too, that ends at the first exit that is sure: 0.5 loses at "
+            "most half a point of accuracy, 60% costs at most that much on average.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -66,31 +77,44 @@ def export(
     """Write a trained student as files for the edge, verified on the validation split.
 
     Every file is written, or none: one that is another classifier, or loses
-    more accuracy than --max-drop, ends the command with exit code 1.
+    more accuracy than --max-drop, ends the command with exit code 1. Of a run
+    with exits, a smaller student ends at each of them: student-exit1.onnx.
     """
     from edufast.edge.bundle import write_bundle
+    from edufast.edge.exit_choice import Target
     from edufast.edge.parity import ExportError
     from edufast.edge.registry import find_format
     from edufast.edge.trained import export_trained, write_script
     from edufast.experiments.exporting import record_exports
+    from edufast.experiments.run_folder import RunFolder
     from edufast.models.weights import load_model
+    from edufast.student.saved_exits import load_exits
 
     formats = {name: user(find_format, name) for name in to.split(",")}
     bundled = out is not None and out.suffix == SUFFIX
     if out is not None and not bundled and len(formats) > 1:
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
+    if out is not None and not bundled and early_exit is not None:
+        fail("--out names one file, and --early-exit writes more; expected one of them", 2)
+    early = None if early_exit is None else user(Target.parse, early_exit)
     weights, named = _weights(source)
     recipe = _recipe(source)
     if model is None and recipe is not None:
         model = recipe.student.model
     network, info = user(load_model, weights, model=model)
     images = _images(weights, info, data, recipe)
+    exits = None
+    if (out is None or bundled) and weights == named and RunFolder(source).exits.is_file():
+        exits = user(
+            load_exits, RunFolder(source).exits, network, (3, info.image_size, info.image_size)
+        )
     paths = {name: out or named.with_suffix(form.SUFFIX) for name, form in formats.items()}
     try:
         if out is not None and bundled:
-            reports = user(write_bundle, network, info, images, out, list(formats), max_drop)
+            asked = (out, list(formats), max_drop, exits, early)
+            reports = user(write_bundle, network, info, images, *asked)
         else:
-            reports = user(export_trained, network, info, images, paths, max_drop)
+            reports = user(export_trained, network, info, images, paths, max_drop, exits, early)
     except ExportError as error:
         fail(f"{error}; nothing was written", 1)
     except ValueError as error:  # the images do not fit the model
@@ -148,16 +172,33 @@ def _images(weights: Path, info: ModelInfo, source: str | None, recipe: Recipe |
 
 
 def _print_table(reports: Sequence[ExportReport]) -> None:
-    """A column for each file, a row for each number."""
-    rows = table("", *(report.path.name for report in reports))
-    for name, cells in _rows(reports).items():
-        rows.add_row(name, *cells)
-    show(rows)
+    """A column for each file, a row for each number; files that do not fit beside each other follow
+    below."""
+    for start in range(0, len(reports), _BESIDE):
+        part = reports[start : start + _BESIDE]
+        rows = table("", *(report.path.name for report in part))
+        for name, cells in _rows(part).items():
+            rows.add_row(name, *cells)
+        show(rows)
     for report in reports:
         say(
             f"{report.path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
             f"{report.parity.agreement:.1%} on {report.parity.samples} images"
         )
+        if report.early is not None:
+            say(f"{report.path}: {_early(report.early)}")
+
+
+def _early(early: EarlyExits) -> str:
+    left = ", ".join(
+        f"{share:.1%} after {depth}"
+        for depth, share in zip(early.depths, early.shares, strict=True)
+    )
+    return (
+        f"leaves where a class has a probability of {early.threshold:.4g} ({early.target}): {left} "
+        f"of {early.depths[-1]} fragments; mean cost {early.cost:.1%} of the whole student's; "
+        f"accuracy on images that the threshold was not chosen on {early.accuracy_on_others:.2%}"
+    )
 
 
 def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
@@ -185,6 +226,8 @@ def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
             "  95th percentile": f"{latency.p95_ms:.2f} ms",
             "  load, first answer": f"{latency.load_ms:.1f} ms",
             "  PyTorch, median": f"{report.torch_latency.median_ms:.2f} ms",
+            "peak memory": f"{report.alone.peak_bytes / 1e6:.1f} MB",
+            "  onnxruntime alone": f"{report.alone.runtime_bytes / 1e6:.1f} MB",
         }
         for name, cell in cells.items():
             found.setdefault(name, []).append(cell)

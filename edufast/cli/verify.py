@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edufast.cli.common import JsonOption, fail, show, table, user
+from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import path_of
 
 if TYPE_CHECKING:
@@ -44,14 +44,18 @@ def verify(
 
 
 def _print_table(replays: list[Replay]) -> None:
-    rows = table("file", "images", "same class", "difference", "one image", "load")
+    rows = table("file", "same class", "difference", "an image", "load", "memory")
     for each in replays:
         rows.add_row(
             each.file.name,
-            f"{each.images}",
             f"{each.agreement:.1%}",
             f"{each.max_abs_difference:.2g}",
             f"{each.latency.median_ms:.2f} ms",
-            f"{each.latency.load_ms:.1f} ms",
+            f"{each.alone.load_ms:.1f} ms",
+            f"{each.alone.peak_bytes / 1e6:.1f} MB",
         )
     show(rows)
+    for each in replays:
+        if each.shares is not None:
+            left = ", ".join(f"{share:.0%} after {depth}" for depth, share in each.shares.items())
+            say(f"{each.file.name}: of {each.images} images, {left} of the student's fragments")

@@ -153,6 +153,8 @@ class ExportEvent(Event):
         accuracy: of the file over the whole validation split. ``accuracy_torch`` and
             ``accuracy_onnx`` are over the images compared, which were fewer in earlier versions.
         latency_ms: of one image on one thread.
+        peak_bytes, runtime_bytes: see :class:`edufast.edge.device_rows.DeviceRow`.
+        exit, early: of an exit, and of a program with early exits.
         format, difference, interval, worst_class, latency_p95_ms, load_ms, torch_latency_ms: see
             :class:`edufast.edge.export.ExportReport`; None where an earlier version wrote it.
     """
@@ -176,6 +178,10 @@ class ExportEvent(Event):
     latency_p95_ms: float | None = None
     load_ms: float | None = None
     torch_latency_ms: float | None = None
+    peak_bytes: int | None = None
+    runtime_bytes: int | None = None
+    exit: int | None = None
+    early: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, report: ExportReport) -> ExportEvent:

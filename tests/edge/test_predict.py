@@ -107,7 +107,9 @@ def test_a_run_folder_stands_for_its_student_and_a_folder_for_its_pictures(train
 
 
 def test_the_most_probable_classes_come_first() -> None:
-    said = Prediction(Path("a.png"), ("a", "b", "c"), np.array([0.25, 0.5, 0.25], np.float32))
+    said = Prediction(
+        Path("a.png"), ("a", "b", "c"), np.array([0.25, 0.5, 0.25], np.float32), 1.0, None
+    )
     assert (said.name, said.probability) == ("b", 0.5)
     assert said.top(2) == [("b", 0.5), ("a", 0.25)]
     assert [name for name, _ in said.top(9)] == ["b", "a", "c"]
