@@ -189,3 +189,19 @@ class ExportEvent(Event):
         accuracy = report.parity.accuracy_exported
         assert accuracy is not None
         return cls(**report.to_dict(), accuracy=accuracy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceEvent(Event):
+    """How an exported file does on a machine: :class:`edufast.edge.device_rows.DeviceRow`."""
+
+    kind: ClassVar[str] = "device"
+    file: str
+    sha256: str
+    machine: str
+    onnxruntime: str
+    load_ms: float
+    median_ms: float
+    p95_ms: float
+    peak_bytes: int
+    runtime_bytes: int

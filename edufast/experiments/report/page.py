@@ -54,6 +54,7 @@ def render(
         ("Teachers", _teachers(log)),
         ("Curriculum", "" if log.run is None else _curriculum(log.run)),
         ("Exported files", _exports(log)),
+        ("On devices", _devices(log)),
         ("Configuration", "" if config is None else _config(config)),
     ]
     research = _tiles(log) + "\n".join(
@@ -282,6 +283,27 @@ def _exports(log: RunLog) -> str:
         "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
     )
     return table(heads, rows) + early + use
+
+
+def _devices(log: RunLog) -> str:
+    if not log.devices:
+        return ""
+    heads = ["file", "machine", "onnxruntime", "one image, one thread", "95th percentile"]
+    heads += ["load, first answer", "peak memory", "before the file was loaded"]
+    rows = [
+        [
+            row.file,
+            row.machine,
+            row.onnxruntime,
+            f"{row.median_ms:.2f} ms",
+            f"{row.p95_ms:.2f} ms",
+            f"{row.load_ms:.1f} ms",
+            si(row.peak_bytes, "B"),
+            si(row.runtime_bytes, "B"),
+        ]
+        for row in log.devices
+    ]
+    return table(heads, rows)
 
 
 def _early(export: ExportEvent) -> str:
