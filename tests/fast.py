@@ -48,6 +48,7 @@ SLOW = (
     "cli/test_data.py::*",
     "cli/test_demo.py::*",
     "cli/test_export.py::*",
+    "cli/test_pipeline.py::*",
     "cli/test_predict.py::*",
     "cli/test_ranks.py::*",
     "cli/test_torchrun.py::*",

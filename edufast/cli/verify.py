@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,10 +41,11 @@ def verify(
         for each in replays:
             print(json.dumps({"event": "verify", **asdict(each)}))
     else:
-        _print_table(replays)
+        print_replays(replays)
 
 
-def _print_table(replays: list[Replay]) -> None:
+def print_replays(replays: Sequence[Replay]) -> None:
+    """A row for each file, and where early exits were left."""
     rows = table("file", "same class", "difference", "an image", "load", "memory")
     for each in replays:
         rows.add_row(

@@ -56,11 +56,11 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path, monkeypatch):
 def test_images_that_do_not_fit_the_model_are_told_in_one_line(data, tmp_path, monkeypatch):
     weights = save(tmp_path / "t.safetensors", data)
     few = replace(data, val=Samples(data.val.images[:8], data.val.labels[:8]))
-    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: few)
+    monkeypatch.setattr("edufast.experiments.exporting.load_dataset", lambda *_, **__: few)
     text = one_line(edufast("export", weights, code=2))
     assert f"{data.name} has no validation image of class 1, which the model knows" in text
     one = replace(data, val=Samples(data.val.images[:1], data.val.labels[:1]))
-    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: one)
+    monkeypatch.setattr("edufast.experiments.exporting.load_dataset", lambda *_, **__: one)
     weights = save(tmp_path / "one.safetensors", data, classes=[int(data.val.labels[0])])
     text = one_line(edufast("export", weights, code=2))
     assert text.startswith(f"edufast: {weights}: samples must be uint8 (N >= 2")
