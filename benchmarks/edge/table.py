@@ -17,8 +17,8 @@ from edufast.edge.intervals import proportion
 HERE = Path(__file__).parent
 RECIPES = ("digits", "quickstart", str(HERE / "characters_mobilenet.yaml"))
 HEADS = (
-    "student", "file", "accuracy (95 %)", "difference from PyTorch, points (95 %)", "size, KB",
-    "peak memory, MB (onnxruntime alone)", "one image, ms: median, 95th percentile", "load, ms",
+    "file", "accuracy (95 %)", "difference from PyTorch, points (95 %)", "mean cost", "KB",
+    "memory, MB", "ms: median, 95th", "load, ms",
 )  # fmt: skip
 
 
@@ -32,8 +32,16 @@ def main(runs: Path) -> None:
         said = edufast("export", run, *formats, "--json", "--out", bundle)
         lines += [{"student": run.name, **json.loads(line)} for line in said.splitlines()]
     (HERE / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = [HEADS, ["---"] * len(HEADS), *map(cells, lines)]
-    (HERE / "table.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in rows))
+    (HERE / "table.md").write_text(markdown(lines))
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """A row for each student, followed by one for each of its files."""
+    rows = [list(HEADS), ["---"] * len(HEADS)]
+    for student in dict.fromkeys(line["student"] for line in lines):
+        rows.append([f"**{student}**", *[""] * (len(HEADS) - 1)])
+        rows += [cells(line) for line in lines if line["student"] == student]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def edufast(*arguments: object) -> str:
@@ -47,12 +55,12 @@ def cells(line: dict[str, Any]) -> list[str]:
     reach = [f"{100 * bound:.1f}" for bound in proportion(round(accuracy * count), count)]
     low, high = (f"{100 * bound:+.2f}" for bound in line["interval"])
     return [
-        line["student"],
         f"`{line['path']}`",
         f"{100 * accuracy:.2f} % ({reach[0]} to {reach[1]})",
         f"{100 * line['difference']:+.2f} ({low} to {high})",
+        "" if line["early"] is None else f"{100 * line['early']['cost']:.0f} %",
         f"{line['bytes'] / 1000:.0f}",
-        f"{line['peak_bytes'] / 1e6:.1f} ({line['runtime_bytes'] / 1e6:.1f})",
+        f"{line['peak_bytes'] / 1e6:.1f}",
         f"{line['latency_ms']:.2f}, {line['latency_p95_ms']:.2f}",
         f"{line['load_ms']:.1f}",
     ]
