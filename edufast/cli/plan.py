@@ -41,8 +41,12 @@ def plan(
         int, typer.Option(min=8, max=4096, help="Height and width in pixels.")
     ] = 32,
     models: Annotated[
-        str, typer.Option(parser=text_of("--models"), help="Students, comma-separated.")
-    ] = "resnet8,resnet14,resnet20,mobilenetv2_half,resnet8x4",
+        str | None,
+        typer.Option(
+            parser=text_of("--models"),
+            help="Students, comma-separated (default: five small ones).",
+        ),
+    ] = None,
     to: ToOption = "onnx,onnx-int8",
     as_json: JsonOption = False,
 ) -> None:
@@ -52,10 +56,11 @@ def plan(
     random weights, of what fits otherwise. The largest that fits is proposed;
     exit code 1 if nothing does.
     """
-    from edufast.edge.fitting import GRADES, Budget, candidates, propose
+    from edufast.edge.fitting import GRADES, STUDENTS, Budget, candidates, propose
     from edufast.utils.progress import counting
 
-    names, formats = models.split(","), to.split(",")
+    names = list(STUDENTS) if models is None else models.split(",")
+    formats = to.split(",")
     budget = Budget(
         user(_bytes, "--flash", flash), user(_bytes, "--ram", ram), user(_milliseconds, latency)
     )

@@ -19,6 +19,7 @@ from edufast.edge.registry import find_format
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
 
+STUDENTS = ("resnet8", "resnet14", "resnet20", "mobilenetv2_half", "resnet8x4")
 GRADES = 3
 
 
