@@ -88,7 +88,7 @@ class Exits:
     def left_at(self, threshold: float) -> NDArray[np.intp]:
         """(N,) position of the exit at which each image leaves: the first that is so sure, or the
         last."""
-        sure = self.confidence >= np.float32(threshold)
+        sure = self.confidence >= threshold
         sure[-1] = True
         return sure.argmax(0)
 
@@ -107,7 +107,8 @@ def choose(exits: Exits, target: Target) -> float | None:
     chosen = None
     # Accuracies are quotients, so that a drop of exactly the limit may be some bits above it.
     least = float(exits.right_whole.mean()) - target.limit / 100 - 1e-9
-    for threshold in np.unique([0.0, *quantiles, 1.0]).tolist():
+    # In float32, as the program compares them.
+    for threshold in np.unique(np.array([0.0, *quantiles, 1.0], np.float32)).tolist():
         accuracy, cost = exits.measure(threshold)
         fits = cost <= target.limit if target.of_cost else accuracy >= least
         worth = (accuracy, -cost) if target.of_cost else (-cost, accuracy)

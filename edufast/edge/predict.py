@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,6 @@ from edufast.data.pictures import find_pictures, read_picture
 from edufast.edge.runtime import load_session, run_session
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _BATCH = 16  # pictures
 _PathLike = str | os.PathLike[str]
@@ -131,22 +127,29 @@ def predict_each(
         UnreadableImage: after the last one; names the files that cannot be read or decoded.
     """
     unreadable: list[Path] = []
-    readable = _decoded(pictures, unreadable)
+    readable = _views(list(models.values()), pictures, unreadable)
     size = _BATCH if len(models) == 1 else 1
     while batch := list(islice(readable, size)):
-        columns = [model.ask(batch) for model in models.values()]
+        paths, views = zip(*batch, strict=True)
+        seen = map(np.stack, zip(*views, strict=True))
+        columns = [m.ask(paths, batch) for m, batch in zip(models.values(), seen, strict=True)]
         for row in zip(*columns, strict=True):
             yield dict(zip(models, row, strict=True))
     if unreadable:
         raise UnreadableImage(*unreadable, advice="")
 
 
-def _decoded(pictures: Sequence[Path], unreadable: list[Path]) -> Iterator[tuple[Path, Image]]:
+def _views(
+    models: Sequence[ExportedModel], pictures: Sequence[Path], unreadable: list[Path]
+) -> Iterator[tuple[Path, list[NDArray[np.uint8]]]]:
+    """Each picture that can be decoded, once, as each model wants it."""
     for path in pictures:
         try:
-            yield path, read_picture(path)
+            picture = read_picture(path)
         except UnreadableImage:
             unreadable.append(path)
+        else:
+            yield path, [model.crop(picture) for model in models]
 
 
 class ExportedModel:
@@ -157,22 +160,24 @@ class ExportedModel:
 
     Attributes:
         classes: names, in the order of the logits.
+        crop: the rule by which a decoded picture is cropped and resized.
 
     Raises:
         UserError: there is no such file, or it is no file that predicts pictures.
     """
 
     classes: tuple[str, ...]
+    crop: CentreCrop
 
     def __init__(self, path: Path) -> None:
         file = _file(path)
         _require_pillow()
         self._session = load_session(file)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.classes, self._crop = _described(file, metadata)
+        self.classes, self.crop = _described(file, metadata)
         inputs = [(each.type, each.shape[1:]) for each in self._session.get_inputs()]
         outputs = [each.shape[1:] for each in self._session.get_outputs()]
-        wanted = [("tensor(uint8)", [*self._crop.crop, 3])], [[len(self.classes)]]
+        wanted = [("tensor(uint8)", [*self.crop.crop, 3])], [[len(self.classes)]]
         if (inputs, outputs[:1]) != wanted or outputs[1:] not in ([], [[]]):
             raise UserError(
                 f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, pictures "
@@ -187,9 +192,8 @@ class ExportedModel:
         """
         return (each[""] for each in predict_each({"": self}, pictures))
 
-    def ask(self, pictures: Sequence[tuple[Path, Image]]) -> list[Prediction]:
-        """The predictions of decoded pictures."""
-        views = np.stack([self._crop(picture) for _, picture in pictures])
+    def ask(self, pictures: Sequence[Path], views: NDArray[np.uint8]) -> list[Prediction]:
+        """The predictions of pictures, from what :attr:`crop` makes of them."""
         started = time.perf_counter()
         logits, *exits = run_session(self._session, views)
         milliseconds = 1000 * (time.perf_counter() - started) / len(views)
@@ -198,7 +202,7 @@ class ExportedModel:
         depths = exits[0].tolist() if exits else [None] * len(views)
         return [
             Prediction(path, self.classes, share, milliseconds, depth)
-            for (path, _), share, depth in zip(pictures, shares, depths, strict=True)
+            for path, share, depth in zip(pictures, shares, depths, strict=True)
         ]
 
 
