@@ -31,8 +31,8 @@ def main(runs: Path) -> None:
         formats = ("--to", "onnx,onnx-int8", "--early-exit", "0.5", "--max-drop", "2")
         said = edufast("export", run, *formats, "--json", "--out", bundle)
         lines += [{"student": run.name, **json.loads(line)} for line in said.splitlines()]
-    (HERE / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (HERE / "table.md").write_text(markdown(lines))
+    (HERE / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    (HERE / "table.md").write_text(markdown(lines), "utf-8")
 
 
 def markdown(lines: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 
 def peak() -> int:  # not getrusage, which begins with the memory of whoever started this process
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 

@@ -83,7 +83,9 @@ def measure_here(file: Path) -> DeviceRow:
     """
     with as_file(files("edufast.edge") / "device.py") as script:
         command = [sys.executable, str(script), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise UserError(f"{file} cannot be measured: {last}")
