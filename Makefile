@@ -14,7 +14,7 @@ CPP_SOURCES := $(shell find csrc -type f)
 # What is shown as a site, or linked to.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchmarks edufast tests
 
-.PHONY: quickstart test test-fast lint docs sanitize triton-oldest gpu-check dev build clean FORCE
+.PHONY: quickstart test test-fast lint docs sanitize triton-oldest edge-table gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -51,6 +51,10 @@ triton-oldest: build/triton-3.6 build
 
 build/triton-3.6: | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ 'triton==3.6.*'
+
+# Three students as files for the edge (docs/edge.md): trained, exported, measured on this machine.
+edge-table: build
+	$(BIN)/python benchmarks/edge/table.py runs/edge
 
 # On a machine with a CUDA device; needs no network and no virtual environment.
 gpu-check:

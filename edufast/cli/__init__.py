@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli import about, bench, data, demo, export, merge, predict, train, verify
+from edufast.cli import (
+    about,
+    bench,
+    data,
+    demo,
+    export,
+    merge,
+    pipeline,
+    plan,
+    predict,
+    train,
+    verify,
+)
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
 from edufast.utils.signals import signals_as_interrupt
@@ -41,6 +53,8 @@ for command in (train.teach, train.train, train.compare, train.resume):
     app.command()(computes(command, by_ranks=True))
 for alone in (
     train.sweep,
+    pipeline.pipeline,
+    plan.plan,
     export.export,
     merge.merge,
     data.data,

@@ -1,4 +1,4 @@
-"""Commands that measure: bench kd, merge, train."""
+"""Commands that measure: bench kd, merge, train, edge."""
 
 from __future__ import annotations
 
@@ -111,6 +111,36 @@ def bench_train(
         user(train.main_profile, out, where, threads, *which)
     else:
         user(train.main, quick, out, where, threads, *which)
+
+
+@bench.command("edge")
+def bench_edge(
+    where: Annotated[
+        Path,
+        typer.Argument(
+            parser=path_of("where"), help="A run folder, a bundle, or an exported .onnx file."
+        ),
+    ],
+    tables: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            parser=path_of("tables"),
+            help="What a bundle's bench.py printed on a device: goes into the run's report.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", parser=path_of("--out"), help="File for what was measured."),
+    ] = None,
+) -> None:
+    """Latency and memory of exported files on this machine, or read back from a device.
+
+    On the device: python bench.py student.onnx > board.jsonl, with numpy and
+    onnxruntime only. Here: edufast bench edge runs/RUN board.jsonl
+    """
+    from edufast.bench import edge
+
+    user(edge.main, where, tables or [], out)
 
 
 def _listed(text: str) -> list[str]:

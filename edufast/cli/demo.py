@@ -14,7 +14,9 @@ from edufast.cli.options import path_of
 def demo(
     model: Annotated[
         Path,
-        typer.Argument(parser=path_of("model"), help="A run folder, or an exported .onnx file."),
+        typer.Argument(
+            parser=path_of("model"), help="A run folder, a bundle, or an exported .onnx file."
+        ),
     ],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the page's address; 0: any that is free.")

@@ -13,27 +13,39 @@ from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import path_of, text_of
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
-from edufast.experiments import RUN_FILE
 from edufast.utils.errors import one_line
 
+_BESIDE = 2  # files in a table, which 80 columns have room for
+
 if TYPE_CHECKING:
-    from edufast.data import DataSet
+    from edufast.edge.early_exit import EarlyExits
     from edufast.edge.export import ExportReport
     from edufast.edge.parity import ClassAccuracy
-    from edufast.experiments.recipe import Recipe
-    from edufast.models.weights import ModelInfo
+
+ToOption = Annotated[
+    str,
+    typer.Option(
+        parser=text_of("--to"), help="Formats, comma-separated: onnx is float32; onnx-int8."
+    ),
+]
+MaxDropOption = Annotated[
+    float, typer.Option(help="Points of accuracy that a file of integers may lose.")
+]
+EarlyExitOption = Annotated[
+    str | None,
+    typer.Option(
+        parser=text_of("--early-exit"),
+        help="Write a program, too, that ends at the first exit that is sure: 0.5 loses at most "
+        "half a point of accuracy, 60% costs at most that much on average.",
+    ),
+]
 
 
 def export(
     source: Annotated[
         Path, typer.Argument(parser=path_of("source"), help="A run folder or a .safetensors file.")
     ],
-    to: Annotated[
-        str,
-        typer.Option(
-            parser=text_of("--to"), help="Formats, comma-separated: onnx is float32; onnx-int8."
-        ),
-    ] = "onnx",
+    to: ToOption = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -43,9 +55,8 @@ def export(
             help="File to write. A name that ends with .edge: a folder of all that a device needs.",
         ),
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="Points of accuracy that a file of integers may lose.")
-    ] = MAX_DROP,
+    max_drop: MaxDropOption = MAX_DROP,
+    early_exit: EarlyExitOption = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -66,38 +77,40 @@ def export(
     """Write a trained student as files for the edge, verified on the validation split.
 
     Every file is written, or none: one that is another classifier, or loses
-    more accuracy than --max-drop, ends the command with exit code 1.
+    more accuracy than --max-drop, ends the command with exit code 1. Of a run
+    with exits, a smaller student ends at each of them: student-exit1.onnx.
     """
     from edufast.edge.bundle import write_bundle
+    from edufast.edge.exit_choice import Target
     from edufast.edge.parity import ExportError
     from edufast.edge.registry import find_format
     from edufast.edge.trained import export_trained, write_script
-    from edufast.experiments.exporting import record_exports
-    from edufast.models.weights import load_model
+    from edufast.experiments.exporting import read_exportable, record_exports
 
     formats = {name: user(find_format, name) for name in to.split(",")}
     bundled = out is not None and out.suffix == SUFFIX
     if out is not None and not bundled and len(formats) > 1:
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
-    weights, named = _weights(source)
-    recipe = _recipe(source)
-    if model is None and recipe is not None:
-        model = recipe.student.model
-    network, info = user(load_model, weights, model=model)
-    images = _images(weights, info, data, recipe)
-    paths = {name: out or named.with_suffix(form.SUFFIX) for name, form in formats.items()}
+    if out is not None and not bundled and early_exit is not None:
+        fail("--out names one file, and --early-exit writes more; expected one of them", 2)
+    early = None if early_exit is None else user(Target.parse, early_exit)
+    found = user(read_exportable, source, data, model)
+    network, info, images = found.network, found.info, found.data
     try:
         if out is not None and bundled:
-            reports = user(write_bundle, network, info, images, out, list(formats), max_drop)
+            asked = list(formats), max_drop, found.exits, early
+            reports = user(write_bundle, network, info, images, out, *asked)
         else:
-            reports = user(export_trained, network, info, images, paths, max_drop)
+            exits = found.exits if out is None else None
+            paths = {n: out or found.named.with_suffix(f.SUFFIX) for n, f in formats.items()}
+            reports = user(export_trained, network, info, images, paths, max_drop, exits, early)
     except ExportError as error:
         fail(f"{error}; nothing was written", 1)
     except ValueError as error:  # the images do not fit the model
-        fail(f"{weights}: {one_line(error)}", 2)
+        fail(f"{found.weights}: {one_line(error)}", 2)
     if source.is_dir() and out is None:
         user(write_script, source)
-        if recipe is not None:
+        if found.run:
             user(record_exports, source, reports, info, images)
     if as_json:
         for report in reports:
@@ -106,58 +119,34 @@ def export(
         _print_table(reports)
 
 
-def _weights(source: Path) -> tuple[Path, Path]:
-    """A file of weights, of a run the student's or, while it is unfinished, those of the best model
-    so far; and what it is exported as, but for the suffix."""
-    from edufast.experiments.run_folder import RunFolder
-
-    if not source.is_dir():
-        return source, source
-    files = RunFolder(source)
-    unfinished = not files.student.exists() and files.best.exists()
-    return files.best if unfinished else files.student, files.student
-
-
-def _recipe(source: Path) -> Recipe | None:
-    """Of the run in the folder ``source``: the user's own words, which may name code to run."""
-    from edufast.experiments.run import RunConfig
-    from edufast.experiments.schema import read_section
-
-    config = source / RUN_FILE
-    return user(read_section, RunConfig, config).recipe if config.is_file() else None
-
-
-def _images(weights: Path, info: ModelInfo, source: str | None, recipe: Recipe | None) -> DataSet:
-    """The images to verify on; of a run, the splits that it trained with."""
-    from edufast.data import load_dataset, runs_code
-
-    if source is None and recipe is not None:
-        return user(recipe.data.load)
-    if source is None and runs_code(info.data):
-        fail(
-            f"{weights} was trained on {info.data!r}, and reading that runs code; expected --data "
-            "to name it, or other images",
-            2,
-        )
-    return user(
-        load_dataset,
-        source or info.data,
-        image_size=info.image_size,
-        on_error="stop" if recipe is None else recipe.data.on_error,
-    )
-
-
 def _print_table(reports: Sequence[ExportReport]) -> None:
-    """A column for each file, a row for each number."""
-    rows = table("", *(report.path.name for report in reports))
-    for name, cells in _rows(reports).items():
-        rows.add_row(name, *cells)
-    show(rows)
+    """A column for each file, a row for each number; files that do not fit beside each other follow
+    below."""
+    for start in range(0, len(reports), _BESIDE):
+        part = reports[start : start + _BESIDE]
+        rows = table("", *(report.path.name for report in part))
+        for name, cells in _rows(part).items():
+            rows.add_row(name, *cells)
+        show(rows)
     for report in reports:
         say(
             f"{report.path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
             f"{report.parity.agreement:.1%} on {report.parity.samples} images"
         )
+        if report.early is not None:
+            say(f"{report.path}: {_early(report.early)}")
+
+
+def _early(early: EarlyExits) -> str:
+    left = ", ".join(
+        f"{share:.1%} after {depth}"
+        for depth, share in zip(early.depths, early.shares, strict=True)
+    )
+    return (
+        f"leaves where a class has a probability of {early.threshold:.4g} ({early.target}): {left} "
+        f"of {early.depths[-1]} fragments; mean cost {early.cost:.1%} of the whole student's; "
+        f"accuracy on images that the threshold was not chosen on {early.accuracy_on_others:.2%}"
+    )
 
 
 def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
@@ -185,6 +174,8 @@ def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
             "  95th percentile": f"{latency.p95_ms:.2f} ms",
             "  load, first answer": f"{latency.load_ms:.1f} ms",
             "  PyTorch, median": f"{report.torch_latency.median_ms:.2f} ms",
+            "peak memory": f"{report.alone.peak_bytes / 1e6:.1f} MB",
+            "  onnxruntime alone": f"{report.alone.runtime_bytes / 1e6:.1f} MB",
         }
         for name, cell in cells.items():
             found.setdefault(name, []).append(cell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,15 @@ from edufast.cli.options import path_of
 if TYPE_CHECKING:
     from edufast.edge.predict import Prediction
 
+    Predictions = dict[str, Prediction]  # of a picture, by the name of the file that says it
+
 
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(parser=path_of("model"), help="A run folder, or an exported .onnx file."),
+        typer.Argument(
+            parser=path_of("model"), help="A run folder, a bundle, or an exported .onnx file."
+        ),
     ],
     pictures: Annotated[
         list[Path],
@@ -36,14 +40,15 @@ def predict(
 ) -> None:
     """Tell which class pictures show, by an exported student, without torch.
 
-    They are decoded, turned upright, cropped and resized as in validation.
+    They are decoded, turned upright, cropped and resized as in validation. Of
+    a folder whose student has exits, every exit is asked, and timed.
     """
     from edufast.data.image_files import UnreadableImage
-    from edufast.edge.predict import ExportedModel, pictures_of
+    from edufast.edge.predict import exported_models, pictures_of, predict_each
 
-    exported = user(ExportedModel, model)
+    models = user(exported_models, model, integers=False)
     files = user(pictures_of, pictures)
-    predictions = exported.predict(files)
+    predictions = predict_each(models, files)
     try:
         if as_json:
             _print_lines(predictions, top)
@@ -55,31 +60,54 @@ def predict(
         fail("stopped", 130)
 
 
-def _print_lines(predictions: Iterable[Prediction], top: int) -> None:
-    for prediction in predictions:
-        first, *others = (
-            {"class": name, "probability": probability} for name, probability in prediction.top(top)
-        )
-        line = {"picture": str(prediction.picture), **first, "runners_up": others}
-        typer.echo(json.dumps(line))
+def _print_lines(predictions: Iterable[Predictions], top: int) -> None:
+    for of_files in predictions:
+        first, *others = (_said(file, each, top) for file, each in of_files.items())
+        picture = next(iter(of_files.values())).picture
+        typer.echo(json.dumps({"picture": str(picture), **first, "others": others}))
 
 
-def _print_table(predictions: Iterable[Prediction], count: int, top: int) -> None:
-    """A row for each of ``count`` pictures; what was predicted is shown also if something fails."""
+def _said(file: str, prediction: Prediction, top: int) -> dict[str, Any]:
+    first, *others = (
+        {"class": name, "probability": probability} for name, probability in prediction.top(top)
+    )
+    took = {"file": file, "milliseconds": prediction.milliseconds, "exit": prediction.exit}
+    return {**first, "runners_up": others, **took}
+
+
+def _print_table(predictions: Iterable[Predictions], count: int, top: int) -> None:
+    """A row for each of ``count`` pictures, or for every file's answer where there are several;
+    what was predicted is shown also if something fails."""
     from edufast.data.image_files import printable
     from edufast.utils.progress import counting
 
     heads = ["picture", "class", "probability", "runner-up" if top == 2 else "runners-up"]
-    rows = table(*heads[: 3 if top == 1 else 4], wraps=["picture", "runners-up"])
+    heads = heads[: 3 if top == 1 else 4]
+    rows = None
     try:
         with counting("predicting", count) as advance:
-            for prediction in predictions:
-                (name, probability), *others = prediction.top(top)
-                cells = [printable(prediction.picture), name, f"{probability:.1%}"]
-                if top > 1:
-                    cells.append(", ".join(f"{other} {share:.1%}" for other, share in others))
-                rows.add_row(*cells)
+            for of_files in predictions:
+                several = len(of_files) > 1 or any(p.exit is not None for p in of_files.values())
+                if rows is None:
+                    columns = [*heads, "file", "time", "exit"] if several else heads
+                    rows = table(*columns, wraps=["picture", "runners-up"])
+                shown = printable(next(iter(of_files.values())).picture)
+                for file, prediction in of_files.items():
+                    cells = [shown, *_cells(prediction, top)]
+                    if several:
+                        left = "" if prediction.exit is None else str(prediction.exit)
+                        cells += [file, f"{prediction.milliseconds:.2f} ms", left]
+                    rows.add_row(*cells)
+                    shown = ""
                 advance(1)
     finally:
-        if rows.row_count:
+        if rows is not None:
             show(rows)
+
+
+def _cells(prediction: Prediction, top: int) -> list[str]:
+    (name, probability), *others = prediction.top(top)
+    cells = [name, f"{probability:.1%}"]
+    if top > 1:
+        cells.append(", ".join(f"{other} {share:.1%}" for other, share in others))
+    return cells

@@ -137,7 +137,7 @@ def train(
         ),
     ] = None,
     as_json: JsonOption = False,
-) -> None:
+) -> Path:
     """Distil a student by a recipe: teach, grow, graduate, export, verify, report.
 
     What the recipe leaves open is decided first, and told with the reasons. A
@@ -168,6 +168,7 @@ def train(
         cache=_absolute(cache),
     )
     _carry_out(config, folder, as_json)
+    return folder
 
 
 def compare(

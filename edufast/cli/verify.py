@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edufast.cli.common import JsonOption, fail, show, table, user
+from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import path_of
 
 if TYPE_CHECKING:
@@ -40,18 +41,23 @@ def verify(
         for each in replays:
             print(json.dumps({"event": "verify", **asdict(each)}))
     else:
-        _print_table(replays)
+        print_replays(replays)
 
 
-def _print_table(replays: list[Replay]) -> None:
-    rows = table("file", "images", "same class", "difference", "one image", "load")
+def print_replays(replays: Sequence[Replay]) -> None:
+    """A row for each file, and where early exits were left."""
+    rows = table("file", "same class", "difference", "an image", "load", "memory")
     for each in replays:
         rows.add_row(
             each.file.name,
-            f"{each.images}",
             f"{each.agreement:.1%}",
             f"{each.max_abs_difference:.2g}",
             f"{each.latency.median_ms:.2f} ms",
-            f"{each.latency.load_ms:.1f} ms",
+            f"{each.alone.load_ms:.1f} ms",
+            f"{each.alone.peak_bytes / 1e6:.1f} MB",
         )
     show(rows)
+    for each in replays:
+        if each.shares is not None:
+            left = ", ".join(f"{share:.0%} after {depth}" for depth, share in each.shares.items())
+            say(f"{each.file.name}: of {each.images} images, {left} of the student's fragments")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from edufast.edge.contract import (
     Contract,
     hash_of,
 )
+from edufast.edge.device_rows import SCRIPT as BENCH
+from edufast.edge.device_rows import write_device_script
+from edufast.edge.exit_choice import Target
 from edufast.edge.export import ExportReport
 from edufast.edge.onnx import INPUT, OUTPUT
 from edufast.edge.registry import FORMATS, find_format
 from edufast.edge.trained import export_trained, known_images, write_script
 from edufast.models.weights import ModelInfo
+from edufast.student.student import Student
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_folder
 
@@ -46,6 +50,7 @@ may be recognised less well: measure on your own.
 
 - `contract.json`: classes, layout of the input, resize rule, hashes.
 - `python {script} {first} picture.jpg`: predicts, with numpy, Pillow and onnxruntime.
+- `python {bench} *.onnx`: latency and memory on this machine, with numpy and onnxruntime.
 - `edufast verify .`: replays `{golden}` on this machine: {count} validation images and every file's
   answers.
 """
@@ -58,6 +63,8 @@ def write_bundle(
     folder: Path,
     formats: Sequence[str] = ("onnx", "onnx-int8"),
     max_drop: float = MAX_DROP,
+    exits: Student | None = None,
+    early: Target | None = None,
 ) -> list[ExportReport]:
     """Export ``model`` in each of ``formats`` into a bundle, or write nothing.
 
@@ -65,6 +72,7 @@ def write_bundle(
 
     Args:
         folder: named ``*.edge``.
+        exits, early: as for :func:`edufast.edge.trained.export_trained`.
 
     Raises:
         UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`; or something else
@@ -77,15 +85,16 @@ def write_bundle(
     forms = {name: find_format(name) for name in formats}
     with atomic_folder(folder) as temporary:
         paths = {name: temporary / f"student{form.SUFFIX}" for name, form in forms.items()}
-        reports = export_trained(model, info, data, paths, max_drop)
+        reports = export_trained(model, info, data, paths, max_drop, exits, early)
         images = known_images(data, "validation", info, GOLDEN_IMAGES)[0][:]
         logits = {
-            paths[name].name: form.runner(paths[name], threads=1)(images)
-            for name, form in forms.items()
+            report.path.name: forms[report.format].runner(report.path, threads=1)(images)
+            for report in reports
         }
         arrays: dict[str, Any] = {"images": images, **logits}
         np.savez(temporary / GOLDEN, **arrays)
         write_script(temporary)
+        write_device_script(temporary)
         versions = {k: v for form in forms.values() for k, v in form.versions().items()}
         contract = _contract(temporary, info, reports, versions)
         contract.write(temporary)
@@ -115,13 +124,16 @@ def _file(folder: Path, report: ExportReport) -> BundledFile:
     return BundledFile(
         name=report.path.name,
         format=report.format,
-        exact=FORMATS[report.format].EXACT,
+        # Early exits may change with the last bit of a confidence.
+        exact=FORMATS[report.format].EXACT and report.early is None,
         sha256=hash_of(folder / report.path.name),
         bytes=report.bytes,
         images=parity.samples,
         accuracy=parity.accuracy_exported,
         accuracy_torch=parity.accuracy_torch,
         interval=parity.interval,
+        exit=report.exit,
+        early=None if report.early is None else asdict(report.early),
     )
 
 
@@ -141,6 +153,7 @@ def _card(name: str, info: ModelInfo, contract: Contract, golden: int) -> str:
         rows="\n".join(rows),
         images=contract.files[0].images,
         script=SCRIPT,
+        bench=BENCH,
         first=contract.files[0].name,
         golden=GOLDEN,
         count=golden,

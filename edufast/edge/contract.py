@@ -12,7 +12,7 @@ from edufast.utils.errors import UserError
 
 CONTRACT, GOLDEN, CARD, SCRIPT = "contract.json", "golden.npz", "README.md", "predict.py"
 SUFFIX = ".edge"  # of a bundle's folder
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class BundledFile:
         sha256: of its content.
         accuracy, accuracy_torch: on ``images`` validation images, of the file and of the model.
         interval: of their difference, paired, at 95 %.
+        exit: number of the student's fragments in it, if it ends at an exit.
+        early: of a program with early exits: see :class:`edufast.edge.early_exit.EarlyExits`.
     """
 
     name: str
@@ -37,6 +39,8 @@ class BundledFile:
     accuracy: float
     accuracy_torch: float
     interval: tuple[float, float]
+    exit: int | None = None
+    early: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ function element(name, text, parent, className = "") {
 }
 
 function show(answer, card) {
-  element("p", answer.file, card, "file");
+  const left = answer.exit === null ? "" : `, left after ${answer.exit} of its fragments`;
+  element("p", `${answer.file}, ${answer.milliseconds.toFixed(2)} ms${left}`, card, "file");
   for (const { name, probability } of answer.classes) {
     const row = element("div", "", card, "answer");
     element("span", name, row);

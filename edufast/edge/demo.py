@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edufast.data.image_files import UnreadableImage
-from edufast.edge.predict import ExportedModel
+from edufast.edge.predict import exported_models, predict_each
 from edufast.utils.errors import UserError, one_line
 
 HOST = "127.0.0.1"
@@ -39,23 +39,20 @@ class Demo:
     """Exported files that are asked about one picture at a time.
 
     Args:
-        path: one of them, or a run folder, of which all are asked: the student and, where it has
-            some, those that end at its exits or are of 8-bit integers.
+        path: one of them, or a folder with several, see
+            :func:`edufast.edge.predict.exported_models`.
 
     Raises:
         UserError: as :class:`edufast.edge.predict.ExportedModel`.
     """
 
     def __init__(self, path: Path) -> None:
-        found = [path]
-        if path.is_dir():
-            exits = sorted(path.glob("student?*.onnx"))
-            found = [path / "student.onnx", *exits] if (path / "student.onnx").exists() else [path]
-        self._models = {file.name: ExportedModel(file) for file in found}
+        self._models = exported_models(path, integers=True)
         self._one_at_a_time = threading.Lock()
 
     def answer(self, picture: bytes) -> list[dict[str, Any]]:
-        """What each file says: its name, and its most probable classes with their probabilities.
+        """What each file says: its name, its most probable classes with their probabilities, how
+        long it took, and after how many of the student's fragments the picture left early exits.
 
         Raises:
             UserError: the picture cannot be decoded, or is too large.
@@ -64,15 +61,19 @@ class Demo:
             path = Path(folder, "picture")
             path.write_bytes(picture)
             _check_pixels(path)
-            answers = []
-            for name, model in self._models.items():
-                try:
-                    (prediction,) = model.predict([path])
-                except UnreadableImage as error:
-                    raise UserError("it cannot be read or decoded") from error
-                classes = [{"name": c, "probability": p} for c, p in prediction.top(_TOP)]
-                answers.append({"file": name, "classes": classes})
-        return answers
+            try:
+                (predictions,) = predict_each(self._models, [path])
+            except UnreadableImage as error:
+                raise UserError("it cannot be read or decoded") from error
+        return [
+            {
+                "file": name,
+                "classes": [{"name": c, "probability": p} for c, p in prediction.top(_TOP)],
+                "milliseconds": prediction.milliseconds,
+                "exit": prediction.exit,
+            }
+            for name, prediction in predictions.items()
+        ]
 
 
 def _check_pixels(path: Path) -> None:

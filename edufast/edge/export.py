@@ -22,11 +22,15 @@ from torch import nn
 
 from edufast.edge import MAX_DROP
 from edufast.edge.calibration import MIN_IMAGES
+from edufast.edge.device_rows import DeviceRow, measure_here
+from edufast.edge.early_exit import EarlyExits, write_early_exit
+from edufast.edge.exit_choice import Target
 from edufast.edge.format import Format
 from edufast.edge.latency import Latency, measure_latency, measure_torch
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Parity, compare
 from edufast.edge.registry import FORMATS, find_format
+from edufast.student.student import Student
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, refuse_special_file
 from edufast.utils.instances import check_instance
@@ -46,6 +50,9 @@ class ExportReport:
         classes: names in the order of the logits, if they were given.
         latency: of one image on one thread.
         torch_latency: likewise, of the model in PyTorch, not compiled.
+        alone: the file in a process of its own, in the runtime that devices have.
+        exit: number of the student's fragments in it, if it ends at an exit.
+        early: of a program that ends where it is sure.
     """
 
     path: Path
@@ -57,6 +64,9 @@ class ExportReport:
     classes: tuple[str, ...] | None
     latency: Latency
     torch_latency: Latency
+    alone: DeviceRow
+    exit: int | None = None
+    early: EarlyExits | None = None
 
     @property
     def worst_class(self) -> str | None:
@@ -83,7 +93,31 @@ class ExportReport:
             "latency_p95_ms": self.latency.p95_ms,
             "load_ms": self.latency.load_ms,
             "torch_latency_ms": self.torch_latency.median_ms,
+            "peak_bytes": self.alone.peak_bytes,
+            "runtime_bytes": self.alone.runtime_bytes,
+            "exit": self.exit,
+            "early": None if self.early is None else dataclasses.asdict(self.early),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A file to export.
+
+    Attributes:
+        original: what it is compared with.
+        format: its name.
+        path: the file to write.
+        exit: number of the student's fragments in ``original``, if it ends at an exit.
+        early: of a program that ends where it is sure: the student with exits whose graduate
+            ``original`` is, and what the threshold is chosen for.
+    """
+
+    original: Original
+    format: str
+    path: Path
+    exit: int | None = None
+    early: tuple[Student, Target] | None = None
 
 
 def export(
@@ -156,32 +190,33 @@ def export(
         metadata=metadata,
         opset=opset,
     )
-    (report,) = export_all(original, paths, max_drop)
+    (report,) = export_all([Wanted(original, to, paths[to])], max_drop)
     return report
 
 
-def export_all(
-    original: Original, paths: Mapping[str, Path], max_drop: float = MAX_DROP
-) -> list[ExportReport]:
-    """Write a file in each format of ``paths``, or none where one of them fails.
+def export_all(files: Sequence[Wanted], max_drop: float = MAX_DROP) -> list[ExportReport]:
+    """Write every one of ``files``, or none where one of them fails.
 
     Raises:
         UserError, ValueError, ExportError: as :func:`export`.
     """
-    check_request(paths, max_drop)
-    for name in paths:
-        _check_images(name, original)
+    for each in files:
+        check_request({each.format: each.path}, max_drop)
+        _check_images(each)
     reports = []
-    torch_latency = measure_torch(original.run, original.image)
-    with ExitStack() as files:
-        for name, path in paths.items():
-            temporary = files.enter_context(atomic_write(path))
+    latencies = {
+        original: measure_torch(original.run, original.images)
+        for original in dict.fromkeys(each.original for each in files)
+    }
+    with ExitStack() as written:
+        for each in files:
+            temporary = written.enter_context(atomic_write(each.path))
             try:
-                reports.append(_written(original, name, path, temporary, max_drop, torch_latency))
+                reports.append(_written(each, temporary, max_drop, latencies[each.original]))
             except ExportError as error:
-                if len(paths) == 1:
+                if len(files) == 1:
                     raise
-                raise ExportError(f"{name}: {error}") from error
+                raise ExportError(f"{each.path.name}: {error}") from error
     return reports
 
 
@@ -244,25 +279,29 @@ def _format(name: str, path: Path) -> Format:
 
 
 def _written(
-    original: Original,
-    name: str,
-    path: Path,
-    temporary: Path,
-    max_drop: float,
-    torch_latency: Latency,
+    wanted: Wanted, temporary: Path, max_drop: float, torch_latency: Latency
 ) -> ExportReport:
-    form = FORMATS[name]
-    form.write(original, temporary, {**original.metadata, "versions": form.versions()})
+    original, form = wanted.original, FORMATS[wanted.format]
+    metadata = {**original.metadata, "versions": form.versions()}
+    early = None
+    if wanted.early is None:
+        form.write(original, temporary, metadata)
+        parity = _parity(original, form, temporary, max_drop)
+    else:
+        early, parity = write_early_exit(original, *wanted.early, form, temporary, metadata)
     return ExportReport(
-        path=path,
-        format=name,
+        path=wanted.path,
+        format=wanted.format,
         opset=original.opset,
         bytes=temporary.stat().st_size,
-        parity=_parity(original, form, temporary, max_drop),
+        parity=parity,
         noise=original.noise,
         classes=original.classes,
-        latency=measure_latency(partial(form.runner, temporary, threads=1), original.image),
+        latency=measure_latency(partial(form.runner, temporary, threads=1), original.images),
         torch_latency=torch_latency,
+        alone=measure_here(temporary),
+        exit=wanted.exit,
+        early=early,
     )
 
 
@@ -276,12 +315,15 @@ def _parity(original: Original, form: Format, path: Path, max_drop: float) -> Pa
     )
 
 
-def _check_images(name: str, original: Original) -> None:
+def _check_images(wanted: Wanted) -> None:
+    name, original = wanted.format, wanted.original
     form = FORMATS[name]
     if form.CALIBRATED and original.calibration is None:
         raise ValueError(
             f"{name} needs calibration: at least {MIN_IMAGES} images of the training split"
         )
+    if wanted.early is not None:
+        _check_labels("a program with early exits", original)
     if not form.EXACT:
         _check_labels(name, original)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edufast.edge.original import Original
 from edufast.edge.parity import Run
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class Format(Protocol):
@@ -42,6 +45,14 @@ class Format(Protocol):
 
         Raises:
             ExportError: the model cannot be written in this format.
+        """
+
+    def graph(self, original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
+        """The model as an ONNX program with outputs of these names, without metadata of its own
+        other than what the format adds.
+
+        Raises:
+            ExportError: as :meth:`write`.
         """
 
     def runner(self, path: Path, threads: int | None = None) -> Run:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
-from edufast.edge.runtime import load_onnxruntime
+from edufast.edge.runtime import load_onnxruntime, run_session
 from edufast.edge.seal import sealed
 from edufast.utils import extras
 
@@ -49,8 +49,11 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
     save(graph(original), path, metadata)
 
 
-def graph(original: Original) -> onnx.ModelProto:
-    """The traced model, preprocessing included.
+def graph(original: Original, outputs: Sequence[str] = (OUTPUT,)) -> onnx.ModelProto:
+    """The traced model, preprocessing included, without what describes this machine.
+
+    Args:
+        outputs: names of what the model returns.
 
     Raises:
         ExportError: as :func:`write`.
@@ -63,16 +66,16 @@ def graph(original: Original) -> onnx.ModelProto:
     else:
         model = Preprocessed(model, *original.constants).eval()
         example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
-    proto = _trace(model, example, opset)
+    proto = _trace(model, example, opset, outputs)
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:
         raise ExportError(f"opset {opset} was requested, but PyTorch could only write {written}")
+    strip(proto)
     return proto
 
 
 def save(proto: onnx.ModelProto, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write ``proto`` without what describes this machine, with ``metadata`` and a hash."""
-    _strip(proto)
+    """Write ``proto`` with ``metadata`` and a hash."""
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         proto.metadata_props.add(key=key, value=text)
@@ -88,6 +91,12 @@ def runner(path: Path, threads: int | None = None) -> Run:
     Raises:
         ExportError: onnxruntime cannot load the file or, when called, cannot run it on a batch.
     """
+    run = outputs_of(path, threads)
+    return lambda images: run(images)[0]
+
+
+def outputs_of(path: Path, threads: int | None = None) -> Callable[[NDArray[Any]], list[Any]]:
+    """:func:`runner`, of all that the file computes."""
     require()
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -100,9 +109,9 @@ def runner(path: Path, threads: int | None = None) -> Run:
     except Exception as error:  # onnxruntime's errors share no public base class
         raise ExportError(f"onnxruntime cannot load the file: {cause(error)}") from error
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: NDArray[Any]) -> list[Any]:
         try:
-            return session.run([OUTPUT], {INPUT: images})[0]
+            return run_session(session, images)
         except Exception as error:
             raise ExportError(
                 f"onnxruntime cannot run the file at batch size {len(images)}: {cause(error)}"
@@ -121,7 +130,9 @@ def versions() -> dict[str, str]:
     return {name: distributions.version(name) for name in ("torch", "onnx", "onnxscript")}
 
 
-def _trace(model: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+def _trace(
+    model: nn.Module, example: torch.Tensor, opset: int, outputs: Sequence[str]
+) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1)
     try:
         with _quiet():
@@ -129,7 +140,7 @@ def _trace(model: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelPro
                 model,
                 (example,),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes=({0: batch},),
                 opset_version=opset,
                 dynamo=True,
@@ -149,7 +160,7 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _strip(message: Any) -> None:
+def strip(message: Any) -> None:
     """Remove what describes the exporting machine: source lines, paths, trace details.
 
     ``message`` is a protobuf message of an ONNX file; the messages inside it are stripped too.
@@ -159,7 +170,7 @@ def _strip(message: Any) -> None:
             message.ClearField(field.name)
         elif field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
-                _strip(part)
+                strip(part)
 
 
 @contextmanager

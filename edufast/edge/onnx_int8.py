@@ -7,8 +7,9 @@ Weights are int8, per channel and symmetric; activations uint8, with ranges from
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata as distributions
 from pathlib import Path
@@ -46,16 +47,28 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
         ExportError: the model cannot be exported or quantised, or an activation has no range.
     """
     require()
+    float32.save(graph(original), path, metadata)
+
+
+def graph(original: Original, outputs: Sequence[str] = (float32.OUTPUT,)) -> onnx.ModelProto:
+    """:func:`edufast.edge.onnx.graph`, quantised; its metadata says how.
+
+    Raises:
+        ExportError: as :func:`write`.
+    """
     images = original.calibration
     assert images is not None
+    proto = _quantised(float32.graph(original, outputs), images)
+    float32.strip(proto)
     quantisation = {
         "scheme": "static, QDQ",
         "weights": "int8, per channel",
         "activations": "uint8",
         "calibration_images": len(images),
     }
-    proto = _quantised(float32.graph(original), images)
-    float32.save(proto, path, {**metadata, "quantisation": quantisation})
+    entry = json.dumps(quantisation, sort_keys=True)
+    proto.metadata_props.add(key="quantisation", value=entry)
+    return proto
 
 
 class _Reader:
@@ -80,7 +93,7 @@ def _quantised(proto: onnx.ModelProto, images: NDArray[Any]) -> onnx.ModelProto:
         quantize_static,
     )
 
-    with TemporaryDirectory() as name, _root_logger_unchanged():
+    with TemporaryDirectory() as name, _quiet_root_logger():
         exact, augmented, quantised = (Path(name, f"{n}.onnx") for n in ("exact", "all", "int8"))
         try:
             # Shapes only: PyTorch has optimised the graph.
@@ -119,10 +132,13 @@ def _check_range(tensor: str, lowest: NDArray[Any], highest: NDArray[Any]) -> No
 
 
 @contextmanager
-def _root_logger_unchanged() -> Iterator[None]:
-    """onnxruntime's Python code logs by functions that configure the application's logging."""
-    handlers = list(logging.root.handlers)
+def _quiet_root_logger() -> Iterator[None]:
+    """onnxruntime's Python code logs by functions that configure the application's logging, and
+    warns of what stays float32."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    logging.root.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        logging.root.setLevel(level)
         logging.root.handlers[:] = handlers

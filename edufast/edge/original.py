@@ -14,6 +14,7 @@ from torch import nn
 
 from edufast.data.centre_crop import CentreCrop
 from edufast.edge.calibration import check_calibration
+from edufast.edge.latency import RUNS
 from edufast.edge.parity import ExportError, Images, torch_logits
 from edufast.edge.preprocess import check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
@@ -117,16 +118,20 @@ class Original:
         )
 
     @property
-    def image(self) -> NDArray[Any]:
-        """One of the samples, as a batch."""
-        return self.samples[:1]
+    def images(self) -> NDArray[Any]:
+        """Some of the samples, to measure how long one takes."""
+        return self.samples[:RUNS]
+
+    def prepared(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Images in the layout of the files' input as the model takes them."""
+        return images if self.constants is None else normalise(images, *self.constants)
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """The model's logits for images in the layout of the files' input, by PyTorch."""
-        if self.constants is not None:
-            images = normalise(images, *self.constants)
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.model(torch.from_numpy(images)).numpy()
+            logits: NDArray[np.float32] = self.model(
+                torch.from_numpy(self.prepared(images))
+            ).numpy()
         return logits
 
 

@@ -108,14 +108,14 @@ def compare(
     first = min(SINGLES, len(images))
     alone = _run(run, images[:SINGLES], 1)
     if max_drop is None:
-        _check_same(_measure(expected[:first], alone, _head(labels, first)), batch=1)
-        parity = _measure(expected, _run(run, images, BATCH), labels)
+        _check_same(measure(expected[:first], alone, _head(labels, first)), batch=1)
+        parity = measure(expected, _run(run, images, BATCH), labels)
         _check_same(parity, batch=min(BATCH, len(images)))
         return parity
     logits = _run(run, images, BATCH)
-    _check_alone(_measure(logits[:first], alone, None))
-    parity = _measure(expected, logits, labels)
-    _check_drop(parity, max_drop)
+    _check_alone(measure(logits[:first], alone, None))
+    parity = measure(expected, logits, labels)
+    check_drop(parity, max_drop)
     return parity
 
 
@@ -167,7 +167,11 @@ def _check_alone(parity: Parity) -> None:
         )
 
 
-def _check_drop(parity: Parity, max_drop: float) -> None:
+def check_drop(parity: Parity, max_drop: float) -> None:
+    """
+    Raises:
+        ExportError: the file loses more than ``max_drop`` points of accuracy.
+    """
     assert parity.difference is not None and parity.interval is not None
     drop = -100 * parity.difference
     # Accuracies are quotients, so that a drop of exactly max_drop may be some bits above it.
@@ -181,11 +185,16 @@ def _check_drop(parity: Parity, max_drop: float) -> None:
         )
 
 
-def _measure(
+def measure(
     expected: NDArray[np.float32],
     logits: NDArray[np.float32],
     labels: NDArray[np.integer] | None,
 ) -> Parity:
+    """How close an exported file's ``logits`` are to those ``expected``, both (N, classes).
+
+    Raises:
+        ExportError: they have another shape, or are not finite.
+    """
     if logits.shape != expected.shape:
         raise ExportError(
             f"the exported file returns shape {logits.shape}, the model {expected.shape}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.data.folder import counted
 from edufast.data.image_files import UnreadableImage
 from edufast.data.pictures import find_pictures, read_picture
-from edufast.edge.runtime import load_session
+from edufast.edge.runtime import load_session, run_session
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.instances import all_of, check_instance
@@ -34,11 +35,15 @@ class Prediction:
         picture: the file.
         classes: names, in the order of the logits.
         probabilities: (classes,) float32, the softmax of the logits.
+        milliseconds: that the model took for it, on average over its batch.
+        exit: number of the student's fragments after which it left; None: there are no early exits.
     """
 
     picture: Path
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
+    milliseconds: float
+    exit: int | None
 
     @property
     def name(self) -> str:
@@ -98,6 +103,57 @@ def pictures_of(given: Iterable[Path]) -> list[Path]:
     return found
 
 
+def exported_models(path: Path, *, integers: bool) -> dict[str, ExportedModel]:
+    """The exported file at ``path`` by its name; of a folder, that of the student and, if there
+    are some, those that end at its exits.
+
+    Args:
+        integers: of a folder, those of 8-bit integers, too.
+
+    Raises:
+        UserError: as :class:`ExportedModel`.
+    """
+    file = _file(path)
+    others = sorted(path.glob("student*.onnx")) if path.is_dir() else []
+    wanted = [each for each in others if integers or each.suffixes == [".onnx"]]
+    return {each.name: ExportedModel(each) for each in dict.fromkeys([file, *wanted])}
+
+
+def predict_each(
+    models: Mapping[str, ExportedModel], pictures: Sequence[Path]
+) -> Iterator[dict[str, Prediction]]:
+    """What each of ``models`` says of image files, in their order: one at a time, so that it can be
+    said how long a model takes for a picture; 16 at a time if there is one model.
+
+    Raises:
+        UnreadableImage: after the last one; names the files that cannot be read or decoded.
+    """
+    unreadable: list[Path] = []
+    readable = _views(list(models.values()), pictures, unreadable)
+    size = _BATCH if len(models) == 1 else 1
+    while batch := list(islice(readable, size)):
+        paths, views = zip(*batch, strict=True)
+        seen = map(np.stack, zip(*views, strict=True))
+        columns = [m.ask(paths, batch) for m, batch in zip(models.values(), seen, strict=True)]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(models, row, strict=True))
+    if unreadable:
+        raise UnreadableImage(*unreadable, advice="")
+
+
+def _views(
+    models: Sequence[ExportedModel], pictures: Sequence[Path], unreadable: list[Path]
+) -> Iterator[tuple[Path, list[NDArray[np.uint8]]]]:
+    """Each picture that can be decoded, once, as each model wants it."""
+    for path in pictures:
+        try:
+            picture = read_picture(path)
+        except UnreadableImage:
+            unreadable.append(path)
+        else:
+            yield path, [model.crop(picture) for model in models]
+
+
 class ExportedModel:
     """An exported file, loaded and checked.
 
@@ -106,23 +162,25 @@ class ExportedModel:
 
     Attributes:
         classes: names, in the order of the logits.
+        crop: the rule by which a decoded picture is cropped and resized.
 
     Raises:
         UserError: there is no such file, or it is no file that predicts pictures.
     """
 
     classes: tuple[str, ...]
+    crop: CentreCrop
 
     def __init__(self, path: Path) -> None:
         file = _file(path)
         _require_pillow()
         self._session = load_session(file)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.classes, self._crop = _described(file, metadata)
+        self.classes, self.crop = _described(file, metadata)
         inputs = [(each.type, each.shape[1:]) for each in self._session.get_inputs()]
         outputs = [each.shape[1:] for each in self._session.get_outputs()]
-        wanted = [("tensor(uint8)", [*self._crop.crop, 3])], [[len(self.classes)]]
-        if (inputs, outputs) != wanted:
+        wanted = [("tensor(uint8)", [*self.crop.crop, 3])], [[len(self.classes)]]
+        if (inputs, outputs[:1]) != wanted or outputs[1:] not in ([], [[]]):
             raise UserError(
                 f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, pictures "
                 "in RGB to the classes that its metadata names"
@@ -134,32 +192,20 @@ class ExportedModel:
         Raises:
             UnreadableImage: after the last one; names the files that cannot be read or decoded.
         """
-        unreadable: list[Path] = []
-        readable = self._views(pictures, unreadable)
-        while batch := list(islice(readable, _BATCH)):
-            paths, views = zip(*batch, strict=True)
-            for path, probabilities in zip(
-                paths, self._probabilities(np.stack(views)), strict=True
-            ):
-                yield Prediction(path, self.classes, probabilities)
-        if unreadable:
-            raise UnreadableImage(*unreadable, advice="")
+        return (each[""] for each in predict_each({"": self}, pictures))
 
-    def _views(
-        self, pictures: Sequence[Path], unreadable: list[Path]
-    ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-        for path in pictures:
-            try:
-                picture = read_picture(path)
-            except UnreadableImage:
-                unreadable.append(path)
-            else:
-                yield path, self._crop(picture)
-
-    def _probabilities(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: views})
+    def ask(self, pictures: Sequence[Path], views: NDArray[np.uint8]) -> list[Prediction]:
+        """The predictions of pictures, from what :attr:`crop` makes of them."""
+        started = time.perf_counter()
+        logits, *exits = run_session(self._session, views)
+        milliseconds = 1000 * (time.perf_counter() - started) / len(views)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+        depths = exits[0].tolist() if exits else [None] * len(views)
+        return [
+            Prediction(path, self.classes, share, milliseconds, depth)
+            for path, share, depth in zip(pictures, shares, depths, strict=True)
+        ]
 
 
 def _file(path: Path) -> Path:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
+from edufast.edge.device_rows import DeviceRow, measure_here
 from edufast.edge.latency import Latency, measure_latency
-from edufast.edge.runtime import load_session
+from edufast.edge.runtime import load_session, run_session
 from edufast.utils.errors import UserError
 
 # Of the largest logit: what another processor's order of additions may change.
@@ -34,7 +35,10 @@ class Replay:
         images: golden images replayed.
         agreement: share of them with the class that was recorded.
         max_abs_difference: largest absolute difference from a recorded logit.
-        latency: of one image on one thread.
+        latency: of one image on one thread, over all golden images.
+        alone: the file in a process of its own: its memory, and from the file to its first answer.
+        shares: of the golden images that leave after so many of the student's fragments; None: it
+            has no early exits.
     """
 
     file: BundledFile
@@ -42,6 +46,8 @@ class Replay:
     agreement: float
     max_abs_difference: float
     latency: Latency
+    alone: DeviceRow
+    shares: dict[int, float] | None = None
 
 
 def replay(folder: Path) -> list[Replay]:
@@ -77,11 +83,10 @@ def _replayed(
 ) -> Replay:
     def load() -> Any:
         session = load_session(folder / file.name, threads=1)
-        name = session.get_inputs()[0].name
-        return lambda batch: session.run(None, {name: batch})[0]
+        return lambda batch: run_session(session, batch)
 
     try:
-        found = load()(images)
+        found, *left = load()(images)
     except UserError:
         raise
     except Exception as error:  # onnxruntime's errors share no public base class
@@ -105,4 +110,7 @@ def _replayed(
             f"{folder / file.name} gives the recorded class for {agreement:.0%} of {len(images)} "
             f"images; expected at least {MIN_AGREEMENT:.0%}"
         )
-    return Replay(file, len(images), agreement, difference, measure_latency(load, images[:1]))
+    shares = {int(d): float((left[0] == d).mean()) for d in np.unique(left[0])} if left else None
+    latency = measure_latency(load, images)
+    alone = measure_here(folder / file.name)
+    return Replay(file, len(images), agreement, difference, latency, alone, shares)

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edufast.edge.seal import is_damaged
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import needed_for
@@ -17,6 +20,19 @@ def load_onnxruntime() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+def run_session(session: Any, images: NDArray[Any]) -> list[NDArray[Any]]:
+    """All that a file computes for images (N, ...): with N rows each.
+
+    A program with early exits takes one image at a time.
+    """
+    (taken,) = session.get_inputs()
+    if taken.shape[0] != 1 or len(images) == 1:
+        outputs: list[NDArray[Any]] = session.run(None, {taken.name: images})
+        return outputs
+    rows = [session.run(None, {taken.name: image[None]}) for image in images]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
 def load_session(file: Path, threads: int = 0) -> Any:

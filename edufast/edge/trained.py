@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,13 @@ from torch import nn
 
 from edufast.data import ClassSampler, DataSet
 from edufast.edge import MAX_DROP
-from edufast.edge.export import ExportReport, check_request, export_all
+from edufast.edge.exit_choice import Target
+from edufast.edge.export import ExportReport, Wanted, check_request, export_all
 from edufast.edge.original import Original
 from edufast.edge.registry import FORMATS
 from edufast.edge.split_images import SplitImages
 from edufast.models.weights import ModelInfo
+from edufast.student.student import Student
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -31,23 +34,37 @@ def export_trained(
     data: DataSet | None,
     paths: Mapping[str, Path],
     max_drop: float = MAX_DROP,
+    exits: Student | None = None,
+    early: Target | None = None,
 ) -> list[ExportReport]:
     """Export ``model`` including its preprocessing in each format of ``paths``, or in none.
 
     Files are verified on the validation split of ``data`` if given, and calibrated on its training
     split.
 
+    Args:
+        exits: the student whose graduate ``model`` is: beside ``student.onnx``, its smaller
+            students go to ``student-exit1.onnx`` and so on, in the order of their size.
+        early: what early exits may cost: beside it, ``student-early.onnx`` ends where it is sure.
+
     Raises:
-        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`.
+        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`; or ``early`` is
+            asked of a student without exits.
     """
     check_request(paths, max_drop)
+    depths = () if exits is None else exits.depths[:-1]
+    if early is not None and not depths:
+        raise UserError(
+            "--early-exit needs a student with exits; expected the folder of a finished run with "
+            "several grades and curriculum.exit_weight above 0"
+        )
     images = labels = calibration = None
     if data is not None:
         images, labels = known_images(data, "validation", info)
         if any(FORMATS[name].CALIBRATED for name in paths):
             calibration = known_images(data, "training", info, CALIBRATION_IMAGES)[0][:]
-    original = Original.of(
-        model,
+    described = partial(
+        Original.of,
         input_size=(3, info.image_size, info.image_size),
         classes=info.classes,
         mean=info.mean,
@@ -56,7 +73,24 @@ def export_trained(
         labels=labels,
         calibration=calibration,
     )
-    return export_all(original, paths, max_drop)
+    original = described(model)
+    smaller = {depth: described(exits.graduate(depth)) for depth in depths if exits is not None}
+    files = []
+    for name, path in paths.items():
+        files.append(Wanted(original, name, path))
+        files += [
+            Wanted(part, name, _beside(path, f"exit{depth}"), exit=depth)
+            for depth, part in smaller.items()
+        ]
+        if exits is not None and early is not None:
+            files.append(Wanted(original, name, _beside(path, "early"), early=(exits, early)))
+    return export_all(files, max_drop)
+
+
+def _beside(path: Path, part: str) -> Path:
+    """``student-exit1.int8.onnx`` for ``student.int8.onnx``."""
+    stem, dot, suffixes = path.name.partition(".")
+    return path.with_name(f"{stem}-{part}{dot}{suffixes}")
 
 
 def known_images(

@@ -153,6 +153,8 @@ class ExportEvent(Event):
         accuracy: of the file over the whole validation split. ``accuracy_torch`` and
             ``accuracy_onnx`` are over the images compared, which were fewer in earlier versions.
         latency_ms: of one image on one thread.
+        peak_bytes, runtime_bytes: see :class:`edufast.edge.device_rows.DeviceRow`.
+        exit, early: of an exit, and of a program with early exits.
         format, difference, interval, worst_class, latency_p95_ms, load_ms, torch_latency_ms: see
             :class:`edufast.edge.export.ExportReport`; None where an earlier version wrote it.
     """
@@ -176,6 +178,10 @@ class ExportEvent(Event):
     latency_p95_ms: float | None = None
     load_ms: float | None = None
     torch_latency_ms: float | None = None
+    peak_bytes: int | None = None
+    runtime_bytes: int | None = None
+    exit: int | None = None
+    early: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, report: ExportReport) -> ExportEvent:
@@ -183,3 +189,19 @@ class ExportEvent(Event):
         accuracy = report.parity.accuracy_exported
         assert accuracy is not None
         return cls(**report.to_dict(), accuracy=accuracy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceEvent(Event):
+    """How an exported file does on a machine: :class:`edufast.edge.device_rows.DeviceRow`."""
+
+    kind: ClassVar[str] = "device"
+    file: str
+    sha256: str
+    machine: str
+    onnxruntime: str
+    load_ms: float
+    median_ms: float
+    p95_ms: float
+    peak_bytes: int
+    runtime_bytes: int

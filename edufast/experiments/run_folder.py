@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "student.safetensors"
 
     @property
+    def exits(self) -> Path:
+        """Weights of its exits, if it has any."""
+        return self.path / "exits.safetensors"
+
+    @property
     def best(self) -> Path:
         """Weights of the most accurate model of all classes so far, while the run is unfinished."""
         return self.path / "best.safetensors"

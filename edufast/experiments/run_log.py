@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edufast.experiments.events import (
     BudgetEvent,
+    DeviceEvent,
     ExportEvent,
     PhaseEvent,
     ResultEvent,
@@ -38,6 +39,7 @@ _READERS: dict[str, TypeAdapter[Any]] = {
         PhaseEvent,
         ResultEvent,
         ExportEvent,
+        DeviceEvent,
     )
 }
 
@@ -96,12 +98,14 @@ class RunLog:
         teachers: by position.
         methods: by name, in the order of their first event.
         exports: in the order of their first event.
+        devices: how exported files do on machines; of each file and machine the latest.
     """
 
     run: RunEvent | None = None
     teachers: list[TeacherEvent] = field(default_factory=list)
     methods: dict[str, MethodLog] = field(default_factory=dict)
     exports: list[ExportEvent] = field(default_factory=list)
+    devices: list[DeviceEvent] = field(default_factory=list)
 
     @property
     def results(self) -> dict[tuple[str, int], ResultEvent]:
@@ -171,6 +175,7 @@ def _collect(events: Iterable[Event]) -> RunLog:
     run: RunEvent | None = None
     teachers: dict[int, TeacherEvent] = {}
     exports: dict[str, ExportEvent] = {}
+    devices: dict[tuple[str, str], DeviceEvent] = {}
     methods: dict[str, MethodLog] = {}
     epochs: dict[tuple[str, int, int, int], EpochEvent] = {}
     grades: dict[tuple[str, int, int], GradeEvent] = {}
@@ -189,6 +194,8 @@ def _collect(events: Iterable[Event]) -> RunLog:
                 teachers[event.teacher] = event
             case ExportEvent():
                 exports[event.path] = event
+            case DeviceEvent():
+                devices[event.machine, event.file] = event
             case BudgetEvent():
                 method(event.method).budget = event
             case EpochEvent():
@@ -207,7 +214,13 @@ def _collect(events: Iterable[Event]) -> RunLog:
         trial(grades[place]).grades.append(grades[place])
     for log in methods.values():
         log.trials = dict(sorted(log.trials.items()))
-    return RunLog(run, [teachers[k] for k in sorted(teachers)], methods, list(exports.values()))
+    return RunLog(
+        run,
+        [teachers[k] for k in sorted(teachers)],
+        methods,
+        list(exports.values()),
+        list(devices.values()),
+    )
 
 
 def _parse(content: Any) -> Event | None:

@@ -11,6 +11,7 @@ from edufast.experiments.events import ExportEvent, PhaseEvent, ResultEvent
 from edufast.experiments.method import Method
 from edufast.experiments.run_setup import Setup
 from edufast.models.weights import ModelInfo, read_info, save_model
+from edufast.student.saved_exits import save_exits
 from edufast.teachers.faculty import Faculty
 from edufast.training.evaluation import evaluate_on
 from edufast.training.school import School
@@ -66,7 +67,7 @@ def _finish(
 
 
 def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
-    """Save the graduate; export the smaller students that end at its exits."""
+    """Save the graduate and its exits; export the smaller students that end there."""
     at = school.progress
     info = ModelInfo.describe(
         setup.recipe.student.model,
@@ -77,6 +78,8 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
         at.seconds,
     )
     save_model(setup.folder.student, graduate, info)
+    if school.student.exits:
+        save_exits(setup.folder.exits, school.student, graduate)
     if setup.config.export:
         for depth in school.student.depths[:-1]:
             smaller = school.student.graduate(depth)

@@ -24,6 +24,43 @@ class Answer(NamedTuple):
     depth: Tensor
 
 
+class EveryExit(nn.Module):
+    """The logits of all exits of a finished student, for inference.
+
+    Args:
+        student: must have all classes. It is copied, and the copy put in eval mode.
+
+    Raises:
+        RuntimeError: classes are missing.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.order = list(student.columns_by_id)
+        self.student = copy.deepcopy(student).eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, *input_size) to logits (B, classes) at each of the student's ``depths``,
+        columns in the order of class ids."""
+        logits = self.student.forward_exits(images)
+        if self.order == sorted(self.order):  # no operator for it in an exported program
+            return tuple(logits)
+        return tuple(each[:, self.order] for each in logits)
+
+
+def exit_flops(student: Student) -> tuple[int, ...]:
+    """Forward FLOPs (2 x multiply-adds) of an image that leaves at each of ``student.depths``, the
+    heads of the exits that it passes included."""
+    total, flops = 0, []
+    for depth, fragment in enumerate(student.fragments[: student.grown], 1):
+        total += fragment.flops
+        if depth in student.depths:
+            trunk = sum(each.flops for each in student.fragments[:depth])
+            total += student.flops(depth) - trunk
+            flops.append(total)
+    return tuple(flops)
+
+
 class EarlyExit(nn.Module):
     """Inference with a student whose exits were kept and trained (``grow(keep_exits=True)``).
 

@@ -1,7 +1,14 @@
 """Commands that measure: what they refuse. What they measure is tested with edufast.bench."""
 
+import json
+import shutil
+from dataclasses import asdict, replace
+
 import pytest
 
+from edufast.edge.contract import hash_of
+from edufast.edge.device_rows import DeviceRow
+from edufast.experiments.run_folder import RunFolder
 from tests.commands import edufast
 
 
@@ -14,6 +21,8 @@ from tests.commands import edufast
         (("train", "--pairs", "resnet9"), "resnet9"),
         (("kd", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
+        (("edge", "nowhere"), "nowhere has no student*.onnx; expected an exported file, or the"),
+        (("edge", "nowhere", "board.jsonl"), "board.jsonl cannot be read"),
     ],
 )
 def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
@@ -21,3 +30,25 @@ def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, m
     result = edufast("bench", *arguments, code=2)
     assert result.stderr.startswith("edufast: ") and message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_on_a_device_is_in_the_runs_report(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    file = run / "student.onnx"
+    row = DeviceRow(file.name, hash_of(file), "<board>", "1.20.0", 9.0, 4.321, 5.0, 61_000_000, 1)
+    table = tmp_path / "board.jsonl"
+    for measured in (replace(row, median_ms=9.9), row):  # the later one counts
+        table.write_text(json.dumps(asdict(measured)) + "\n")
+        edufast("bench", "edge", run, table)
+    page = (run / "report.html").read_text()
+    assert "&lt;board&gt;" in page and "4.32 ms" in page and "9.90 ms" not in page
+    (event,) = RunFolder(run).log().devices
+    assert event.machine == "<board>" and event.peak_bytes == 61_000_000
+    before = (run / "metrics.jsonl").read_text()
+    table.write_text(json.dumps(asdict(replace(row, sha256="ab"))) + "\n")
+    result = edufast("bench", "edge", run, table, code=2)
+    assert "does not hold the student.onnx that was measured on <board>" in result.stderr
+    assert (run / "metrics.jsonl").read_text() == before
+    shutil.rmtree(run)
+    assert "holds no run" in edufast("bench", "edge", run, table, code=2).stderr
+    assert not run.exists()

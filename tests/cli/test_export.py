@@ -56,11 +56,11 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path, monkeypatch):
 def test_images_that_do_not_fit_the_model_are_told_in_one_line(data, tmp_path, monkeypatch):
     weights = save(tmp_path / "t.safetensors", data)
     few = replace(data, val=Samples(data.val.images[:8], data.val.labels[:8]))
-    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: few)
+    monkeypatch.setattr("edufast.experiments.exporting.load_dataset", lambda *_, **__: few)
     text = one_line(edufast("export", weights, code=2))
     assert f"{data.name} has no validation image of class 1, which the model knows" in text
     one = replace(data, val=Samples(data.val.images[:1], data.val.labels[:1]))
-    monkeypatch.setattr("edufast.data.load_dataset", lambda *_, **__: one)
+    monkeypatch.setattr("edufast.experiments.exporting.load_dataset", lambda *_, **__: one)
     weights = save(tmp_path / "one.safetensors", data, classes=[int(data.val.labels[0])])
     text = one_line(edufast("export", weights, code=2))
     assert text.startswith(f"edufast: {weights}: samples must be uint8 (N >= 2")
@@ -70,18 +70,23 @@ def test_images_that_do_not_fit_the_model_are_told_in_one_line(data, tmp_path, m
 def test_a_run_is_exported_in_several_formats_with_the_same_numbers_everywhere(copy):
     result = edufast("export", copy, "--to", "onnx,onnx-int8", "--max-drop", 100, "--json")
     said = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(each["path"], each["format"]) for each in said] == [
-        ("student.onnx", "onnx"),
-        ("student.int8.onnx", "onnx-int8"),
+    names = [
+        f"student{part}{suffix}"
+        for suffix in (".onnx", ".int8.onnx")
+        for part in ("", "-exit1", "-exit2")
     ]
-    logged = [e for e in events(copy) if e["event"] == "export"][-2:]
-    for name, line, event in zip(("student.onnx", "student.int8.onnx"), said, logged, strict=True):
+    assert [each["path"] for each in said] == names
+    assert [each["format"] for each in said] == ["onnx"] * 3 + ["onnx-int8"] * 3
+    assert [each["exit"] for each in said] == [None, 1, 2] * 2
+    logged = [e for e in events(copy) if e["event"] == "export"][-6:]
+    for name, line, event in zip(names, said, logged, strict=True):
         assert (copy / name).stat().st_size == line["bytes"] and line["samples"] == 48
         known = {key: value for key, value in line.items() if value is not None}
         assert event == known | {"accuracy": line["accuracy_onnx"]}
         low, high = line["interval"]
         assert low <= line["difference"] <= high and line["agreement"] <= 1
         assert line["latency_ms"] <= line["latency_p95_ms"] and line["load_ms"] > 0
+        assert line["peak_bytes"] > line["runtime_bytes"] > 0
     page = (copy / "report.html").read_text()
     assert "student.int8.onnx" in page and "student.onnx" in page
     assert said[0]["difference"] == 0 and said[0]["agreement"] == 1
@@ -89,10 +94,19 @@ def test_a_run_is_exported_in_several_formats_with_the_same_numbers_everywhere(c
 
 def test_the_table_has_a_column_for_each_file(copy):
     result = edufast("export", copy, "--to", "onnx,onnx-int8", "--max-drop", 100)
-    heads, _, *rows = result.stdout.splitlines()
-    assert heads.split() == ["student.onnx", "student.int8.onnx"]
+    lines = result.stdout.splitlines()
+    heads, _, *rows = lines[: len(lines) // 3]
+    assert heads.split() == ["student.onnx", "student-exit1.onnx"]
+    names = [name for line in lines for name in line.split() if name.endswith(".onnx")]
+    assert names[2:] == [
+        "student-exit2.onnx",
+        "student.int8.onnx",
+        "student-exit1.int8.onnx",
+        "student-exit2.int8.onnx",
+    ]
+    assert max(map(len, lines)) <= 80
     cells = {row[:23].strip(): row[23:].split() for row in rows}
-    assert cells["format"] == ["onnx", "onnx-int8"] and cells["images"] == ["48", "48"]
+    assert cells["format"] == ["onnx"] * 2 and cells["images"] == ["48"] * 2
     assert cells["difference, points"][0] == "+0.00" and cells["agreement"][0] == "100.00%"
     assert len(cells["95 % interval"]) == 6
     # Those before the last two, of the run's end and of this command, are of unfinished students.
@@ -112,6 +126,29 @@ def test_both_files_predict_pictures(copy, folder):
     assert np.mean(right) == pytest.approx(measured)
 
 
+def test_early_exits_are_written_with_what_they_cost(copy):
+    result = edufast("export", copy, "--early-exit", "100", "--json")
+    early = json.loads(result.stdout.splitlines()[-1])
+    assert early["path"] == "student-early.onnx"
+    assert early["early"]["shares"] == [1.0, 0.0, 0.0] and early["early"]["cost"] < 1
+    assert (copy / "student-early.onnx").is_file()
+    shown = " ".join(edufast("export", copy, "--early-exit", "100").stderr.split())
+    assert "100.0% after 1, 0.0% after 2, 0.0% after 3 of 3 fragments; mean cost" in shown
+    assert (
+        "of all images, 100.0 % after 1, 0.0 % after 2, 0.0 % after 3 of 3 fragments"
+        in (copy / "report.html").read_text()
+    )
+
+
+def test_exits_that_no_longer_belong_to_the_student_are_refused_in_one_line(copy):
+    network, info = load_model(copy / "student.safetensors")
+    with torch.no_grad():
+        network.fc.bias += 1
+    save_model(copy / "student.safetensors", network, info)
+    assert "has the exits of another student" in one_line(edufast("export", copy, code=2))
+    assert not list(copy.glob("*.onnx"))
+
+
 @pytest.fixture
 def fragile(copy):
     """The run with a student in which one feature that does not matter is so large that common
@@ -122,6 +159,7 @@ def fragile(copy):
         network.layer3[-1].bn2.bias[0] = 1e5
         network.fc.weight[:, 0] = 0
     save_model(path, network, info)
+    (copy / "exits.safetensors").unlink()  # they are of the student as it was
     return copy
 
 
@@ -130,7 +168,7 @@ def test_a_student_that_integers_ruin_is_refused_and_no_file_is_left(fragile):
     (fragile / "student.onnx").unlink()
     before = (fragile / "metrics.jsonl").read_text()
     result = edufast("export", fragile, "--to", "onnx,onnx-int8", "--max-drop", 5, code=1)
-    assert result.stderr.startswith("edufast: onnx-int8: the exported file loses ")
+    assert result.stderr.startswith("edufast: student.int8.onnx: the exported file loses ")
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("; nothing was written\n")
     assert result.stdout == "" and not list(fragile.glob("*.onnx"))
     assert (fragile / "metrics.jsonl").read_text() == before
@@ -143,7 +181,7 @@ def test_a_run_is_verified_on_its_own_split_and_not_on_what_it_trained_with(copy
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     given = []
 
-    def stop(network, info, images, paths, max_drop):
+    def stop(network, info, images, *_):
         given.append(images)
         raise ValueError("seen enough")
 
@@ -165,6 +203,12 @@ def test_a_run_is_verified_on_its_own_split_and_not_on_what_it_trained_with(copy
         (("--to", ""), "--to is ''; expected text"),
         (("--to", "onnx,onnx-int8", "-o", "a.onnx"), "--out names one file, and --to 2 formats"),
         (("-o", "a.tflite"), "cannot export onnx to a.tflite; expected a file name with .onnx"),
+        (
+            ("--early-exit", "x"),
+            "--early-exit is 'x'; expected points of accuracy that may be lost",
+        ),
+        (("--early-exit", "1"), "--early-exit needs a student with exits; expected the folder of"),
+        (("--early-exit", "1", "-o", "a.onnx"), "--out names one file, and --early-exit writes"),
         (("--max-drop", "nan"), "max_drop is nan; expected points of accuracy from 0 to 100"),
         (("--max-drop", "-1"), "max_drop is -1.0; expected points of accuracy from 0 to 100"),
     ],

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from edufast.edge.predict import ExportedModel
+from edufast.edge import predict
 from tests.commands import edufast, events, one_line
 
 
@@ -63,9 +63,24 @@ def test_the_table_has_a_row_for_each_picture(run, pictures, tmp_path, monkeypat
             f"{other['probability']:.1%}",
         ]
     assert (
-        edufast("predict", run, "c0", "--top", 1).stdout.splitlines()[0].split()
+        edufast("predict", run / "student.onnx", "c0", "--top", 1).stdout.splitlines()[0].split()
         == heads.split()[:3]
     )
+
+
+def test_of_a_run_with_exits_every_exit_answers_with_its_confidence_and_its_time(run, pictures):
+    (line,) = lines(edufast("predict", run, pictures / "c1" / "8.png", "--json"))
+    said = {each["file"]: each for each in [line, *line["others"]]}
+    assert list(said) == ["student.onnx", "student-exit1.onnx", "student-exit2.onnx"]
+    for file, each in said.items():
+        (alone,) = lines(edufast("predict", run / file, pictures / "c1" / "8.png", "--json"))
+        assert alone["class"] == each["class"] and each["milliseconds"] > 0
+        assert alone["probability"] == pytest.approx(each["probability"], abs=1e-4)
+    heads, _, *rows = edufast(
+        "predict", run, pictures / "c1" / "8.png", columns=200
+    ).stdout.splitlines()
+    assert heads.split()[-3:] == ["file", "time", "exit"] and len(rows) == 3
+    assert [row.split()[-3] for row in rows] == list(said)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -94,13 +109,13 @@ def test_names_that_cannot_be_printed_are_written_as_python_does(run, pictures, 
 
 
 def test_ctrl_c_shows_what_is_done_and_ends_in_one_line(run, pictures, monkeypatch):
-    whole = ExportedModel.predict
+    whole = predict.predict_each
 
-    def interrupted(self, files):
-        yield from whole(self, files[:1])
+    def interrupted(models, files):
+        yield from whole(models, files[:1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ExportedModel, "predict", interrupted)
+    monkeypatch.setattr(predict, "predict_each", interrupted)
     result = edufast("predict", run, pictures / "c0", columns=200, code=130)
     assert "c0/0.png" in result.stdout and "c0/1.png" not in result.stdout
     assert result.stderr == "edufast: stopped\n"

@@ -39,7 +39,7 @@ def content(folder):
 
 def test_it_holds_what_a_device_needs(bundle) -> None:
     assert set(content(bundle)) == {
-        "student.onnx", "contract.json", "golden.npz", "README.md", "predict.py",
+        "student.onnx", "contract.json", "golden.npz", "README.md", "predict.py", "bench.py",
     }  # fmt: skip
     contract = Contract.read(bundle)
     assert tuple(contract.classes) == INFO.classes and contract.input["shape"] == ["N", 16, 16, 3]
@@ -92,6 +92,6 @@ def test_nothing_but_a_bundle_is_replaced(tmp_path) -> None:
 
 def test_the_contract_is_the_same_for_every_reader(bundle) -> None:
     said = json.loads((bundle / "contract.json").read_text("utf-8"))
-    assert said["contract"] == 1 and said["output"] == {
+    assert said["contract"] == 2 and said["output"] == {
         "name": "logits", "dtype": "float32", "shape": ["N", 4],
     }  # fmt: skip

@@ -31,7 +31,7 @@ def test_what_was_written_is_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"contract": 2, "more": 1}, "has version 2; expected 1"),
+        ({"contract": 1, "more": 1}, "has version 1; expected 2"),
         ({"files": [{"name": "x"}]}, "makes no sense"),
         ({"files": [vars(FILE) | {"name": "../student.onnx"}]}, "makes no sense"),
         ({"files": None}, "makes no sense"),
@@ -48,7 +48,7 @@ def test_another_contract_is_refused(change, message, tmp_path) -> None:
         Contract.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"contract": 1}', "\udcff", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"contract": 2}', "\udcff", "[" * 100_000])
 def test_a_damaged_contract_is_refused(text, tmp_path) -> None:
     (tmp_path / CONTRACT).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match="makes no sense; expected what edufast export wrote"):

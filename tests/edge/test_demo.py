@@ -24,11 +24,15 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 from edufast.edge import demo as module
 from edufast.edge.demo import HOST, MOST_BYTES, Demo, DemoServer
+from edufast.edge.early_exit import write_early_exit
+from edufast.edge.exit_choice import Target
 from edufast.edge.export import export
 from edufast.edge.predict import predict
+from edufast.edge.registry import FORMATS
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from tests.browser import browsing
+from tests.edge.students import original, student_with_exits
 
 CLASSES = ["<b>apple</b>", "pear", "quince"]
 FILES = ["student.onnx", "student-exit1.onnx"]
@@ -102,6 +106,15 @@ def test_one_file_can_be_shown_alone(run: Path) -> None:
     assert answer["file"] == FILES[1]
     with pytest.raises(UserError, match=r"has no student\.onnx"):
         Demo(run / "..")
+
+
+def test_of_early_exits_it_is_said_where_a_picture_left_and_how_long_it_took(tmp_path) -> None:
+    path = tmp_path / "student-early.onnx"
+    all_leave = Target(100.0, of_cost=False)
+    whole, student = original(), student_with_exits()
+    write_early_exit(whole, student, all_leave, FORMATS["onnx"], path, whole.metadata)
+    (answer,) = Demo(path).answer(picture())
+    assert answer["exit"] == 1 and answer["milliseconds"] > 0
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_shows_names_as_text(server: DemoServer) -> None:
@@ -234,6 +247,6 @@ def test_pictures_dropped_in_a_browser_are_answered(server: DemoServer, tmp_path
     assert broken == "b.png\n\nNo answer: it cannot be read or decoded"
     name, *lines = answered.split("\n")
     assert name == "<i>a</i>.png"
-    assert [line for line in lines if line.endswith(".onnx")] == FILES
+    assert [line.partition(", ")[0] for line in lines if line.endswith(" ms")] == FILES
     assert sum(line.startswith("<b>apple</b>") for line in lines) == 2
     assert sum(line.endswith(" %") for line in lines) == 6

@@ -19,7 +19,7 @@ def test_it_answers_as_the_model_does_in_eval_mode(model, samples) -> None:
     np.testing.assert_allclose(original.expected, reference(model, samples), atol=1e-5)
     assert not original.noise and original.classes == tuple(CLASSES)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in original.model.modules())
-    assert original.image.shape == (1, *samples.shape[1:])
+    assert original.images.shape == (50, *samples.shape[1:])
 
 
 class Slices:

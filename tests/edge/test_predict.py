@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import nn
 import edufast
 from edufast.data import DataSet, Loader, load_dataset
 from edufast.data.image_files import UnreadableImage
+from edufast.data.pictures import read_picture
+from edufast.edge import predict as module
 from edufast.edge.export import export
 from edufast.edge.predict import ExportedModel, Prediction, predict
 from edufast.edge.seal import sealed
@@ -107,7 +110,9 @@ def test_a_run_folder_stands_for_its_student_and_a_folder_for_its_pictures(train
 
 
 def test_the_most_probable_classes_come_first() -> None:
-    said = Prediction(Path("a.png"), ("a", "b", "c"), np.array([0.25, 0.5, 0.25], np.float32))
+    said = Prediction(
+        Path("a.png"), ("a", "b", "c"), np.array([0.25, 0.5, 0.25], np.float32), 1.0, None
+    )
     assert (said.name, said.probability) == ("b", 0.5)
     assert said.top(2) == [("b", 0.5), ("a", 0.25)]
     assert [name for name, _ in said.top(9)] == ["b", "a", "c"]
@@ -126,6 +131,24 @@ def test_pictures_that_cannot_be_decoded_are_named_after_the_others(trained, tmp
     assert str(caught.value) == (
         f"2 image files: {tmp_path / '03.png'}, {tmp_path / '39.png'}: cannot be read or decoded"
     )
+
+
+def test_large_pictures_of_a_batch_are_not_all_in_memory_at_once(
+    trained, tmp_path, monkeypatch
+) -> None:
+    for number in range(20):
+        smooth(20, 20, number).save(tmp_path / f"{number:02}.png")
+    decoded, counts = [], []
+
+    def read(path):
+        picture = read_picture(path)
+        decoded.append(weakref.ref(picture))
+        counts.append(sum(each() is not None for each in decoded))
+        return picture
+
+    monkeypatch.setattr(module, "read_picture", read)
+    assert len(list(predict(trained.file, tmp_path))) == 20
+    assert len(counts) == 20 and max(counts) <= 2
 
 
 def test_what_is_left_out_of_a_folder_is_counted_in_one_line(trained, tmp_path) -> None:

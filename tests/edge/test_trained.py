@@ -11,10 +11,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edufast.data import Samples
+from edufast.data import Samples, load_dataset
+from edufast.edge import onnx
+from edufast.edge.parity import ExportError
+from edufast.edge.preprocess import Preprocessed
+from edufast.edge.registry import FORMATS
 from edufast.edge.trained import CALIBRATION_IMAGES, export_trained, known_images
 from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
+from tests.commands import write_pictures
+from tests.edge.students import DATA as LEARNED
+from tests.edge.students import student_with_exits
 from tests.tiny import tiny_data, tiny_model
 
 DATA = tiny_data()
@@ -81,7 +88,7 @@ def trained(tmp_path_factory):
 
 
 def test_the_file_takes_bytes_and_names_the_classes(trained) -> None:
-    import onnx
+    onnx = pytest.importorskip("onnx")
     import onnxruntime
 
     model, report = trained
@@ -114,16 +121,62 @@ def test_ranges_come_from_training_images_and_accuracy_from_validation_images(
 ) -> None:
     originals = []
     monkeypatch.setattr(
-        "edufast.edge.trained.export_all", lambda original, *_: originals.append(original)
+        "edufast.edge.trained.export_all",
+        lambda files, *_: originals.extend(f.original for f in files),
     )
     paths = {"onnx": tmp_path / "s.onnx", "onnx-int8": tmp_path / "s.int8.onnx"}
     export_trained(tiny_model(6).eval(), info(), DATA, paths)
-    (original,) = originals
+    (original,) = dict.fromkeys(originals)
     training = {image.tobytes() for image in DATA.train.images}
     validation = {image.tobytes() for image in DATA.val.images}
     used = {image.tobytes() for image in original.calibration}
     assert used == training and not used & validation and len(used) <= CALIBRATION_IMAGES
     assert {image.tobytes() for image in original.samples[:]} == validation
+
+
+class Unscaled(Preprocessed):
+    def forward(self, image):
+        return self.model(image.float().permute(0, 3, 1, 2))
+
+
+class OtherConstants(Preprocessed):
+    def __init__(self, model, mean, std) -> None:
+        super().__init__(model, [m + 0.5 for m in mean], [s / 4 for s in std])
+
+
+class ChannelsTakenForRows(Preprocessed):
+    def forward(self, image):
+        pixels = (image.float() - self.mean) / self.std
+        return self.model(pixels.flatten(1).unflatten(1, (3, 16, 16)))
+
+
+class Upright(Preprocessed):
+    """Rows and columns exchanged."""
+
+    def forward(self, image):
+        return super().forward(image.transpose(1, 2))
+
+
+@pytest.mark.parametrize("to", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize("wrong", [Unscaled, OtherConstants, ChannelsTakenForRows, Upright])
+def test_a_file_that_prepares_pictures_wrongly_is_caught_from_image_files_on(
+    wrong, to, tmp_path, monkeypatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("nvidia.dali")
+    write_pictures(LEARNED, tmp_path / "pictures")
+    data = load_dataset(str(tmp_path / "pictures"), image_size=16)
+    graduate = student_with_exits().graduate()
+    about = ModelInfo.describe("tiny", LEARNED, range(6), 1.0, 0, 0.0)
+    paths = {to: tmp_path / f"student{FORMATS[to].SUFFIX}"}
+    (report,) = export_trained(graduate, about, data, paths)
+    assert report.parity.accuracy_exported == 1.0
+    paths[to].unlink()
+    monkeypatch.setattr(onnx, "Preprocessed", wrong)
+    with pytest.raises(ExportError, match=r"agrees with the model on|points of accuracy"):
+        export_trained(graduate, about, data, paths)
+    assert not paths[to].exists()
 
 
 def test_too_few_training_images_to_calibrate_with_leave_no_file(tmp_path) -> None:

@@ -22,7 +22,9 @@ RUN = RunEvent(
 def test_every_kind_has_a_name_of_its_own():
     found = [e for e in vars(events).values() if isinstance(e, type) and issubclass(e, Event)]
     kinds = [event.kind for event in found if event is not Event]
-    assert sorted(kinds) == ["budget", "export", "phase", "remaining", "result", "run", "teacher"]
+    assert sorted(kinds) == [
+        "budget", "device", "export", "phase", "remaining", "result", "run", "teacher",
+    ]  # fmt: skip
 
 
 def test_grades_are_objects_and_what_is_unknown_is_left_out():

@@ -9,7 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from edufast.data.class_map import ClassMap
 from edufast.models.zoo import create_model
-from edufast.student.early_exits import EarlyExit
+from edufast.student.early_exits import EarlyExit, EveryExit, exit_flops
 from edufast.student.student import Student
 
 CLASSES = 10
@@ -277,6 +277,25 @@ def test_early_exits_are_a_copy_for_inference() -> None:
     young.grow(fragments=1, classes=4, keep_exits=True)
     with pytest.raises(RuntimeError, match="4 of 10 classes"):
         EarlyExit(young, 0.5)
+
+
+def test_every_exit_answers_in_the_order_of_class_ids() -> None:
+    model = finished()
+    answers = EveryExit(model)(images())
+    for depth, logits in zip(model.depths, answers, strict=True):
+        torch.testing.assert_close(logits, model.graduate(exit=depth)(images()))
+
+
+def test_flops_of_an_exit_count_the_heads_that_are_passed() -> None:
+    model = finished()
+    first, sure = images(1), confidences(model)[:, 0]
+    assert sure[0] < sure[1]  # so that a threshold passes the first exit and leaves at the second
+    thresholds = (0.0, sure[:2].mean().item(), 1.0)
+    for depth, flops, threshold in zip(model.depths, exit_flops(model), thresholds, strict=True):
+        early = EarlyExit(model, threshold)
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            assert early(first).depth.tolist() == [depth]
+        assert flops == counter.get_total_flops()
 
 
 def test_a_small_student_exports(tmp_path) -> None:

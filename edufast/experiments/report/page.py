@@ -54,6 +54,7 @@ def render(
         ("Teachers", _teachers(log)),
         ("Curriculum", "" if log.run is None else _curriculum(log.run)),
         ("Exported files", _exports(log)),
+        ("On devices", _devices(log)),
         ("Configuration", "" if config is None else _config(config)),
     ]
     research = _tiles(log) + "\n".join(
@@ -256,6 +257,7 @@ def _exports(log: RunLog) -> str:
             f"{export.max_abs_difference:.1e}",
             f"{export.latency_ms:.2f} ms",
             "–" if export.latency_p95_ms is None else f"{export.latency_p95_ms:.2f} ms",
+            "–" if export.peak_bytes is None else si(export.peak_bytes, "B"),
         ]
         for export in log.exports
     ]
@@ -273,12 +275,50 @@ def _exports(log: RunLog) -> str:
         "largest logit difference",
         "one image, one thread",
         "95th percentile",
+        "peak memory, with onnxruntime",
     ]
+    early = "".join(note(_early(export)) for export in log.exports if export.early is not None)
     use = (
         '<p class="note">To predict pictures: <code>edufast predict</code> with this folder, or '
         "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
     )
-    return table(heads, rows) + use
+    return table(heads, rows) + early + use
+
+
+def _devices(log: RunLog) -> str:
+    if not log.devices:
+        return ""
+    heads = ["file", "machine", "onnxruntime", "one image, one thread", "95th percentile"]
+    heads += ["load, first answer", "peak memory", "before the file was loaded"]
+    rows = [
+        [
+            row.file,
+            row.machine,
+            row.onnxruntime,
+            f"{row.median_ms:.2f} ms",
+            f"{row.p95_ms:.2f} ms",
+            f"{row.load_ms:.1f} ms",
+            si(row.peak_bytes, "B"),
+            si(row.runtime_bytes, "B"),
+        ]
+        for row in log.devices
+    ]
+    return table(heads, rows)
+
+
+def _early(export: ExportEvent) -> str:
+    early = export.early or {}
+    left = ", ".join(
+        f"{percent(share)} after {depth}"
+        for depth, share in zip(early["depths"], early["shares"], strict=True)
+    )
+    return (
+        f"{export.path} ends where a class has a probability of {early['threshold']:.4g} "
+        f"({early['target']}): of all images, {left} of "
+        f"{early['depths'][-1]} fragments; mean cost "
+        f"{percent(early['cost'])} of the whole student's. Accuracy on images that the threshold "
+        f"was not chosen on: {percent(early['accuracy_on_others'])}."
+    )
 
 
 def _difference(export: ExportEvent) -> str:

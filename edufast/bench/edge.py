@@ -1,0 +1,73 @@
+"""Latency and memory of exported files: measured here, or read back from a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from edufast.bench.tables import numbers_table
+from edufast.edge.device_rows import SCRIPT, DeviceRow, measure_here, read_rows
+from edufast.experiments.exporting import record_devices
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+
+def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRow]:
+    """Measure the files of ``where`` on this machine and print them; with ``tables``, take in what
+    was measured elsewhere.
+
+    Args:
+        where: a folder with exported files, or one of them; with ``tables`` a run's folder, whose
+            event log and report they go into.
+        tables: files that the script's output went to.
+        out: file for what was measured here, in the same format.
+
+    Raises:
+        UserError: there is nothing to measure, a table has another line, or a row is of a file that
+            the run does not have.
+    """
+    if tables:
+        rows = [row for table in tables for row in read_rows(table)]
+        record_devices(where, rows)
+    else:
+        rows = [measure_here(file) for file in _files(where)]
+    if out is not None:
+        with atomic_write(out) as temporary:
+            temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
+    Console(markup=False).print(_table(rows))
+    return rows
+
+
+def _files(where: Path) -> list[Path]:
+    if where.is_file():
+        return [where]
+    found = sorted(where.glob("student*.onnx"))
+    if not found:
+        raise UserError(
+            f"{where} has no student*.onnx; expected an exported file, or the folder of a run or a "
+            f"bundle. {SCRIPT} in a bundle measures on a device"
+        )
+    return found
+
+
+def _table(rows: Sequence[DeviceRow]) -> Table:
+    title = "One image on one thread, in milliseconds; peak memory in MB, with onnxruntime"
+    shown = numbers_table(title, "file", "median", "95th", "load", "memory", "runtime\nalone")
+    for machine in dict.fromkeys(row.machine for row in rows):
+        shown.add_row(machine)
+        for row in rows:
+            if row.machine == machine:
+                shown.add_row(
+                    f"  {row.file}",
+                    f"{row.median_ms:.2f}",
+                    f"{row.p95_ms:.2f}",
+                    f"{row.load_ms:.1f}",
+                    f"{row.peak_bytes / 1e6:.1f}",
+                    f"{row.runtime_bytes / 1e6:.1f}",
+                )
+    return shown

@@ -1,0 +1,64 @@
+"""The command that goes from a recipe to a bundle that was replayed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from edufast.cli.common import DeviceOption, JsonOption, fail, say, user
+from edufast.cli.export import EarlyExitOption, MaxDropOption, ToOption
+from edufast.cli.train import OutOption, RecipeArgument, SetOption, train
+from edufast.cli.verify import print_replays
+from edufast.edge import MAX_DROP
+from edufast.utils.errors import one_line
+
+
+def pipeline(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    to: ToOption = "onnx,onnx-int8",
+    max_drop: MaxDropOption = MAX_DROP,
+    early_exit: EarlyExitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train by a recipe, export, check against the gates, bundle, replay and report.
+
+    The same command goes on where it stopped: what was made of the same
+    content with the same packages is not made again. Exit codes: 0 a bundle
+    that may be shipped is there; 1 a step or a gate failed, an earlier bundle
+    stays; 2 something was asked for wrongly; 130 stopped.
+    """
+    from edufast.edge.exit_choice import Target
+    from edufast.edge.export import check_request
+    from edufast.edge.parity import ExportError
+    from edufast.edge.registry import find_format
+    from edufast.edge.replay import ReplayError
+    from edufast.experiments.pipeline import Gates, deliver
+
+    formats = tuple(to.split(","))
+    for name in formats:
+        user(find_format, name)
+    try:
+        check_request({}, max_drop)
+    except ValueError as error:
+        fail(str(error), 2)
+    early = None if early_exit is None else user(Target.parse, early_exit)
+    folder = train(recipe, out, set_, device, as_json=as_json)
+    try:
+        delivered = user(deliver, folder, Gates(formats, max_drop, early))
+    except (ExportError, ReplayError) as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on", 130)
+    except ValueError as error:
+        fail(f"{folder}: {one_line(error)}", 2)
+    if as_json:
+        for each in delivered.replays:
+            print(json.dumps({"event": "verify", **asdict(each)}))
+        said = {"bundle": str(delivered.path), "cached": delivered.cached}
+        print(json.dumps({"event": "pipeline", **said}))
+    else:
+        print_replays(delivered.replays)
+        say(f"bundle{' (made before)' if delivered.cached else ''}: {delivered.path}")

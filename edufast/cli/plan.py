@@ -1,0 +1,121 @@
+"""The command that proposes a student for a device, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edufast.cli.common import JsonOption, fail, say, show, table, user
+from edufast.cli.export import ToOption
+from edufast.cli.options import text_of
+from edufast.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from edufast.edge.fitting import Candidate
+
+_UNITS = {"": 1, "k": 1024, "m": 1024**2}
+
+
+def plan(
+    flash: Annotated[
+        str | None,
+        typer.Option(parser=text_of("--flash"), help="For weights, such as 256k (of 1024 bytes)."),
+    ] = None,
+    ram: Annotated[
+        str | None,
+        typer.Option(parser=text_of("--ram"), help="For activations, such as 128k."),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--latency"),
+            help="Of one image on one thread of this machine, such as 5ms.",
+        ),
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="That the student is to know.")] = 10,
+    image_size: Annotated[
+        int, typer.Option(min=8, max=4096, help="Height and width in pixels.")
+    ] = 32,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--models"),
+            help="Students, comma-separated (default: five small ones).",
+        ),
+    ] = None,
+    to: ToOption = "onnx,onnx-int8",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which students, and which of their exits, fit a device.
+
+    Flash and RAM are counted from the layers; latency is measured here, with
+    random weights, of what fits otherwise. The largest that fits is proposed;
+    exit code 1 if nothing does.
+    """
+    from edufast.edge.fitting import GRADES, STUDENTS, Budget, candidates, propose
+    from edufast.utils.progress import counting
+
+    names = list(STUDENTS) if models is None else models.split(",")
+    formats = to.split(",")
+    budget = Budget(
+        user(_bytes, "--flash", flash), user(_bytes, "--ram", ram), user(_milliseconds, latency)
+    )
+    found: list[Candidate] = []
+    with counting("measuring", len(names) * len(formats) * GRADES) as advance:
+        going = candidates(names, classes, image_size, formats, budget)
+        while (each := user(next, going, None)) is not None:
+            found.append(each)
+            advance(1)
+    if as_json:
+        for each in found:
+            print(json.dumps({"event": "candidate", **asdict(each)}))
+    else:
+        _print_table(found)
+    chosen = propose(found)
+    if chosen is None:
+        fail("nothing fits; expected a larger budget, or smaller --models or images", 1)
+    part = (
+        "whole" if chosen.exit == GRADES else f"ended at exit {chosen.exit} of {GRADES} fragments"
+    )
+    say(
+        f"proposed: {chosen.model}, {part}, as {chosen.format} (--set student.model={chosen.model})"
+    )
+
+
+def _print_table(found: list[Candidate]) -> None:
+    rows = table("student", "exit", "format", "MFLOP", "flash", "RAM", "an image", "fits")
+    for each in found:
+        latency = "" if each.latency_ms is None else f"{each.latency_ms:.2f} ms"
+        rows.add_row(
+            each.model,
+            str(each.exit),
+            each.format,
+            f"{each.flops / 1e6:.1f}",
+            f"{each.flash / 1024:,.0f} k",
+            f"{each.ram / 1024:,.0f} k",
+            latency,
+            "yes" if each.fits else "no",
+        )
+    show(rows)
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,12})([kKmM]?)", text.strip())
+    if found is None:
+        raise UserError(f"{option} is {text!r}; expected bytes, such as 131072, 128k or 1M")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def _milliseconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(?:ms)?", text.strip())
+    if found is None:
+        raise UserError(f"--latency is {text!r}; expected milliseconds, such as 5ms")
+    return float(found[1])

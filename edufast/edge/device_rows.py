@@ -1,0 +1,98 @@
+"""Tables of how exported files do on machines, which a script without EduFast writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from edufast.utils.errors import UserError, one_line
+
+SCRIPT = "bench.py"  # its name in bundles
+_KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """How a file does on a machine: a line that the script prints.
+
+    Attributes:
+        file, sha256: the exported file.
+        machine: as its operating system calls it.
+        onnxruntime: version.
+        load_ms: from the file to its first answer, in a fresh process.
+        median_ms, p95_ms: of one image on one thread.
+        peak_bytes: the most memory that the process had, onnxruntime and Python included.
+        runtime_bytes: likewise, before the file was loaded.
+    """
+
+    file: str
+    sha256: str
+    machine: str
+    onnxruntime: str
+    load_ms: float
+    median_ms: float
+    p95_ms: float
+    peak_bytes: int
+    runtime_bytes: int
+
+    @classmethod
+    def parse(cls, line: str) -> DeviceRow:
+        """
+        Raises:
+            ValueError: the script does not print such a line.
+        """
+        said = json.loads(line)
+        for field in fields(cls):
+            if not isinstance(said, dict) or not isinstance(
+                said.get(field.name), _KINDS[str(field.type)]
+            ):
+                raise ValueError(field.name)
+        return cls(**{field.name: said[field.name] for field in fields(cls)})
+
+
+def read_rows(table: Path) -> list[DeviceRow]:
+    """The rows of a file that the script's output went to.
+
+    Raises:
+        UserError: it is missing or empty, or has another line.
+    """
+    try:
+        lines = table.read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{table} cannot be read: {one_line(error)}") from error
+    if not lines:
+        raise UserError(f"{table} is empty; expected what {SCRIPT} prints")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(DeviceRow.parse(line))
+        except ValueError as error:
+            raise UserError(f"{table}, line {number} is none that {SCRIPT} prints") from error
+    return rows
+
+
+def measure_here(file: Path) -> DeviceRow:
+    """Run the script on this machine.
+
+    Raises:
+        UserError: it fails; the message is its last line.
+    """
+    with as_file(files("edufast.edge") / "device.py") as script:
+        command = [sys.executable, str(script), str(file)]
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"{file} cannot be measured: {last}")
+    return DeviceRow.parse(done.stdout)
+
+
+def write_device_script(folder: Path) -> None:
+    """Put the script into ``folder``."""
+    content = files("edufast.edge").joinpath("device.py").read_bytes()
+    (folder / SCRIPT).write_bytes(content)

@@ -1,0 +1,44 @@
+"""Stages after the training: done once for the same content."""
+
+from __future__ import annotations
+
+import pytest
+
+from edufast.edge.exit_choice import Target
+from edufast.experiments.pipeline import Gates, _made_of, deliver
+from edufast.utils.errors import UserError
+
+GATES = Gates(("onnx",), 0.5, None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("config.yaml", "student.safetensors"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "student.safetensors", "exits.safetensors"])
+def test_other_content_is_another_bundle(folder, name) -> None:
+    before = _made_of(folder, GATES)
+    assert _made_of(folder, GATES) == before
+    (folder / name).write_text("other")
+    assert _made_of(folder, GATES) != before
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        Gates(("onnx", "onnx-int8"), 0.5, None),
+        Gates(("onnx",), 1.0, None),
+        Gates(("onnx",), 0.5, Target(0.5, of_cost=False)),
+    ],
+)
+def test_other_gates_are_another_bundle(folder, gates) -> None:
+    assert _made_of(folder, gates) != _made_of(folder, GATES)
+
+
+def test_a_run_that_is_not_finished_is_one_line(tmp_path) -> None:
+    with pytest.raises(UserError, match="holds no finished student"):
+        deliver(tmp_path, GATES)
+    assert list(tmp_path.iterdir()) == []
