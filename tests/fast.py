@@ -44,7 +44,9 @@ SLOW = (
     "ops/test_min_norm_triton.py::*",
     "ops/test_kd_loss_accuracy.py::test_triton_*",
     # Training and exporting.
-    "bench/*",
+    "bench/train/*",
+    "bench/test_export.py::*",
+    "bench/test_kd_loss_model.py::*",
     "cli/test_data.py::*",
     "cli/test_demo.py::*",
     "cli/test_export.py::*",

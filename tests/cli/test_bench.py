@@ -2,6 +2,8 @@
 
 import pytest
 
+from edufast.bench.results import write
+from edufast.bench.timing import machine
 from tests.commands import edufast
 
 
@@ -14,6 +16,8 @@ from tests.commands import edufast
         (("train", "--pairs", "resnet9"), "resnet9"),
         (("kd", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
+        (("all", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
+        (("diff", "a", "b"), "a and b have no measurement in common; expected one of kd_loss.json"),
     ],
 )
 def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
@@ -21,3 +25,21 @@ def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, m
     result = edufast("bench", *arguments, code=2)
     assert result.stderr.startswith("edufast: ") and message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_diff_ends_with_code_1_where_something_became_slower(tmp_path):
+    def measured(folder: str, seconds: float) -> str:
+        times = {"median": seconds, "low": 0.99 * seconds, "high": 1.01 * seconds}
+        results = {"eager": {"median": 1.0, "low": 1.0, "high": 1.0}, "cpp": times}
+        contest = {"size": 32, "dtype": "fp32", "results": results}
+        write(tmp_path / folder / "augment.json", machine("cpu"), True, [contest])
+        return str(tmp_path / folder)
+
+    before, after = measured("before", 0.1), measured("after", 0.12)
+    told = edufast("bench", "diff", before, after, code=1).stdout.splitlines()
+    assert told[0] == (
+        "slower: augment, 128 images of 32 pixels, fp32, cpp: 100 ms -> 120 ms, 1.20 times as long"
+    )
+    assert told[-1] == "1 compared: 1 slower, 0 faster, 0 within the noise"
+    assert edufast("bench", "diff", after, before).stdout.startswith("faster: augment")
+    assert "1 within the noise" in edufast("bench", "diff", before, before).stdout
