@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
@@ -105,3 +106,16 @@ def test_language_models_learn_from_two_teachers(run):
     told = run("language_models.py")
     alone, taught = (float(x) for x in re.findall(r"perplexity ([\d.]+)", told))
     assert taught < alone
+
+
+@pytest.mark.parametrize("name", ["the_loss.ipynb", "a_curriculum.ipynb"])
+def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
+    notebook = json.loads((EXAMPLES / name).read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)  # they would be of another version
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    assert names["accuracy"] > 0.8
+    assert f"accuracy {names['accuracy']:.1%}" in capsys.readouterr().out
