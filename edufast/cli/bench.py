@@ -75,6 +75,58 @@ def bench_augment(
     augment.main(quick, out, user(device_name, device), threads)
 
 
+@bench.command("train")
+@computes
+def bench_train(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
+    ] = False,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--pairs"),
+            help="Which teacher-student pairs, comma-separated (default: all).",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            parser=text_of("--batch"),
+            help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=path_of("--out"),
+            help="Folder for JSON, Markdown and plot; what is there is not repeated.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead, a trace and a plot of one step.")
+    ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Instead, whether the fast way learns as well.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Students, with --accuracy.")] = 3,
+) -> None:
+    """Training steps beside a plain loop, a careful one and the arithmetic alone."""
+    from edufast.bench import train
+
+    where = user(device_name, device)
+    which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
+    if accuracy:
+        user(train.main_accuracy, out, where, threads, seeds)
+    elif profile:
+        user(train.main_profile, out, where, threads, *which)
+    else:
+        user(train.main, quick, out, where, threads, *which)
+
+
 @bench.command("export")
 @computes
 def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None:
@@ -133,58 +185,6 @@ def bench_diff(
         typer.echo(line)
     if any(change.is_regression for change in changes):
         raise typer.Exit(1)
-
-
-@bench.command("train")
-@computes
-def bench_train(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One pair, one batch size: under two minutes.")
-    ] = False,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            parser=text_of("--pairs"),
-            help="Which teacher-student pairs, comma-separated (default: all).",
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            parser=text_of("--batch"),
-            help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too).",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=path_of("--out"),
-            help="Folder for JSON, Markdown and plot; what is there is not repeated.",
-        ),
-    ] = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Instead, a trace and a plot of one step.")
-    ] = False,
-    accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Instead, whether the fast way learns as well.")
-    ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Students, with --accuracy.")] = 3,
-) -> None:
-    """Training steps beside a plain loop, a careful one and the arithmetic alone."""
-    from edufast.bench import train
-
-    where = user(device_name, device)
-    which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
-    if accuracy:
-        user(train.main_accuracy, out, where, threads, seeds)
-    elif profile:
-        user(train.main_profile, out, where, threads, *which)
-    else:
-        user(train.main, quick, out, where, threads, *which)
 
 
 def _listed(text: str) -> list[str]:
