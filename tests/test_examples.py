@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +120,15 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys)
         exec("".join(cell["source"]), names)
     assert names["accuracy"] > 0.8
     assert f"accuracy {names['accuracy']:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_loss_to_paste_into_a_loop(soft):
+    page = (EXAMPLES.parent / "docs/other_loops.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    model, *teachers = (torch.nn.Linear(8, 5) for _ in range(3))
+    labels = torch.rand(4, 5).softmax(1) if soft else torch.arange(4)
+    names["distillation_loss"](model, teachers, torch.randn(4, 8), labels).backward()
+    assert model.weight.grad.abs().sum() > 0
+    assert all(teacher.weight.grad is None for teacher in teachers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 
@@ -20,7 +21,7 @@ def page(pytestconfig):
 
 
 def options(command: list[str], name: str) -> list[str]:
-    return [value for flag, value in zip(command, command[1:], strict=False) if flag == name]
+    return [value for flag, value in itertools.pairwise(command) if flag == name]
 
 
 def test_every_pair_has_its_command(page, pytestconfig):
