@@ -17,6 +17,7 @@ SLOW = (
     "test_site.py::test_it_is_built_*",
     "utils/test_extras.py::test_without_extras_*",
     "test_readme.py::test_the_example_trains_and_exports",
+    "test_start.py::*",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::test_[!g]*",  # those on a GPU are skipped without one
     "ops/test_augment_build.py::*",
