@@ -14,7 +14,7 @@ CPP_SOURCES := $(shell find csrc -type f)
 # What is shown as a site, or linked to.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchmarks edufast tests
 
-.PHONY: quickstart test test-fast lint docs sanitize triton-oldest edge-table gpu-check dev build clean FORCE
+.PHONY: quickstart test test-fast lint docs sanitize triton-oldest lowest sbom edge-table gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -55,6 +55,32 @@ build/triton-3.6: | $(VENV)/installed
 # Three students as files for the edge (docs/edge.md): trained, exported, measured on this machine.
 edge-table: build
 	$(BIN)/python benchmarks/edge/table.py runs/edge
+
+# The tests of `make test-fast`, and a recipe, with the lowest versions that pyproject.toml allows, torch 2.11
+# among them: an environment of its own, of 7 GB.
+lowest: build/lowest/built
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n 2 --dist loadfile --fast
+	build/lowest/bin/edufast train digits -o build/lowest/run
+
+build/lowest/built: tools/lowest.py pyproject.toml build
+	$(PYTHON) -m venv --clear build/lowest
+	$(BIN)/python tools/lowest.py cli train export timm | sort -u > build/lowest/requirements.txt
+	grep -E '^(cmake|hypothesis|ninja|pybind11|pytest|pytest-xdist|scikit-build-core)==' requirements.txt \
+	  >> build/lowest/requirements.txt
+	build/lowest/bin/python -m pip install --quiet -r build/lowest/requirements.txt
+	CMAKE_ARGS=-DEDUFAST_CUDA=OFF build/lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+	  --config-settings=build-dir=build/lowest/cmake --editable .
+	touch $@
+
+# What an environment of `make` consists of, with versions and licences: build/sbom.json (CycloneDX).
+sbom: build/sbom-tool/installed build
+	build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+	  --output-reproducible --output-file build/sbom.json $(BIN)/python
+
+build/sbom-tool/installed:
+	$(PYTHON) -m venv build/sbom-tool
+	build/sbom-tool/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	touch $@
 
 # On a machine with a CUDA device; needs no network and no virtual environment.
 gpu-check:

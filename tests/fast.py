@@ -17,6 +17,7 @@ SLOW = (
     "test_site.py::test_it_is_built_*",
     "utils/test_extras.py::test_without_extras_*",
     "test_readme.py::test_the_example_trains_and_exports",
+    "test_start.py::*",
     "ops/test_cuda_build.py::*",
     "ops/test_*_cuda.py::test_[!g]*",  # those on a GPU are skipped without one
     "ops/test_augment_build.py::*",
@@ -44,7 +45,9 @@ SLOW = (
     "ops/test_min_norm_triton.py::*",
     "ops/test_kd_loss_accuracy.py::test_triton_*",
     # Training and exporting.
-    "bench/*",
+    "bench/train/*",
+    "bench/test_export.py::*",
+    "bench/test_kd_loss_model.py::*",
     "cli/test_data.py::*",
     "cli/test_demo.py::*",
     "cli/test_export.py::*",

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import edufast
 from tests.utils.test_extras import requirements
@@ -61,18 +63,47 @@ def test_the_checks_on_github_are_those_of_the_project() -> None:
     assert re.findall(r"- run: (.*)", workflow) == [".ci/run"]
 
 
-# Of licences that let everybody use, change and sell; parts of CUDA and of its image libraries,
-# which torch and DALI bring, have NVIDIA's own.
+# Of licences that let everybody use, change and sell.
 PERMISSIVE = re.compile(r"\b(apache|bsd|mit|isc|psf|python software|hpnd|mit-cmu)\b", re.I)
+# Parts of CUDA and of its image libraries, which torch and DALI bring, have NVIDIA's own.
+NVIDIAS = re.compile(r"nvidia-.*|cuda-toolkit")
+
+
+def brought(package: str, extra: str | None, found: set[str]) -> set[str]:
+    """Distributions that installing ``package`` brings, and what they bring."""
+    for text in metadata.requires(package) or ():
+        requirement = Requirement(text)
+        marker, name = requirement.marker, canonicalize_name(requirement.name)
+        if marker is None or marker.evaluate({"extra": extra or ""}):
+            for wanted in requirement.extras or [None]:
+                if (name, wanted) not in found:
+                    found.add((name, wanted))
+                    brought(name, wanted, found)
+    return {name for name, _ in found} - {"edufast"}
 
 
 @pytest.mark.parametrize("extra", [None, "cli", "export", "hf", "timm", "train"])
-def test_every_requirement_has_a_permissive_licence(extra: str | None) -> None:
-    wanted = requirements("edufast", extra)
-    assert wanted
+def test_everything_that_is_brought_has_a_permissive_licence(extra: str | None) -> None:
+    wanted = brought("edufast", extra, set())
+    assert {"torch", "numpy"} <= wanted and requirements("edufast", extra) <= wanted
     for name in wanted:
         said = metadata.metadata(name)
         licences = said.get_all("Classifier") or []
         licences = [line for line in licences if line.startswith("License")]
         text = " ".join([said["License-Expression"] or "", said["License"] or "", *licences])
-        assert PERMISSIVE.search(text), (name, text[:200])
+        assert PERMISSIVE.search(text) or NVIDIAS.fullmatch(name), (name, text[:200])
+
+
+def test_the_lowest_versions_are_those_of_the_project() -> None:
+    command = [sys.executable, ROOT / "tools/lowest.py", "train", "cli", "export", "timm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pinned = dict(line.split("==") for line in done.stdout.split())
+    named = {requirement.partition(">=")[0]: requirement for requirement in _ranged(PROJECT)}
+    for name in ("torch", "numpy", "pydantic", "torchvision", "onnx", "timm"):
+        assert named[name] == f"{name}>={pinned[name].removesuffix('.*')}"
+    assert pinned["safetensors"] == "0.4.5" and pinned["rich"] == "13.0.*"
+    assert "edufast" not in pinned and "mypy" not in pinned
+
+
+def _ranged(text: str) -> list[str]:
+    return re.findall(r'"([\w-]+>=[\d.]+)', text[text.index("\ndependencies") :])

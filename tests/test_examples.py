@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +107,28 @@ def test_language_models_learn_from_two_teachers(run):
     told = run("language_models.py")
     alone, taught = (float(x) for x in re.findall(r"perplexity ([\d.]+)", told))
     assert taught < alone
+
+
+@pytest.mark.parametrize("name", ["the_loss.ipynb", "a_curriculum.ipynb"])
+def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
+    notebook = json.loads((EXAMPLES / name).read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)  # they would be of another version
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    assert names["accuracy"] > 0.8
+    assert f"accuracy {names['accuracy']:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_loss_to_paste_into_a_loop(soft):
+    page = (EXAMPLES.parent / "docs/other_loops.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    model, *teachers = (torch.nn.Linear(8, 5) for _ in range(3))
+    labels = torch.rand(4, 5).softmax(1) if soft else torch.arange(4)
+    names["distillation_loss"](model, teachers, torch.randn(4, 8), labels).backward()
+    assert model.weight.grad.abs().sum() > 0
+    assert all(teacher.weight.grad is None for teacher in teachers)

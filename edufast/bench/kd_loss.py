@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from edufast.bench.results import write
 from edufast.bench.tables import numbers_table
-from edufast.bench.timing import Candidate, buffer_sets, machine, measure, peak_extra_bytes
+from edufast.bench.timing import (
+    Candidate,
+    buffer_sets,
+    machine,
+    measure,
+    peak_extra_bytes,
+    threads_for,
+)
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
 from edufast.utils.files import atomic_write
@@ -265,10 +272,7 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
         device: "cpu" or a CUDA device.
         threads: number of CPU threads for PyTorch; None: unchanged.
     """
-    before = torch.get_num_threads()
-    try:
-        if threads:
-            torch.set_num_threads(threads)
+    with threads_for(threads):
         torch.manual_seed(0)
         seconds = 0.4 if quick else 1.0
         exponential = exponential_seconds(device, seconds)
@@ -277,8 +281,6 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
             grid(quick), "kd_loss", console=console, transient=True, disable=not console.is_terminal
         )
         return [_measure_shape(shape, device, seconds, exponential) for shape in shapes]
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float) -> dict[str, Any]:
@@ -318,14 +320,19 @@ def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float
 # --- showing ------------------------------------------------------------------------------------
 
 
+def title(result: dict[str, Any]) -> str:
+    """Of a contest: B x C, K, type of the logits, weights of the teachers."""
+    shape = f"{result['rows']} x {result['classes']}, {result['teachers']}"
+    return f"{shape}, {result['dtype']}, {result['weighting']}"
+
+
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every shape and implementation."""
     heads = "µs", "spread", "x\neager", "x\ncompile", "x\nfloor", "extra\nMB"
-    title = "kd_loss: loss and gradient (median, quartiles)"
-    t = numbers_table(title, "B x C, K, logits, weights", *heads)
+    heading = "kd_loss: loss and gradient (median, quartiles)"
+    t = numbers_table(heading, "B x C, K, logits, weights", *heads)
     for r in results:
-        shape = f"{r['rows']} x {r['classes']}, {r['teachers']}"
-        t.add_row(f"{shape}, {r['dtype']}, {r['weighting']}")
+        t.add_row(title(r))
         for name, x in r["results"].items():
             t.add_row(
                 f"  {name}",
@@ -346,10 +353,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(10, 1.5 + 0.22 * len(results)), layout="constrained")
     axes = figure.add_subplot()
-    labels = [
-        f"{r['rows']}x{r['classes']} K={r['teachers']} {r['dtype']} {r['weighting']}"
-        for r in results
-    ]
+    labels = [title(r) for r in results]
     names = dict.fromkeys(name for r in results for name in r["results"])
     for name in names:
         points = [
@@ -377,9 +381,6 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     )
     if out is None:
         return
-    with atomic_write(out / "kd_loss.json") as path:
-        path.write_text(
-            json.dumps({"machine": machine(device), "results": results}, indent=1), "utf-8"
-        )
+    write(out / "kd_loss.json", machine(device, threads), quick, results)
     with atomic_write(out / "kd_loss.png") as path:
         plot(results, path)

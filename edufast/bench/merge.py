@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from edufast.bench.results import write
 from edufast.bench.tables import numbers_table
-from edufast.bench.timing import Candidate, buffer_sets, last_level_cache, machine, measure
+from edufast.bench.timing import (
+    Candidate,
+    buffer_sets,
+    last_level_cache,
+    machine,
+    measure,
+    threads_for,
+)
 from edufast.models.zoo import create_model
 from edufast.ops import MergePlan, merge_
 from edufast.utils.files import atomic_write
@@ -168,17 +175,12 @@ def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
         device: "cpu" or a CUDA device.
         threads: number of CPU threads for PyTorch; None: unchanged.
     """
-    before = torch.get_num_threads()
-    try:
-        if threads:
-            torch.set_num_threads(threads)
-        console = Console(stderr=True)
-        cases = track(
-            grid(quick), "merge", console=console, transient=True, disable=not console.is_terminal
-        )
+    console = Console(stderr=True)
+    cases = track(
+        grid(quick), "merge", console=console, transient=True, disable=not console.is_terminal
+    )
+    with threads_for(threads):
         return [_measure_case(case, device, 0.4 if quick else 1.0) for case in cases]
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
@@ -216,12 +218,18 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
 # --- showing ------------------------------------------------------------------------------------
 
 
+def title(result: dict[str, Any]) -> str:
+    """Of a contest."""
+    warmth = "warm" if result["warm"] else "cold"
+    return f"{result['name']}, {warmth}, {result['operation']}"
+
+
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
     heads = "µs", "spread", "x\nforeach", "x\nloop", "of\ncopies"
     t = numbers_table("merge_, fp32 (median, quartiles)", "parameters, operation", *heads)
     for r in results:
-        t.add_row(f"{r['name']}, {'warm' if r['warm'] else 'cold'}, {r['operation']}")
+        t.add_row(title(r))
         for name, x in r["results"].items():
             t.add_row(
                 f"  {name}",
@@ -249,7 +257,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         ]
         axes.plot(*zip(*points, strict=True), "o", label=name)
     axes.axvline(1, color="black", linewidth=1)
-    labels = [f"{r['name']}{' (warm)' * r['warm']}, {r['operation']}" for r in results]
+    labels = [title(r) for r in results]
     axes.set(xscale="log", xlabel="share of the streaming copy's bandwidth")
     axes.set(yticks=range(len(labels)), yticklabels=labels)
     axes.invert_yaxis()
@@ -269,9 +277,6 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     )
     if out is None:
         return
-    with atomic_write(out / "merge.json") as path:
-        path.write_text(
-            json.dumps({"machine": machine(device), "results": results}, indent=1), "utf-8"
-        )
+    write(out / "merge.json", machine(device, threads), quick, results)
     with atomic_write(out / "merge.png") as path:
         plot(results, path)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
+
+import edufast
 
 Candidate = Callable[[int], object]  # called with the number of the buffer set to use
 
@@ -128,8 +132,24 @@ def _resident(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What a reader needs to know about the machine that was measured."""
+@contextmanager
+def threads_for(threads: int | None) -> Iterator[None]:
+    """Within it PyTorch has so many CPU threads; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine(device: str, threads: int | None = None) -> dict[str, Any]:
+    """What a reader needs to know about what was measured, and where.
+
+    Args:
+        device: "cpu" or a CUDA device.
+        threads: that the measurement took; None: PyTorch's.
+    """
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -139,12 +159,25 @@ def machine(device: str) -> dict[str, Any]:
     description = {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device,
+        "edufast": edufast.__version__,
+        "commit": commit(Path(edufast.__file__).parents[1]),
     }
     if torch.device(device).type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
     return description
+
+
+def commit(checkout: Path) -> str | None:
+    """Of a git checkout, with "-dirty" where files have been changed; None: it is none."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,4 +1,4 @@
-"""Commands that measure: bench kd, merge, train, edge."""
+"""Commands that measure: bench kd, merge, augment, train, export, edge, all; and bench diff."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli.common import DeviceOption, device_name, user
+from edufast.cli.common import DeviceOption, device_name, say, user
 from edufast.cli.environment import computes
 from edufast.cli.options import path_of, text_of
 from edufast.utils.errors import UserError
@@ -59,6 +59,20 @@ def bench_merge(
     from edufast.bench import merge
 
     merge.main(quick, out, user(device_name, device), threads)
+
+
+@bench.command("augment")
+@computes
+def bench_augment(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Batches of augmented images beside PyTorch's operators and a copy."""
+    from edufast.bench import augment
+
+    augment.main(quick, out, user(device_name, device), threads)
 
 
 @bench.command("train")
@@ -141,6 +155,66 @@ def bench_edge(
     from edufast.bench import edge
 
     user(edge.main, where, tables or [], out)
+
+
+@bench.command("export")
+@computes
+def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None:
+    """Exported files beside the model in PyTorch, one image on one thread of the CPU."""
+    from edufast.bench import export
+
+    user(export.main, quick, out)
+
+
+@bench.command("all")
+@computes
+def bench_all(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The small version of each: a few minutes.")
+    ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="One page of it all, index.html in the folder.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=path_of("--out"),
+            help="Folder for the results (default: bench); what is there is not repeated.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Every benchmark, one after the other; goes on where it was stopped."""
+    from edufast.bench import book
+
+    folder = out or Path("bench")
+    user(book.main, quick, html, folder, user(device_name, device), threads, say)
+
+
+@bench.command("diff")
+def bench_diff(
+    before: Annotated[
+        Path, typer.Argument(parser=path_of("before"), help="Folder that a benchmark wrote.")
+    ],
+    after: Annotated[
+        Path, typer.Argument(parser=path_of("after"), help="Another, of the same machine.")
+    ],
+) -> None:
+    """What became slower or faster between two folders, and what is noise.
+
+    Noise is what the rivals, which are the same code in both, changed by. Exit code 1: something
+    became slower.
+    """
+    from edufast.bench import diff
+
+    changes = user(diff.compare, before, after)
+    for line in diff.lines(changes):
+        typer.echo(line)
+    if any(change.is_regression for change in changes):
+        raise typer.Exit(1)
 
 
 def _listed(text: str) -> list[str]:

@@ -92,7 +92,8 @@ def _print(found: Survey) -> None:
     overview.add_row("most", _those_with(max(counts.values()), counts))
     overview.add_row("imbalance", f"{found.imbalance:.1f} to 1, most to fewest")
     overview.add_row("sizes", "unknown" if found.sizes is None else _sizes(found.sizes))
-    overview.add_row("a run sees", f"{found.image_size} x {found.image_size} pixels")
+    seen = f"{found.image_size} x {found.image_size} pixels, unless set or decided otherwise"
+    overview.add_row("a run sees", seen)
     overview.add_row("left out", counted(found.left_out) or "nothing")
     overview.add_row(
         "corrupt", _number(len(found.unreadable), "file") if found.unreadable else "none"

@@ -35,9 +35,10 @@ def planned(setup: Setup) -> Remaining | None:
     one = expected_duration(setup.recipe, cost, data.image_size, pace, loading)
     if not (log.teachers or log.methods):
         teaching, total = sum(one.teaching), one.total + one.learning * (len(config.seeds) - 1)
+        of_teachers = f", {seconds(teaching)} of them for teachers" if teaching else ""
         setup.console.print(
-            f"this takes about {seconds(total)} on this machine, {seconds(teaching)} of them for "
-            "teachers; baselines and validation come on top"
+            f"this takes about {seconds(total)} on this machine{of_teachers}; baselines and "
+            "validation come on top"
         )
     return Remaining(_parts(setup, cost, one), setup.event_log)
 

@@ -26,6 +26,7 @@ from edufast.ops._autograd import (
 )
 from edufast.ops._library import register
 from edufast.ops._numbers import Number, number, one_for_each_teacher, packed
+from edufast.ops._soft_labels import SoftLabels, are_soft, depends_on_classes
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.kd_loss import NO_FLOATS, REDUCTIONS, KDLoss, Numbers, reference
 from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
@@ -108,8 +109,10 @@ def kd_loss(
             here and below may be any number of dimensions: (C,), (tokens, C), (B, tokens, C).
         teachers: K logit tensors (B, C_k), 1 <= K <= 32, each with its own float dtype and
             strides; or a tensor of one teacher.
-        labels: (B,) integers in [0, C) or ``ignore_index``. None where nothing depends on them:
-            ``alpha`` is 0, no "dkd", and no "routed" or "confidence".
+        labels: (B,) integers in [0, C) or ``ignore_index``; or (B, C) probabilities of a float
+            type (mixup), constants for the gradient, for weightings and divergences that need no
+            class: no "routed", "confidence" or "dkd". None where nothing depends on them: ``alpha``
+            is 0, and again none of these three.
         slices: K class slices S_k: ``(start, stop)``, ``range``, list or index tensor; a
             :class:`ClassSlices` prepared once saves the checks; None: every teacher knows all C.
         temperature: T, or K of them; from 1e-18 to 1e18. T^2 multiplies the divergence (Hinton et
@@ -142,12 +145,17 @@ def kd_loss(
         ValueError, TypeError: an argument does not fit; the message names it.
         RuntimeError: second derivative asked of a fused backend.
     """
-    p = _laid_out(
-        student, teachers, labels, slices=slices, temperature=temperature, alpha=alpha,
-        weighting=weighting, divergence=divergence, divergence_params=divergence_params,
+    options: dict[str, Any] = dict(
+        slices=slices, temperature=temperature, alpha=alpha, weighting=weighting,
+        divergence=divergence, divergence_params=divergence_params,
         label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
         teacher_grad=teacher_grad,
     )  # fmt: skip
+    if are_soft(labels):
+        soft = SoftLabels.of(student, labels, options)
+        loss = kd_loss(student, teachers, **soft.distillation, backend=backend)
+        return soft.cross_entropy(student) + (1 - soft.alpha) * loss
+    p = _laid_out(student, teachers, labels, **options)
     name = select_backend(backend, student)
     if name == "reference":
         p.check()
@@ -186,7 +194,14 @@ def kd_loss_and_grad(
     Raises:
         ValueError, TypeError: as :func:`kd_loss`.
     """
-    p = _laid_out(student, teachers, labels, **_all_of(options))
+    options = _all_of(options)
+    if are_soft(labels):
+        soft = SoftLabels.of(student, labels, options)
+        loss, grad = kd_loss_and_grad(student, teachers, **soft.distillation, backend=backend)
+        logits = student.detach().to(gradient_dtype(student))
+        soft_grad, soft_loss = torch.func.grad_and_value(soft.cross_entropy)(logits)
+        return soft_loss + (1 - soft.alpha) * loss, soft_grad + (1 - soft.alpha) * grad
+    p = _laid_out(student, teachers, labels, **options)
     if p.reduction == REDUCTIONS["none"] or p.teacher_grad:
         raise ValueError("kd_loss_and_grad needs reduction 'mean' or 'sum' and no teacher_grad")
     name = select_backend(backend, student)
@@ -302,8 +317,7 @@ def _laid_out(
 
 def _no_labels(student: Tensor, alpha: Number, weighting: Any, divergence: str) -> Tensor:
     """Labels of any class, for a loss that does not depend on them."""
-    by_label = weighting in ("routed", "confidence") if isinstance(weighting, str) else False
-    if isinstance(alpha, Tensor) or alpha != 0 or by_label or divergence == "dkd":
+    if isinstance(alpha, Tensor) or alpha != 0 or depends_on_classes(weighting, divergence):
         raise ValueError(
             "labels is None; expected labels unless alpha is 0 and neither weighting ('routed', "
             "'confidence') nor divergence ('dkd') depend on them"

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 
 import pytest
 import torch
 
+import edufast
 from edufast.bench import timing
-from edufast.bench.timing import Timing, buffer_sets, machine, measure, peak_extra_bytes
+from edufast.bench.timing import (
+    Timing,
+    buffer_sets,
+    commit,
+    machine,
+    measure,
+    peak_extra_bytes,
+    threads_for,
+)
 
 
 class Clock:
@@ -121,3 +131,33 @@ def test_the_machine_is_described_with_what_numbers_depend_on():
     assert described["threads"] == torch.get_num_threads()
     assert described["torch"] == torch.__version__ and described["device"] == "cpu"
     assert described["cpu"] and "gpu" not in described
+    assert machine("cpu", 3)["threads"] == 3
+    assert described["edufast"] == edufast.__version__
+
+
+def test_a_checkout_is_described_by_its_commit(tmp_path):
+    assert commit(tmp_path) is None
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    named = commit(tmp_path)
+    assert named and git("rev-parse", "HEAD").startswith(named)
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path) == f"{named}-dirty"
+
+
+def test_threads_are_for_a_while():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads_for(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with threads_for(None):
+        assert torch.get_num_threads() == before

@@ -11,10 +11,11 @@ import torch
 import edufast as package
 from edufast import _native
 from edufast.cli import app
+from edufast.cli.bench import bench
 from tests.commands import edufast, words
 
 COMMANDS = [[], *([c.callback.__name__] for c in app.registered_commands)]
-COMMANDS += [["bench"], ["bench", "kd"], ["bench", "merge"], ["bench", "train"]]
+COMMANDS += [["bench"], *(["bench", c.name] for c in bench.registered_commands)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

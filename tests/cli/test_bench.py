@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from edufast.bench.results import write
+from edufast.bench.timing import machine
 from edufast.edge.contract import hash_of
 from edufast.edge.device_rows import DeviceRow
 from edufast.experiments.run_folder import RunFolder
@@ -23,6 +25,8 @@ from tests.commands import edufast
         (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("edge", "nowhere"), "nowhere has no student*.onnx; expected an exported file, or the"),
         (("edge", "nowhere", "board.jsonl"), "board.jsonl cannot be read"),
+        (("all", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
+        (("diff", "a", "b"), "a and b have no measurement in common; expected one of kd_loss.json"),
     ],
 )
 def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
@@ -52,3 +56,21 @@ def test_what_was_measured_on_a_device_is_in_the_runs_report(run, tmp_path):
     shutil.rmtree(run)
     assert "holds no run" in edufast("bench", "edge", run, table, code=2).stderr
     assert not run.exists()
+
+
+def test_diff_ends_with_code_1_where_something_became_slower(tmp_path):
+    def measured(folder: str, seconds: float) -> str:
+        times = {"median": seconds, "low": 0.99 * seconds, "high": 1.01 * seconds}
+        results = {"eager": {"median": 1.0, "low": 1.0, "high": 1.0}, "cpp": times}
+        contest = {"size": 32, "dtype": "fp32", "results": results}
+        write(tmp_path / folder / "augment.json", machine("cpu"), True, [contest])
+        return str(tmp_path / folder)
+
+    before, after = measured("before", 0.1), measured("after", 0.12)
+    told = edufast("bench", "diff", before, after, code=1).stdout.splitlines()
+    assert told[0] == (
+        "slower: augment, 128 images of 32 pixels, fp32, cpp: 100 ms -> 120 ms, 1.20 times as long"
+    )
+    assert told[-1] == "1 compared: 1 slower, 0 faster, 0 within the noise"
+    assert edufast("bench", "diff", after, before).stdout.startswith("faster: augment")
+    assert "1 within the noise" in edufast("bench", "diff", before, before).stdout

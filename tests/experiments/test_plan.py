@@ -54,6 +54,14 @@ def test_a_long_run_says_how_long_it_will_take_when_it_begins(tmp_path, monkeypa
     assert not again and "2 min" in other
 
 
+def test_a_run_without_teachers_to_train_says_nothing_of_them(tmp_path, monkeypatch):
+    planned_as(Duration(teaching=(0, 0), learning=90), monkeypatch)
+    console = Console(file=io.StringIO(), width=300)
+    run(small_config("education", recipe=DIGITS, export=False), tmp_path / "a", console)
+    said = "this takes about 1 min 30 s on this machine; baselines"
+    assert said in console.file.getvalue()
+
+
 def test_a_duration_is_that_of_what_is_still_to_be_trained(tmp_path, monkeypatch):
     costs = planned_as(Duration((1, 1), 1), monkeypatch)
     run(small_config("education", recipe=DIGITS, export=False), tmp_path / "a", QUIET)

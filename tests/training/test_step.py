@@ -1,11 +1,13 @@
 import json
 import re
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import edufast.training.step as step_module
 from edufast.distill import KD
@@ -283,3 +285,31 @@ def test_a_loss_that_is_no_number_is_told():
     message = r"Unreduced.logit_loss returned \(16,\); expected a Tensor without dimensions"
     with pytest.raises(UserError, match=message):
         school(algorithm=Unreduced(), compile=False).fit()
+
+
+class Operators(TorchDispatchMode):
+    """Counts what PyTorch is asked to compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.calls[operator.name()] += 1
+        return operator(*arguments, **(keywords or {}))
+
+
+def test_a_step_is_few_operators():
+    """A count, which no busy machine changes: each is a launch on a GPU, and microseconds here."""
+    trained = school()
+    trained.begin_grade()
+    trained.begin_epoch()
+    batches = trained.loader.epoch(0)
+    trained.train_step(next(batches))
+    with Operators() as operators:
+        trained.train_step(next(batches))
+    calls = operators.calls
+    assert calls["edufast::kd_loss"] == 1  # loss and gradient, of all teachers
+    assert calls["aten::_fused_sgd_"] == 1  # all weights
+    assert calls["aten::_local_scalar_dense"] <= 1  # waits for the device
+    assert sum(calls.values()) <= 110, calls  # those of student and teachers included

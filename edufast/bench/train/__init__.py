@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from edufast.bench.results import differences, read, write
 from edufast.bench.timing import machine
 from edufast.bench.train import show
 from edufast.bench.train.contest import Contestant, compete
@@ -223,20 +224,16 @@ def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
     path = out / "train.json"
     if not path.exists():
         return []
-    try:
-        before = json.loads(path.read_text("utf-8"))
-        same = all(before["machine"][key] == where[key] for key in where.keys() - {"load"})
-        results: list[dict[str, Any]] = before["results"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a result of edufast bench train") from error
-    if not same:
-        raise UserError(f"{path}: from another machine or version of torch; choose another folder")
+    before = read(path)
+    differing = differences(before["machine"], where)
+    if differing:
+        raise UserError(f"{path}: {differing[0]}; choose another folder")
+    results: list[dict[str, Any]] = before["results"]
     return results
 
 
 def _write(out: Path, where: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    with atomic_write(out / "train.json") as path:
-        path.write_text(json.dumps({"machine": where, "results": results}, indent=1), "utf-8")
+    write(out / "train.json", where, all(r["quick"] for r in results), results)
     with atomic_write(out / "train.md") as path:
         path.write_text(show.markdown(where, results), "utf-8")
     with atomic_write(out / "train.png") as path:

@@ -5,6 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
+
+
+def page(title: str, *, facts: str, sections: str, notice: str = "") -> str:
+    """A whole page: no scripts, no references to other files. All but the title is HTML."""
+    text = files("edufast.experiments.report").joinpath("page.html").read_text("utf-8")
+    return Template(text).substitute(
+        title=escape(title), facts=facts, notice=notice, sections=sections
+    )
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

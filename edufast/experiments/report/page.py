@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
 from statistics import fmean
-from string import Template
 
 from edufast.experiments.answers import Answers
 from edufast.experiments.events import ExportEvent, ResultEvent, RunEvent
 from edufast.experiments.report.format import EQUAL, SPLITS, percent, si, spread
 from edufast.experiments.report.format import seconds as duration
-from edufast.experiments.report.html import folded, image_data, note, table, tiles
+from edufast.experiments.report.html import folded, image_data, note, page, table, tiles
 from edufast.experiments.report.lead import lead
 from edufast.experiments.report.plots import Plot
 from edufast.experiments.run_log import MethodLog, RunLog
@@ -39,9 +37,6 @@ def render(
         config: the resolved recipe as text, if there is one.
         pictures: each plot with its PNG in the light and in the dark theme.
     """
-    template = Template(
-        files("edufast.experiments.report").joinpath("page.html").read_text("utf-8")
-    )
     figures = {picture[0].name: _figure(*picture) for picture in pictures}
     matrices = [html for plot, html in figures.items() if plot.startswith("forgetting")]
     learning = [figures.get("accuracy", ""), figures.get("grades", ""), *matrices]
@@ -63,8 +58,8 @@ def render(
     decision = lead(log, answers)
     if decision:
         research = f'<div class="research">{folded("How it was trained", research)}</div>'
-    return template.substitute(
-        title=escape(name),
+    return page(
+        name,
         facts="" if log.run is None else _facts(log.run),
         notice=_notice(log),
         sections=decision + research,

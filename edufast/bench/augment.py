@@ -1,0 +1,158 @@
+"""augment compared with the same in PyTorch's operators, and with a plain copy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from edufast.bench.results import write
+from edufast.bench.tables import numbers_table
+from edufast.bench.timing import Candidate, buffer_sets, machine, measure, threads_for
+from edufast.ops import augment
+from edufast.ops.backends import available_backends
+from edufast.utils.files import atomic_write
+
+BATCH, PAD = 128, 4
+MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of the benchmark: a batch of ``BATCH`` square images.
+
+    Attributes:
+        size: edge in pixels.
+        dtype: of the batch, a key of ``DTYPES``.
+    """
+
+    size: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """To read and to write at least."""
+        return BATCH * self.size**2 * 3 * (1 + DTYPES[self.dtype].itemsize)
+
+
+def grid(quick: bool) -> list[Case]:
+    """The cases to measure."""
+    sizes = (32,) if quick else (32, 64, 224)
+    return [Case(size, dtype) for size in sizes for dtype in DTYPES]
+
+
+def title(result: dict[str, Any]) -> str:
+    """Of a contest."""
+    return f"{BATCH} images of {result['size']} pixels, {result['dtype']}"
+
+
+def candidates(case: Case, sets: int, device: str) -> dict[str, Candidate]:
+    """Functions that make a batch of set i, by implementation."""
+    images = torch.randint(256, (sets * BATCH, case.size, case.size, 3), dtype=torch.uint8)
+    images = images.to(device)
+    order = torch.randperm(sets * BATCH).view(sets, BATCH).to(device)
+    views = torch.randint(2 * (2 * PAD + 1) ** 2, (sets, BATCH)).to(device)
+
+    def make(i: int, backend: str) -> object:
+        return augment(
+            images, order[i], views[i], pad=PAD, flip=True, mean=MEAN, std=STD,
+            dtype=DTYPES[case.dtype], backend=backend,
+        )  # fmt: skip
+
+    names = {"eager": "reference"} | {backend: backend for backend in available_backends(device)}
+    return {name: partial(make, backend=backend) for name, backend in names.items()}
+
+
+def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
+    """Measure the grid; one dict per case, times in seconds.
+
+    Args:
+        quick: small images, in seconds; else up to 224 pixels, about half a minute.
+        device: "cpu" or a CUDA device.
+        threads: number of CPU threads for PyTorch; None: unchanged.
+    """
+    console = Console(stderr=True)
+    cases = track(
+        grid(quick), "augment", console=console, transient=True, disable=not console.is_terminal
+    )
+    with threads_for(threads):
+        torch.manual_seed(0)
+        return [_measure_case(case, device, 0.4 if quick else 1.0) for case in cases]
+
+
+def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
+    sets = buffer_sets(case.bytes, device)
+    halves = torch.ones(sets, 2, case.bytes // 2, dtype=torch.uint8, device=device)
+    implementations = candidates(case, sets, device)
+    floor: dict[str, Candidate] = {"copy": lambda i: halves[i, 0].copy_(halves[i, 1])}
+    timings = measure(implementations | floor, device=device, sets=sets, seconds=seconds)
+    copy = timings.pop("copy").median
+    return {
+        **asdict(case),
+        "bytes": case.bytes,
+        "copy": copy,
+        "results": {
+            name: {
+                **asdict(timing),
+                "speedup_over_eager": timings["eager"].median / timing.median,
+                "copy_bandwidth": copy / timing.median,
+            }
+            for name, timing in timings.items()
+        },
+    }
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """A line for every case and implementation."""
+    heads = "µs", "spread", "x\neager", "of a\ncopy"
+    t = numbers_table("augment (median, quartiles)", "batch", *heads)
+    for r in results:
+        t.add_row(title(r))
+        for name, x in r["results"].items():
+            t.add_row(
+                f"  {name}",
+                f"{x['median'] * 1e6:.0f}",
+                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
+                f"{x['speedup_over_eager']:.1f}",
+                f"{x['copy_bandwidth']:.0%}",
+                end_section=name == list(r["results"])[-1],
+            )
+    return t
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Share of a copy's bandwidth for every case, one marker per implementation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    for name in results[0]["results"]:
+        shares = [r["results"][name]["copy_bandwidth"] for r in results]
+        axes.plot(shares, range(len(results)), "o", label=name)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel="share of a copy's bandwidth")
+    axes.set(yticks=range(len(results)), yticklabels=[title(r) for r in results])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
+    """Print the table; with ``out``, write augment.json and augment.png into that folder."""
+    results = run(quick, device, threads)
+    console = Console()
+    console.print(table(results))
+    console.print("of a copy: bandwidth relative to a copy of as many bytes, measured in this run.")
+    if out is None:
+        return
+    write(out / "augment.json", machine(device, threads), quick, results)
+    with atomic_write(out / "augment.png") as path:
+        plot(results, path)

@@ -1,0 +1,133 @@
+"""``edufast bench all``: every benchmark into one folder, and a page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from edufast.bench.benchmarks import BENCHMARKS, Benchmark
+from edufast.bench.results import Measurement, as_text, differences, measurements, read
+from edufast.experiments.report.html import folded, image_data, note, page, table
+from edufast.utils.errors import UserError
+from edufast.utils.extras import require
+from edufast.utils.files import atomic_write
+
+PAGE = "index.html"
+
+
+def main(
+    quick: bool,
+    html: bool,
+    out: Path,
+    device: str,
+    threads: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Measure what ``out`` does not hold yet; with ``html`` write its page, after every benchmark.
+
+    A benchmark that lacks a package is left out, in a line; the others are measured.
+
+    Args:
+        quick: the small version of each; those in ``out`` that are not quick are kept.
+        html: whether to write ``out/index.html``.
+        out: folder of the results, one file for each benchmark.
+        device: "cpu" or a CUDA device.
+        threads: number of CPU threads for PyTorch; None: unchanged.
+        say: called with lines for people.
+
+    Raises:
+        UserError: ``out`` holds results of another machine or commit.
+    """
+    require("edufast bench all", "train", "matplotlib")
+    missing: dict[str, str] = {}
+    for benchmark in BENCHMARKS:
+        if _is_done(benchmark, out, quick, benchmark.machine(device, threads)):
+            say(f"{benchmark.name}: measured already")
+            continue
+        say(f"{benchmark.name} ...")
+        try:
+            benchmark.run(quick, out, device, threads)
+        except UserError as error:
+            missing[benchmark.name] = str(error)
+            say(f"{benchmark.name} is left out: {error}")
+        if html:
+            write_page(out, missing)
+    if html:
+        write_page(out, missing)
+        say(f"page: {out / PAGE}")
+
+
+def _is_done(benchmark: Benchmark, out: Path, quick: bool, where: dict[str, Any]) -> bool:
+    path = out / f"{benchmark.name}.json"
+    if not path.exists():
+        return False
+    before = read(path)
+    differing = differences(before["machine"], where)
+    if differing:
+        raise UserError(f"{path}: {differing[0]}; choose another folder")
+    return quick or not before.get("quick", False)
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def write_page(out: Path, missing: dict[str, str]) -> None:
+    """Write ``out/index.html``, which needs no other file.
+
+    Args:
+        out: a folder of results.
+        missing: why there is none of a benchmark, by its name.
+    """
+    results = {b: read(path) for b in BENCHMARKS if (path := out / f"{b.name}.json").exists()}
+    described: dict[str, Any] = next((c["machine"] for c in results.values()), {})
+    facts = "".join(
+        f"<span>{escape(key)} <b>{escape(str(value))}</b></span>"
+        for key, value in described.items()
+        if key != "load" and value is not None
+    )
+    sections = [
+        f"<section><h2>{escape(benchmark.heading)}</h2>"
+        + (_section(benchmark, results[benchmark], out) if benchmark in results else "")
+        + (note(f"Left out: {missing[benchmark.name]}") if benchmark.name in missing else "")
+        + "</section>"
+        for benchmark in BENCHMARKS
+        if benchmark in results or benchmark.name in missing
+    ]
+    with atomic_write(out / PAGE) as path:
+        path.write_text(page("Benchmarks", facts=facts, sections="\n".join(sections)), "utf-8")
+
+
+def _section(benchmark: Benchmark, content: dict[str, Any], out: Path) -> str:
+    plot = out / f"{benchmark.name}.png"
+    figure = ""
+    if plot.exists():
+        source = image_data(plot.read_bytes(), "png")
+        caption = escape(benchmark.caption)
+        figure = (
+            f'<figure><img src="{source}" alt="{caption}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    by_contest: dict[str, list[Measurement]] = {}
+    for m in measurements(content["results"], benchmark.title):
+        by_contest.setdefault(m.contest, []).append(m)
+    heads = ["", "median", "range", "times as fast as the best rival"]
+    rows = [row for found in by_contest.values() for row in _rows(benchmark, found)]
+    kind = "quick" if content.get("quick") else "whole"
+    load = content["machine"]["load"]
+    return (
+        figure
+        + folded(f"{len(by_contest)} contests", table(heads, rows))
+        + note(f"The {kind} benchmark. Load of the machine afterwards: {load:.1f}.")
+    )
+
+
+def _rows(benchmark: Benchmark, contest: list[Measurement]) -> list[list[str]]:
+    best = min((m.median for m in contest if benchmark.is_rival(m.name)), default=None)
+    rows = [[contest[0].contest, "", "", ""]]
+    for m in contest:
+        times = "" if best is None else f"{best / m.median:.2f}"
+        spread = f"{as_text(m.low)} to {as_text(m.high)}"
+        rows.append([f"\u2003{m.name}", as_text(m.median), spread, times])
+    return rows

@@ -1,0 +1,136 @@
+"""Exported files compared with the model in PyTorch: one image on one thread of the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from edufast.bench.results import write
+from edufast.bench.tables import numbers_table
+from edufast.bench.timing import Candidate, machine, measure, threads_for
+from edufast.edge.export import export_all
+from edufast.edge.original import Original
+from edufast.edge.parity import Run
+from edufast.edge.registry import FORMATS
+from edufast.models.zoo import create_model
+from edufast.utils.files import atomic_write
+
+SIZE, CLASSES, IMAGES = 32, 10, 64
+MODELS = ("resnet8", "resnet20", "mobilenetv2_half", "resnet110")
+
+
+def title(result: dict[str, Any]) -> str:
+    """Of a contest."""
+    return f"{result['model']}, one image of {SIZE} pixels"
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """Measure untrained models; one dict each, times in seconds.
+
+    The files are verified as every export is, on random images: for speed and size it does not
+    matter what a network has learned, and integers may lose any accuracy here.
+    """
+    with threads_for(1), TemporaryDirectory() as folder:
+        models = MODELS[:2] if quick else MODELS
+        return [_measure_model(name, Path(folder), 0.4 if quick else 1.0) for name in models]
+
+
+def _measure_model(name: str, folder: Path, seconds: float) -> dict[str, Any]:
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    samples, calibration = generator.integers(0, 256, (2, IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
+    original = Original.of(
+        create_model(name, CLASSES),
+        input_size=(3, SIZE, SIZE),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        samples=samples,
+        labels=generator.integers(0, CLASSES, IMAGES),
+        calibration=calibration,
+    )
+    paths = {form: folder / (name + FORMATS[form].SUFFIX) for form in FORMATS}
+    reports = {report.format: report for report in export_all(original, paths, max_drop=100)}
+    runs = {form: FORMATS[form].runner(path, threads=1) for form, path in paths.items()}
+    candidates: dict[str, Candidate] = {
+        form: partial(_answer, run, original.image)
+        for form, run in {"PyTorch": original.run, **runs}.items()
+    }
+    timings = measure(candidates, device="cpu", sets=1, seconds=seconds)
+    return {
+        "model": name,
+        "results": {
+            form: {
+                **asdict(timing),
+                "speedup_over_torch": timings["PyTorch"].median / timing.median,
+                "bytes": reports[form].bytes if form in reports else None,
+            }
+            for form, timing in timings.items()
+        },
+    }
+
+
+def _answer(run: Run, image: Any, _: int) -> object:
+    return run(image)
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """A line for every model and format."""
+    heads = "µs", "spread", "x\nPyTorch", "kB"
+    t = numbers_table("exported files (median, quartiles)", "model, format", *heads)
+    for r in results:
+        t.add_row(title(r))
+        for name, x in r["results"].items():
+            t.add_row(
+                f"  {name}",
+                f"{x['median'] * 1e6:.0f}",
+                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
+                f"{x['speedup_over_torch']:.1f}",
+                "" if x["bytes"] is None else f"{x['bytes'] / 1e3:.0f}",
+                end_section=name == list(r["results"])[-1],
+            )
+    return t
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Latency against the size of the file, one marker per format."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name in FORMATS:
+        found = [r["results"][name] for r in results]
+        latencies, sizes = [x["median"] * 1e3 for x in found], [x["bytes"] / 1e3 for x in found]
+        axes.plot(sizes, latencies, "o", label=name)
+        for r, x, y in zip(results, sizes, latencies, strict=True):
+            axes.annotate(r["model"], (x, y), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", yscale="log", xlabel="file in kB", ylabel="ms for one image, one thread")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)
+
+
+def main(quick: bool, out: Path | None) -> None:
+    """Print the table; with ``out``, write export.json and export.png into that folder.
+
+    Raises:
+        UserError: a package that a format needs is missing.
+    """
+    for form in FORMATS.values():
+        form.require()
+    results = run(quick)
+    console = Console()
+    console.print(table(results))
+    console.print("Untrained models; each file was verified, and is not kept.")
+    if out is None:
+        return
+    write(out / "export.json", machine("cpu", 1), quick, results)
+    with atomic_write(out / "export.png") as path:
+        plot(results, path)

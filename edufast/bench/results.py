@@ -1,0 +1,88 @@
+"""Results of a benchmark on disk: written whole, and read back as seconds by contest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edufast.utils.errors import UserError
+from edufast.utils.files import atomic_write
+
+# Of a machine's description: the load is another every time, and what is to be compared is EduFast.
+VARIES = {"load"}
+OURS = {"edufast", "commit"}
+
+
+class Measurement(NamedTuple):
+    """Seconds of one implementation in a contest, a problem that all of them solved in turns."""
+
+    contest: str
+    name: str
+    median: float
+    low: float  # first quartile, or the fastest of few rounds
+    high: float
+
+
+def write(path: Path, machine: dict[str, Any], quick: bool, results: list[dict[str, Any]]) -> None:
+    """Write a file of results; ``path`` has its old content or all of the new."""
+    content = {"machine": machine, "quick": quick, "results": results}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What :func:`write` wrote.
+
+    Raises:
+        UserError: it is no such file; the message names it.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        content["machine"]["device"]
+        if not all(result["results"] for result in content["results"]):
+            raise ValueError("a contest without results")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a result of edufast bench") from error
+    return dict(content)
+
+
+def differences(
+    one: dict[str, Any], other: dict[str, Any], ignored: set[str] = VARIES
+) -> list[str]:
+    """What of the descriptions of two machines differs."""
+    keys = sorted((one.keys() | other.keys()) - ignored)
+    return [
+        f"{key} {one.get(key)!r} and {other.get(key)!r}"
+        for key in keys
+        if one.get(key) != other.get(key)
+    ]
+
+
+def measurements(
+    results: Sequence[dict[str, Any]], title: Callable[[dict[str, Any]], str]
+) -> list[Measurement]:
+    """Of all contests; ``title`` names one."""
+    return [
+        Measurement(title(result), name, *_seconds(numbers))
+        for result in results
+        for name, numbers in result["results"].items()
+    ]
+
+
+def _seconds(numbers: dict[str, Any]) -> tuple[float, float, float]:
+    if "median" in numbers:
+        return numbers["median"], numbers["low"], numbers["high"]
+    speeds = numbers["speeds"]  # images per second, of a few rounds
+    return 1 / numbers["images_per_second"], 1 / max(speeds), 1 / min(speeds)
+
+
+def as_text(seconds: float) -> str:
+    """Three digits and a unit from microseconds to seconds."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
