@@ -16,7 +16,7 @@ from rich.table import Table
 from edufast.bench.results import write
 from edufast.bench.tables import numbers_table
 from edufast.bench.timing import Candidate, machine, measure, threads_for
-from edufast.edge.export import export_all
+from edufast.edge.export import Wanted, export_all
 from edufast.edge.original import Original
 from edufast.edge.parity import Run
 from edufast.edge.registry import FORMATS
@@ -57,10 +57,11 @@ def _measure_model(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         calibration=calibration,
     )
     paths = {form: folder / (name + FORMATS[form].SUFFIX) for form in FORMATS}
-    reports = {report.format: report for report in export_all(original, paths, max_drop=100)}
+    wanted = [Wanted(original, form, path) for form, path in paths.items()]
+    reports = {report.format: report for report in export_all(wanted, max_drop=100)}
     runs = {form: FORMATS[form].runner(path, threads=1) for form, path in paths.items()}
     candidates: dict[str, Candidate] = {
-        form: partial(_answer, run, original.image)
+        form: partial(_answer, run, original.images[:1])
         for form, run in {"PyTorch": original.run, **runs}.items()
     }
     timings = measure(candidates, device="cpu", sets=1, seconds=seconds)
