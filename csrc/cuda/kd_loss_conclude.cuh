@@ -50,7 +50,7 @@ __device__ __forceinline__ Real cross_entropy(Header<Real>& h, const Sums<Real>&
   h.uniform = smoothing == 0 ? Real(0) : factor * smoothing / classes;
   h.label -= factor * (1 - smoothing);
   Real loss = (1 - smoothing) * (s.z_max - logit) + log_of(s.z_sum);
-  if (smoothing != 0) loss += smoothing * settled(-s.extra / classes, false);
+  if (smoothing != 0) loss += smoothing * settled(-s.extra / classes);
   return loss;
 }
 

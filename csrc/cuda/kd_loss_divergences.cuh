@@ -88,13 +88,17 @@ struct Pair {
   Real z_label, t_label;
 };
 
-// Infinite where sums may overflow, and for 0 * inf in a sum of finite or masked logits: mass,
-// though it underflowed, where the other side is masked.
+// Infinite where sums may overflow.
 template <class Real>
-__device__ __forceinline__ Real settled(Real divergence, bool has_nan,
-                                        Real largest = kLargestDivergence) {
-  const bool infinite = divergence > largest || (divergence != divergence && !has_nan);
-  return infinite ? Constants<Real>::infinity() : divergence;
+__device__ __forceinline__ Real settled(Real divergence) {
+  return divergence > Real(kLargestDivergence) ? Constants<Real>::infinity() : divergence;
+}
+
+// 0 * inf in a sum of finite or masked logits: mass, though it underflowed, where the other side is
+// masked.
+template <class Real>
+__device__ __forceinline__ Real infinite_if_nan(Real divergence, bool has_nan) {
+  return divergence != divergence && !has_nan ? Constants<Real>::infinity() : divergence;
 }
 
 // KL divergence, in units of log 2, of the side whose exponentials `cross` has from the other.
@@ -102,22 +106,21 @@ template <class Real>
 __device__ __forceinline__ Real mean_log_ratio(const Pair<Real>& s, Real sum, Real log_sum,
                                                Real other_log_sum) {
   const Real mean = s.sums.cross / sum * s.scale + (other_log_sum - log_sum);
-  return settled(mean, s.sums.z_sum != s.sums.z_sum || s.sums.t_sum != s.sums.t_sum,
-                 Real(kLargestDivergence) * Constants<Real>::log2e);
+  return infinite_if_nan(mean, s.sums.z_sum != s.sums.z_sum || s.sums.t_sum != s.sums.t_sum);
 }
 
 template <class Real>
 __device__ __forceinline__ DivergenceResult<Real> forward_kl(const Pair<Real>& s) {
   constexpr Real ln2 = Constants<Real>::ln2;
   const Real mean = mean_log_ratio(s, s.sums.t_sum, s.t_log_sum, s.z_log_sum);
-  return {mean * ln2, {1, -1, 0, 0, 0}, {0, 0, ln2, mean, 0}};
+  return {settled(mean * ln2), {1, -1, 0, 0, 0}, {0, 0, ln2, mean, 0}};
 }
 
 template <class Real>
 __device__ __forceinline__ DivergenceResult<Real> reverse_kl(const Pair<Real>& s) {
   constexpr Real ln2 = Constants<Real>::ln2;
   const Real mean = mean_log_ratio(s, s.sums.z_sum, s.z_log_sum, s.t_log_sum);
-  return {mean * ln2, {0, 0, ln2, mean, 0}, {1, -1, 0, 0, 0}};
+  return {settled(mean * ln2), {0, 0, ln2, mean, 0}, {1, -1, 0, 0, 0}};
 }
 
 template <class Real>
@@ -169,7 +172,7 @@ __device__ __forceinline__ DivergenceResult<Real> dkd(const Pair<Real>& s, Real 
   const Real q_rest = exp_of(t.log_rest);
   Real kl = is_masked(t.log_label) ? Real(0) : q_label * (t.log_label - z.log_label);
   kl += is_masked(t.log_rest) ? Real(0) : q_rest * (t.log_rest - z.log_rest);
-  d.value += target_weight * settled(kl, p_label != p_label || q_label != q_label);
+  d.value += target_weight * infinite_if_nan(settled(kl), p_label != p_label || q_label != q_label);
   const Real excess = target_weight * (q_label - p_label);
   d.student.own += excess;
   if (rest.z_sum != 0) d.student.label = -excess;
