@@ -111,8 +111,8 @@ template <class A> DivergenceResult<A> dkd(const Pair<A>& s, A target_weight, A 
   if (!s.has_label || p_masked || q_masked) return d;
   const A odds_p = log_odds(s.p, s.u_label), odds_q = log_odds(s.q, s.v_label);
   const Binary<A> p(odds_p), q(odds_q);
-  const A target =
-      kl_term(q.label, q.log_label, p.log_label) + kl_term(q.rest, q.log_rest, p.log_rest);
+  const A target = kl_term(q.label, q.log_label, p.log_label) +
+                   kl_term(q.rest, q.log_rest, p.log_rest);
   d.value += target_weight * settled(target);
   // q - p of the label, from the smaller of the two probabilities: there it keeps its digits.
   const A excess = target_weight * (q.label > A(0.5) ? p.rest - q.rest : q.label - p.label);
