@@ -185,6 +185,8 @@ class ExportedModel:
                 f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, pictures "
                 "in RGB to the classes that its metadata names"
             )
+        # The first answer takes longer, and is no picture's.
+        run_session(self._session, np.zeros((1, *self.crop.crop, 3), np.uint8))
 
     def predict(self, pictures: Sequence[Path]) -> Iterator[Prediction]:
         """The predictions of image files, in their order.
