@@ -116,7 +116,9 @@ def exported_models(path: Path, *, integers: bool) -> dict[str, ExportedModel]:
     file = _file(path)
     others = sorted(path.glob("student*.onnx")) if path.is_dir() else []
     wanted = [each for each in others if integers or each.suffixes == [".onnx"]]
-    return {each.name: ExportedModel(each) for each in dict.fromkeys([file, *wanted])}
+    found = list(dict.fromkeys([file, *wanted]))
+    threads = 1 if len(found) > 1 else 0  # so that their times can be compared
+    return {each.name: ExportedModel(each, threads) for each in found}
 
 
 def predict_each(
@@ -159,6 +161,7 @@ class ExportedModel:
 
     Args:
         path: the file, or a run folder.
+        threads: of onnxruntime; 0: as many as it takes.
 
     Attributes:
         classes: names, in the order of the logits.
@@ -171,10 +174,10 @@ class ExportedModel:
     classes: tuple[str, ...]
     crop: CentreCrop
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         file = _file(path)
         _require_pillow()
-        self._session = load_session(file)
+        self._session = load_session(file, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.classes, self.crop = _described(file, metadata)
         inputs = [(each.type, each.shape[1:]) for each in self._session.get_inputs()]
