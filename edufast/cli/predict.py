@@ -87,16 +87,18 @@ def _print_table(predictions: Iterable[Predictions], count: int, top: int) -> No
     try:
         with counting("predicting", count) as advance:
             for of_files in predictions:
-                several = len(of_files) > 1 or any(p.exit is not None for p in of_files.values())
+                leaves = any(p.exit is not None for p in of_files.values())
+                several = leaves or len(of_files) > 1
                 if rows is None:
-                    columns = [*heads, "file", "time", "exit"] if several else heads
+                    columns = [*heads, *["file", "time"] * several, *["exit"] * leaves]
                     rows = table(*columns, wraps=["picture", "runners-up"])
                 shown = printable(next(iter(of_files.values())).picture)
                 for file, prediction in of_files.items():
                     cells = [shown, *_cells(prediction, top)]
                     if several:
-                        left = "" if prediction.exit is None else str(prediction.exit)
-                        cells += [file, f"{prediction.milliseconds:.2f} ms", left]
+                        cells += [file, f"{prediction.milliseconds:.2f} ms"]
+                    if leaves:
+                        cells.append("" if prediction.exit is None else str(prediction.exit))
                     rows.add_row(*cells)
                     shown = ""
                 advance(1)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edufast.cli.predict import _print_table
 from edufast.edge import predict
 from tests.commands import edufast, events, one_line
 
@@ -79,8 +82,24 @@ def test_of_a_run_with_exits_every_exit_answers_with_its_confidence_and_its_time
     heads, _, *rows = edufast(
         "predict", run, pictures / "c1" / "8.png", columns=200
     ).stdout.splitlines()
-    assert heads.split()[-3:] == ["file", "time", "exit"] and len(rows) == 3
+    assert heads.split()[-2:] == ["file", "time"] and len(rows) == 3
     assert [row.split()[-3] for row in rows] == list(said)
+
+
+@pytest.mark.parametrize("exit", [None, 2])
+def test_where_a_picture_left_is_told_of_files_that_have_exits(exit, capsys):
+    probabilities = np.array([0.75, 0.25], np.float32)
+    said = predict.Prediction(Path("a.png"), ("x", "y"), probabilities, 1.0, exit)
+    _print_table([{"student.onnx": said}], 1, 1)
+    heads, _, row = capsys.readouterr().out.splitlines()
+    told = ["file", "time", "exit"] if exit else []
+    assert heads.split() == ["picture", "class", "probability", *told]
+    assert row.split() == [
+        "a.png",
+        "x",
+        "75.0%",
+        *(["student.onnx", "1.00", "ms", "2"] * bool(exit)),
+    ]
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
