@@ -22,7 +22,9 @@ from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 DATA = tiny_data(classes=4, per_class=16)
 HALVES = [range(0, 2), range(2, 4)]
 OPTIONS = {"crd": {"negatives": 10, "width": 8}, "fitnet": {"stage": "two_stage"}, "dkd": {}}
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
+GPU = pytest.param(
+    "cuda", id="gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+)
 
 
 def school(name: str, target: str, device: str, checkpoint: Any = None, **training: Any) -> School:

@@ -25,7 +25,7 @@ def combined(x: Tensor, pair: Pair | None, factor: float) -> Tensor:
     return factor * x.sum() + (0 if pair is None else pair.first[pair.rows].sum() * pair.rest[0])
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU, id="gpu")])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "cpu":
         monkeypatch.setattr(cuda_graph, "DEVICES", ("cpu",))
