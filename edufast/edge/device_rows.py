@@ -82,7 +82,8 @@ def measure_here(file: Path) -> DeviceRow:
         UserError: it fails; the message is its last line.
     """
     with as_file(files("edufast.edge") / "device.py") as script:
-        command = [sys.executable, str(script), str(file)]
+        # onnxruntime takes names in UTF-8 only, whatever the locale.
+        command = [sys.executable, "-X", "utf8", str(script), str(file)]
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", check=False
         )

@@ -114,8 +114,9 @@ for name in json.loads(sys.argv[1]):
         said[name] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
 """
-    # The script beside exported files is read, and not imported.
-    names = sorted(set(modules()) - {"edufast.edge.standalone", "edufast.__main__"})
+    # The scripts beside exported files are read, and not imported.
+    scripts = {"edufast.edge.standalone", "edufast.edge.device", "edufast.__main__"}
+    names = sorted(set(modules()) - scripts)
     result = program(code.replace("sys.argv[1]", repr(json.dumps(names))))
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
