@@ -86,8 +86,12 @@ def capture(
 ) -> tuple[Callable[[], None], Tensor]:
     """What replays a call of ``function``, and the tensor that has its result after each replay."""
     graph = torch.cuda.CUDAGraph()
-    # Threads that decode images may use the GPU meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # Of another GPU than the current one nothing would be captured. Threads that decode images may
+    # use it meanwhile.
+    with (
+        torch.cuda.device(next(_tensors(arguments)).device),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
         result = function(*arguments)
     return graph.replay, result
 

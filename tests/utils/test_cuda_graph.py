@@ -120,6 +120,15 @@ def test_gpu_what_waits_for_the_device_is_called_as_before_and_one_warning_says_
     assert replays(waits, x)[0] == 2
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_gpu_a_function_on_another_gpu_than_the_current_one_is_captured_there():
+    replays = Replays("it", torch.device("cuda:1"))
+    found = [
+        replays(lambda x: x + 1, torch.full((2,), float(i), device="cuda:1")) for i in range(5)
+    ]
+    assert [x[0].item() for x in found] == [1, 2, 3, 4, 5]
+
+
 def test_what_cannot_be_captured_is_called_as_before_and_one_warning_says_so(monkeypatch):
     def refuse(*arguments):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
