@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -10,8 +11,14 @@ from tests.commands import edufast, one_line
 
 
 @pytest.fixture
-def bundle(run, tmp_path):
-    edufast("export", run, "--to", "onnx", "--out", tmp_path / "student.edge")
+def copy(run, tmp_path):
+    """Of a run: an export is noted in its log, and other tests read that of the run."""
+    return shutil.copytree(run, tmp_path / "run")
+
+
+@pytest.fixture
+def bundle(copy, tmp_path):
+    edufast("export", copy, "--to", "onnx", "--out", tmp_path / "student.edge")
     return tmp_path / "student.edge"
 
 
@@ -25,9 +32,9 @@ def test_a_bundle_of_a_run_is_verified_and_predicts(bundle, folder) -> None:
     assert "8.png" in edufast("predict", bundle, folder / "pictures").stdout
 
 
-def test_early_exits_are_bundled_verified_and_asked(run, folder, tmp_path) -> None:
+def test_early_exits_are_bundled_verified_and_asked(copy, folder, tmp_path) -> None:
     bundle = tmp_path / "student.edge"
-    edufast("export", run, "--out", bundle, "--early-exit", "100")  # all leave at the first exit
+    edufast("export", copy, "--out", bundle, "--early-exit", "100")  # all leave at the first exit
     said = [json.loads(line) for line in edufast("verify", bundle, "--json").stdout.splitlines()]
     assert said[-1]["file"]["name"] == "student-early.onnx" and said[-1]["shares"] == {"1": 1.0}
     assert said[-1]["file"]["early"]["shares"] == [1.0, 0.0, 0.0]
