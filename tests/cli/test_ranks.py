@@ -55,7 +55,10 @@ def test_the_folder_holds_what_one_process_leaves(shared, run):
         p.relative_to(run) for p in run.rglob("*")
     }
     kinds = [[event["event"] for event in events(of)] for of in (out, run)]
-    assert kinds[0] == kinds[1]
+    assert set(kinds[0]) == set(kinds[1])
+    # How often the best student so far is exported depends on the time that training takes.
+    found, expected = ([kind for kind in of if kind != "export"] for of in kinds)
+    assert found == expected
     for kind, keys in {
         "result": ("method", "seed", "samples", "student_flops", "teacher_flops"),
         "teacher": ("teacher", "samples", "flops"),
