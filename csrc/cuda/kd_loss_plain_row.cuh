@@ -1,6 +1,6 @@
 // A row of the staged program in the common case: KL(teacher || student), one temperature, weights
-// that all rows share, no label smoothing. Fewer than half the instructions of the row that can do
-// everything, which a row with masked classes or with logits beyond the ordinary is left to.
+// that all rows share, no label smoothing. A row with masked classes or with logits beyond the
+// ordinary is left to the one that can do everything.
 //
 // Exponentials are relative to a base: the largest logit times log2(e) / T, rounded. Sums of several
 // warps and blocks come to a common base by differences of bases, which are exact or nearly so.
@@ -10,8 +10,25 @@
 
 namespace edufast::cuda {
 
-// Of so many parts of a row, one a lane. `sum` is of the exponentials; `more` is, of the student,
-// the same at T = 1, and of a teacher, its exponentials times log ratio.
+// In log2 units, so far from 0 that float32 has few digits left behind the point.
+constexpr float kFar = 0x1p20f;
+
+// Of a source. `sum` is of its exponentials; `more` is, of the student, the same at T = 1, and of a
+// teacher, its exponentials times log ratio. By default, of no class.
+struct PlainSums {
+  float base = -kFar, sum = 0, more = 0;
+
+  PlainSums() = default;
+  __device__ PlainSums(float base, float sum, float more) : base(base), sum(sum), more(more) {}
+  __device__ PlainSums(const Sums<float>& s) : base(s.t_max), sum(s.t_sum), more(s.cross) {}
+  __device__ void write(Sums<float>& s) const {
+    s.t_max = base;
+    s.t_sum = sum;
+    s.cross = more;
+  }
+};
+
+// Of so many parts of a row, one a lane.
 template <class Group, class Part>
 __device__ __forceinline__ PlainSums merge_plain(const Group& g, int source, int parts, Part part) {
   PlainSums s, z;
@@ -100,7 +117,7 @@ struct PlainRow {
       sum += total(e);
       more += total(x);
     }
-    keep(0, sum, more);
+    keep(0, sum, more, base);
   }
 
   __device__ __forceinline__ void sweep_teacher(int source) const {
@@ -132,9 +149,6 @@ struct PlainRow {
     if (g.lane == 0)
       PlainSums{own, sum, more}.write(g.warps == 1 ? g.tables.total[source]
                                                    : g.tables.partial[source * g.warps + g.warp]);
-  }
-  __device__ __forceinline__ void keep(int source, float sum, float more) const {
-    keep(source, sum, more, base);
   }
 
   // False: the row is to be left to the others. Then nothing was written.

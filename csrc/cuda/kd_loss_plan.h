@@ -302,18 +302,14 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
   plan.staged = plan.vectors = true;
   plan.may_be_plain = may_be_plain(p);
   plan.cluster = 1;
-  int64_t groups = rows;
   if (may_share_warps(p.divergence) && p.num_teachers <= kLanes && vectors <= kLanes * 2)
     plan.lanes = kLanes;
   else if (plan.may_be_plain && vectors <= kWarpSize * 4) plan.lanes = kWarpSize;
-  if (plan.lanes > 0) {
-    groups = share_warps(p, device, vectors, plan);
-    if (groups == 0 && plan.lanes == kLanes) return false;
-  }
-  if (groups == 0 || plan.lanes == 0) {
+  int64_t groups = plan.lanes > 0 ? share_warps(p, device, vectors, plan) : 0;
+  if (groups == 0) {
+    if (plan.lanes == kLanes || !share_rows(p, device, vectors, plan)) return false;
     plan.lanes = 0;
     groups = rows;
-    if (!share_rows(p, device, vectors, plan)) return false;
   }
   const int64_t most = std::min(device.processors * std::max(staged_residents(plan, device), 1),
                                 kMaxBlocks);

@@ -37,23 +37,6 @@ struct Pace {
   float temperature;
 };
 
-// In log2 units, so far from 0 that float32 has few digits left behind the point.
-constexpr float kFar = 0x1p20f;
-
-// Of a plain row, see kd_loss_plain_row.cuh. By default, of no class.
-struct PlainSums {
-  float base = -kFar, sum = 0, more = 0;
-
-  PlainSums() = default;
-  __device__ PlainSums(float base, float sum, float more) : base(base), sum(sum), more(more) {}
-  __device__ PlainSums(const Sums<float>& s) : base(s.t_max), sum(s.t_sum), more(s.cross) {}
-  __device__ void write(Sums<float>& s) const {
-    s.t_max = base;
-    s.t_sum = sum;
-    s.cross = more;
-  }
-};
-
 // Writes one vector of a row of gradients, as far as the row goes.
 template <class Stored>
 __device__ __forceinline__ void store_vector(Stored* row, int first, int classes,

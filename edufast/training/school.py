@@ -134,6 +134,7 @@ class School:
         self._step: TrainStep | None = None
         self._validation: Loader | None = None
         self._flops = 0  # of a training step in the current epoch, per image
+        self._rate = 0.0  # the last step's learning rate
 
     @property
     def plan(self) -> GradePlan:
@@ -227,8 +228,9 @@ class School:
                     mean = self._finite(loss_sum / at.step)
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
-                rate = float(self._growth.optimizer.param_groups[-1]["lr"])
-                self._write(StepEvent, step=at.step, loss=mean, lr=rate, images_per_second=speed)
+                self._write(
+                    StepEvent, step=at.step, loss=mean, lr=self._rate, images_per_second=speed
+                )
             if stop() and at.step < len(loader):
                 at.loss_sum = loss_sum.item()
                 self._account(started)
@@ -253,7 +255,7 @@ class School:
             alike=self.curriculum.order == "mixed",
         )
         # Building the pipeline of a loader takes time: once a grade, not once an epoch. On a GPU
-        # larger batches make fewer launches; without gradients they take no more memory.
+        # larger batches make fewer launches; activations are not kept for gradients.
         larger = 4 if self.device.type == "cuda" else 1
         self._validation = validation_batches(
             self.data,
@@ -268,7 +270,7 @@ class School:
         """Freeze what no longer learns, notify the algorithm, put the student in train mode."""
         at = self.progress
         self.student.frozen = self.plan.grade.frozen(at.epoch)
-        self.step.begin_epoch()
+        self.step.renew()
         self._flops = self.student.training_flops()
         total = sum(plan.grade.epochs for plan in self.plans)
         what = f"{type(self.algorithm).__name__}.begin_epoch"
@@ -346,9 +348,9 @@ class School:
     def _set_learning_rate(self) -> None:
         at, steps = self.progress, [plan.steps for plan in self.plans]
         step = at.epoch * len(self.loader) + at.step
-        rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
+        self._rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
         for group in self._growth.optimizer.param_groups:
-            own = rate * (self.training.pretrained_lr if group.get("learned") else 1)
+            own = self._rate * (self.training.pretrained_lr if group.get("learned") else 1)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(own)
             else:
@@ -442,7 +444,7 @@ class School:
         self.algorithm.load_state_dict(state["algorithm"])
         load_optimizer(self._growth.optimizer, state["optimizer"])
         if self._step is not None:
-            self._step.begin_epoch()
+            self._step.renew()
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -110,7 +110,7 @@ class TrainStep:
         """
         return self._replays(self._learn_and_update, images, targets, outputs)
 
-    def begin_epoch(self) -> None:
+    def renew(self) -> None:
         """To be called where fragments may have been frozen, or state has been loaded: a captured
         step is of the parameters as they were."""
         self._replays.forget()
