@@ -265,8 +265,10 @@ def test_exits_become_smaller_students_of_the_same_run(run, folder):
         "train", folder / "recipe.yaml", "--out", out, "--teachers", run,
         "--set", "curriculum.exit_weight=0.3", "--set", "baselines=[]",
     )  # fmt: skip
-    unfinished, *exports = [e for e in events(out) if e["event"] == "export"]
-    assert unfinished["path"] == "student.onnx"
+    exported = [e for e in events(out) if e["event"] == "export"]
+    # How often the best student so far is exported depends on the time that training takes.
+    unfinished, exports = exported[:-3], exported[-3:]
+    assert {e["path"] for e in unfinished} == {"student.onnx"}
     assert [e["path"] for e in exports] == [
         "student-exit1.onnx", "student-exit2.onnx", "student.onnx"
     ]  # fmt: skip
