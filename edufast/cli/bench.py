@@ -128,6 +128,7 @@ def bench_train(
 
 
 @bench.command("edge")
+@computes
 def bench_edge(
     where: Annotated[
         Path,
@@ -195,6 +196,7 @@ def bench_all(
 
 
 @bench.command("diff")
+@computes
 def bench_diff(
     before: Annotated[
         Path, typer.Argument(parser=path_of("before"), help="Folder that a benchmark wrote.")

@@ -18,12 +18,19 @@ BY_RANKS = [
 ]
 ALONE = [
     ("sweep", "quickstart"),
+    ("pipeline", "quickstart"),
+    ("plan",),
     ("export", "run"),
     ("merge", "a", "b", "-o", "c"),
     ("recipes", "quickstart"),
     ("bench", "kd"),
     ("bench", "merge"),
+    ("bench", "augment"),
     ("bench", "train"),
+    ("bench", "export"),
+    ("bench", "edge", "run"),
+    ("bench", "all"),
+    ("bench", "diff", "a", "b"),
 ]
 
 
