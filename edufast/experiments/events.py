@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edufast.edge.device_rows import DeviceRow
 from edufast.utils.event_log import Event
 
 if TYPE_CHECKING:
@@ -192,16 +193,7 @@ class ExportEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceEvent(Event):
-    """How an exported file does on a machine: :class:`edufast.edge.device_rows.DeviceRow`."""
+class DeviceEvent(Event, DeviceRow):
+    """How an exported file does on a machine."""
 
     kind: ClassVar[str] = "device"
-    file: str
-    sha256: str
-    machine: str
-    onnxruntime: str
-    load_ms: float
-    median_ms: float
-    p95_ms: float
-    peak_bytes: int
-    runtime_bytes: int
