@@ -10,7 +10,7 @@ from typing import Any
 from edufast.bench.benchmarks import BENCHMARKS, Benchmark
 from edufast.bench.results import Measurement, as_text, differences, measurements, read
 from edufast.experiments.report.html import folded, image_data, note, page, table
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import require
 from edufast.utils.files import atomic_write
 
@@ -27,7 +27,8 @@ def main(
 ) -> None:
     """Measure what ``out`` does not hold yet; with ``html`` write its page, after every benchmark.
 
-    A benchmark that lacks a package is left out, in a line; the others are measured.
+    A benchmark that lacks a package, or fails in torch, is left out, in a line; the others are
+    measured.
 
     Args:
         quick: the small version of each; those in ``out`` that are not quick are kept.
@@ -38,24 +39,28 @@ def main(
         say: called with lines for people.
 
     Raises:
-        UserError: ``out`` holds results of another machine or commit.
+        UserError: ``out`` holds results of another machine or commit; nothing was measured.
     """
     require("edufast bench all", "train", "matplotlib")
+    done = {
+        benchmark.name
+        for benchmark in BENCHMARKS
+        if _is_done(benchmark, out, quick, benchmark.machine(device, threads))
+    }
     missing: dict[str, str] = {}
     for benchmark in BENCHMARKS:
-        if _is_done(benchmark, out, quick, benchmark.machine(device, threads)):
+        if benchmark.name in done:
             say(f"{benchmark.name}: measured already")
-            continue
-        say(f"{benchmark.name} ...")
-        try:
-            benchmark.run(quick, out, device, threads)
-        except UserError as error:
-            missing[benchmark.name] = str(error)
-            say(f"{benchmark.name} is left out: {error}")
+        else:
+            say(f"{benchmark.name} ...")
+            try:
+                benchmark.run(quick, out, device, threads)
+            except (UserError, RuntimeError) as error:  # RuntimeError: of torch, as without memory
+                missing[benchmark.name] = one_line(error)
+                say(f"{benchmark.name} is left out: {one_line(error)}")
         if html:
             write_page(out, missing)
     if html:
-        write_page(out, missing)
         say(f"page: {out / PAGE}")
 
 

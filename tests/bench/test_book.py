@@ -103,11 +103,26 @@ def test_a_run_that_is_stopped_goes_on(bench, tmp_path, monkeypatch):
     assert bench.calls[0] == (second.name, True)
 
 
-def test_results_of_another_machine_or_commit_are_not_continued(bench, tmp_path):
+def test_what_torch_cannot_do_here_is_left_out(bench, tmp_path, monkeypatch):
+    def failing(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+
+    first, *rest = bench.benchmarks
+    monkeypatch.setattr(book, "BENCHMARKS", (replace(first, run=failing), *rest))
+    said = run(tmp_path)
+    line = f"{first.name} is left out: CUDA out of memory. Tried to allocate"
+    assert line in said and [name for name, _ in bench.calls] == [b.name for b in rest]
+    assert "Left out: CUDA out of memory. Tried" in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_results_of_another_machine_or_commit_are_told_before_anything_is_measured(bench, tmp_path):
     run(tmp_path)
-    path = tmp_path / "kd_loss.json"
+    (tmp_path / "kd_loss.json").unlink()
+    path = tmp_path / "train.json"
     content = json.loads(path.read_text())
     content["machine"]["commit"] = "another"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"kd_loss.json: commit 'another' and .*; choose another"):
+    bench.calls.clear()
+    with pytest.raises(UserError, match=r"train.json: commit 'another' and .*; choose another"):
         run(tmp_path)
+    assert bench.calls == []
