@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from edufast.bench.contests import contests_plot, contests_table
 from edufast.bench.results import write
-from edufast.bench.tables import numbers_table
 from edufast.bench.timing import Candidate, buffer_sets, machine, measure, threads_for
 from edufast.ops import augment
 from edufast.ops.backends import available_backends
-from edufast.utils.files import atomic_write
 
 BATCH, PAD = 128, 4
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
@@ -111,38 +110,11 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
-    heads = "µs", "spread", "x\neager", "of a\ncopy"
-    t = numbers_table("augment (median, quartiles)", "batch", *heads)
-    for r in results:
-        t.add_row(title(r))
-        for name, x in r["results"].items():
-            t.add_row(
-                f"  {name}",
-                f"{x['median'] * 1e6:.0f}",
-                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
-                f"{x['speedup_over_eager']:.1f}",
-                f"{x['copy_bandwidth']:.0%}",
-                end_section=name == list(r["results"])[-1],
-            )
-    return t
-
-
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Share of a copy's bandwidth for every case, one marker per implementation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.5 + 0.3 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    for name in results[0]["results"]:
-        shares = [r["results"][name]["copy_bandwidth"] for r in results]
-        axes.plot(shares, range(len(results)), "o", label=name)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="share of a copy's bandwidth")
-    axes.set(yticks=range(len(results)), yticklabels=[title(r) for r in results])
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+    columns = {
+        "x\neager": "{speedup_over_eager:.1f}".format_map,
+        "of a\ncopy": "{copy_bandwidth:.0%}".format_map,
+    }
+    return contests_table("augment", "batch", results, title, columns)
 
 
 def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
@@ -154,5 +126,5 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     if out is None:
         return
     write(out / "augment.json", machine(device, threads), quick, results)
-    with atomic_write(out / "augment.png") as path:
-        plot(results, path)
+    label = "share of a copy's bandwidth"
+    contests_plot(out / "augment.png", results, title, "copy_bandwidth", label)

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from edufast.bench.contests import contests_table
 from edufast.bench.results import write
-from edufast.bench.tables import numbers_table
 from edufast.bench.timing import Candidate, machine, measure, threads_for
 from edufast.edge.export import Wanted, export_all
 from edufast.edge.original import Original
@@ -84,20 +84,12 @@ def _answer(run: Run, image: Any, _: int) -> object:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every model and format."""
-    heads = "µs", "spread", "x\nPyTorch", "kB"
-    t = numbers_table("exported files (median, quartiles)", "model, format", *heads)
-    for r in results:
-        t.add_row(title(r))
-        for name, x in r["results"].items():
-            t.add_row(
-                f"  {name}",
-                f"{x['median'] * 1e6:.0f}",
-                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
-                f"{x['speedup_over_torch']:.1f}",
-                "" if x["bytes"] is None else f"{x['bytes'] / 1e3:.0f}",
-                end_section=name == list(r["results"])[-1],
-            )
-    return t
+    columns = {"x\nPyTorch": "{speedup_over_torch:.1f}".format_map, "kB": _kilobytes}
+    return contests_table("exported files", "model, format", results, title, columns)
+
+
+def _kilobytes(numbers: dict[str, Any]) -> str:
+    return "" if numbers["bytes"] is None else f"{numbers['bytes'] / 1e3:.0f}"
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:

@@ -15,8 +15,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from edufast.bench.contests import contests_plot, contests_table
 from edufast.bench.results import write
-from edufast.bench.tables import numbers_table
 from edufast.bench.timing import (
     Candidate,
     buffer_sets,
@@ -27,7 +27,6 @@ from edufast.bench.timing import (
 )
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
-from edufast.utils.files import atomic_write
 
 TEMPERATURE, ALPHA = 4.0, 0.3
 ROWS = {
@@ -328,46 +327,19 @@ def title(result: dict[str, Any]) -> str:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every shape and implementation."""
-    heads = "µs", "spread", "x\neager", "x\ncompile", "x\nfloor", "extra\nMB"
-    heading = "kd_loss: loss and gradient (median, quartiles)"
-    t = numbers_table(heading, "B x C, K, logits, weights", *heads)
-    for r in results:
-        t.add_row(title(r))
-        for name, x in r["results"].items():
-            t.add_row(
-                f"  {name}",
-                f"{x['median'] * 1e6:.0f}",
-                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
-                f"{x['speedup_over_eager']:.1f}",
-                f"{x['speedup_over_compile']:.1f}",
-                f"{x['times_floor']:.1f}",
-                "" if x["extra_bytes"] is None else f"{x['extra_bytes'] / 1e6:.1f}",
-                end_section=name == list(r["results"])[-1],
-            )
-    return t
+    columns = {
+        "x\neager": "{speedup_over_eager:.1f}".format_map,
+        "x\ncompile": "{speedup_over_compile:.1f}".format_map,
+        "x\nfloor": "{times_floor:.1f}".format_map,
+        "extra\nMB": _extra_megabytes,
+    }
+    heading = "kd_loss: loss and gradient"
+    return contests_table(heading, "B x C, K, logits, weights", results, title, columns)
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Time relative to the floor for every shape, one marker per implementation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 1.5 + 0.22 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    labels = [title(r) for r in results]
-    names = dict.fromkeys(name for r in results for name in r["results"])
-    for name in names:
-        points = [
-            (r["results"][name]["times_floor"], row)
-            for row, r in enumerate(results)
-            if name in r["results"]
-        ]
-        axes.plot(*zip(*points, strict=True), "o", label=name)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="time / floor", yticks=range(len(labels)), yticklabels=labels)
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+def _extra_megabytes(numbers: dict[str, Any]) -> str:
+    extra = numbers["extra_bytes"]
+    return "" if extra is None else f"{extra / 1e6:.1f}"
 
 
 def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
@@ -382,5 +354,4 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     if out is None:
         return
     write(out / "kd_loss.json", machine(device, threads), quick, results)
-    with atomic_write(out / "kd_loss.png") as path:
-        plot(results, path)
+    contests_plot(out / "kd_loss.png", results, title, "times_floor", "time / floor")

@@ -13,8 +13,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from edufast.bench.contests import contests_plot, contests_table
 from edufast.bench.results import write
-from edufast.bench.tables import numbers_table
 from edufast.bench.timing import (
     Candidate,
     buffer_sets,
@@ -25,7 +25,6 @@ from edufast.bench.timing import (
 )
 from edufast.models.zoo import create_model
 from edufast.ops import MergePlan, merge_
-from edufast.utils.files import atomic_write
 
 DECAY = 0.999
 MODELS = {
@@ -226,44 +225,12 @@ def title(result: dict[str, Any]) -> str:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
-    heads = "µs", "spread", "x\nforeach", "x\nloop", "of\ncopies"
-    t = numbers_table("merge_, fp32 (median, quartiles)", "parameters, operation", *heads)
-    for r in results:
-        t.add_row(title(r))
-        for name, x in r["results"].items():
-            t.add_row(
-                f"  {name}",
-                f"{x['median'] * 1e6:.0f}",
-                f"{x['low'] * 1e6:.0f}-{x['high'] * 1e6:.0f}",
-                f"{x['speedup_over_foreach']:.2f}",
-                f"{x['speedup_over_loop']:.2f}",
-                f"{x['copy_bandwidth']:.0%} / {x['streaming_copy_bandwidth']:.0%}",
-                end_section=name == list(r["results"])[-1],
-            )
-    return t
-
-
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Share of the streaming copy's bandwidth for every case, one marker per implementation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.5 + 0.3 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
-    for name in dict.fromkeys(name for r in results for name in r["results"]):
-        points = [
-            (r["results"][name]["streaming_copy_bandwidth"], row)
-            for row, r in enumerate(results)
-            if name in r["results"]
-        ]
-        axes.plot(*zip(*points, strict=True), "o", label=name)
-    axes.axvline(1, color="black", linewidth=1)
-    labels = [title(r) for r in results]
-    axes.set(xscale="log", xlabel="share of the streaming copy's bandwidth")
-    axes.set(yticks=range(len(labels)), yticklabels=labels)
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+    columns = {
+        "x\nforeach": "{speedup_over_foreach:.2f}".format_map,
+        "x\nloop": "{speedup_over_loop:.2f}".format_map,
+        "of\ncopies": "{copy_bandwidth:.0%} / {streaming_copy_bandwidth:.0%}".format_map,
+    }
+    return contests_table("merge_, fp32", "parameters, operation", results, title, columns)
 
 
 def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
@@ -278,5 +245,5 @@ def main(quick: bool, out: Path | None, device: str, threads: int | None) -> Non
     if out is None:
         return
     write(out / "merge.json", machine(device, threads), quick, results)
-    with atomic_write(out / "merge.png") as path:
-        plot(results, path)
+    label = "share of the streaming copy's bandwidth"
+    contests_plot(out / "merge.png", results, title, "streaming_copy_bandwidth", label)
