@@ -65,6 +65,11 @@ class Contract:
     golden: str
     versions: dict[str, str]
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the bundle's files that must not change, by name."""
+        return {GOLDEN: self.golden, **{file.name: file.sha256 for file in self.files}}
+
     def write(self, folder: Path) -> None:
         """As ``folder``'s contract.json."""
         text = json.dumps({"contract": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)

@@ -61,10 +61,7 @@ def replay(folder: Path) -> list[Replay]:
         ReplayError: a file is missing, damaged or exchanged, or answers otherwise.
     """
     contract = Contract.read(folder)
-    for name, expected in [
-        (GOLDEN, contract.golden),
-        *((f.name, f.sha256) for f in contract.files),
-    ]:
+    for name, expected in contract.hashes.items():
         path = folder / name
         if not path.is_file():
             raise ReplayError(f"{path} is missing")

@@ -104,7 +104,7 @@ def _noted(folder: Path) -> list[str]:
 def _is_whole(bundle: Path) -> bool:
     """Whether every file of a bundle is as its contract says: else it is made again."""
     try:
-        contract = Contract.read(bundle)
-        return all(hash_of(bundle / file.name) == file.sha256 for file in contract.files)
+        hashes = Contract.read(bundle).hashes
+        return all(hash_of(bundle / name) == expected for name, expected in hashes.items())
     except (UserError, OSError):
         return False
