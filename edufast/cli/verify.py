@@ -52,7 +52,7 @@ def print_replays(replays: Sequence[Replay]) -> None:
             each.file.name,
             f"{each.agreement:.1%}",
             f"{each.max_abs_difference:.2g}",
-            f"{each.latency.median_ms:.2f} ms",
+            f"{each.alone.median_ms:.2f} ms",
             f"{each.alone.load_ms:.1f} ms",
             f"{each.alone.peak_bytes / 1e6:.1f} MB",
         )

@@ -78,7 +78,7 @@ def load_dataset(
     check_instance("source", source, str, Path)
     source = str(source)
     if image_size is not None:
-        image_size = whole_number("image_size", image_size, least=0, most=LARGEST_IMAGE)
+        image_size = whole_number("image_size", image_size, least=-(2**63), most=LARGEST_IMAGE)
         if image_size < 8:
             raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
     check_instance("holdout", holdout, float, int)

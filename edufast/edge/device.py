@@ -27,21 +27,26 @@ def run(images: np.ndarray) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
+if len(sys.argv) < 2:
+    sys.exit("expected exported files: python bench.py student.onnx > board.jsonl")
 if len(sys.argv) > 2:  # each in a process of its own
     sys.exit(max(subprocess.call([sys.executable, __file__, file]) for file in sys.argv[1:]))
 file, runtime = sys.argv[1], peak()
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
-started = time.perf_counter()
-session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-load = 1000 * (time.perf_counter() - started)
-(image,) = session.get_inputs()
-golden = os.path.join(os.path.dirname(file), "golden.npz")
-shown = np.random.default_rng(0).integers(0, 256, (8, *image.shape[1:]), np.uint8)
-shown = np.load(golden)["images"] if os.path.exists(golden) else shown
-shown = shown.astype(np.uint8 if image.type == "tensor(uint8)" else np.float32)
-load += run(shown[:1])
-times = [run(shown[i % len(shown)][None]) for i in range(50)]
+try:
+    started = time.perf_counter()
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    load = 1000 * (time.perf_counter() - started)
+    (image,) = session.get_inputs()
+    golden = os.path.join(os.path.dirname(file), "golden.npz")
+    shown = np.random.default_rng(0).integers(0, 256, (8, *image.shape[1:]), np.uint8)
+    shown = np.load(golden)["images"] if os.path.exists(golden) else shown
+    shown = shown.astype(np.uint8 if image.type == "tensor(uint8)" else np.float32)
+    load += run(shown[:1])
+    times = [run(shown[i % len(shown)][None]) for i in range(50)]
+except Exception as error:  # onnxruntime's errors share no public base class
+    sys.exit(f"{file}: {str(error).partition(chr(10))[0]}")
 with open(file, "rb") as content:
     sha256 = hashlib.sha256(content.read()).hexdigest()
 row = {

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.extras import needed_for
 
 SCRIPT = "bench.py"  # its name in bundles
-_KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,10 @@ class DeviceRow:
         Raises:
             ValueError: the script does not print such a line.
         """
-        said = json.loads(line)
-        for field in fields(cls):
-            if not isinstance(said, dict) or not isinstance(
-                said.get(field.name), _KINDS[str(field.type)]
-            ):
-                raise ValueError(field.name)
-        return cls(**{field.name: said[field.name] for field in fields(cls)})
+        with needed_for("measuring exported files", "export"):
+            from pydantic import TypeAdapter
+        row: DeviceRow = TypeAdapter(cls).validate_json(line, strict=True)
+        return row
 
 
 def read_rows(table: Path) -> list[DeviceRow]:
@@ -88,7 +84,7 @@ def measure_here(file: Path) -> DeviceRow:
             command, capture_output=True, encoding="utf-8", errors="replace", check=False
         )
     if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
+        last = done.stderr.strip().rpartition("\n")[2].removeprefix(f"{file}: ")
         raise UserError(f"{file} cannot be measured: {last}")
     return DeviceRow.parse(done.stdout)
 

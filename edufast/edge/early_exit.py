@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,23 @@ def write_early_exit(
             f"is {exits.right[-1].mean():.2%}, the whole student's in PyTorch "
             f"{exits.right_whole.mean():.2%}"
         )
-    chosen = EarlyExits(threshold, str(target), depths, (), 0.0, accuracy_on_others(exits, target))
-    said = {key: asdict(chosen)[key] for key in ("threshold", "target", "depths")}
-    early = with_early_exit(proto, names, depths, threshold)
-    onnx.save(early, path, {**metadata, "early_exit": said})
+    said = {"threshold": threshold, "target": str(target), "depths": depths}
+    program = with_early_exit(proto, names, depths, threshold)
+    onnx.save(program, path, {**metadata, "early_exit": said})
     logits, left = _one_by_one(path, original.samples)
     _check_program(original, EarlyExit(student, threshold), logits, left, form)
     parity = measure(original.expected, logits, original.labels)
     check_drop(parity, 100.0 if target.of_cost else target.limit)
     shares = np.array([(left == depth).mean() for depth in depths])
-    mean_cost = float(shares @ cost)
-    return replace(chosen, shares=tuple(shares.tolist()), cost=mean_cost), parity
+    early_exits = EarlyExits(
+        threshold=threshold,
+        target=str(target),
+        depths=depths,
+        shares=tuple(shares.tolist()),
+        cost=float(shares @ cost),
+        accuracy_on_others=accuracy_on_others(exits, target),
+    )
+    return early_exits, parity
 
 
 def _one_by_one(path: Path, images: Images) -> list[NDArray[Any]]:

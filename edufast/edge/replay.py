@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
 from edufast.edge.device_rows import DeviceRow, measure_here
-from edufast.edge.latency import Latency, measure_latency
 from edufast.edge.runtime import load_session, run_session
 from edufast.utils.errors import UserError
 
@@ -35,8 +34,7 @@ class Replay:
         images: golden images replayed.
         agreement: share of them with the class that was recorded.
         max_abs_difference: largest absolute difference from a recorded logit.
-        latency: of one image on one thread, over all golden images.
-        alone: the file in a process of its own: its memory, and from the file to its first answer.
+        alone: the file in a process of its own: its latency over the golden images, and its memory.
         shares: of the golden images that leave after so many of the student's fragments; None: it
             has no early exits.
     """
@@ -45,7 +43,6 @@ class Replay:
     images: int
     agreement: float
     max_abs_difference: float
-    latency: Latency
     alone: DeviceRow
     shares: dict[int, float] | None = None
 
@@ -78,12 +75,8 @@ def replay(folder: Path) -> list[Replay]:
 def _replayed(
     folder: Path, file: BundledFile, images: NDArray[Any], recorded: NDArray[np.float32]
 ) -> Replay:
-    def load() -> Any:
-        session = load_session(folder / file.name, threads=1)
-        return lambda batch: run_session(session, batch)
-
     try:
-        found, *left = load()(images)
+        found, *left = run_session(load_session(folder / file.name, threads=1), images)
     except UserError:
         raise
     except Exception as error:  # onnxruntime's errors share no public base class
@@ -108,6 +101,5 @@ def _replayed(
             f"images; expected at least {MIN_AGREEMENT:.0%}"
         )
     shares = {int(d): float((left[0] == d).mean()) for d in np.unique(left[0])} if left else None
-    latency = measure_latency(load, images)
     alone = measure_here(folder / file.name)
-    return Replay(file, len(images), agreement, difference, latency, alone, shares)
+    return Replay(file, len(images), agreement, difference, alone, shares)

@@ -312,7 +312,7 @@ def _named(
             raise UserError(f"cuts: cannot cut after {name!r}; possible: {possible}")
     if any(crossings[a] >= crossings[b] for a, b in itertools.pairwise(names)):
         raise UserError(f"cuts={names}: expected each once, in the order of the data")
-    return list(cuts)
+    return names
 
 
 def _channels_last(

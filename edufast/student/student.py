@@ -466,10 +466,12 @@ def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
 def _parameters(model: nn.Module, names: Collection[str]) -> frozenset[nn.Parameter]:
     """Those of ``model`` that have these names."""
     known = dict(model.named_parameters(remove_duplicate=False))
+    found = []
     for name in all_of("learned", names, str):
         if name not in known:
             raise ValueError(f"learned has {name!r}; expected names of parameters of the model")
-    return frozenset(known[name] for name in names)
+        found.append(known[name])
+    return frozenset(found)
 
 
 def _check_growth(name: str, value: int, least: int, most: int) -> None:

@@ -59,8 +59,9 @@ def test_arguments_are_checked(tmp_path):
             load_dataset("digits", holdout=holdout)
     with pytest.raises(UserError, match="seed: expected at least 0, got -1"):
         load_dataset("digits", seed=-1)
-    with pytest.raises(UserError, match="image_size: expected at least 8 pixels, got 0"):
-        load_dataset("digits", image_size=0)
+    for size in (-1, 0):
+        with pytest.raises(UserError, match=f"image_size: expected at least 8 pixels, got {size}"):
+            load_dataset("digits", image_size=size)
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "b", 4)
     with pytest.raises(UserError, match="holdout: class 'a' has one training image; expected 2"):

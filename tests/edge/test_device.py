@@ -62,6 +62,21 @@ def test_every_file_is_measured_in_a_process_of_its_own(tmp_path) -> None:
         assert 0 < row["median_ms"] <= row["p95_ms"] and row["load_ms"] > 0
 
 
+@pytest.mark.parametrize("wrong", ["no file", "missing", "another", "golden images of another"])
+def test_what_cannot_be_measured_is_one_line(wrong, tmp_path) -> None:
+    file = tmp_path / "student.onnx"
+    if wrong == "another":
+        file.write_bytes(b"x")
+    if wrong == "golden images of another":
+        onnx.save(program(), file)
+        np.savez(tmp_path / "golden.npz", images=np.zeros((2, 3), np.uint8))
+    command = [sys.executable, SCRIPT, *[str(file)] * (wrong != "no file")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("expected exported files" if wrong == "no file" else f"{file}: ")
+
+
 def test_golden_images_decide_where_early_exits_are_left(tmp_path, monkeypatch, capsys) -> None:
     early = with_early_exit(program(), ["a", "b", "c"], [1, 2, 3], 0.9)
     onnx.save(early, tmp_path / "student-early.onnx")

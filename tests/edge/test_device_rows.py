@@ -30,7 +30,15 @@ def test_a_file_that_cannot_be_run_is_one_line(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{}", "[]", "x", json.dumps(asdict(ROW) | {"median_ms": "1"})],
+    [
+        "",
+        "{}",
+        "[]",
+        "x",
+        "[" * 100_000,
+        json.dumps(asdict(ROW) | {"median_ms": "1"}),
+        json.dumps(asdict(ROW) | {"peak_bytes": True}),
+    ],
 )
 def test_another_table_is_refused_in_one_line(line, tmp_path) -> None:
     path = tmp_path / "table.jsonl"

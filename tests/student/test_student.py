@@ -14,6 +14,7 @@ from edufast.models.heads import ReferenceHead
 from edufast.models.zoo import ResNet, create_model
 from edufast.student.student import Student
 from tests.student_cases import CLASSES, STAGES, finished, images, student, train
+from tests.tiny import tiny_model
 
 # Growing
 
@@ -327,6 +328,15 @@ def test_train_and_eval_reach_every_part() -> None:
         count == name.startswith(("model.bn1", "model.layer1", "head"))
         for name, count in counts.items()
     )
+
+
+def test_names_that_can_be_gone_through_once_are_all_taken() -> None:
+    names = [name for name, _ in tiny_model().named_parameters()]
+    model = Student(
+        tiny_model(), 3, input_size=(3, 16, 16), cuts=iter(["0", "1"]), learned=iter(names)
+    )
+    assert [fragment.name for fragment in model.fragments[:-1]] == ["0", "1"]
+    assert len(model.learned) == len(names)
 
 
 @pytest.mark.parametrize("head", ["grid", "pool_first", "paper"])

@@ -10,9 +10,9 @@ from torch import Tensor
 from edufast.ops.reference._softmax import softmax
 from edufast.ops.slices import ClassSlices
 
-# The numbers are part of the operator's schema; csrc/kd_loss.h holds the same list.
 # Below, a teacher is certain: such numbers underflow. csrc/kd_loss.h has it, too.
 LEAST_ENTROPY = 1e-30
+# The numbers are part of the operator's schema; csrc/kd_loss.h holds the same list.
 WEIGHTINGS = {"given": 0, "mean": 1, "routed": 2, "entropy": 3, "confidence": 4}
 
 
