@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
@@ -49,8 +50,13 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
     save(graph(original), path, metadata)
 
 
+# What was traced, by names of the outputs: tracing takes most of an export, and formats begin with
+# the same program.
+_TRACED: WeakKeyDictionary[Original, dict[tuple[str, ...], onnx.ModelProto]] = WeakKeyDictionary()
+
+
 def graph(original: Original, outputs: Sequence[str] = (OUTPUT,)) -> onnx.ModelProto:
-    """The traced model, preprocessing included, without what describes this machine.
+    """The traced model, preprocessing included, without what describes this machine; the caller's.
 
     Args:
         outputs: names of what the model returns.
@@ -58,6 +64,15 @@ def graph(original: Original, outputs: Sequence[str] = (OUTPUT,)) -> onnx.ModelP
     Raises:
         ExportError: as :func:`write`.
     """
+    traced, names = _TRACED.setdefault(original, {}), tuple(outputs)
+    if names not in traced:
+        traced[names] = _graph(original, names)
+    proto = type(traced[names])()
+    proto.CopyFrom(traced[names])
+    return proto
+
+
+def _graph(original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
     channels, height, width = original.input_size
     model, opset = original.model, original.opset
     # torch.export treats a batch size of 0 or 1 as a constant: trace with 2.

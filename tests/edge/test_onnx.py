@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from edufast.edge.export import export
+from edufast.edge import onnx as onnx_format
+from edufast.edge.export import Wanted, export, export_all
+from edufast.edge.original import Original
 from edufast.edge.parity import ExportError
 from edufast.utils.errors import UserError
 from tests.edge.cases import CLASSES, MEAN, SIZE, STD, reference
@@ -71,6 +73,30 @@ def test_exporting_again_gives_the_same_bytes(exported, model, samples, tmp_path
         metadata={"recipe": "digits", "grades": [1, 2]},
     )
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_formats_of_one_model_are_traced_once(model, samples, calibration, tmp_path, monkeypatch):
+    traced = []
+    trace = onnx_format._trace
+    monkeypatch.setattr(onnx_format, "_trace", lambda *a: (traced.append(a), trace(*a))[1])
+    original = Original.of(
+        model,
+        input_size=SIZE,
+        mean=MEAN,
+        std=STD,
+        samples=samples,
+        labels=torch.zeros(len(samples), dtype=torch.int64),
+        calibration=calibration,
+    )
+    wanted = [
+        Wanted(original, "onnx", tmp_path / "a.onnx"),
+        Wanted(original, "onnx-int8", tmp_path / "a.int8.onnx"),
+        Wanted(original, "onnx", tmp_path / "b.onnx"),
+    ]
+    export_all(wanted, max_drop=100)
+    assert len(traced) == 1
+    first, quantised, again = (each.path.read_bytes() for each in wanted)
+    assert first == again != quantised
 
 
 def test_an_opset_that_pytorch_cannot_write_is_refused(model, tmp_path) -> None:
