@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from edufast.edge.bundle import write_bundle
+from edufast.models.weights import ModelInfo
+from tests.tiny import tiny_data, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -132,3 +137,29 @@ def test_the_loss_to_paste_into_a_loop(soft):
     names["distillation_loss"](model, teachers, torch.randn(4, 8), labels).backward()
     assert model.weight.grad.abs().sum() > 0
     assert all(teacher.weight.grad is None for teacher in teachers)
+
+
+def test_a_program_in_cpp_answers_as_the_bundle_says(tmp_path) -> None:
+    executorch = pytest.importorskip("executorch")
+    pytest.importorskip("onnxruntime")
+    cmake = [sys.executable, "-m", "cmake"]
+    build = tmp_path / "build"
+    found = f"-DCMAKE_PREFIX_PATH={next(iter(executorch.__path__))}"
+    subprocess.run([*cmake, "-S", EXAMPLES / "device", "-B", build, found], check=True)
+    subprocess.run([*cmake, "--build", build], check=True)
+    data = tiny_data()
+    info = ModelInfo.describe("tiny", data, range(6), 0.5, 0, 0.0)
+    formats = ["onnx", "executorch", "executorch-int8"]
+    bundle = tmp_path / "student.edge"
+    write_bundle(tiny_model(6), info, data, bundle, formats, max_drop=100)
+    with np.load(bundle / "golden.npz") as golden:
+        for file in ("student.pte", "student.int8.pte"):
+            for image, logits in zip(golden["images"][:4], golden[file], strict=False):
+                image.tofile(tmp_path / "picture.raw")
+                command = [build / "predict", bundle / file, tmp_path / "picture.raw"]
+                said = subprocess.run(command, capture_output=True, text=True, check=True)
+                answer = np.array(said.stdout.split(), np.float32)
+                np.testing.assert_allclose(answer, logits, atol=1e-4)
+    (tmp_path / "picture.raw").write_bytes(b"too short")
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1 and "has 9 bytes; expected 768" in refused.stderr

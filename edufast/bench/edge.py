@@ -46,17 +46,17 @@ def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRo
 def _files(where: Path) -> list[Path]:
     if where.is_file():
         return [where]
-    found = sorted(where.glob("student*.onnx"))
+    found = sorted(f for f in where.glob("student*") if f.suffix in (".onnx", ".pte"))
     if not found:
         raise UserError(
-            f"{where} has no student*.onnx; expected an exported file, or the folder of a run or a "
-            f"bundle. {SCRIPT} in a bundle measures on a device"
+            f"{where} has no student*.onnx and no student*.pte; expected an exported file, or the "
+            f"folder of a run or a bundle. {SCRIPT} in a bundle measures on a device"
         )
     return found
 
 
 def _table(rows: Sequence[DeviceRow]) -> Table:
-    title = "One image on one thread, in milliseconds; peak memory in MB, with onnxruntime"
+    title = "One image on one thread, in milliseconds; peak memory in MB, with the runtime"
     shown = numbers_table(title, "file", "median", "95th", "load", "memory", "runtime\nalone")
     for machine in dict.fromkeys(row.machine for row in rows):
         shown.add_row(machine)

@@ -175,7 +175,7 @@ def _rows(reports: Sequence[ExportReport]) -> dict[str, list[str]]:
             "  load, first answer": f"{latency.load_ms:.1f} ms",
             "  PyTorch, median": f"{report.torch_latency.median_ms:.2f} ms",
             "peak memory": f"{report.alone.peak_bytes / 1e6:.1f} MB",
-            "  onnxruntime alone": f"{report.alone.runtime_bytes / 1e6:.1f} MB",
+            "  runtime alone": f"{report.alone.runtime_bytes / 1e6:.1f} MB",
         }
         for name, cell in cells.items():
             found.setdefault(name, []).append(cell)

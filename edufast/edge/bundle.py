@@ -27,6 +27,7 @@ from edufast.edge.device_rows import SCRIPT as BENCH
 from edufast.edge.device_rows import write_device_script
 from edufast.edge.exit_choice import Target
 from edufast.edge.export import ExportReport
+from edufast.edge.format import OnnxFormat
 from edufast.edge.onnx import INPUT, OUTPUT
 from edufast.edge.registry import FORMATS, find_format
 from edufast.edge.trained import export_trained, known_images, write_script
@@ -50,7 +51,7 @@ may be recognised less well: measure on your own.
 
 - `contract.json`: classes, layout of the input, resize rule, hashes.
 - `python {script} {first} picture.jpg`: predicts, with numpy, Pillow and onnxruntime.
-- `python {bench} *.onnx`: latency and memory on this machine, with numpy and onnxruntime.
+- `python {bench} {first}`: latency and memory on this machine, with numpy and onnxruntime.
 - `edufast verify .`: replays `{golden}` on this machine: {count} validation images and every file's
   answers.
 """
@@ -83,6 +84,11 @@ def write_bundle(
     if folder.exists() and not (folder / CONTRACT).is_file():
         raise UserError(f"{folder} exists and is no bundle; expected another name")
     forms = {name: find_format(name) for name in formats}
+    if not any(isinstance(form, OnnxFormat) for form in forms.values()):
+        raise UserError(
+            f"a bundle's {SCRIPT} runs .onnx files; expected onnx or onnx-int8 among the formats, "
+            f"not only {', '.join(forms)}"
+        )
     with atomic_folder(folder) as temporary:
         paths = {name: temporary / f"student{form.SUFFIX}" for name, form in forms.items()}
         reports = export_trained(model, info, data, paths, max_drop, exits, early)
@@ -154,7 +160,7 @@ def _card(name: str, info: ModelInfo, contract: Contract, golden: int) -> str:
         images=contract.files[0].images,
         script=SCRIPT,
         bench=BENCH,
-        first=contract.files[0].name,
+        first=next(file.name for file in contract.files if file.name.endswith(".onnx")),
         golden=GOLDEN,
         count=golden,
     )

@@ -1,7 +1,8 @@
 """Measure exported files on a device: python bench.py student.onnx student.int8.onnx > board.jsonl
 
-Needs Linux, numpy and onnxruntime only. A line of JSON for each file: milliseconds for an image on
-one thread, and the most bytes that the process had, with the file and before it was loaded.
+Needs Linux, numpy, and onnxruntime for .onnx or executorch for .pte. A line of JSON for each file:
+milliseconds for an image on one thread, and the most bytes that the process had, with the file and
+before it was loaded.
 """
 
 import hashlib
@@ -13,7 +14,6 @@ import sys
 import time
 
 import numpy as np
-import onnxruntime as ort
 
 
 def peak() -> int:  # not getrusage, which begins with the memory of whoever started this process
@@ -21,9 +21,30 @@ def peak() -> int:  # not getrusage, which begins with the memory of whoever sta
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-def run(images: np.ndarray) -> float:
+def load_onnx(file: str) -> tuple:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(file, options, providers=providers)
+    (image,) = session.get_inputs()
+    is_bytes = image.type == "tensor(uint8)"
+    return lambda images: session.run(None, {image.name: images}), image.shape[1:], is_bytes
+
+
+def load_executorch(file: str) -> tuple:
+    executorch.extension.pybindings.portable_lib._unsafe_reset_threadpool(1)
+    program = executorch.runtime.Runtime.get().load_program(file)
+    image = program.metadata("forward").input_tensor_meta(0)
+
+    def run(images: np.ndarray) -> None:
+        program.load_method("forward").execute([torch.from_numpy(images)])
+
+    return run, image.sizes()[1:], image.dtype() == 0
+
+
+def timed(images: np.ndarray) -> float:
     started = time.perf_counter()
-    session.run(None, {image.name: images})
+    run(images)
     return 1000 * (time.perf_counter() - started)
 
 
@@ -31,21 +52,31 @@ if len(sys.argv) < 2:
     sys.exit("expected exported files: python bench.py student.onnx > board.jsonl")
 if len(sys.argv) > 2:  # each in a process of its own
     sys.exit(max(subprocess.call([sys.executable, __file__, file]) for file in sys.argv[1:]))
-file, runtime = sys.argv[1], peak()
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
+file = sys.argv[1]
+if file.endswith(".pte"):
+    import importlib.metadata  # here, since it takes memory
+
+    import executorch.extension.pybindings.portable_lib
+    import executorch.runtime
+    import torch
+
+    load, using = load_executorch, f"executorch {importlib.metadata.version('executorch')}"
+else:
+    import onnxruntime
+
+    load, using = load_onnx, f"onnxruntime {onnxruntime.__version__}"
+before = peak()
 try:
     started = time.perf_counter()
-    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    load = 1000 * (time.perf_counter() - started)
-    (image,) = session.get_inputs()
+    run, shape, is_bytes = load(file)
+    loading = 1000 * (time.perf_counter() - started)
     golden = os.path.join(os.path.dirname(file), "golden.npz")
-    shown = np.random.default_rng(0).integers(0, 256, (8, *image.shape[1:]), np.uint8)
+    shown = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
     shown = np.load(golden)["images"] if os.path.exists(golden) else shown
-    shown = shown.astype(np.uint8 if image.type == "tensor(uint8)" else np.float32)
-    load += run(shown[:1])
-    times = [run(shown[i % len(shown)][None]) for i in range(50)]
-except Exception as error:  # onnxruntime's errors share no public base class
+    shown = shown.astype(np.uint8 if is_bytes else np.float32)
+    loading += timed(shown[:1])
+    times = [timed(shown[i % len(shown)][None]) for i in range(50)]
+except Exception as error:  # the runtimes' errors share no public base class
     sys.exit(f"{file}: {str(error).partition(chr(10))[0]}")
 with open(file, "rb") as content:
     sha256 = hashlib.sha256(content.read()).hexdigest()
@@ -53,11 +84,11 @@ row = {
     "file": os.path.basename(file),
     "sha256": sha256,
     "machine": platform.platform(),
-    "onnxruntime": ort.__version__,
-    "load_ms": load,
+    "runtime": using,
+    "load_ms": loading,
     "median_ms": float(np.median(times)),
     "p95_ms": float(np.quantile(times, 0.95)),
     "peak_bytes": peak(),
-    "runtime_bytes": runtime,
+    "runtime_bytes": before,
 }
 print(json.dumps(row))

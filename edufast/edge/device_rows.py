@@ -21,17 +21,17 @@ class DeviceRow:
     Attributes:
         file, sha256: the exported file.
         machine: as its operating system calls it.
-        onnxruntime: version.
+        runtime: that ran it, with its version.
         load_ms: from the file to its first answer, in a fresh process.
         median_ms, p95_ms: of one image on one thread.
-        peak_bytes: the most memory that the process had, onnxruntime and Python included.
+        peak_bytes: the most memory that the process had, the runtime and Python included.
         runtime_bytes: likewise, before the file was loaded.
     """
 
     file: str
     sha256: str
     machine: str
-    onnxruntime: str
+    runtime: str
     load_ms: float
     median_ms: float
     p95_ms: float

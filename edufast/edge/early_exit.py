@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edufast.edge import onnx
 from edufast.edge.exit_choice import Exits, Target, accuracy_on_others, choose
-from edufast.edge.format import Format
+from edufast.edge.format import OnnxFormat
 from edufast.edge.onnx_early_exit import with_early_exit
 from edufast.edge.original import Original
 from edufast.edge.parity import (
@@ -57,7 +57,7 @@ def write_early_exit(
     original: Original,
     student: Student,
     target: Target,
-    form: Format,
+    form: OnnxFormat,
     path: Path,
     metadata: Mapping[str, Any],
 ) -> tuple[EarlyExits, Parity]:
@@ -127,7 +127,7 @@ def _check_program(
     reference: EarlyExit,
     logits: NDArray[np.float32],
     left: NDArray[np.int64],
-    form: Format,
+    form: OnnxFormat,
 ) -> None:
     """Compare the program with the same exits in PyTorch; integers may change what is close."""
     images, same = original.samples, 0

@@ -25,7 +25,7 @@ from edufast.edge.calibration import MIN_IMAGES
 from edufast.edge.device_rows import DeviceRow, measure_here
 from edufast.edge.early_exit import EarlyExits, write_early_exit
 from edufast.edge.exit_choice import Target
-from edufast.edge.format import Format
+from edufast.edge.format import Format, OnnxFormat
 from edufast.edge.latency import Latency, measure_latency, measure_torch
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Parity, compare
@@ -43,7 +43,7 @@ class ExportReport:
     Attributes:
         path: the file.
         format: its name.
-        opset: version of the ONNX operator set in the file.
+        opset: version of the ONNX operator set in an .onnx file.
         bytes: size of the file.
         parity: the comparison with the PyTorch model.
         noise: whether the comparison used random images because no samples were given.
@@ -57,7 +57,7 @@ class ExportReport:
 
     path: Path
     format: str
-    opset: int
+    opset: int | None
     bytes: int
     parity: Parity
     noise: bool
@@ -147,7 +147,7 @@ def export(
 
     Args:
         model: maps float32 images (N, C, H, W) to logits (N, classes).
-        path: the file to write, ``.onnx``.
+        path: the file to write, ``.onnx`` or ``.pte``.
         to: ``"onnx"``: float32. ``"onnx-int8"``: 8-bit integers where onnxruntime has them, for
             which samples, labels and calibration are needed.
         input_size: (C, H, W).
@@ -288,11 +288,12 @@ def _written(
         form.write(original, temporary, metadata)
         parity = _parity(original, form, temporary, max_drop)
     else:
+        assert isinstance(form, OnnxFormat)
         early, parity = write_early_exit(original, *wanted.early, form, temporary, metadata)
     return ExportReport(
         path=wanted.path,
         format=wanted.format,
-        opset=original.opset,
+        opset=original.opset if isinstance(form, OnnxFormat) else None,
         bytes=temporary.stat().st_size,
         parity=parity,
         noise=original.noise,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edufast.edge.original import Original
 from edufast.edge.parity import Run
@@ -40,19 +40,11 @@ class Format(Protocol):
         """Versions of the packages that determine a file's content, for its metadata."""
 
     def write(self, original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the model to ``path``: one file, any batch size, the same bytes every time, and
-        nothing of the machine in it.
+        """Write the model to ``path``: one file, the same bytes every time, and nothing of the
+        machine in it.
 
         Raises:
             ExportError: the model cannot be written in this format.
-        """
-
-    def graph(self, original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
-        """The model as an ONNX program with outputs of these names, without metadata of its own
-        other than what the format adds.
-
-        Raises:
-            ExportError: as :meth:`write`.
         """
 
     def runner(self, path: Path, threads: int | None = None) -> Run:
@@ -63,4 +55,17 @@ class Format(Protocol):
 
         Raises:
             ExportError: the runtime cannot load the file or, when called, cannot run it on a batch.
+        """
+
+
+@runtime_checkable
+class OnnxFormat(Format, Protocol):
+    """A format of .onnx files, which may branch: it can have early exits."""
+
+    def graph(self, original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
+        """The model as an ONNX program with outputs of these names, without metadata of its own
+        other than what the format adds.
+
+        Raises:
+            ExportError: as :meth:`write`.
         """

@@ -33,7 +33,14 @@ INPUT, OUTPUT = "image", "logits"
 # Fields of an ONNX file that no runtime needs: value_info (shapes of intermediate values) is
 # inferred when the file is loaded.
 _DESCRIPTIVE = ("doc_string", "metadata_props", "value_info")
-_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx",
+    "torch.utils._pytree",
+    "onnxscript",
+    "onnx_ir",
+)
 
 
 def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -150,7 +157,7 @@ def _trace(
 ) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -189,8 +196,8 @@ def strip(message: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporter's advice; what matters is checked after export."""
+def quiet() -> Iterator[None]:
+    """Suppress exporters' advice; what matters is checked after export."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from edufast.edge import onnx, onnx_int8
+from edufast.edge import onnx, onnx_int8, pte, pte_int8
 from edufast.edge.format import Format
 from edufast.utils.errors import UserError
 
 FORMATS: dict[str, Format] = {
     "onnx": onnx,
     "onnx-int8": onnx_int8,
+    "executorch": pte,
+    "executorch-int8": pte_int8,
 }
 
 

@@ -1,4 +1,4 @@
-"""Replaying a bundle where it is to be used: without torch, by onnxruntime."""
+"""Replaying a bundle where it is to be used: .onnx files by onnxruntime, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
 from edufast.edge.device_rows import DeviceRow, measure_here
-from edufast.edge.runtime import load_session, run_session
+from edufast.edge.runtime import load_program
 from edufast.utils.errors import UserError
 
 # Of the largest logit: what another processor's order of additions may change.
@@ -54,7 +54,7 @@ def replay(folder: Path) -> list[Replay]:
     the recorded class for nine images of ten.
 
     Raises:
-        UserError: it is no bundle, or onnxruntime is missing.
+        UserError: it is no bundle, or a runtime is missing.
         ReplayError: a file is missing, damaged or exchanged, or answers otherwise.
     """
     contract = Contract.read(folder)
@@ -76,10 +76,10 @@ def _replayed(
     folder: Path, file: BundledFile, images: NDArray[Any], recorded: NDArray[np.float32]
 ) -> Replay:
     try:
-        found, *left = run_session(load_session(folder / file.name, threads=1), images)
+        found, *left = load_program(folder / file.name, threads=1)(images)
     except UserError:
         raise
-    except Exception as error:  # onnxruntime's errors share no public base class
+    except Exception as error:  # the runtimes' errors share no public base class
         raise ReplayError(f"{folder / file.name} cannot be run: {error}") from error
     if not len(found):
         raise ReplayError(f"{folder / GOLDEN} has no images; expected some")

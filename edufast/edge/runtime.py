@@ -1,8 +1,10 @@
-"""Loading exported files in onnxruntime, without torch."""
+"""Loading exported files in their runtimes; .onnx files without torch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,17 @@ def load_session(file: Path, threads: int = 0) -> Any:
             "the hash at its end"
         )
     return session
+
+
+def load_program(file: Path, threads: int) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    """All that an exported file computes for images, in its own runtime: (N, ...) to N rows each.
+
+    Raises:
+        UserError, ExportError: the runtime is missing, or cannot load the file.
+    """
+    if file.suffix == ".pte":
+        from edufast.edge import pte
+
+        run = pte.runner(file, threads)
+        return lambda images: [run(images)]
+    return partial(run_session, load_session(file, threads))

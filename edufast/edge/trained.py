@@ -17,6 +17,7 @@ from edufast.data import ClassSampler, DataSet
 from edufast.edge import MAX_DROP
 from edufast.edge.exit_choice import Target
 from edufast.edge.export import ExportReport, Wanted, check_request, export_all
+from edufast.edge.format import OnnxFormat
 from edufast.edge.original import Original
 from edufast.edge.registry import FORMATS
 from edufast.edge.split_images import SplitImages
@@ -58,6 +59,12 @@ def export_trained(
             "--early-exit needs a student with exits; expected the folder of a finished run with "
             "several grades and curriculum.exit_weight above 0"
         )
+    branching = [name for name in paths if isinstance(FORMATS[name], OnnxFormat)]
+    if early is not None and not branching:
+        raise UserError(
+            "--early-exit needs programs that branch; expected onnx or onnx-int8 among the "
+            f"formats, not only {', '.join(paths)}"
+        )
     images = labels = calibration = None
     if data is not None:
         images, labels = known_images(data, "validation", info)
@@ -82,7 +89,7 @@ def export_trained(
             Wanted(part, name, _beside(path, f"exit{depth}"), exit=depth)
             for depth, part in smaller.items()
         ]
-        if exits is not None and early is not None:
+        if exits is not None and early is not None and name in branching:
             files.append(Wanted(original, name, _beside(path, "early"), early=(exits, early)))
     return export_all(files, max_drop)
 

@@ -162,7 +162,7 @@ class ExportEvent(Event):
 
     kind: ClassVar[str] = "export"
     path: str
-    opset: int
+    opset: int | None
     bytes: int
     noise: bool
     samples: int

@@ -15,6 +15,7 @@ from PIL import Image
 from edufast.edge.bundle import write_bundle
 from edufast.edge.contract import Contract
 from edufast.edge.parity import ExportError
+from edufast.edge.replay import replay
 from edufast.models.weights import ModelInfo
 from edufast.utils.errors import UserError
 from tests.tiny import tiny_data, tiny_model
@@ -95,3 +96,23 @@ def test_the_contract_is_the_same_for_every_reader(bundle) -> None:
     assert said["contract"] == 2 and said["output"] == {
         "name": "logits", "dtype": "float32", "shape": ["N", 4],
     }  # fmt: skip
+
+
+def test_a_file_for_executorch_is_replayed_too(tmp_path) -> None:
+    pytest.importorskip("executorch.runtime")
+    torch.manual_seed(0)
+    folder = tmp_path / "student.edge"
+    write_bundle(tiny_model(4), INFO, DATA, folder, ["executorch", "onnx"])
+    assert "predict.py student.onnx" in (folder / "README.md").read_text("utf-8")
+    replays = {each.file.name: each for each in replay(folder)}
+    assert replays["student.pte"].agreement == 1 and replays["student.pte"].file.exact
+    assert replays["student.pte"].alone.runtime.startswith("executorch")
+    with np.load(folder / "golden.npz") as golden:
+        np.testing.assert_allclose(golden["student.pte"], golden["student.onnx"], atol=1e-4)
+
+
+def test_a_bundle_has_a_file_that_its_script_can_run(tmp_path) -> None:
+    pytest.importorskip("executorch.runtime")
+    with pytest.raises(UserError, match="expected onnx or onnx-int8 among the formats, not only"):
+        write_bundle(tiny_model(4), INFO, DATA, tmp_path / "student.edge", ["executorch"])
+    assert not list(tmp_path.iterdir())

@@ -54,4 +54,4 @@ def test_another_table_is_refused_in_one_line(line, tmp_path) -> None:
 
 def test_the_script_goes_into_a_folder_as_it_is(tmp_path) -> None:
     write_device_script(tmp_path)
-    assert "Needs Linux, numpy and onnxruntime only" in (tmp_path / "bench.py").read_text()
+    assert "Needs Linux, numpy, and onnxruntime" in (tmp_path / "bench.py").read_text()

@@ -16,6 +16,8 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(params=FORMATS)
 def name(request: pytest.FixtureRequest) -> str:
+    if request.param.startswith("executorch"):
+        pytest.importorskip("executorch.runtime")
     return request.param
 
 

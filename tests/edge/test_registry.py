@@ -19,11 +19,12 @@ def test_formats_are_found_by_name() -> None:
 def test_an_unknown_format_names_those_known(name: str) -> None:
     with pytest.raises(UserError) as caught:
         find_format(name)
-    assert str(caught.value) == f"no export format is called {name!r}; known: onnx, onnx-int8"
+    assert str(caught.value) == f"no export format is called {name!r}; known: {', '.join(FORMATS)}"
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_missing_package_is_told_when_the_format_is_asked_for(name: str, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'edufast\[export\]'"):
+    package, extra = ("onnxscript", "export") if "onnx" in name else ("executorch", "executorch")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}: pip install 'edufast\[{extra}\]'"):
         find_format(name)

@@ -270,7 +270,7 @@ def _exports(log: RunLog) -> str:
         "largest logit difference",
         "one image, one thread",
         "95th percentile",
-        "peak memory, with onnxruntime",
+        "peak memory, with the runtime",
     ]
     early = "".join(note(_early(export)) for export in log.exports if export.early is not None)
     use = (
@@ -283,13 +283,13 @@ def _exports(log: RunLog) -> str:
 def _devices(log: RunLog) -> str:
     if not log.devices:
         return ""
-    heads = ["file", "machine", "onnxruntime", "one image, one thread", "95th percentile"]
+    heads = ["file", "machine", "runtime", "one image, one thread", "95th percentile"]
     heads += ["load, first answer", "peak memory", "before the file was loaded"]
     rows = [
         [
             row.file,
             row.machine,
-            row.onnxruntime,
+            row.runtime,
             f"{row.median_ms:.2f} ms",
             f"{row.p95_ms:.2f} ms",
             f"{row.load_ms:.1f} ms",

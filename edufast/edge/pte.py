@@ -1,0 +1,148 @@
+"""Writing one .pte file for ExecuTorch, whose XNNPACK runs it on phones and boards, Arm and x86.
+
+A program takes one image: its memory is planned when it is written, for the largest batch that it
+may ever see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edufast.edge.onnx import cause, quiet
+from edufast.edge.original import Original
+from edufast.edge.parity import ExportError, Run
+from edufast.edge.preprocess import Preprocessed
+from edufast.utils import extras
+
+SUFFIX = ".pte"
+EXACT = True
+CALIBRATED = False
+METADATA = "metadata"  # a method of the program, which returns JSON
+
+
+def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Export ``original`` to ``path``.
+
+    With constants the input is uint8 (1, H, W, C), else float32 (1, C, H, W). The same model always
+    gives the same bytes.
+
+    Raises:
+        UserError: a package of the ``executorch`` extra is missing.
+        ExportError: the model cannot be exported.
+    """
+    require()
+    with exporting():
+        save(traced(original), path, metadata)
+
+
+def traced(original: Original) -> torch.export.ExportedProgram:
+    """The model as a graph, preprocessing included."""
+    model = original.model
+    if original.constants is not None:
+        model = Preprocessed(model, *original.constants).eval()
+    return torch.export.export(model, example(original))
+
+
+def example(original: Original) -> tuple[torch.Tensor]:
+    """What a program is called with: one image."""
+    return (torch.from_numpy(original.images[:1].copy()),)
+
+
+def save(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Lower ``program`` to XNNPACK, what it has no operator for to portable code, and write it."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    said = json.dumps(metadata, sort_keys=True)
+    lowered = to_edge_transform_and_lower(
+        program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: said}
+    )
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Around what may fail: any error becomes an `ExportError`."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # errors of torch's exporter and ExecuTorch's share no base class
+        raise ExportError(f"ExecuTorch cannot take this model: {cause(error)}") from error
+
+
+def runner(path: Path, threads: int | None = None) -> Run:
+    """A function that maps images to logits, one after the other, by ExecuTorch on the CPU.
+
+    Args:
+        threads: of the process's pool; None: as many as torch takes.
+
+    Raises:
+        ExportError: ExecuTorch cannot load the file or, when called, cannot run it.
+    """
+    require()
+    with _silent_start():
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads or torch.get_num_threads())
+        try:
+            program = Runtime.get().load_program(path.read_bytes())
+            program.load_method("forward")
+        except Exception as error:
+            raise ExportError(f"ExecuTorch cannot load the file: {cause(error)}") from error
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        forward = program.load_method("forward")  # whose memory goes with the program
+        try:
+            rows = torch.from_numpy(np.ascontiguousarray(images)).split(1)
+            answers = [forward.execute([row])[0] for row in rows]
+        except Exception as error:
+            raise ExportError(f"ExecuTorch cannot run the file: {cause(error)}") from error
+        return torch.cat(answers).numpy()
+
+    return run
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a file says of itself: classes, preprocessing, versions."""
+    require()
+    with _silent_start():
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(path.read_bytes())
+        said = program.load_method(METADATA).execute([])[0]
+    entries: dict[str, Any] = json.loads(said)
+    return entries
+
+
+@contextmanager
+def _silent_start() -> Iterator[None]:
+    """Without what ExecuTorch writes to stderr on x86: files of Arm processors that it misses."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def require() -> None:
+    """Raise `UserError` unless every package this format needs is installed."""
+    extras.require("exporting .pte files", "executorch", "executorch", "torchao")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that determine the file's content, for its metadata."""
+    return {name: distributions.version(name) for name in ("torch", "executorch")}
