@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.export import ToOption
 from edufast.cli.options import text_of
-from edufast.utils.errors import UserError
+from edufast.utils.units import parse_bytes, parse_milliseconds
 
 if TYPE_CHECKING:
     from edufast.edge.fitting import Candidate
 
-_UNITS = {"": 1, "k": 1024, "m": 1024**2}
+T = TypeVar("T")
 
 
 def plan(
@@ -62,7 +62,9 @@ def plan(
     names = list(STUDENTS) if models is None else models.split(",")
     formats = to.split(",")
     budget = Budget(
-        user(_bytes, "--flash", flash), user(_bytes, "--ram", ram), user(_milliseconds, latency)
+        _parsed(parse_bytes, "--flash", flash),
+        _parsed(parse_bytes, "--ram", ram),
+        _parsed(parse_milliseconds, "--latency", latency),
     )
     found: list[Candidate] = []
     with counting("measuring", len(names) * len(formats) * GRADES) as advance:
@@ -86,6 +88,13 @@ def plan(
     )
 
 
+def _parsed(parse: Callable[[str], T], option: str, text: str | None) -> T | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        fail(f"{option} is {text!r}; {error}", 2)
+
+
 def _print_table(found: list[Candidate]) -> None:
     rows = table("student", "exit", "format", "MFLOP", "flash", "RAM", "an image", "fits")
     for each in found:
@@ -101,21 +110,3 @@ def _print_table(found: list[Candidate]) -> None:
             "yes" if each.fits else "no",
         )
     show(rows)
-
-
-def _bytes(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,12})([kKmM]?)", text.strip())
-    if found is None:
-        raise UserError(f"{option} is {text!r}; expected bytes, such as 131072, 128k or 1M")
-    return int(found[1]) * _UNITS[found[2].lower()]
-
-
-def _milliseconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(?:ms)?", text.strip())
-    if found is None:
-        raise UserError(f"--latency is {text!r}; expected milliseconds, such as 5ms")
-    return float(found[1])

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from edufast.edge.calibration import MIN_IMAGES
 from edufast.edge.footprint import footprint
@@ -78,14 +80,34 @@ def candidates(
             student.grow(fragments=depth, classes=classes, keep_exits=True)
         for depth in student.depths:
             model = student.eval().graduate(depth)
-            needs = footprint(model, size)
             for form in formats:
-                integers = not find_format(form).EXACT
-                flash, ram = needs.flash(integers=integers), needs.ram(integers=integers)
-                fits = _within(flash, budget.flash) and _within(ram, budget.ram)
-                latency = _latency(model, size, form) if fits else None
-                fits = fits and (latency is None or _within(latency, budget.latency_ms))
-                yield Candidate(name, depth, form, needs.flops, flash, ram, latency, fits)
+                yield Candidate(name, depth, form, *needed(model, size, form, budget))
+
+
+class Needs(NamedTuple):
+    """What a network takes in a format, see :class:`Candidate`."""
+
+    flops: int
+    flash: int
+    ram: int
+    latency_ms: float | None
+    fits: bool
+
+
+def needed(model: nn.Module, size: tuple[int, int, int], form: str, budget: Budget) -> Needs:
+    """What ``model`` takes as a file of the format ``form``, and whether ``budget`` has that. Its
+    latency is measured only if it fits otherwise.
+
+    Raises:
+        UserError: there is no such format, or the model cannot be traced.
+    """
+    integers = not find_format(form).EXACT
+    counted = footprint(model, size)
+    flash, ram = counted.flash(integers=integers), counted.ram(integers=integers)
+    fits = _within(flash, budget.flash) and _within(ram, budget.ram)
+    latency = _latency(model, size, form) if fits else None
+    fits = fits and (latency is None or _within(latency, budget.latency_ms))
+    return Needs(counted.flops, flash, ram, latency, fits)
 
 
 def propose(found: Sequence[Candidate]) -> Candidate | None:
@@ -98,7 +120,7 @@ def _within(value: float, limit: float | None) -> bool:
     return limit is None or value <= limit
 
 
-def _latency(model: torch.nn.Module, size: tuple[int, int, int], name: str) -> float:
+def _latency(model: nn.Module, size: tuple[int, int, int], name: str) -> float:
     """Median milliseconds in the format's runtime, on noise."""
     form = find_format(name)
     shape = (MIN_IMAGES, *size[1:], size[0])

@@ -67,7 +67,7 @@ class BestSoFar:
         waiting, self._waiting = self._waiting, None
         started = time.monotonic()
         try:
-            written = export_student(self._setup, *waiting, "student.onnx")
+            written = export_student(self._setup, *waiting)
         except (ExportError, UserError) as error:
             return f"not exported: {one_line(error)}"
         finally:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Equal = Literal["samples", "flops", "time"]
 # Where accuracy is measured: on the data set's validation split, or held out of the training split.
 Split = Literal["validation", "holdout"]
+# An exported file: its format, and the number of fragments of an exit; None: the whole student.
+FileKey = tuple[str, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class RunEvent(Event):
         slices: class ids that each grade adds; None, like ``grades``: of a sweep whose variants
             differ in them.
         config: the resolved config as JSON types, which the run keeps; None: of a sweep.
+        fitting: the files that fit the recipe's budget; None: it has no budget.
     """
 
     kind: ClassVar[str] = "run"
@@ -60,6 +63,7 @@ class RunEvent(Event):
     slices: list[list[int]] | None = None
     grades: list[PlannedGrade] | None = None
     config: dict[str, Any] | None = None
+    fitting: list[FileKey] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from edufast.data import DataSet
 from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.schema import quoted
 from edufast.utils.errors import UserError
+from edufast.utils.units import parse_bytes, parse_milliseconds
 
 # `2/3`: the second of three equal shares of the classes.
 SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
@@ -47,6 +48,18 @@ ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
 BatchSize = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
+def _sized(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _timed(value: object) -> object:
+    return parse_milliseconds(value) if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, Field(gt=0), BeforeValidator(_sized)]  # `256k` as written in YAML
+Milliseconds = Annotated[float, Field(gt=0), BeforeValidator(_timed)]  # `5ms`
 
 
 def check_class_ids(key: str, classes: Sequence[int], data: DataSet) -> None:

@@ -20,9 +20,11 @@ from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
     SHARE,
     BatchSize,
+    Bytes,
     ClassIds,
     Epochs,
     ImageSize,
+    Milliseconds,
     Seed,
     check_class_ids,
 )
@@ -106,6 +108,14 @@ class TeacherSection(Section):
         return self.weights if isinstance(self.weights, Path) and self.epochs is None else None
 
 
+class BudgetSection(Section):
+    """What the device has, for the smallest exit of the student at least; see ``edufast plan``."""
+
+    flash: Bytes | None = None
+    ram: Bytes | None = None
+    latency: Milliseconds | None = None
+
+
 class AlgorithmSection(BaseModel):
     """The distillation algorithm by name, with its own options."""
 
@@ -153,6 +163,7 @@ class Recipe(Section):
     teacher_samples: PositiveInt | None = None
     teacher_image_sizes: list[ImageSize] = Field(default_factory=list)
     baselines: list[MethodName] = Field(default_factory=list)
+    budget: BudgetSection | None = None
     variants: dict[VariantName, dict[str, Any]] = Field(default_factory=dict)
     seed: Seed = 0
 

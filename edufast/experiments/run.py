@@ -80,15 +80,16 @@ def _export_best(setup: Setup, watch: Watch) -> None:
 def _export_last(setup: Setup, watch: Watch) -> None:
     if watch.best is not None:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
-        tell_export(setup, export_student(setup, *loaded, "student.onnx"))
+        tell_export(setup, export_student(setup, *loaded))
         watch.best.end()
         keep_answers(setup.folder, loaded[1], setup.data)
         _tell_choice(setup)
 
 
 def _tell_choice(setup: Setup) -> None:
-    exports = setup.folder.log().exports
-    if len(exports) > 1 and (choice := choose(exports)) is not None:
+    log = setup.folder.log()
+    fitting = log.run.fitting if log.run else None
+    if len(log.exports) > 1 and (choice := choose(log.exports, fitting)) is not None:
         setup.console.print(f"to use: {setup.folder.path / choice.file.path}. {choice.reason}")
 
 

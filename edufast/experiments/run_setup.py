@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.experiments.events import PlannedGrade, RunEvent
+from edufast.experiments.device_budget import fitting_files, told
+from edufast.experiments.events import FileKey, PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
 from edufast.experiments.run_folder import RunConfig, RunFolder
@@ -66,8 +67,17 @@ class Setup:
         if cached:
             check_alone()
             countable_views(self.recipe.create_training().augment)
-        from_first(self.folder.holds, config)
+        self._fitting = from_first(self._check_begin)
+        if self._fitting is not None:
+            self.console.print(told(self._fitting))
         self.event_log = EventLog()
+
+    def _check_begin(self) -> list[FileKey] | None:
+        """The files that fit the recipe's budget. A run that has begun goes on: latency, measured
+        again, may differ."""
+        if self.folder.holds(self.config) and self.folder.log().run is not None:
+            return None
+        return fitting_files(self.methods["education"])
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -109,6 +119,7 @@ class Setup:
             split="holdout" if self.recipe.data.holdout else "validation",
             equal=self.config.equal,
             config=self.config.model_dump(mode="json"),
+            fitting=self._fitting,
             slices=[list(grade.classes) for grade in education.grades if grade.classes],
             grades=[
                 PlannedGrade(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
@@ -83,7 +84,7 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
     if setup.config.export:
         for depth in school.student.depths[:-1]:
             smaller = school.student.graduate(depth)
-            tell_export(setup, export_student(setup, smaller, info, f"student-exit{depth}.onnx"))
+            tell_export(setup, export_student(setup, smaller, info, exit=depth))
 
 
 def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEvent:
@@ -112,9 +113,14 @@ def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEv
     )
 
 
-def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -> ExportEvent:
-    """Write ``model`` to the file ``name`` of the run's folder, verify and measure it; beside it,
-    a script that predicts pictures with it.
+def export_student(
+    setup: Setup, model: nn.Module, info: ModelInfo, exit: int | None = None
+) -> ExportEvent:
+    """Write ``model`` to a file of the run's folder, verify and measure it; beside it, a script
+    that predicts pictures with it.
+
+    Args:
+        exit: number of the student's fragments in ``model``, if it ends at an exit.
 
     Returns:
         What is written to the event log.
@@ -122,9 +128,10 @@ def export_student(setup: Setup, model: nn.Module, info: ModelInfo, name: str) -
     Raises:
         ExportError: the file does not do what the model does.
     """
+    name = "student.onnx" if exit is None else f"student-exit{exit}.onnx"
     (report,) = export_trained(model, info, setup.data, {"onnx": setup.folder.path / name})
     write_script(setup.folder.path)
-    event = ExportEvent.of(report)
+    event = ExportEvent.of(replace(report, exit=exit))
     setup.event_log.write(event)
     return event
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edufast.edge.intervals import proportion
 from edufast.experiments.answers import Answers
-from edufast.experiments.events import ExportEvent
+from edufast.experiments.events import ExportEvent, FileKey
 from edufast.experiments.report.format import percent, si
 
 # A file that is less accurate by no more than this may be shipped for its size.
@@ -30,19 +30,31 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(exports: Sequence[ExportEvent]) -> Choice | None:
+def choose(
+    exports: Sequence[ExportEvent], fitting: Collection[FileKey] | None = None
+) -> Choice | None:
     """The smallest of the files that are at most `NEARLY` less accurate than the best one.
 
     None: nothing was exported and measured.
+
+    Args:
+        fitting: those that the device has room for; None: all. If none was exported that fits, one
+            that does not is chosen, and the reason says so.
     """
     measured = [export for export in exports if not export.noise]
     if not measured:
         return None
+    if fitting is not None:
+        fit = [export for export in measured if _key(export) in fitting]
+        if not fit:
+            return _unfit(measured, fitting)
+        measured = fit
     best = max(measured, key=lambda export: (export.accuracy, -export.bytes))
     near = [export for export in measured if export.accuracy >= best.accuracy - NEARLY]
     chosen = min(near, key=lambda export: (export.bytes, -export.accuracy))
     if len(measured) == 1:
-        return Choice(chosen, "It is the only file of this run.")
+        within = "" if fitting is None else " that fits its budget"
+        return Choice(chosen, f"It is the only file of this run{within}.")
     if chosen is not best:
         points = f"{100 * (best.accuracy - chosen.accuracy):.1f} points"
         times = best.bytes / chosen.bytes
@@ -58,6 +70,23 @@ def choose(exports: Sequence[ExportEvent]) -> Choice | None:
     smallest = min(export.bytes for export in measured) == best.bytes
     also = ", and it is the smallest" if smallest else ""
     return Choice(chosen, f"It is the most accurate of {len(measured)} files{also} ({others}).")
+
+
+def _key(export: ExportEvent) -> FileKey | None:
+    """A program with early exits has all heads, which a budget was not counted for."""
+    if export.early is not None:
+        return None
+    return ("onnx-int8" if "int8" in (export.format or "") else "onnx", export.exit)
+
+
+def _unfit(measured: Sequence[ExportEvent], fitting: Collection[FileKey]) -> Choice:
+    smallest = min(measured, key=lambda export: export.bytes)
+    formats = ",".join(dict.fromkeys(form for form, _ in fitting))
+    return Choice(
+        smallest,
+        "The recipe's budget has no room for it, nor for any other file that was exported: "
+        f"edufast export --to {formats} writes some that fit.",
+    )
 
 
 @dataclass(frozen=True)

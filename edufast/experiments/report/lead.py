@@ -33,7 +33,7 @@ _ROWS = 20  # classes that are shown at once, and for which there is a matrix
 
 def lead(log: RunLog, answers: Answers | None) -> str:
     """The first part of the page; nothing where no file was exported, or not asked."""
-    choice = choose(log.exports)
+    choice = choose(log.exports, log.run.fitting if log.run else None)
     if choice is None or answers is None:
         return ""
     # Files of 8-bit integers that were written later answer as the one that they were made of.

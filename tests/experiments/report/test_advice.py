@@ -51,6 +51,21 @@ def test_what_was_not_measured_is_not_chosen():
     assert choose([export("a", 0.9, 1, noise=True), export("b", 0.1, 9)]).file.path == "b"
 
 
+def test_a_budget_leaves_out_what_does_not_fit():
+    files = [
+        export("whole", 0.9, 300),
+        replace(export("exit", 0.8, 100), exit=1),
+        replace(export("integers", 0.85, 90), format="executorch-int8"),
+        replace(export("early", 0.9, 50), early={}),
+    ]
+    assert choose(files, [("onnx", 1), ("onnx-int8", None)]).file.path == "integers"
+    only = choose(files, [("onnx", 1)])
+    assert only == (files[1], "It is the only file of this run that fits its budget.")
+    assert choose(files, [("onnx", None)]).file.path == "whole"
+    unfit = choose(files, [("onnx-int8", 1), ("onnx-int8", 2)])
+    assert unfit.file.path == "early" and "edufast export --to onnx-int8 writes" in unfit.reason
+
+
 def test_classes_are_summed_up_from_the_least_recognised():
     first, second, *others = by_class(answers(), FILE)
     assert (first.name, first.trained, first.right, first.count) == ("<b>one</b>", 10, 1, 4)
