@@ -30,6 +30,7 @@ SLOW = (
     "*::test_*_ctrl_c_*",
     "*::test_every_instruction_set",
     "*::test_processes_*",
+    "*::test_without_a_compiler_*",
     "*::test_without_dali_*",
     "models/test_global_batch_norm.py::*",
     "training/test_checks.py::test_a_school_*",

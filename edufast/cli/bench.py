@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,20 @@ BenchOutOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
 
 
+@contextmanager
+def _beside_compiled() -> Iterator[None]:
+    """Around measurements that torch.compile takes part in, which takes a compiler."""
+    from edufast.utils._torch_private import compiler_error
+
+    try:
+        yield
+    except compiler_error() as error:
+        why = str(error).strip().partition("\n")[0]  # pages of advice follow
+        raise UserError(
+            f"torch.compile, which is measured too, does not work here: {why}"
+        ) from error
+
+
 @bench.command("kd")
 @computes
 def bench_kd(
@@ -44,7 +60,8 @@ def bench_kd(
 
     if model:
         return user(kd_loss_model.main, out)
-    kd_loss.main(quick, out, user(device_name, device), threads)
+    with _beside_compiled():
+        kd_loss.main(quick, out, user(device_name, device), threads)
 
 
 @bench.command("merge")
@@ -119,12 +136,13 @@ def bench_train(
 
     where = user(device_name, device)
     which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
-    if accuracy:
-        user(train.main_accuracy, out, where, threads, seeds)
-    elif profile:
-        user(train.main_profile, out, where, threads, *which)
-    else:
-        user(train.main, quick, out, where, threads, *which)
+    with _beside_compiled():
+        if accuracy:
+            user(train.main_accuracy, out, where, threads, seeds)
+        elif profile:
+            user(train.main_profile, out, where, threads, *which)
+        else:
+            user(train.main, quick, out, where, threads, *which)
 
 
 @bench.command("edge")

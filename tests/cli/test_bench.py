@@ -1,7 +1,10 @@
 """Commands that measure: what they refuse. What they measure is tested with edufast.bench."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -23,7 +26,10 @@ from tests.commands import edufast
         (("train", "--pairs", "resnet9"), "resnet9"),
         (("kd", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
-        (("edge", "nowhere"), "nowhere has no student*.onnx; expected an exported file, or the"),
+        (
+            ("edge", "nowhere"),
+            "nowhere has no student*.onnx and no student*.pte; expected",
+        ),
         (("edge", "nowhere", "board.jsonl"), "board.jsonl cannot be read"),
         (("all", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("diff", "a", "b"), "a and b have no measurement in common; expected one of kd_loss.json"),
@@ -74,3 +80,11 @@ def test_diff_ends_with_code_1_where_something_became_slower(tmp_path):
     assert told[-1] == "1 compared: 1 slower, 0 faster, 0 within the noise"
     assert edufast("bench", "diff", after, before).stdout.startswith("faster: augment")
     assert "1 within the noise" in edufast("bench", "diff", before, before).stdout
+
+
+def test_without_a_compiler_what_compares_with_compiled_code_ends_in_one_line(tmp_path) -> None:
+    command = [sys.executable, "-m", "edufast", "bench", "kd", "--quick"]
+    env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    told = "edufast: torch.compile, which is measured too, does not work here: InvalidCxxCompiler"
+    assert done.returncode == 2 and done.stderr.startswith(told) and done.stderr.count("\n") == 1
