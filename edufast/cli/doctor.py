@@ -66,6 +66,7 @@ _PACKAGES = {
     "torchvision": "torchvision models",
     "timm": "timm models",
     "onnxruntime": "ONNX export",
+    "executorch": "ExecuTorch export",
     "matplotlib": "reports",
 }
 
