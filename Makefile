@@ -64,7 +64,7 @@ lowest: build/lowest/built
 
 build/lowest/built: tools/lowest.py pyproject.toml build
 	$(PYTHON) -m venv --clear build/lowest
-	$(BIN)/python tools/lowest.py cli train export timm | sort -u > build/lowest/requirements.txt
+	$(BIN)/python tools/lowest.py cli train export timm arrow | sort -u > build/lowest/requirements.txt
 	grep -E '^(cmake|hypothesis|ninja|pybind11|pytest|pytest-xdist|scikit-build-core)==' requirements.txt \
 	  >> build/lowest/requirements.txt
 	build/lowest/bin/python -m pip install --quiet -r build/lowest/requirements.txt

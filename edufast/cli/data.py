@@ -24,7 +24,8 @@ def data(
         str,
         typer.Argument(
             parser=text_of("source"),
-            help="A folder of pictures, or what data.source of a recipe takes.",
+            help="A folder of pictures, a .csv table, Parquet files, a saved data set of Hugging "
+            "Face, tar shards, or what else data.source of a recipe takes.",
         ),
     ],
     contact_sheet: Annotated[

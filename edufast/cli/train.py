@@ -124,8 +124,8 @@ def train(
         Path | None,
         typer.Option(
             parser=path_of("--data"),
-            help="Train on this folder of class folders, or on the pictures that this .csv file "
-            "lists, instead of the recipe's data.",
+            help="Train on these pictures instead of the recipe's data: a folder of class folders, "
+            "a .csv table, Parquet files, a saved data set of Hugging Face, tar shards.",
         ),
     ] = None,
     minutes: Annotated[
@@ -150,8 +150,7 @@ def train(
 
     changes = [*(set_ or [])]
     if data is not None:
-        source = f"manifest:{data}" if data.suffix.lower() == ".csv" else str(data)
-        changes.append(f"data.source={json.dumps(source)}")
+        changes.append(f"data.source={json.dumps(str(data))}")
     if minutes is not None:
         if not is_open(user(read_recipe, recipe)):
             fail(f"--minutes: {recipe} sets how long it takes; expected a recipe such as folder", 2)

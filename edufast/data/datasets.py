@@ -46,13 +46,18 @@ def load_dataset(
             ``tiny_imagenet``, ``caltech256`` or ``food101`` as published, unpacked in or into the
             folder; ``"arrays:<folder>"`` for ``train.npz`` and ``test.npz``, or ``.npy`` files, see
             :mod:`edufast.data.arrays`; ``"manifest:<file>"`` for a CSV file that lists pictures and
-            their classes, see :mod:`edufast.data.manifest`; or a folder of your own:
-            ``<folder>/train/<class>/*`` with ``<folder>/val/<class>/*`` (also ``valid`` or
-            ``test``), or ``<folder>/<class>/*``, of which about a fifth of each class becomes the
-            validation split, chosen by file name, so that adding files does not move the others. Or
-            a function of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or
-            ``"<reader>:<path>"``, where the reader is a registered name, an import path such as
-            ``mypackage.data:pets``, or an entry point of the group ``edufast.data_sets``.
+            their classes, see :mod:`edufast.data.manifest`; ``"parquet:<path>"`` for Parquet files
+            that hold or list pictures, see :mod:`edufast.data.parquet`; ``"hf:<folder>"`` for what
+            ``save_to_disk`` of Hugging Face's datasets wrote; ``"webdataset:<path>"`` for tar
+            shards, see :mod:`edufast.data.webdataset`; or a folder of your own:
+            ``<folder>/train/<class>/*`` with ``<folder>/val/<class>/*`` (also ``valid``,
+            ``validation`` or ``test``), or ``<folder>/<class>/*``, of which about a fifth of each
+            class becomes the validation split, chosen by file name, so that adding files does not
+            move the others. The reader may be left out where a path is recognised: ``.csv``,
+            ``.parquet`` and ``.tar`` files, folders of shards, and saved data sets. Or a function
+            of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``,
+            where the reader is a registered name, an import path such as ``mypackage.data:pets``,
+            or an entry point of the group ``edufast.data_sets``.
         image_size: height and width in pixels; None: 64 for Tiny ImageNet, 224 for image files, the
             longer side of your own arrays, and 32 for the others.
         holdout: share of each class's training images, in [0, 1), that replaces the validation

@@ -17,7 +17,7 @@ from edufast.data.samples import Samples, Splits
 from edufast.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_VAL_FOLDERS = ("val", "valid", "test")
+VAL_NAMES = ("val", "valid", "validation", "test")  # of that split; the first counts that is there
 _VAL_SHARE = 0.2
 
 
@@ -53,8 +53,8 @@ def folder(root: Path, seed: int = 0) -> Splits:
 
 
 def folder_content(root: Path, seed: int = 0) -> FolderContent:
-    """``root/train/<class>/*`` with ``root/val/<class>/*`` (or ``valid`` or ``test``), or
-    ``root/<class>/*``, of which about a fifth of each class is for validation.
+    """``root/train/<class>/*`` with ``root/val/<class>/*`` (or ``valid``, ``validation`` or
+    ``test``), or ``root/<class>/*``, of which about a fifth of each class is for validation.
 
     Raises:
         UserError: fewer than two classes, a class without images, with a name that is not UTF-8
@@ -62,30 +62,47 @@ def folder_content(root: Path, seed: int = 0) -> FolderContent:
     """
     skipped: Counter[str] = Counter()
     if _is_split(root / "train"):
-        val_root = next((root / name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
+        val_root = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
         if val_root is None:
-            expected = ", ".join(_VAL_FOLDERS)
+            expected = ", ".join(VAL_NAMES)
             raise UserError(f"data folder {root}: has train, but none of {expected}")
         layout = f"train and {val_root.name}, each with a folder of images for each class"
         train, val = (_class_folders(part, skipped) for part in (root / "train", val_root))
-        unknown = sorted(val.keys() - train.keys())
-        if unknown:
-            raise UserError(f"data folder {root}: class {unknown[0]!r} is in {val_root.name} only")
+        splits = class_splits(f"data folder {root}", train, val)
     else:
         layout = "a folder of images for each class; about a fifth of each is for validation"
-        found = _class_folders(root, skipped)
-        split = {name: split_class(name, files, seed) for name, files in found.items()}
-        train = {name: files for name, (files, _) in split.items()}
-        val = {name: files for name, (_, files) in split.items()}
+        splits = class_splits(f"data folder {root}", _class_folders(root, skipped), seed=seed)
+    return FolderContent(layout, splits, skipped)
+
+
+def class_splits(
+    where: str,
+    train: Mapping[str, Sequence[Path]],
+    val: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    seed: int = 0,
+) -> Splits:
+    """The splits of files by class; without ``val``, about a fifth of each class is for it, chosen
+    by file name and ``seed``.
+
+    Raises:
+        UserError: fewer than two classes, one in validation only, or too small to be split.
+    """
+    if val is None:
+        halves = {name: split_class(name, sorted(files), seed) for name, files in train.items()}
+        train = {name: files for name, (files, _) in halves.items()}
+        val = {name: files for name, (_, files) in halves.items()}
+    unknown = sorted(val.keys() - train.keys())
+    if unknown:
+        raise UserError(f"{where}: class {unknown[0]!r} is in validation only")
     if len(train) < 2:
-        raise UserError(f"data folder {root}: expected at least 2 classes, got {len(train)}")
+        raise UserError(f"{where}: expected at least 2 classes, got {len(train)}")
     classes = tuple(sorted(train))
-    splits = Splits(
+    return Splits(
         classes,
         file_samples([train[name] for name in classes]),
         file_samples([val.get(name, []) for name in classes]),
     )
-    return FolderContent(layout, splits, skipped)
 
 
 def _is_split(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """Data sources: what ``data.source`` in a recipe names, and reading it.
 
-A source is ``<reader>`` or ``<reader>:<path>``, or a folder of images. A reader is a function
-``read(path, seed)``, or ``read(seed)`` if it needs no path, that returns one of:
+A source is ``<reader>`` or ``<reader>:<path>``, a folder of images, or a path whose reader is
+recognised. A reader is a function ``read(path, seed)``, or ``read(seed)`` if it needs no path, that
+returns one of:
 
 * :class:`~edufast.data.samples.Splits`: the names of the classes, and two splits of images, as
   arrays of any size or as files; each class has images in the training split.
@@ -32,10 +33,14 @@ from edufast.data.digits import digits
 from edufast.data.folder import folder
 from edufast.data.food101 import food101
 from edufast.data.glyphs import glyphs
+from edufast.data.hf import hf, is_saved
 from edufast.data.manifest import manifest
 from edufast.data.outline import OUTLINES
+from edufast.data.parquet import parquet
 from edufast.data.samples import DataSet, Samples, Splits
+from edufast.data.shards import has_shards
 from edufast.data.tiny_imagenet import tiny_imagenet
+from edufast.data.webdataset import webdataset
 from edufast.utils.errors import UserError
 from edufast.utils.registry import Registry, is_import_path
 
@@ -50,14 +55,19 @@ DATA_SETS: Registry[Reader] = Registry(
         "glyphs": glyphs,
         "arrays": arrays,
         "manifest": manifest,
+        "parquet": parquet,
+        "hf": hf,
+        "webdataset": webdataset,
         "caltech256": caltech256,
         "cifar10": cifar10,
         "cifar100": cifar100,
         "food101": food101,
         "tiny_imagenet": tiny_imagenet,
     },
-    also="an existing folder",
+    also="an existing folder, a .csv, .parquet or .tar file",
 )
+_SHARDS = (".parquet", ".tar")
+_BY_SUFFIX = {".csv": "manifest", ".parquet": "parquet", ".tar": "webdataset"}
 
 register_data_set = DATA_SETS.register
 
@@ -106,16 +116,27 @@ def runs_code(source: str) -> bool:
 
 
 def parsed(source: str) -> tuple[str | None, Path | None]:
-    """The name of the reader, None if ``source`` is a folder, and the path. Names take precedence
-    over folders, and folders over import paths."""
+    """The name of the reader, None if ``source`` is a folder of images, and the path. Names take
+    precedence over paths, and paths over import paths."""
     name, colon, rest = source.partition(":")
     if name not in DATA_SETS:
         if os.path.isdir(source):  # unlike Path.is_dir, False for a name that is too long
-            return None, Path(source)
+            return _recognised(Path(source)), Path(source)
+        by_suffix = _BY_SUFFIX.get(Path(source).suffix.lower())
+        if by_suffix and (os.path.isfile(source) or not colon):
+            return by_suffix, Path(source)
         attribute, second, further = rest.partition(":")
         if is_import_path(f"{name}:{attribute}"):
             name, colon, rest = f"{name}:{attribute}", second, further
     return name, Path(rest) if colon else None
+
+
+def _recognised(folder: Path) -> str | None:
+    """The reader of what is in ``folder``; None: images, or nothing that is known."""
+    if is_saved(folder):
+        return "hf"
+    suffix = next((each for each in _SHARDS if has_shards(folder, each)), None)
+    return None if suffix is None else _BY_SUFFIX[suffix]
 
 
 def _reads_path(reader: Reader) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,20 @@ from edufast.data.datasets import hold_out, usual_size
 from edufast.data.duplicates import Place, duplicates
 from edufast.data.folder import folder_content
 from edufast.data.image_files import unreadable_of
+from edufast.data.leave_out import leave_out as without_listed
 from edufast.data.outline import OUTLINES
 from edufast.data.samples import DataSet, Samples, Splits
 from edufast.data.sources import parsed, read
 from edufast.utils.extras import needed_for
 
 _HEADERS = 1000  # files of which the size is looked at
+_LAYOUTS = {
+    "arrays": "arrays, as NumPy writes them",
+    "manifest": "a table that lists pictures",
+    "parquet": "Parquet files, which hold or list pictures",
+    "hf": "a data set saved by Hugging Face's datasets",
+    "webdataset": "tar shards, as of WebDataset",
+}
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -160,15 +169,21 @@ class Overview:
         return not isinstance(self.train.images, np.ndarray)
 
 
-def overview(source: str, *, holdout: float = 0.0, seed: int = 0) -> Overview:
+def overview(
+    source: str, *, holdout: float = 0.0, seed: int = 0, leave_out: Path | None = None
+) -> Overview:
     """Look at the training split of ``source`` as a run with these options reads it, quickly: files
-    that cannot be decoded are not noticed.
+    that cannot be decoded are not noticed, and count as the others do.
 
     Raises:
         UserError: as :func:`edufast.data.load_dataset`.
     """
     with needed_for(f"data source {source!r}", "train"):
         splits = hold_out(read(source, seed), holdout, seed)
+    if leave_out is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run tells how many these are
+            splits = without_listed(splits, leave_out, source)
     train = splits.train
     sides = sorted(min(size) for size in _looked_at(train.images))
     return Overview(len(splits.classes), train, sides[len(sides) // 2] if sides else None)
@@ -212,7 +227,7 @@ def _read(source: str) -> tuple[str, Splits | DataSet, dict[str, int]]:
         layout, splits, left_out = folder_content(path)
         return layout, splits, dict(left_out)
     known = OUTLINES.get(name)
-    layout = f"{name}, {known.source}" if known else f"what {name} reads"
+    layout = f"{name}, {known.source}" if known else _LAYOUTS.get(name, f"what {name} reads")
     return layout, read(source, 0), {}
 
 

@@ -67,7 +67,7 @@ def closed(
         kept = RunFolder(folder).read_config()
         return _kept(content, source, kept), kept.decisions
     data = recipe.data
-    found = overview(data.source, holdout=data.holdout, seed=data.seed)
+    found = overview(data.source, holdout=data.holdout, seed=data.seed, leave_out=data.leave_out)
     machine = Pace(device, recipe.training, clock)
     learned_at = None
     if recipe.student.weights is not None:  # downloaded before anything is measured

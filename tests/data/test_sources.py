@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edufast.data import DATA_SETS, absolute_source, load_dataset, register_data_set, runs_code
-from edufast.data.sources import read
+from edufast.data.sources import parsed, read
 from edufast.utils.errors import UserError
-from tests.data.folders import make_images
+from tests.data.folders import make_images, make_pictures
+from tests.data.packed import samples, write_tar
 
 READERS = """
 import numpy as np
@@ -130,10 +131,13 @@ def test_only_an_import_path_runs_code_that_nothing_else_has_named(mypackage, tm
 def test_unknown_sources_say_what_is_near_and_what_there_is():
     assert "data source is 'cifar1000'; did you mean 'cifar100' or 'cifar10'?" in told("cifar1000")
     everything = (
-        "digits, glyphs, arrays, manifest, caltech256, cifar10, cifar100, food101, tiny_imagenet"
+        "digits, glyphs, arrays, manifest, parquet, hf, webdataset, caltech256, cifar10, cifar100, "
+        "food101, tiny_imagenet"
     )
     assert f"data source is '/none'; expected one of {everything}; or" in told("/none")
-    assert told("/none").endswith("; or an existing folder or an import path")
+    assert told("/none").endswith(
+        "; or an existing folder, a .csv, .parquet or .tar file or an import path"
+    )
     assert "there is no module 'nowhere'" in told("nowhere:f")
 
 
@@ -172,3 +176,47 @@ def test_what_a_reader_must_return_is_checked(mypackage):
 
 def test_the_data_sets_of_the_package_take_a_seed():
     assert np.array_equal(read("digits", 3).val.labels, load_dataset("digits", seed=3).val.labels)
+
+
+@pytest.mark.parametrize(
+    ("files", "reader"),
+    [
+        (["train-0.tar", "test-0.tar"], "webdataset"),
+        (["data/train-00000-of-00001.parquet", "README.md"], "parquet"),
+        (["state.json", "data-00000-of-00001.arrow"], "hf"),
+        (["dataset_dict.json", "train/state.json"], "hf"),
+        (["cat/0.png", "dog/0.png", "about.parquet"], None),
+        (["train/cat/0.png", "train/metadata.parquet", "val/cat/1.png"], None),
+        ([], None),
+    ],
+)
+def test_what_is_in_a_folder_is_recognised(files, reader, tmp_path):
+    for name in files:
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    (tmp_path / "set").mkdir(exist_ok=True)
+    assert parsed(str(tmp_path / "set")) == (reader, tmp_path / "set")
+
+
+def test_a_file_is_recognised_by_its_suffix(tmp_path, monkeypatch):
+    for name, reader in (("a.CSV", "manifest"), ("a.parquet", "parquet"), ("a.tar", "webdataset")):
+        assert parsed(name) == (reader, Path(name)), "whether it is there or not"
+        (tmp_path / f"b:{name}").touch()
+        assert parsed(f"{tmp_path}/b:{name}") == (reader, tmp_path / f"b:{name}")
+    assert parsed("mypackage.data:listed:list.csv")[0] == "mypackage.data:listed"
+    assert told("gone.csv") == (
+        "data source 'gone.csv': 'gone.csv' does not exist; expected a path"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert absolute_source("x.tar") == f"webdataset:{tmp_path}/x.tar"
+    make_pictures(tmp_path / "y" / "cat", 2)
+    assert absolute_source("y") == f"{tmp_path}/y"
+
+
+def test_a_set_that_is_recognised_is_the_same_as_by_its_reader(tmp_path, cache):
+    write_tar(tmp_path / "set" / "0.tar", samples(12))
+    recognised, named = (
+        load_dataset(source, image_size=8)
+        for source in (f"{tmp_path}/set", f"webdataset:{tmp_path}/set")
+    )
+    assert recognised.classes == named.classes and recognised.train.images == named.train.images

@@ -13,6 +13,7 @@ from edufast.data import load_dataset
 from edufast.data.survey import Sizes, overview, survey
 from edufast.utils.errors import UserError
 from tests.data.folders import make_pictures
+from tests.data.packed import samples, write_tar
 
 
 @pytest.fixture
@@ -115,6 +116,30 @@ def test_an_overview_counts_without_decoding(pictures):
     found = overview(str(pictures))
     assert found.classes == 3 and found.counts == [11, 5, 6] and found.files
     assert found.imbalance == 11 / 5 and found.side == 10
+
+
+def test_an_overview_leaves_out_what_a_run_leaves_out(pictures, recwarn):
+    """As they are listed; the run says how many they are."""
+    listed = pictures / "list.csv"
+    listed.write_text("picture\ntrain/cat/copy.png\ntrain/emu/000.png\ntest/dog/large.png\n")
+    found = overview(str(pictures), leave_out=listed)
+    assert found.counts == [10, 5, 5] and len(found.train) == 20
+    data = load_dataset(str(pictures), on_error="skip", leave_out=listed, image_size=8)
+    assert len(data.train) == 19, "but for the one that is corrupt"
+    assert len([w for w in recwarn if "list.csv names" in str(w.message)]) == 1
+
+
+def test_pictures_in_archives_are_looked_at_as_others_are(tmp_path, cache):
+    """A corrupt one of each split, and one that is in both."""
+    for split, first in (("train", 0), ("val", 20)):
+        bad = [("bad.cls", b"dog"), ("bad.jpg", b"\xff\xd8 no picture")]
+        write_tar(tmp_path / "set" / f"{split}-0.tar", [*samples(6, first), *bad, *samples(1, 50)])
+    found = survey(str(tmp_path / "set"))
+    assert found.layout == "tar shards, as of WebDataset"
+    assert found.counts == {"cat": (4, 4), "dog": (4, 4)} and found.image_size == 224
+    assert found.sizes == Sizes((12, 10), (12, 10), (12, 10), 14)
+    assert [path.parent.name for path in found.unreadable] == ["train-0.tar", "val-0.tar"]
+    assert (found.leaked, found.contradictions) == (1, 0)
 
 
 def test_an_overview_leaves_out_what_is_held_out(pictures):

@@ -78,6 +78,17 @@ def test_what_is_left_out_is_decided_and_what_is_set_stays(content, machine, tmp
             assert value == decision.value
 
 
+def test_pictures_that_are_left_out_are_not_counted(content, machine, tmp_path):
+    """Most of a class: as rare as it is then, its pictures are shown more often."""
+    first = sorted((tmp_path / "pictures" / "train").iterdir())[0]
+    few = sorted(first.iterdir())[3:]
+    (tmp_path / "list.csv").write_text("picture\n" + "\n".join(map(str, few)))
+    even, _ = closed(merged(content, {}), "folder", "cpu", tmp_path / "run")
+    content["data"]["leave_out"] = str(tmp_path / "list.csv")
+    uneven, _ = closed(content, "folder", "cpu", tmp_path / "run")
+    assert even.training.balance == 0 and uneven.training.balance == 0.5
+
+
 def test_a_recipe_that_leaves_nothing_open_needs_no_decisions(machine, tmp_path):
     recipe, decisions = closed(read_recipe("quickstart"), "quickstart", "cpu", tmp_path)
     assert recipe == load_recipe("quickstart").located() and decisions == ()
