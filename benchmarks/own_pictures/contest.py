@@ -5,7 +5,8 @@
 Every contestant is a process of its own with one thread. The plain loop gets the processor seconds
 that the whole command took before it: starting, measuring, exporting and the report included. The
 clock is that of the processor, because a machine that others use, too, has no other; minutes are
-minutes of it. Results are added to contest.json, and to the table in docs/own_pictures.md.
+minutes of it. Results are added to contest.json, and to the table in docs/own_pictures.md; the same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS, PAGE = HERE / "contest.json", ROOT / "docs" / "own_pictures.md"
-SETS = ("caltech101-12x40", "food101-12x40", "cifar100-40x40", "food101-12x200")
+SETS = (
+    "caltech101-5x40", "caltech101-12x40", "caltech101-101x10",
+    "food101-12x10", "food101-12x40", "food101-12x200", "food101-40x200",
+    "cifar100-40x40", "digits-10x40", "glyphs-60x40",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -41,27 +46,33 @@ def main() -> None:
 
     for seed in range(asked.seeds):
         for name in asked.sets:
-            folder = asked.work / f"{name}-{seed}"
-            write_set(name, asked.photographs, folder, seed)
-            compete(name, folder, asked.minutes, seed)
-    write_table()
+            key = {"set": name, "seed": seed, "minutes": asked.minutes}
+            if not any(key.items() <= result.items() for result in _results()):
+                folder = asked.work / f"{name}-{seed}"
+                write_set(name, asked.photographs, folder, seed)
+                result = {**key, **compete(folder, asked.minutes, seed)}
+                _write(RESULTS, json.dumps([*_results(), result], indent=1) + "\n")
+                print(json.dumps(result), flush=True)
+            write_table()
 
 
-def compete(name: str, folder: Path, minutes: float, seed: int) -> None:
-    """Let both contestants train, unless their result is there."""
-    key = {"set": name, "seed": seed, "minutes": minutes}
-    if any(key.items() <= result.items() for result in _results()):
-        return
+def compete(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
+    """What both contestants reach."""
     ours = _process("ours", folder, minutes, seed)
     plain = _process("plain", folder, ours["student"], ours["seconds"], seed)
-    result = {**key, **ours, "plain": plain["accuracy"]}
-    RESULTS.write_text(json.dumps([*_results(), result], indent=1) + "\n")
-    print(json.dumps(result))
+    return {**ours, "plain": plain["accuracy"]}
 
 
 def _results() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     return found
+
+
+def _write(path: Path, text: str) -> None:
+    from edufast.utils.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def _process(*arguments: object) -> dict[str, Any]:
@@ -74,6 +85,8 @@ def _process(*arguments: object) -> dict[str, Any]:
 
 def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
     """As ``edufast train folder --data folder/pictures`` does, with the processor's clock."""
+    from sets import mirrors
+
     from edufast.edge.predict import predict
     from edufast.experiments.open_recipe import closed
     from edufast.experiments.recipe import read_recipe
@@ -83,6 +96,8 @@ def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
     out = folder / f"run-{minutes}"
     shutil.rmtree(out, ignore_errors=True)  # of a contest that was stopped
     changes = [f"data.source={folder / 'pictures'}", f"minutes={minutes}", f"seed={seed}"]
+    if not mirrors(folder.name):
+        changes.append("training.augment.flip=false")  # as docs/own_pictures.md tells for writing
     recipe, decisions = closed(
         read_recipe("folder", changes), "folder", "cpu", out, time.process_time
     )
@@ -101,10 +116,10 @@ def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
 
 def plain(folder: Path, model: str, seconds: str, seed: str) -> dict[str, Any]:
     from plain import train
+    from sets import mirrors
 
-    return {
-        "accuracy": train(folder / "pictures", folder / "test", model, float(seconds), int(seed))
-    }
+    sets = folder / "pictures", folder / "test"
+    return {"accuracy": train(*sets, model, float(seconds), int(seed), flip=mirrors(folder.name))}
 
 
 def write_table() -> None:
@@ -112,7 +127,8 @@ def write_table() -> None:
     rows = ["| pictures | minutes | seeds | student | edufast train folder | plain loop |"]
     rows.append("|---|---|---|---|---|---|")
     results = _results()
-    for name, minutes in dict.fromkeys((r["set"], r["minutes"]) for r in results):
+    kinds = dict.fromkeys((r["set"], r["minutes"]) for r in results)
+    for name, minutes in sorted(kinds, key=lambda kind: _order(*kind)):
         of = [r for r in results if (r["set"], r["minutes"]) == (name, minutes)]
         students = ", ".join(dict.fromkeys(r["student"] for r in of))
         source, _, size = name.partition("-")
@@ -121,7 +137,11 @@ def write_table() -> None:
         rows.append("| " + " | ".join((*cells, *scores)) + " |")
     text = PAGE.read_text("utf-8")
     pattern = r"(<!-- contest -->\n).*?(<!-- end -->)"
-    PAGE.write_text(re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL), "utf-8")
+    _write(PAGE, re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL))
+
+
+def _order(name: str, minutes: float) -> tuple[int, str, float]:
+    return (SETS.index(name) if name in SETS else len(SETS)), name, minutes
 
 
 def _spread(shares: list[float]) -> str:

@@ -16,24 +16,25 @@ from edufast.data import load_dataset
 from edufast.data.folder import file_samples
 from edufast.models.zoo import create_model
 
-BATCH, RATE, WARMUP = 64, 0.1, 0.05
+SIZE, BATCH, RATE, WARMUP = 32, 64, 0.1, 0.05
 
 
-def train(pictures: Path, test: Path, model: str, seconds: float, seed: int) -> float:
+def train(
+    pictures: Path, test: Path, model: str, seconds: float, seed: int, *, flip: bool
+) -> float:
     """Accuracy on ``test`` after ``seconds`` of this process' processor time since it began.
 
     Nesterov momentum with weight decay, warm-up and cosine by the time that has passed, random
     resized crops and mirroring, label smoothing; the pictures are decoded once. It learns from the
-    same four fifths of ``pictures`` as a run does.
+    same four fifths of ``pictures`` as a run does. ``flip``: mirrors half of them.
     """
-    data = load_dataset(str(pictures), image_size=32)
+    data = load_dataset(str(pictures), image_size=SIZE)
     files = file_samples([sorted((test / name).iterdir()) for name in data.classes])
     normalise = v2.Compose(
         [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
     )
-    augment = v2.Compose(
-        [v2.RandomResizedCrop(32, (0.35, 1), antialias=True), v2.RandomHorizontalFlip(), normalise]
-    )
+    crops = v2.RandomResizedCrop(SIZE, (0.35, 1), antialias=True)
+    augment = v2.Compose([crops, v2.RandomHorizontalFlip(0.5 * flip), normalise])
     images = [Image.open(path).convert("RGB") for path in data.train.images]
     labels = torch.from_numpy(data.train.labels)
 
@@ -56,7 +57,8 @@ def train(pictures: Path, test: Path, model: str, seconds: float, seed: int) -> 
             F.cross_entropy(logits, labels[chosen], label_smoothing=0.1).backward()
             optimizer.step()
             optimizer.zero_grad()
-    shown = torch.stack([normalise(Image.open(path).convert("RGB")) for path in files.images])
+    whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), normalise])
+    shown = torch.stack([whole(Image.open(path).convert("RGB")) for path in files.images])
     return _accuracy(network, shown, torch.from_numpy(files.labels))
 
 
