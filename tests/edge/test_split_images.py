@@ -1,4 +1,4 @@
-"""Images of a split, decoded when they are asked for."""
+"""Images of a split as exported files take them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def test_arrays_of_another_size_are_resized_as_a_whole() -> None:
         np.testing.assert_array_equal(image, np.asarray(whole))
 
 
-def test_files_are_cropped_and_resized_as_in_validation_also_out_of_order(tmp_path) -> None:
+@pytest.mark.parametrize("kept", [2**29, 0])
+def test_files_are_cropped_and_resized_as_in_validation_also_out_of_order(
+    kept: int, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("edufast.edge.split_images._KEPT", kept)
     paths: list[Path] = []
     for number, (height, width) in enumerate([(40, 61), (70, 33), (24, 24), (30, 90)] * 10):
         paths.append(tmp_path / f"{number}.png")
@@ -47,6 +51,21 @@ def test_files_are_cropped_and_resized_as_in_validation_also_out_of_order(tmp_pa
         assert abs(image.astype(int) - expected).mean() < 1
     for part in (slice(3, 5), slice(0, 1), slice(33, 40), slice(3, 5)):
         np.testing.assert_array_equal(images[part], whole[part])
+
+
+def test_files_are_decoded_once_where_they_fit(tmp_path, monkeypatch) -> None:
+    for number in range(40):
+        smooth(24, 24, number).save(tmp_path / f"{number}.png")
+    samples = Samples(tuple(sorted(tmp_path.iterdir())), np.zeros(40, np.int64))
+    monkeypatch.setattr("edufast.edge.split_images._KEPT", 40 * 16 * 16 * 3)
+    images = SplitImages(samples, np.arange(40), 16)
+    first, too_many = images[:1], SplitImages(samples, np.arange(40), 17)
+    for path in samples.images:
+        path.unlink()
+    assert len(images[:]) == 40
+    np.testing.assert_array_equal(images[:1], first)
+    with pytest.raises(UnreadableImage):
+        too_many[:1]
 
 
 def test_a_file_that_cannot_be_decoded_is_named(tmp_path) -> None:
