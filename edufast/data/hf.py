@@ -1,6 +1,6 @@
 """Data sets that ``save_to_disk`` of Hugging Face's datasets wrote.
 
-<folder>/state.json and the Arrow files that it names
+<folder>/state.json, dataset_info.json, and the Arrow files that the first names
 <folder>/dataset_dict.json and such a folder for each split
 """
 
@@ -18,12 +18,13 @@ from edufast.data.unpacked import Packed, unpacked
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import needed_for
 
-_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_STATE, _ABOUT, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
 
 def is_saved(folder: Path) -> bool:
     """Whether ``folder`` is such a data set."""
-    return any((folder / name).is_file() for name in (_STATE, _SPLITS))
+    one = (folder / _STATE).is_file() and (folder / _ABOUT).is_file()
+    return one or (folder / _SPLITS).is_file()
 
 
 def hf(path: Path, seed: int = 0) -> Splits:

@@ -29,7 +29,7 @@ def shards(given: Path, suffix: str) -> list[tuple[Path, str | None]]:
     """
     if not given.is_dir():
         return [(given, None)]
-    found = sorted(_shards(given, suffix, _DEPTH))
+    found = sorted(shard for place in _places(given) for shard in _shards(place, suffix))
     if not found:
         raise UserError(
             f"{given}: has no {suffix} files; expected them there, or in folders called "
@@ -49,21 +49,30 @@ def shards(given: Path, suffix: str) -> list[tuple[Path, str | None]]:
 
 
 def has_shards(folder: Path, suffix: str) -> bool:
-    """Whether ``folder`` is a data set of shards. One with folders of pictures beside them is not:
-    there they are tables about these pictures."""
-    places = {path.parent for path in _shards(folder, suffix, _DEPTH)}
-    return bool(places) and all(
-        entry.name in _FOLDERS for place in places for entry in _visible(place) if entry.is_dir()
-    )
+    """Whether ``folder`` is a data set of shards. One with folders of pictures is not: there such
+    files are tables about these pictures, or the archive that they came in."""
+    there = False
+    for place in _places(folder):
+        found = _shards(place, suffix)
+        there = there or bool(found)
+        if found or _SPLIT.fullmatch(place.name):
+            others = (entry for entry in _visible(place) if entry.name not in _FOLDERS)
+            if any(entry.is_dir() for entry in others):
+                return False
+    return there
 
 
-def _shards(folder: Path, suffix: str, depth: int) -> Iterator[Path]:
+def _places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """``folder``, and folders in it that may hold shards."""
+    yield folder
     for entry in _visible(folder):
-        if not entry.is_dir():
-            if entry.name.lower().endswith(suffix):
-                yield folder / entry.name
-        elif depth and entry.name in _FOLDERS:
-            yield from _shards(folder / entry.name, suffix, depth - 1)
+        if depth and entry.name in _FOLDERS and entry.is_dir():
+            yield from _places(folder / entry.name, depth - 1)
+
+
+def _shards(place: Path, suffix: str) -> list[Path]:
+    files = (entry for entry in _visible(place) if entry.name.lower().endswith(suffix))
+    return [place / entry.name for entry in files if not entry.is_dir()]
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

@@ -54,7 +54,9 @@ def test_a_table_beside_folders_of_pictures_makes_no_data_set(tmp_path: Path) ->
     assert has_shards(make(tmp_path / "a", "data/train-0.tar", "assets/logo.png"), ".tar")
     for split in ("train", "val"):
         make_pictures(tmp_path / "b" / split / "cat", 2)
-    make(tmp_path / "b", "train/metadata.tar", ".cache/x")
+    make(tmp_path / "b", "archive.tar", ".cache/x")
+    assert not has_shards(tmp_path / "b", ".tar")
+    (tmp_path / "b" / "archive.tar").rename(tmp_path / "b" / "train" / "metadata.tar")
     assert not has_shards(tmp_path / "b", ".tar")
     assert has_shards(make(tmp_path / "c", "x.tar", ".git/x"), ".tar")
     assert not has_shards(make(tmp_path / "c", "cat/1.png"), ".tar")

@@ -183,7 +183,9 @@ def test_the_data_sets_of_the_package_take_a_seed():
     [
         (["train-0.tar", "test-0.tar"], "webdataset"),
         (["data/train-00000-of-00001.parquet", "README.md"], "parquet"),
-        (["state.json", "data-00000-of-00001.arrow"], "hf"),
+        (["state.json", "dataset_info.json", "data-00000-of-00001.arrow"], "hf"),
+        (["cat/0.png", "dog/0.png", "state.json"], None),
+        (["train/cat/0.png", "test/cat/1.png", "archive.tar"], None),
         (["dataset_dict.json", "train/state.json"], "hf"),
         (["cat/0.png", "dog/0.png", "about.parquet"], None),
         (["train/cat/0.png", "train/metadata.parquet", "val/cat/1.png"], None),
