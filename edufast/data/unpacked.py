@@ -7,12 +7,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from edufast.data.image_files import printable
 from edufast.data.listed import Listed
 from edufast.utils.files import atomic_folder, cache_folder
+from edufast.utils.progress import counting
 
 _INDEX = "pictures.json"
 # First bytes of the formats that are read, whatever a file is called.
@@ -63,8 +65,11 @@ def unpacked(shard: Path, pictures: Iterable[Packed]) -> list[Listed]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes wait until all is there
         found = _kept(folder)
         if found is None:
-            with atomic_folder(folder) as temporary:
-                _unpack(temporary, pictures)
+            with (
+                atomic_folder(folder) as temporary,
+                counting(f"unpacking {printable(shard.name)}", None) as advance,
+            ):
+                _unpack(temporary, pictures, advance)
             found = _kept(folder)
             assert found is not None
     return [
@@ -73,7 +78,7 @@ def unpacked(shard: Path, pictures: Iterable[Packed]) -> list[Listed]:
     ]
 
 
-def _unpack(folder: Path, pictures: Iterable[Packed]) -> None:
+def _unpack(folder: Path, pictures: Iterable[Packed], advance: Callable[[int], None]) -> None:
     index: list[tuple[str, str, str | None]] = []
     for number, (picture, name, split) in enumerate(pictures):
         file = str(picture)
@@ -81,6 +86,7 @@ def _unpack(folder: Path, pictures: Iterable[Packed]) -> None:
             file = f"{number:07}{_suffix(picture)}"
             (folder / file).write_bytes(picture)
         index.append((file, name, split))
+        advance(1)
     (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 

@@ -105,8 +105,9 @@ class TrainingBar:
 
 
 @contextmanager
-def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that counts to ``total``; yields a function that advances it by a number of items."""
+def counting(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar that counts to ``total``, if that is known; yields a function that advances it by a
+    number of items."""
     bar = _bar(numbers=False)
     if bar is None:
         yield lambda more: None

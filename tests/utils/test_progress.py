@@ -78,6 +78,12 @@ def test_counting_adds_up_what_is_done(terminal, capsys):
     assert "teachers' logits" in shown and "300/500" in shown
 
 
+def test_counting_has_no_total_where_none_is_known(terminal, capsys):
+    with counting("unpacking", None) as advance:
+        advance(70)
+    assert "70/?" in capsys.readouterr().err
+
+
 def test_counting_is_silent_in_a_pipe(pipe, capsys):
     with counting("teachers' logits", 10) as advance:
         advance(10)
