@@ -86,7 +86,10 @@ def brought(package: str, extra: str | None, found: set[str]) -> set[str]:
     return {name for name, _ in found} - {"edufast"}
 
 
-@pytest.mark.parametrize("extra", [None, "arrow", "cli", "executorch", "export", "hf", "timm", "train"])
+EXTRAS = (None, "arrow", "cli", "executorch", "export", "hf", "timm", "train")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_everything_that_is_brought_has_a_permissive_licence(extra: str | None) -> None:
     wanted = brought("edufast", extra, set())
     assert {"torch", "numpy"} <= wanted and requirements("edufast", extra) <= wanted
