@@ -124,8 +124,16 @@ def plain(folder: Path, model: str, seconds: str, seed: str) -> dict[str, Any]:
 
 def write_table() -> None:
     """Into the page, between its marks."""
-    rows = ["| pictures | minutes | seeds | student | edufast train folder | plain loop |"]
-    rows.append("|---|---|---|---|---|---|")
+    heads = (
+        "pictures",
+        "minutes",
+        "seeds",
+        "student",
+        "edufast train folder",
+        "plain loop",
+        "ahead",
+    )
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     results = _results()
     kinds = dict.fromkeys((r["set"], r["minutes"]) for r in results)
     for name, minutes in sorted(kinds, key=lambda kind: _order(*kind)):
@@ -134,7 +142,8 @@ def write_table() -> None:
         source, _, size = name.partition("-")
         cells = (f"{source}, {size.replace('x', ' x ')}", f"{minutes:g}", str(len(of)), students)
         scores = (_spread([r[who] for r in of]) for who in ("accuracy", "plain"))
-        rows.append("| " + " | ".join((*cells, *scores)) + " |")
+        ahead = _spread([r["accuracy"] - r["plain"] for r in of], sign="+")
+        rows.append("| " + " | ".join((*cells, *scores, ahead)) + " |")
     text = PAGE.read_text("utf-8")
     pattern = r"(<!-- contest -->\n).*?(<!-- end -->)"
     _write(PAGE, re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL))
@@ -144,8 +153,8 @@ def _order(name: str, minutes: float) -> tuple[int, str, float]:
     return (SETS.index(name) if name in SETS else len(SETS)), name, minutes
 
 
-def _spread(shares: list[float]) -> str:
-    text = f"{100 * fmean(shares):.1f}"
+def _spread(shares: list[float], sign: str = "") -> str:
+    text = f"{100 * fmean(shares):{sign}.1f}"
     return text + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
