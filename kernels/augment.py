@@ -67,7 +67,7 @@ def _augment(*arguments: Any) -> Tensor:
         return out
     with torch.cuda.device_of(p.images):
         _augment_kernel[(programs,)](
-            p.images, p.index, p.views, out, tuple(mean), tuple(scale), count, p.view_count,
+            p.images, p.index, p.views, out, tuple(mean.tolist()), tuple(scale.tolist()), count, p.view_count,
             height, width, p.pad, C=channels, FLIP=p.flip, ELEMENTS=ELEMENTS,
             enable_fp_fusion=False,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from edufast.utils._torch_private import (
     graph_is_kept,
     has_kernel,
     is_transformed,
+    is_transforming,
 )
 
 
@@ -86,7 +87,8 @@ def _times(grad: Tensor, d_loss: Tensor, owned: bool) -> Tensor:
     it is. A kept graph will need ``grad`` again, while its receiver may change it: it is copied.
     """
     # Not while tracing, where the product can be fused with what follows.
-    if owned and type(d_loss) is Tensor and d_loss.dim() == 0 and not graph_is_kept():
+    plain = type(d_loss) is Tensor and not is_transformed(d_loss)
+    if owned and plain and d_loss.dim() == 0 and not graph_is_kept():
         if d_loss.device.type == "cpu" and d_loss.item() == 1:
             return grad
         if d_loss.is_cuda and _HAS_SCALE:
@@ -133,15 +135,8 @@ def _explained(arguments: Arguments, call: Callable[..., Any], *rest: Any) -> An
     try:
         return checked(call, *rest)
     except (ValueError, RuntimeError):
-        if is_transformed(*arguments):
-            raise RuntimeError(
-                "the fused backends take no part in torch.func's transforms (grad, vmap, jvp); "
-                "use backend='reference'"
-            ) from None
-        if torch.jit.is_tracing():
-            raise RuntimeError(
-                "the operators cannot be traced by torch.jit; use torch.export or torch.compile"
-            ) from None
+        if is_transforming():
+            raise
         try:
             arguments.check()
         except (ValueError, TypeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from edufast.utils._torch_private import Operator, schema_of
+from edufast.utils._torch_private import Operator, is_transformed, is_transforming, schema_of
 
 
 def _library() -> str:
@@ -84,11 +84,20 @@ _REFUSAL = re.compile(r"(?:\w+, [^,\n]*:\d+, )?(merge_: .*|.*; expected .*)")
 
 
 def checked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """``call(*arguments)``, where what the checks in C++ refuse is a ValueError of one line."""
+    """``call(*arguments)``, where what the checks in C++ refuse is a ValueError of one line, and
+    what torch.func would need is a RuntimeError that names the way out."""
     try:
         return call(*arguments)
     except RuntimeError as error:
+        if torch.compiler.is_compiling():
+            raise
+        transformed = is_transformed(*arguments)
         refusal = _REFUSAL.match(str(error))
-        if type(error) is RuntimeError and refusal:
+        if type(error) is RuntimeError and refusal and not transformed:
             raise ValueError(refusal[1]) from None
+        if transformed or is_transforming():
+            raise RuntimeError(
+                "the fused backends take no part in torch.func's transforms (grad, vmap, jvp); "
+                "use backend='reference'"
+            ) from None
         raise

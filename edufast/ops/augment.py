@@ -13,7 +13,7 @@ from edufast.ops._arguments import tensor
 from edufast.ops._library import checked, register
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.augment import MAX_PAD, Augment, reference
-from edufast.utils._torch_private import Operator
+from edufast.utils._torch_private import Operator, as_constant
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import real_numbers, whole_number
 
@@ -94,9 +94,15 @@ def augment(
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype, such as torch.float32")
     pad = whole_number("pad", pad, 0, MAX_PAD)
-    means, stds = (
-        list(real_numbers(name, x, least=-math.inf)) for name, x in (("mean", mean), ("std", std))
+    p = Augment(
+        images, index, views, pad, flip, _numbers("mean", mean), _numbers("std", std), dtype
     )
-    p = Augment(images, index, views, pad, flip, means, stds, dtype)
     name = select_backend(backend, images)
     return _run(name, p).permute(0, 3, 1, 2)
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    """In a traced graph constants, as those of :func:`edufast.ops.merge_`."""
+    if torch.compiler.is_compiling() and isinstance(values, (list, tuple)):
+        values = [as_constant(x) if isinstance(x, (int, float)) else x for x in values]
+    return list(real_numbers(name, values, least=-math.inf))

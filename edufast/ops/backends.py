@@ -66,7 +66,12 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
 
     Raises:
         ValueError: the name is unknown, or its backend does not run on the tensor's device.
+        RuntimeError: torch.jit traces, which no backend survives.
     """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "the operators cannot be traced by torch.jit; use torch.export or torch.compile"
+        )
     name = backend if backend is not None else os.environ.get("EDUFAST_BACKEND") or None
     device = tensor.device.type
     if name is not None:

@@ -15,7 +15,13 @@ from torch import Tensor
 from edufast.ops._library import checked, register, register_in_place
 from edufast.ops.backends import select_backend
 from edufast.ops.reference.merge import Merge, reference
-from edufast.utils._torch_private import as_constant, below_in_place, redispatch_below_in_place
+from edufast.utils._torch_private import (
+    as_constant,
+    below_in_place,
+    has_tangent,
+    in_forward_mode,
+    redispatch_below_in_place,
+)
 
 # --- the operator: in place, without a derivative -----------------------------------------------
 
@@ -25,20 +31,26 @@ def _place(name: str, i: int, count: int) -> str:
     return f"{name}[{i}]" if name == "targets" else f"{name}[{i // count}][{i % count}]"
 
 
-def _refuse_grad(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    if not torch.is_grad_enabled():
+def _refuse_derivatives(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    backward, forward = torch.is_grad_enabled(), in_forward_mode()
+    if not (backward or forward):
         return
     for name, tensors in (("targets", targets), ("sources", sources)):
         for i, tensor in enumerate(tensors):
-            if tensor.requires_grad:
+            if backward and tensor.requires_grad:
                 raise RuntimeError(
                     f"merge_: {_place(name, i, len(targets))} requires grad, and merge_ has no "
                     "derivative; call it within torch.no_grad()"
                 )
+            if forward and has_tangent(tensor):
+                raise RuntimeError(
+                    f"merge_: {_place(name, i, len(targets))} has a tangent, and merge_ has no "
+                    "derivative; call it outside of forward mode"
+                )
 
 
 def _in_place(keyset: Any, targets: list[Tensor], sources: list[Tensor], *rest: Any) -> None:
-    _refuse_grad(targets, sources)
+    _refuse_derivatives(targets, sources)
     torch.autograd.graph.increment_version(targets)
     operator = torch.ops.edufast.merge_.default
     redispatch_below_in_place(operator, keyset, targets, sources, *rest)
@@ -64,6 +76,11 @@ register_in_place(torch.ops.edufast.merge_.default, _in_place)
 
 def _run(backend: str, m: Merge) -> None:
     if backend == "reference":
+        if torch.compiler.is_compiling():  # nothing has memory yet, in which overlaps would show
+            raise ValueError(
+                "merge_: backend is 'reference', which is not traced by torch.compile; expected "
+                "another, which gives the same bits"
+            )
         reference(*m)
     elif backend == "triton":
         from edufast.kernels.merge import merge_ as triton_merge_
@@ -150,7 +167,7 @@ def merge_(
     )
     if not m.targets:
         return
-    _refuse_grad(m.targets, m.sources)
+    _refuse_derivatives(m.targets, m.sources)
     with torch.no_grad():
         _run(select_backend(backend, m.targets[0]), m)
 
@@ -204,7 +221,7 @@ class MergePlan:
         While torch.compile traces, the call becomes the one operator that :func:`merge_` is: a
         graph would not see which tensors the plan stands for.
         """
-        _refuse_grad(self._targets, self._sources)
+        _refuse_derivatives(self._targets, self._sources)
         keep = _keep(keep)
         weights = _weights(weights, keep, self._count)
         moment_weights = _moment_weights(self._counts, keep, self._count)

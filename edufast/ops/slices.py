@@ -10,6 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from edufast.utils._torch_private import values_are_at_hand
+
 # Of classes and labels; larger unsigned ones would wrap.
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -40,7 +42,8 @@ class ClassSlices:
         A slice is ``(start, stop)`` (a tuple of two), a ``range`` of step 1, or the classes one by
         one: a list or a 1-d integer tensor, without repetition. Slices may overlap. A CUDA tensor
         is not read back (that would stall the device): for it only the shape is checked, and the
-        kernel answers an index out of range with a NaN loss.
+        kernel answers an index out of range with a NaN loss. Nor is a tensor while a graph is
+        traced: on the CPU the operator looks at it.
 
         Raises:
             ValueError: a slice is empty, reaches outside ``[0, num_classes)`` or repeats a class.
@@ -102,7 +105,7 @@ def _as_index(item: Slice, k: int, num_classes: int, device: torch.device | str)
             f"slices[{k}] has shape {tuple(item.shape)} and dtype {item.dtype}; expected "
             "(start, stop) or at least one class in a list or 1-d integer tensor"
         )
-    elif item.device.type == "cpu":
+    elif values_are_at_hand(item):
         index = _listed(item.tolist(), k, num_classes)
     else:
         index = item

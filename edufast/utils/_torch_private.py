@@ -54,18 +54,36 @@ def values_are_at_hand(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx
     )
+
+
+def is_transforming() -> bool:
+    """Whether this is called by a function that torch.func transforms."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_transformed(*arguments: Any) -> bool:
-    """Whether an argument, or a tensor in a list of them, is what torch.func transforms."""
+    """Whether an argument, or a tensor in a list of them, is what torch.func transforms, or one of
+    the batches of gradients that ``torch.autograd.grad(is_grads_batched=True)`` hands on."""
+    functorch = torch._C._functorch
     return any(
         is_transformed(*x)
-        if isinstance(x, list)
-        else torch._C._functorch.is_functorch_wrapped_tensor(x)
+        if isinstance(x, (list, tuple))
+        else functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
         for x in arguments
-        if isinstance(x, (list, Tensor))
+        if isinstance(x, (list, tuple, Tensor))
     )
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may have tangents, which forward-mode derivatives are computed with."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Of forward mode, or of a transform by torch.func."""
+    return is_transformed(x) or torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
 
 def is_constant(x: Any) -> bool:

@@ -155,10 +155,18 @@ def test_opcheck() -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_compiles_without_graph_breaks() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_without_graph_breaks_also_with_numbers_that_change(backend: str) -> None:
     p = random_case()
-    compiled = torch.compile(lambda p: batch_of(p) + 1, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(p), batch_of(p) + 1)
+
+    def step(p: Augment) -> Tensor:
+        return batch_of(p, backend=backend) + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for add in (0.0, 0.125, 0.25):
+        p = p._replace(mean=[m + add for m in p.mean], std=[s + add for s in p.std])
+        assert torch.equal(compiled(p), step(p))
 
 
 def test_shapes_are_known_without_numbers() -> None:

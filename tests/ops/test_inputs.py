@@ -283,6 +283,63 @@ def test_transforms_of_torch_func_need_the_reference():
     torch.testing.assert_close(torch.func.grad(loss("reference"))(z), expected)
 
 
+TRANSFORMED = {
+    "nothing of the operator's": (
+        lambda backend: torch.func.vmap(lambda x: x + dist_loss(Z, T, backend=backend))(
+            torch.ones(2)
+        )
+    ),
+    "teachers of min_norm_weights": (
+        lambda backend: torch.func.vmap(
+            lambda t: min_norm_weights(
+                Z, [t, 2 * T], slices=[[1, 0, 2, 4, 3], (0, 5)], backend=backend
+            )
+        )(torch.stack([T, 3 * T]))
+    ),
+    "a linearized loss": (
+        lambda backend: torch.func.linearize(lambda z: kd_loss(z, T, LABELS, backend=backend), Z)[
+            1
+        ](T)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TRANSFORMED)
+def test_a_transform_of(what):
+    """Right with the reference; otherwise refused in one line that names it."""
+    assert TRANSFORMED[what]("reference").isfinite().all()
+    with pytest.raises(RuntimeError, match="use backend='reference'") as caught:
+        TRANSFORMED[what]("cpp")
+    assert "\n" not in str(caught.value)
+
+
+def test_gradients_in_batches():
+    z = Z.clone().requires_grad_()
+    for loss in (kd_loss(z, T, LABELS), dist_loss(z, T)):
+        (one,) = torch.autograd.grad(loss, z, retain_graph=True)
+        (both,) = torch.autograd.grad(loss, z, torch.tensor([1.0, 3.0]), is_grads_batched=True)
+        torch.testing.assert_close(both, torch.stack([one, 3 * one]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_merge_loses_no_tangent(backend):
+    plan = MergePlan([torch.zeros_like(Z)], [Z], backend=backend)
+
+    def merged(z: Tensor) -> Tensor:
+        with torch.no_grad():  # which leaves forward mode as it is
+            out = torch.zeros_like(z)
+            merge_([out], [z], backend=backend)
+            return out
+
+    with pytest.raises(RuntimeError, match=r"merge_: .*\[0\] has a tangent, and merge_ has no"):
+        torch.func.jvp(merged, (Z,), (T,))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="has a tangent"):
+        merged(forward_ad.make_dual(Z, T))
+    with forward_ad.dual_level():
+        assert torch.equal(merged(Z), Z)
+        plan()
+
+
 def test_a_forward_derivative_needs_the_reference():
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(Z, T)
@@ -292,6 +349,18 @@ def test_a_forward_derivative_needs_the_reference():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_tracing_by_torch_jit_is_refused():
-    with pytest.raises(RuntimeError, match=r"cannot be traced by torch.jit; use torch.export"):
-        torch.jit.trace(lambda z, t, y: kd_loss(z, [t], y), (Z, T, LABELS))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tracing_by_torch_jit_is_refused(backend):
+    def merged(z: Tensor) -> Tensor:
+        out = torch.zeros_like(z)
+        merge_([out], [z], backend=backend)
+        return out
+
+    for function in (
+        lambda z: kd_loss(z, [T], LABELS, backend=backend),
+        lambda z: dist_loss(z, T, backend=backend),
+        lambda z: min_norm_weights(z, [T, 2 * T], backend=backend),
+        merged,
+    ):
+        with pytest.raises(RuntimeError, match=r"cannot be traced by torch.jit; use torch.export"):
+            torch.jit.trace(function, (Z,))

@@ -79,6 +79,23 @@ def test_compiled_backward_with_every_kind_of_slice():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_classes_in_a_tensor_come_into_the_graph_as_they_are(backend):
+    """Nobody can look at them while it is traced: the operator does, each time it runs."""
+
+    def step(student, teacher, classes):
+        return kd_loss(student, [teacher], None, slices=[classes], alpha=0, backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    student, teacher = torch.randn(3, 5), torch.randn(3, 2)
+    for classes in (torch.tensor([1, 4]), torch.tensor([3, 0])):
+        assert torch.equal(compiled(student, teacher, classes), step(student, teacher, classes))
+    if backend == "cpp":
+        with pytest.raises(RuntimeError, match=r"columns\[0\] names class 5; expected 0 to 4"):
+            compiled(student, teacher, torch.tensor([1, 5]))
+
+
 @pytest.mark.parametrize("grad_mode", [True, False])
 @pytest.mark.parametrize("backend", ["cpp", "reference", "triton"])
 def test_loss_and_gradient_compile_into_one_graph(backend, grad_mode):

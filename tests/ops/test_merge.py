@@ -428,6 +428,21 @@ def test_compiles_without_graph_breaks() -> None:
     assert target.tolist() == [1.5] * 4 and out.tolist() == [2.5] * 4
 
 
+@pytest.mark.parametrize("planned", [False, True])
+def test_the_reference_is_not_traced(planned: bool) -> None:
+    """It looks for overlaps in memory, which tensors in a graph do not have yet."""
+    target, source = torch.zeros(3), torch.ones(3)
+    run = MergePlan([target], [source], backend="reference")
+
+    def step() -> None:
+        run() if planned else merge_([target], [source], backend="reference")
+
+    torch._dynamo.reset()
+    refused = "backend is 'reference', which is not traced by torch.compile; expected another"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=refused):
+        torch.compile(step, backend="aot_eager", fullgraph=True)()
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_a_plan_compiles_into_one_graph_and_runs_once_a_call(backend: str) -> None:
     """The graph holds the operator with the plan's tensors: it sees that they are written to."""

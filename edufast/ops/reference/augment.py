@@ -150,9 +150,9 @@ def reference(*arguments: object) -> Tensor:
     return torch.where(known[:, None, None, None], normalised, math.nan).to(p.dtype)
 
 
-def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Numbers of float32, C each: what is subtracted from a pixel, and what it is multiplied by."""
+def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(C,) float32 on the CPU: what is subtracted from a pixel, and what it is multiplied by."""
     # 1 / std is computed in float32, too, from the std that is rounded already.
     means = torch.tensor([255 * m for m in mean], dtype=torch.float32)
     stds = torch.tensor([255 * s for s in std], dtype=torch.float32)
-    return means.tolist(), (1 / stds).tolist()
+    return means, 1 / stds

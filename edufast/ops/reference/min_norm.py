@@ -138,7 +138,7 @@ def reference_gram(p: Gram) -> Tensor:
             index = p.columns[k]
         else:
             index = torch.arange(p.starts[k], p.starts[k] + t.shape[1], device=z.device)
-        grads.append(torch.zeros_like(z).index_copy_(1, index, g))
+        grads.append(torch.zeros_like(z).index_copy(1, index, g))
     pairs = [[(a * b).sum(1).double().sum() for b in grads] for a in grads]
     return torch.stack([torch.stack(row) for row in pairs])
 

@@ -40,8 +40,8 @@ def test_what_is_out_of_range_where_nobody_may_look_becomes_nan() -> None:
 
 def test_constants_are_rounded_to_float32_before_they_are_divided() -> None:
     mean, scale = constants([0.1], [0.3])
-    assert mean == [float(np.float32(255 * 0.1))]
-    assert scale == [float(np.float32(1) / np.float32(255 * 0.3))]
+    assert mean.tolist() == [float(np.float32(255 * 0.1))]
+    assert scale.tolist() == [float(np.float32(1) / np.float32(255 * 0.3))]
 
 
 WRONG = [
