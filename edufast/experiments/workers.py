@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edufast.utils.errors import Interrupted, TrainingError, UserError
 from edufast.utils.progress import message_console
-from edufast.utils.signals import deferred_interrupt, signals_as_interrupt
+from edufast.utils.signals import (
+    blocked_signals,
+    deferred_interrupt,
+    signals_as_interrupt,
+    unblock_signals,
+)
 
 _GRACE = 20.0  # seconds that a worker has to end before it is killed
 
@@ -100,7 +106,7 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
                     task = worker.task
                     assert task is not None
                     try:
-                        outcome = worker.collect()
+                        outcome = worker.collect(stopping or interrupted())
                     except (TrainingError, UserError) as error:
                         failure = failure or error
                         continue
@@ -138,15 +144,22 @@ class _Worker:
         self.log = log
         self.connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, log, threads))
-        self._process.start()
+        # Python starts this one, too, along with the first process, and unblocks signals then.
+        resource_tracker.ensure_running()
+        with blocked_signals():  # until it is a group of its own that can handle them
+            self._process.start()
         other.close()
 
     def start(self, task: Task) -> None:
         self.task = task
-        self.connection.send(task)
+        with suppress(ConnectionError):  # it has ended, which collect() will tell
+            self.connection.send(task)
 
-    def collect(self) -> str | None:
+    def collect(self, stopping: bool) -> str | None:
         """The outcome of the task; None: it was interrupted.
+
+        Args:
+            stopping: whether processes are asked to end.
 
         Raises:
             UserError, TrainingError: it failed.
@@ -155,7 +168,9 @@ class _Worker:
         name, self.task = self.task.name, None
         try:
             kind, text = self.connection.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionError) as error:
+            if stopping:
+                return None
             raise TrainingError(f"{name}: its process ended, see {self.log}") from error
         if kind in _FAILURES:
             raise _FAILURES[kind](f"{name}: {text}")
@@ -168,7 +183,7 @@ class _Worker:
 
     def close(self) -> None:
         if self.task is None:
-            with suppress(BrokenPipeError):  # it has ended already
+            with suppress(ConnectionError):  # it has ended already
                 self.connection.send(None)
         else:
             self._process.terminate()
@@ -190,7 +205,8 @@ def _serve(connection: Connection, log: Path, threads: int) -> None:
         os.dup2(file.fileno(), 2)
     console = message_console()
     # The parent stops, or is gone.
-    with signals_as_interrupt(), suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
+    with signals_as_interrupt(), suppress(KeyboardInterrupt, EOFError, ConnectionError):
+        unblock_signals()
         while (task := connection.recv()) is not None:
             connection.send(_outcome(task, console))
 

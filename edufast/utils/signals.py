@@ -41,6 +41,22 @@ def signals_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Within the block they wait. A process that is started here has them wait, too, until it
+    calls :func:`unblock_signals`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals() -> None:
+    """Those that waited come now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():

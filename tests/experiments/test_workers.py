@@ -1,6 +1,7 @@
 """Tasks in several processes: their order, and how a failure is told."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from edufast.experiments import workers
 from edufast.experiments.workers import run_tasks
-from edufast.utils.errors import TrainingError
+from edufast.utils.errors import Interrupted, TrainingError
 
 
 class FileTask:
@@ -99,3 +101,57 @@ def test_processes_keep_the_order_and_tell_a_failure(tmp_path):
         run_tasks(tasks, 2, tmp_path / "logs", Console(quiet=True))
     assert a.exists() and b.exists() and c.exists() and not late.exists()
     assert a.read_text() != c.read_text(), "processes share the work"
+
+
+def handles_ctrl_c(pid: int) -> bool:
+    """Whether a process is so far that Ctrl-C is an exception of Python."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert caught is not None
+    return bool(int(caught[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_a_process_that_is_still_starting_is_no_traceback(tmp_path, capfd, number):
+    """As Ctrl-C in a terminal, which goes to all processes of a command."""
+    worker = workers._Worker(tmp_path / "log", threads=1)
+    worker.start(FileTask(tmp_path / "product"))
+    while not handles_ctrl_c(worker._process.pid):
+        time.sleep(0.001)
+    os.kill(worker._process.pid, number)
+    with pytest.raises((EOFError, ConnectionError)):
+        worker.connection.recv()
+    worker.close()
+    assert worker._process.exitcode == 0
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "log").read_text() and not (tmp_path / "product").exists()
+
+
+def test_processes_that_end_by_the_signal_that_stops_the_sweep_are_no_failure(
+    tmp_path, monkeypatch
+):
+    start = workers._Worker.start
+
+    def start_and_stop_all(worker: workers._Worker, task: FileTask) -> None:
+        start(worker, task)
+        worker._process.kill()
+        if task is tasks[1]:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(workers._Worker, "start", start_and_stop_all)
+    tasks = [FileTask(tmp_path / name) for name in "ab"]
+    with pytest.raises(Interrupted):
+        run_tasks(tasks, jobs=2, logs=tmp_path / "logs", console=Console())
+
+
+def test_a_process_that_ended_before_its_task_came_is_told(tmp_path, monkeypatch):
+    make = workers._Worker.__init__
+
+    def make_and_kill(worker: workers._Worker, log: Path, threads: int) -> None:
+        make(worker, log, threads)
+        worker._process.kill()
+        worker._process.join()
+
+    monkeypatch.setattr(workers._Worker, "__init__", make_and_kill)
+    tasks = [FileTask(tmp_path / name) for name in "ab"]
+    with pytest.raises(TrainingError, match=r"its process ended, see .*worker\d.log"):
+        run_tasks(tasks, jobs=2, logs=tmp_path / "logs", console=Console())

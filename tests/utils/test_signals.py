@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from edufast.utils.signals import deferred_interrupt, signals_as_interrupt
+from edufast.utils.signals import (
+    blocked_signals,
+    deferred_interrupt,
+    signals_as_interrupt,
+    unblock_signals,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -88,3 +95,23 @@ def test_outside_the_main_thread_nothing_is_deferred(handlers):
     thread.start()
     thread.join()
     assert found == [False, handlers]
+
+
+def test_blocked_signals_wait_here_and_in_a_process_that_is_started_meanwhile():
+    code = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with deferred_interrupt() as interrupted:
+        with blocked_signals():
+            signal.raise_signal(signal.SIGTERM)
+            assert not interrupted()
+            out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert interrupted()
+    assert {int(number) for number in out.stdout.split()} >= set(SIGNALS)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_unblocked_signals_come():
+    with signals_as_interrupt(), blocked_signals():
+        signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            unblock_signals()
