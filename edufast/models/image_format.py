@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.data.samples import Channels
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.numbers import whole_number
 
 
@@ -52,8 +52,13 @@ def timm_format(model: nn.Module) -> ImageFormat:
         )
     import timm
 
-    config = timm.data.resolve_model_data_config(model)
-    return ImageFormat.of(config["mean"], config["std"], config["input_size"][-1])
+    try:
+        config = timm.data.resolve_model_data_config(model)
+        return ImageFormat.of(config["mean"], config["std"], config["input_size"][-1])
+    except Exception as error:  # whatever is written there
+        raise UserError(
+            f"the pretrained_cfg of {type(model).__name__}: {one_line(error)}"
+        ) from error
 
 
 def processor_format(processor: Any) -> ImageFormat:
@@ -69,7 +74,9 @@ def processor_format(processor: Any) -> ImageFormat:
         white = _processed(processor, np.full((64, 64, 3), 255, np.uint8))
         red = _processed(processor, np.array([[[255, 0, 0]]], np.uint8).repeat(64, 0).repeat(64, 1))
     except Exception as error:
-        raise UserError(f"{name} fails on an image, uint8 (64, 64, 3): {error}") from error
+        raise UserError(
+            f"{name} fails on an image, uint8 (64, 64, 3): {one_line(error)}"
+        ) from error
     shape = tuple(small.shape)
     if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3]:
         raise UserError(f"{name} makes {shape} of an image; expected (1, 3, size, size)")
@@ -79,7 +86,10 @@ def processor_format(processor: Any) -> ImageFormat:
     std = 1 / (white - black)
     size = shape[2] if large.shape == small.shape else None
     mean, std = ((x * 1e6).round() / 1e6 for x in (-black * std, std))  # it computes in float32
-    return ImageFormat.of(mean.tolist(), std.tolist(), size)
+    try:
+        return ImageFormat.of(mean.tolist(), std.tolist(), size)
+    except ValueError as error:
+        raise UserError(f"{name} makes of black and white: {error}") from error
 
 
 def _processed(processor: Any, image: np.ndarray) -> Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edufast.utils.errors import UserError, unknown
+from edufast.utils.errors import UserError, one_line, unknown
 from edufast.utils.extras import needed_for
+from edufast.utils.hub import is_missing
 from edufast.utils.registry import Registry
 
 
@@ -58,7 +60,8 @@ def create_model(name: str, num_classes: int) -> nn.Module:
             types = list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
             _check_known(name, entry in types, [f"hf/{other}" for other in types])
             config = transformers.AutoConfig.for_model(entry, num_labels=num_classes)
-        return Logits(transformers.AutoModelForImageClassification.from_config(config))
+        with _usable(name):
+            return Logits(transformers.AutoModelForImageClassification.from_config(config))
     return MODELS.call(name, num_classes)
 
 
@@ -263,14 +266,26 @@ register_model = MODELS.register
 
 def _hub_config(name: str, repository: str, num_classes: int) -> Any:
     """Of a Hugging Face model, as an earlier download left it on this machine."""
-    try:
-        return import_library("transformers").AutoConfig.from_pretrained(
+    transformers = import_library("transformers")
+    with _usable(name):
+        return transformers.AutoConfig.from_pretrained(
             repository, num_labels=num_classes, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """Whatever the configuration of a Hugging Face model makes its library run into is one line."""
+    try:
+        yield
+    except Exception as error:
+        if is_missing(error):
+            raise UserError(
+                f"model {name!r}: its configuration is not on this machine; expected weights: "
+                "pretrained once, which downloads it"
+            ) from error
         raise UserError(
-            f"model {name!r}: its configuration is not on this machine; expected weights: "
-            "pretrained once, which downloads it"
+            f"model {name!r}: its configuration makes no network: {one_line(error)}"
         ) from error
 
 

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 from urllib.parse import urlsplit
 
 from edufast.utils.errors import UserError, one_line
@@ -23,7 +24,7 @@ def from_hub(what: str) -> Iterator[None]:
 
     Raises:
         UserError: the hub does not answer and nothing was downloaded before, or anything else
-            fails.
+            fails, as files that are damaged.
     """
     from huggingface_hub import constants
 
@@ -34,11 +35,22 @@ def from_hub(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE and is_missing(error):
             raise _unreachable(what, constants.ENDPOINT) from error
-        raise UserError(f"{what} cannot be had: {one_line(error)}") from error
+        # Some list every model that there is.
+        reason = shorten(one_line(error), 400, placeholder=" …")
+        raise UserError(f"{what} cannot be had: {reason}") from error
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether an error says that a file of the hub is not on this machine."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    earlier = error.__cause__ or error.__context__
+    found = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled))
+    return found or (earlier is not None and is_missing(earlier))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import strftime
 
 from edufast.utils.errors import UserError
-from edufast.utils.files import naming
+from edufast.utils.files import naming, refuse_special_file
 
 _NAME = ".lock"
 
@@ -24,12 +24,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
     behind locks nothing.
 
     Raises:
-        UserError: another process holds the folder; the message says which.
+        UserError: another process holds the folder, and the message says which; or no file can be
+            written in the place of the lock's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _NAME, "a+", encoding="utf-8") as file:
+    refuse_special_file(folder / _NAME)
+    with open(folder / _NAME, "a+", encoding="utf-8", errors="replace") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(folder / _NAME):  # not every file system has locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edufast.models.image_format import processor_format
+from edufast.models.image_format import processor_format, timm_format
 from edufast.models.zoo import create_model
 from edufast.teachers.faculty import Teacher
 from edufast.utils.errors import UserError
@@ -60,3 +60,16 @@ def test_a_processor_that_does_more_is_refused():
         processor_format(oblong)
     with pytest.raises(UserError, match="function fails on an image"):
         processor_format(lambda x: x)
+
+
+def test_numbers_that_no_images_have_are_named():
+    transformers, timm = map(pytest.importorskip, ("transformers", "timm"))
+    processor = transformers.ViTImageProcessor(image_mean=[1e308] * 3)
+    with pytest.raises(UserError, match=r"makes of black and white: .* is .*; expected 3 finite"):
+        processor_format(processor)
+    model = timm.create_model("resnet10t", pretrained=False)
+    for key, value in (("mean", (0.5,)), ("std", (0, 0, 0)), ("input_size", ())):
+        model.pretrained_cfg = {**model.pretrained_cfg, key: value}
+        with pytest.raises(UserError, match="the pretrained_cfg of ResNet: ") as caught:
+            timm_format(model)
+        assert "\n" not in str(caught.value)

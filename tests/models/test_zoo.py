@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +111,30 @@ def test_unknown_names_list_near_matches(name: str, hint: str) -> None:
         pytest.importorskip(name.split("/")[0].replace("hf", "transformers"))
     with pytest.raises(UserError, match=hint):
         create_model(name, 10)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "1",
+        "{",
+        '{"model_type": "resnet", "hidden_act": [1, 2]}',
+        '{"model_type": "resnet", "hidden_sizes": true}',
+        '{"model_type": "resnet", "depths": []}',
+        '{"model_type": "vit", "patch_size": 0}',
+        '{"model_type": "no such type"}',
+    ],
+)
+def test_damaged_configurations_of_a_repository_are_one_line(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    Path("someone", "model").mkdir(parents=True)
+    Path("someone", "model", "config.json").write_text(config)
+    with pytest.raises(UserError, match="'hf/someone/model': its configuration makes no") as caught:
+        create_model("hf/someone/model", 10)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, "10", None])

@@ -91,6 +91,15 @@ def test_other_failures_keep_their_reason_in_one_line(monkeypatch, server):
         raise UserError("as it was")
 
 
+def test_damage_on_this_machine_is_told_also_without_a_network(monkeypatch, nobody):
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    assert told(hub.from_hub("the weights of x")) == "the weights of x cannot be had: two lines"
+    with pytest.raises(UserError, match=r"expected one of a, a, .* …$") as caught:
+        with hub.from_hub("the weights of x"):
+            raise ValueError("expected one of " + "a, " * 1000)
+    assert len(str(caught.value)) < 450
+
+
 def test_a_server_that_does_not_answer_is_named(nobody):
     line = told(hub.from_server("the weights of x", nobody))
     assert line.startswith("the weights of x are not on this machine, and 127.0.0.1 does not ans")

@@ -42,3 +42,20 @@ def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
     other.communicate()
     with folder_lock(tmp_path):
         pass
+
+
+def test_what_is_no_file_locks_nothing_and_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    refused = pytest.raises(UserError, match=r"\.lock is no regular file; expected a file to write")
+    with refused, folder_lock(tmp_path):
+        pass
+
+
+def test_a_holder_of_whom_the_name_is_damaged(tmp_path: Path) -> None:
+    with folder_lock(tmp_path):
+        (tmp_path / ".lock").write_bytes(b"process \xff")
+        with (
+            pytest.raises(UserError, match="in use by process \ufffd; wait"),
+            folder_lock(tmp_path),
+        ):
+            pass
