@@ -25,9 +25,16 @@ def tensor(name: str, value: Any) -> Tensor:
     """A dense tensor, the only kind that operators take."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is of type {type(value).__name__}; expected a tensor")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor")
+    if not is_dense(value):
+        kind = "is nested" if value.is_nested else "is quantized" if value.is_quantized else ""
+        kind = kind or f"has layout {value.layout}"
+        raise TypeError(f"{name} {kind}; expected a dense tensor")
     return value
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether strides say where the numbers are."""
+    return x.layout == torch.strided and not (x.is_nested or x.is_quantized)
 
 
 def tensors(name: str, values: Any) -> list[Tensor]:
@@ -36,7 +43,7 @@ def tensors(name: str, values: Any) -> list[Tensor]:
         raise TypeError(f"{name} is of type {type(values).__name__}; expected a list of tensors")
     found = list(values)
     for k, value in enumerate(found):
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+        if not isinstance(value, Tensor) or not is_dense(value):
             tensor(f"{name}[{k}]", value)  # names it; making the name takes longer than looking
     return found
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from edufast.ops._arguments import check_float
 from edufast.ops._library import checked, register
 from edufast.utils._torch_private import (
     Operator,
@@ -72,6 +73,12 @@ class FusedLoss(torch.autograd.Function):
 
 
 def _scale_(x: Tensor, factor: Tensor) -> None:
+    if factor.dim() or factor.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(
+            f"factor has shape {tuple(factor.shape)} and dtype {factor.dtype}; expected float32 or "
+            "float64 without dimensions"
+        )
+    check_float("x", x)
     x.mul_(factor)
 
 

@@ -263,7 +263,7 @@ def _laid_out(
     if isinstance(weighting, (list, tuple)):
         weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])
     if isinstance(weighting, Tensor):
-        if weighting.is_complex():
+        if tensor("weighting", weighting).is_complex():
             raise TypeError(f"weighting has dtype {weighting.dtype}; expected real numbers")
         weighting = moved("weighting", weighting.detach(), student.device).to(torch.float32)
     if student.dim() != 2:

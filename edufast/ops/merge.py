@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edufast.ops._library import checked, register, register_in_place
 from edufast.ops.backends import select_backend
-from edufast.ops.reference.merge import Merge, reference
+from edufast.ops.reference.merge import Merge, dense, reference
 from edufast.utils._torch_private import (
     as_constant,
     below_in_place,
@@ -91,7 +91,7 @@ def _run(backend: str, m: Merge) -> None:
     else:  # "cpp" and "cuda" are one operator on two devices
         # Below _in_place, which would turn the lists into Python's and back: half of the time.
         with below_in_place():
-            checked(torch.ops.edufast.merge_.default, *m)
+            dense(torch.ops.edufast.merge_.default, *m)
         torch.autograd.graph.increment_version(m.targets)
 
 
@@ -209,7 +209,7 @@ class MergePlan:
         self._number = None
         if self._backend in ("cpp", "cuda"):
             _refuse_negated(self._targets, self._sources)
-            self._number = checked(
+            self._number = dense(
                 torch.ops.edufast.merge_plan.default,
                 self._targets, self._sources, self._count, self._fill, self._moments,
             )  # fmt: skip

@@ -146,6 +146,9 @@ def test_the_factor_of_a_gradient_is_an_operator_on_the_cpu_too():
     assert set(results.values()) == {"SUCCESS"}
     torch.ops.edufast.scale_(x, factor)
     assert (x == -2).all()
+    for wrong in ((x, factor[None]), (x, torch.ones(2, 1)), (x.long(), factor), (x, factor.half())):
+        with pytest.raises((RuntimeError, TypeError), match="expected"):
+            torch.ops.edufast.scale_(*wrong)
 
 
 # --- on a GPU, where the upstream gradient is multiplied in place ---------------------------------

@@ -268,6 +268,36 @@ def test_slips_are_named_in_one_line(message, slip):
     assert "\n" not in str(caught.value)
 
 
+def nested() -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
+ODD = {
+    "has layout torch.sparse_coo": lambda: Z.to_sparse(),
+    "has layout torch.sparse_csr": lambda: Z.to_sparse_csr(),
+    "is quantized": lambda: torch.quantize_per_tensor(Z, 0.1, 0, torch.qint8),
+    "is nested": nested,
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_not_dense_are_named(kind, backend):
+    odd = ODD[kind]()
+    for name, slip in (
+        ("student", lambda: kd_loss(odd, [T], LABELS, backend=backend)),
+        (r"teachers\[1\]", lambda: kd_loss(Z, [T, odd], LABELS, backend=backend)),
+        ("weighting", lambda: kd_loss(Z, [T], LABELS, weighting=odd, backend=backend)),
+        ("teacher", lambda: dist_loss(Z, odd, backend=backend)),
+        (r"merge_: targets\[1\]", lambda: merge_([U.clone(), odd], [T, T], backend=backend)),
+        (r"sources\[1\]\[0\]", lambda: merge_([U.clone()], [[T], [odd]], backend=backend)),
+        (r"sources\[0\]\[1\]", lambda: MergePlan([Z, U], [T, odd], backend=backend)()),
+    ):
+        with pytest.raises(TypeError, match=f"{name} {kind}; expected a dense tensor"):
+            slip()
+
+
 def test_transforms_of_torch_func_need_the_reference():
     z = Z[:2]
     y = LABELS[:2]

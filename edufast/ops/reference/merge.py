@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from edufast.ops._arguments import tensor
 from edufast.ops._library import checked
 
 
@@ -30,7 +31,20 @@ class Merge(NamedTuple):
             ValueError: an argument does not fit; the message names it.
         """
         if not all(t.is_meta for t in (*self.targets, *self.sources)):
-            checked(torch.ops.edufast.merge_check.default, *self)
+            dense(torch.ops.edufast.merge_check.default, *self)
+
+
+def dense(call: Callable[..., Any], targets: Any, sources: Any, *rest: Any) -> Any:
+    """``call`` of an operator, where tensors that are not dense are named. They are looked for only
+    once it has failed: lists are long."""
+    try:
+        return checked(call, targets, sources, *rest)
+    except RuntimeError:
+        for i, x in enumerate(targets):
+            tensor(f"merge_: targets[{i}]", x)
+        for i, x in enumerate(sources):
+            tensor(f"merge_: sources[{i // len(targets)}][{i % len(targets)}]", x)
+        raise
 
 
 def reference(*arguments: Any) -> None:
