@@ -129,7 +129,7 @@ def outputs_of(path: Path, threads: int | None = None) -> Callable[[NDArray[Any]
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's errors share no public base class
-        raise ExportError(f"onnxruntime cannot load the file: {cause(error)}") from error
+        raise ExportError(f"onnxruntime cannot load {path}: {cause(error)}") from error
 
     def run(images: NDArray[Any]) -> list[Any]:
         try:

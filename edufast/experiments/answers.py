@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edufast.data import DataSet
 from edufast.edge.parity import BATCH
 from edufast.edge.registry import FORMATS
+from edufast.edge.seal import is_damaged
 from edufast.edge.trained import known_images
 from edufast.experiments.run_folder import RunFolder
 from edufast.models.weights import ModelInfo
@@ -77,7 +78,8 @@ class Answers:
 
 
 def keep_answers(folder: RunFolder, info: ModelInfo, data: DataSet) -> None:
-    """Ask all exported files of a run, and keep what they answer there.
+    """Ask all exported files of a run, and keep what they answer there. Those that are damaged are
+    left out, of which a warning tells.
 
     Args:
         folder: of the run.
@@ -88,7 +90,16 @@ def keep_answers(folder: RunFolder, info: ModelInfo, data: DataSet) -> None:
         UserError, ExportError: as :func:`ask`.
     """
     exported = {folder.path / e.path: e.format or "onnx" for e in folder.log().exports}
-    ask({p: f for p, f in exported.items() if p.is_file()}, info, data).save(folder.answers)
+    ask({p: f for p, f in exported.items() if _is_whole(p)}, info, data).save(folder.answers)
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    whole = path.suffix != ".onnx" or not is_damaged(path.read_bytes())
+    if not whole:
+        warnings.warn(f"{path} is damaged and left out; edufast export writes it", stacklevel=3)
+    return whole
 
 
 def ask(files: Mapping[Path, str], info: ModelInfo, data: DataSet) -> Answers:

@@ -95,7 +95,7 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
     with pytest.raises(UserError, match=r"no such file: .*missing\.onnx"):
         verify(model, tmp_path / "missing.onnx", samples, mean=MEAN, std=STD)
     (tmp_path / "torn.onnx").write_bytes(b"not a model")
-    with pytest.raises(ExportError, match="onnxruntime cannot load the file"):
+    with pytest.raises(ExportError, match=r"onnxruntime cannot load .*\.onnx: "):
         verify(model, tmp_path / "torn.onnx", samples, mean=MEAN, std=STD)
 
 

@@ -11,10 +11,13 @@ import torch
 pytest.importorskip("onnxscript")
 from edufast.data import DataSet, load_dataset
 from edufast.edge.trained import export_trained
-from edufast.experiments.answers import Answers, ask
+from edufast.experiments.answers import Answers, ask, keep_answers
+from edufast.experiments.events import ExportEvent
+from edufast.experiments.run_folder import RunFolder
 from edufast.models.weights import ModelInfo
 from edufast.models.zoo import create_model
 from edufast.training.evaluation import evaluate_on
+from edufast.utils.event_log import EventLog
 from tests.commands import write_pictures
 from tests.tiny import tiny_data
 
@@ -62,6 +65,27 @@ def test_files_of_pictures_are_named(tmp_path: Path) -> None:
     assert [picture.parent.name for picture in answers.pictures] == named
     answers.save(tmp_path / "a.npz")
     same(Answers.load(tmp_path / "a.npz"), answers)
+
+
+def test_a_file_that_is_damaged_is_left_out_and_named(tmp_path: Path) -> None:
+    """As one flipped bit, which might have answered something else."""
+    data = tiny_data()
+    _, info, path = exported(data, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "other.onnx").write_bytes(content)
+    log = EventLog(RunFolder(tmp_path).metrics)
+    for name in ("student.onnx", "other.onnx", "gone.onnx"):
+        log.write(
+            ExportEvent(
+                path=name, opset=18, bytes=1, noise=False, samples=1, agreement=1.0,
+                max_abs_difference=0.0, accuracy=1.0, latency_ms=1.0, format="onnx",
+            )
+        )  # fmt: skip
+    with pytest.warns(UserWarning, match="other.onnx is damaged and left out; edufast export"):
+        keep_answers(RunFolder(tmp_path), info, data)
+    answers = Answers.load(RunFolder(tmp_path).answers)
+    assert answers is not None and list(answers.chosen) == ["student.onnx"]
 
 
 def test_what_is_missing_or_damaged_is_none(tmp_path: Path) -> None:
