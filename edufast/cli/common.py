@@ -82,6 +82,10 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
             return function(*arguments, **keywords)
     except UserError as error:
         fail(str(error), 2)
+    except ImportError as error:  # a package that is there: damaged, of another system, no memory
+        if (error.name or "").partition(".")[0] == "edufast":
+            raise
+        fail(f"a package cannot be loaded: {one_line(error)}", 1)
     except LostRank as error:
         from edufast.utils.ranks import others_told
 

@@ -54,6 +54,29 @@ def test_a_package_that_a_command_lacks_is_told_in_one_line(monkeypatch, tmp_pat
     )
 
 
+def test_a_package_that_cannot_be_loaded_is_told_in_one_line(capsys):
+    """As torch beside a limit of memory, or built for another system."""
+
+    def import_it():
+        raise ImportError("libtorch_cpu.so: failed to map\nsegment from shared object", name="_C")
+
+    with pytest.raises(typer.Exit) as caught:
+        user(import_it)
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().err == (
+        "edufast: a package cannot be loaded: libtorch_cpu.so: failed to map segment from shared "
+        "object\n"
+    )
+
+
+def test_an_import_error_of_our_own_stays_one():
+    def import_it():
+        raise ImportError("cannot import name 'x'", name="edufast.ops")
+
+    with pytest.raises(ImportError, match="cannot import name"):
+        user(import_it)
+
+
 def test_what_the_user_got_wrong_ends_in_one_line_and_code_2(capsys):
     message = "training.lr: found [fast]; expected a number, " + "and a long explanation " * 5
 
