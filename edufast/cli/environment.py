@@ -27,6 +27,8 @@ def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, 
     @functools.wraps(command)
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
         configure_openmp()
+        # Of a notebook, whose package may be missing here: plots are only written to files.
+        os.environ.pop("MPLBACKEND", None)
         user(check_environment, by_ranks=by_ranks)
         with as_rank() if by_ranks else nullcontext():
             return user(command, *arguments, **options)

@@ -131,3 +131,13 @@ def test_processes_spin_briefly_unless_the_user_says_otherwise(tmp_path, own):
     command = [sys.executable, "-c", PRINTS_HOW_OPENMP_WAITS]
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert process.stdout.split() == [own or "10000", "x"], process.stderr
+
+
+def test_a_backend_of_matplotlib_that_is_not_here_hinders_nobody(tmp_path):
+    """As notebooks set it for the commands that they start; it was noticed when all was trained."""
+    sheet = tmp_path / "sheet.png"
+    command = [sys.executable, "-m", "edufast", "data", "digits", "--contact-sheet", str(sheet)]
+    environment = {**os.environ, "MPLBACKEND": "no such backend"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert sheet.is_file()
