@@ -61,14 +61,14 @@ def _augment(*arguments: Any) -> Tensor:
     check_processor("images", p.images)
     count, height, width, channels = p.images.shape
     out = p.images.new_empty((len(p.index), height, width, channels), dtype=p.dtype)
-    mean, scale = constants(p.mean, p.std)
+    mean, scale = (tuple(x.tolist()) for x in constants(p.mean, p.std))
     programs = len(p.index) * triton.cdiv(height * width * channels, ELEMENTS)
     if not programs:
         return out
     with torch.cuda.device_of(p.images):
         _augment_kernel[(programs,)](
-            p.images, p.index, p.views, out, tuple(mean.tolist()), tuple(scale.tolist()), count, p.view_count,
-            height, width, p.pad, C=channels, FLIP=p.flip, ELEMENTS=ELEMENTS,
+            p.images, p.index, p.views, out, mean, scale, count, p.view_count, height, width,
+            p.pad, C=channels, FLIP=p.flip, ELEMENTS=ELEMENTS,
             enable_fp_fusion=False,
         )  # fmt: skip
     return out
