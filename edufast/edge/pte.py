@@ -22,6 +22,7 @@ from edufast.edge.onnx import cause, quiet
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
 from edufast.edge.preprocess import Preprocessed
+from edufast.edge.seal import is_damaged, sealed
 from edufast.utils import extras
 
 SUFFIX = ".pte"
@@ -67,7 +68,7 @@ def save(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[st
     lowered = to_edge_transform_and_lower(
         program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: said}
     )
-    path.write_bytes(lowered.to_executorch().buffer)
+    path.write_bytes(sealed(lowered.to_executorch().buffer))
 
 
 @contextmanager
@@ -87,16 +88,17 @@ def runner(path: Path, threads: int | None = None) -> Run:
         threads: of the process's pool; None: as many as torch takes.
 
     Raises:
-        ExportError: ExecuTorch cannot load the file or, when called, cannot run it.
+        ExportError: the file is damaged; or ExecuTorch cannot load it or, when called, run it.
     """
     require()
+    content = _whole(path)
     with _silent_start():
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
 
         _unsafe_reset_threadpool(threads or torch.get_num_threads())
         try:
-            program = Runtime.get().load_program(path.read_bytes())
+            program = Runtime.get().load_program(content)
             program.load_method("forward")
         except Exception as error:
             raise ExportError(f"ExecuTorch cannot load the file: {cause(error)}") from error
@@ -114,15 +116,30 @@ def runner(path: Path, threads: int | None = None) -> Run:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a file says of itself: classes, preprocessing, versions."""
+    """What a file says of itself: classes, preprocessing, versions.
+
+    Raises:
+        ExportError: it is damaged.
+    """
     require()
+    content = _whole(path)
     with _silent_start():
         from executorch.runtime import Runtime
 
-        program = Runtime.get().load_program(path.read_bytes())
+        program = Runtime.get().load_program(content)
         said = program.load_method(METADATA).execute([])[0]
     entries: dict[str, Any] = json.loads(said)
     return entries
+
+
+def _whole(path: Path) -> bytes:
+    content = path.read_bytes()
+    if is_damaged(content):  # ExecuTorch would take it as it is
+        raise ExportError(
+            "the file is damaged, or edufast did not write it: its content does not match the hash "
+            "at its end"
+        )
+    return content
 
 
 @contextmanager

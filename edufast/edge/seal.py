@@ -1,4 +1,4 @@
-"""A hash at the end of an .onnx file, so that a flipped bit is noticed."""
+"""A hash at the end of exported files, so that a flipped bit is noticed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 
 # A protobuf message may be continued: these bytes are one more entry of ModelProto.metadata_props
 # (field 14), a StringStringEntryProto of 74 bytes with the key "sha256" and 64 hexadecimal digits.
+# ExecuTorch does not look at what follows a program.
 _HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _LENGTH = len(_HEAD) + 64
 
 
 def sealed(content: bytes) -> bytes:
-    """The content of an .onnx file, followed by its hash."""
+    """The content of an exported file, followed by its hash."""
     return content + _HEAD + hashlib.sha256(content).hexdigest().encode()
 
 

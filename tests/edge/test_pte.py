@@ -16,6 +16,7 @@ import edufast
 from edufast.edge.export import export
 from edufast.edge.parity import ExportError
 from edufast.edge.pte import read_metadata, runner
+from edufast.edge.seal import sealed
 from tests.edge.cases import CLASSES, MEAN, SIZE, STD, normalised, reference
 
 pytest.importorskip("executorch.runtime")
@@ -84,9 +85,20 @@ def test_a_model_that_cannot_be_traced_is_one_line_and_no_file(samples, tmp_path
 
 def test_what_is_no_program_is_refused(tmp_path) -> None:
     path = tmp_path / "student.pte"
-    path.write_bytes(b"no program at all, not even a header of one" * 9)
+    path.write_bytes(sealed(b"no program at all, not even a header of one" * 9))
     with pytest.raises(ExportError, match=r"^ExecuTorch cannot load the file"):
         runner(path)
+
+
+@pytest.mark.parametrize("at", [0, 1000, -100, -1])
+def test_a_flipped_bit_is_noticed(written, tmp_path, at: int) -> None:
+    content = bytearray(written[0].read_bytes())
+    content[at] ^= 1
+    path = tmp_path / "student.pte"
+    path.write_bytes(content)
+    for read in (runner, read_metadata):
+        with pytest.raises(ExportError, match=r"^the file is damaged"):
+            read(path)
 
 
 def test_the_script_measures_it_with_the_golden_images(written, samples, tmp_path) -> None:
