@@ -46,7 +46,7 @@ class BestSoFar:
         Returns:
             What was exported, in words, or nothing.
         """
-        student, at, data = school.student, school.progress, school.data
+        student, at, data = school.evaluated, school.progress, school.data
         complete = student.grown == len(student.fragments) and student.classes == len(data.classes)
         if not complete or at.accuracy <= self._accuracy:
             return ""

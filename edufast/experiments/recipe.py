@@ -12,14 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from edufast.data import Augment, DataSet, absolute_source, load_dataset
+from edufast.data import DataSet, absolute_source, load_dataset
 from edufast.data.datasets import OnError
-from edufast.data.samples import LARGEST_IMAGE
 from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
     SHARE,
-    BatchSize,
     Bytes,
     ClassIds,
     Epochs,
@@ -37,10 +35,11 @@ from edufast.experiments.schema import (
     read_text,
     read_yaml,
 )
+from edufast.experiments.training_section import TrainingSection
 from edufast.models.heads import Kind
 from edufast.models.pretrained import Start, Weights, started
 from edufast.training.curriculum import Curriculum
-from edufast.training.settings import Compile, Precision, Training
+from edufast.training.settings import Training
 from edufast.utils.errors import UserError, unknown
 
 _MOST_TEACHERS = 1024  # far above what any run needs
@@ -121,30 +120,6 @@ class AlgorithmSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "kd"
-
-
-class AugmentSection(Section):
-    """Random views; see :class:`edufast.data.Augment`."""
-
-    pad: Annotated[int, Field(ge=0, le=LARGEST_IMAGE)] = 4
-    flip: bool = True
-    random_resized_crop: tuple[float, float] | None = None
-    replay: PositiveInt | None = None
-
-
-class TrainingSection(Section):
-    """The optimiser's settings; see :class:`edufast.Training`."""
-
-    batch_size: BatchSize = 128
-    lr: PositiveFloat = 0.1
-    pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.3
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    augment: AugmentSection = AugmentSection()
-    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    precision: Precision = "fp32"
-    compile: Compile = "auto"
 
 
 class Recipe(Section):
@@ -240,11 +215,11 @@ class Recipe(Section):
 
     def create_training(self) -> Training:
         """How the student is optimised."""
-        return _training(self.training)
+        return self.training.create()
 
     def create_teaching(self) -> Training:
         """How teachers are optimised: like the student unless ``teaching`` says otherwise."""
-        return _training(self.teaching or self.training)
+        return (self.teaching or self.training).create()
 
     def create_student_model(self, num_classes: int) -> nn.Module:
         """The student's network with random weights, see :func:`edufast.models.zoo.create_model`.
@@ -328,11 +303,6 @@ def _started(key: str, name: str, num_classes: int, weights: Weights | None) -> 
         return started(name, num_classes, weights)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
-
-
-def _training(section: TrainingSection) -> Training:
-    augment = Augment(**section.augment.model_dump())
-    return Training(**section.model_dump(exclude={"augment"}), augment=augment)
 
 
 def shipped_recipes() -> list[str]:

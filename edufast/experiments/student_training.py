@@ -79,16 +79,17 @@ def _keep(setup: Setup, school: School, graduate: nn.Module) -> None:
         at.seconds,
     )
     save_model(setup.folder.student, graduate, info)
-    if school.student.exits:
-        save_exits(setup.folder.exits, school.student, graduate)
+    student = school.evaluated
+    if student.exits:
+        save_exits(setup.folder.exits, student, graduate)
     if setup.config.export:
-        for depth in school.student.depths[:-1]:
-            smaller = school.student.graduate(depth)
+        for depth in student.depths[:-1]:
+            smaller = student.graduate(depth)
             tell_export(setup, export_student(setup, smaller, info, exit=depth))
 
 
 def _result(setup: Setup, method: Method, seed: int, school: School) -> ResultEvent:
-    at, student = school.progress, school.student
+    at, student = school.progress, school.evaluated
     # By the slices of education, also where the method has a single grade.
     accuracy = evaluate_on(student, school.data, setup.methods["education"].curriculum.class_map)
     taught_by = [read_info(setup.teacher_file(k)) for k in method.teachers]

@@ -8,9 +8,35 @@ from edufast.models.global_batch_norm import batch_norms
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
-from edufast.training.settings import Training
+from edufast.training.settings import SchoolOptions, Training
 from edufast.utils.errors import UserError
+from edufast.utils.instances import check_instance
 from edufast.utils.ranks import size
+
+
+def check_kinds(
+    student: object,
+    faculty: object,
+    curriculum: object,
+    data: object,
+    algorithm: object,
+    training: object | None,
+    options: object | None,
+) -> None:
+    """Check that a School is given what it takes.
+
+    Raises:
+        TypeError: an argument is of another kind; the message names it.
+    """
+    check_instance("student", student, Student)
+    check_instance("faculty", faculty, Faculty)
+    check_instance("curriculum", curriculum, Curriculum)
+    check_instance("data", data, DataSet)
+    check_instance("algorithm", algorithm, str, Algorithm)
+    if training is not None:
+        check_instance("training", training, Training)
+    if options is not None:
+        check_instance("options", options, SchoolOptions)
 
 
 def check_fit(

@@ -11,6 +11,7 @@ from edufast.data.class_map import ClassMap
 from edufast.distill import Algorithm, GradeContext
 from edufast.student.student import Student
 from edufast.teachers.supervision import Supervision
+from edufast.training.average import Average
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
 from edufast.utils import cuda_graph
@@ -31,6 +32,8 @@ class Growth:
 
     Attributes:
         begun: number of grades that have begun, including those that have ended.
+        average: of the student, which grows along; None: ``training`` asks for none, or no grade
+            has begun.
 
     Raises:
         ValueError: the student does not fit the curriculum.
@@ -48,6 +51,7 @@ class Growth:
         _check(student, curriculum)
         student.assign_classes(curriculum.class_map)
         self.begun = 0
+        self.average: Average | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._student, self._algorithm, self._curriculum = student, algorithm, curriculum
         self._supervisions, self._training = supervisions, training
@@ -73,20 +77,15 @@ class Growth:
 
     def _grow(self, g: int) -> None:
         curriculum, student, algorithm = self._curriculum, self._student, self._algorithm
-        fragments, classes = curriculum.fragments[g], len(curriculum.taught(g))
         own = set(algorithm.parameters())
         if self._optimizer is not None and own:
             self._optimizer.param_groups.pop()  # the last group is the algorithm's
-        student.image_size = curriculum.grades[g].image_size
-        if (student.grown, student.classes) < (fragments, classes):
-            student.grow(
-                fragments=fragments,
-                classes=classes,
-                optimizer=self._optimizer,
-                keep_rows=curriculum.keep_rows,
-                keep_state=curriculum.keep_state,
-                keep_exits=curriculum.exit_weight > 0,
-            )
+        if g == 0 and self._training.ema:
+            self.average = Average(student, self._training.ema)
+        self._grow_student(student, g, self._optimizer)
+        if self.average is not None:
+            self._grow_student(self.average.student, g)
+            self.average.follow(student)
         if self._optimizer is None:
             self._optimizer = self._training.create_optimizer(
                 student.active_parameters(), student.learned
@@ -102,6 +101,22 @@ class Growth:
         _complete_momentum(self._optimizer)
         if self._class_ids.device.type in cuda_graph.DEVICES:
             _rates_as_tensors(self._optimizer, self._class_ids.device)
+
+    def _grow_student(
+        self, student: Student, g: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        curriculum = self._curriculum
+        fragments, classes = curriculum.fragments[g], len(curriculum.taught(g))
+        student.image_size = curriculum.grades[g].image_size
+        if (student.grown, student.classes) < (fragments, classes):
+            student.grow(
+                fragments=fragments,
+                classes=classes,
+                optimizer=optimizer,
+                keep_rows=curriculum.keep_rows,
+                keep_state=curriculum.keep_state,
+                keep_exits=curriculum.exit_weight > 0,
+            )
 
     def _context(self, g: int) -> GradeContext:
         student, supervision = self._student, self._supervisions[g]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ from edufast.data.image_files import naming_unreadable
 from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
-from edufast.teachers.supervision import Supervision
 from edufast.training.checkpoint import (
     load_optimizer,
     restore,
     save_checkpoint,
 )
-from edufast.training.checks import check_batch, check_fit
-from edufast.training.curriculum import Curriculum, Grade
+from edufast.training.checks import check_fit, check_kinds
+from edufast.training.curriculum import Curriculum
 from edufast.training.evaluation import Accuracy, tally
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
+from edufast.training.grade_plan import GradePlan, plan_grades
 from edufast.training.growth import Growth
-from edufast.training.loaders import training_batches, validation_batches
+from edufast.training.loaders import validation_batches
 from edufast.training.progress import Progress
 from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
@@ -35,26 +35,12 @@ from edufast.utils import ranks
 from edufast.utils.collectives import all_sum, broadcast_, share_random_state
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
-from edufast.utils.instances import check_instance
 from edufast.utils.progress import TrainingBar
 from edufast.utils.ranks import Stop
 from edufast.utils.registry import call_user
 from edufast.utils.signals import deferred_interrupt
 
 LOG_EVERY = 20  # steps between reads of the loss; each read waits for the device
-
-
-class GradePlan(NamedTuple):
-    """What a grade consists of, known before it begins."""
-
-    grade: Grade
-    supervision: Supervision
-    loader: Loader
-
-    @property
-    def steps(self) -> int:
-        """Number of optimiser steps."""
-        return self.grade.epochs * len(self.loader)
 
 
 class School:
@@ -95,15 +81,7 @@ class School:
         training: Training | None = None,
         options: SchoolOptions | None = None,
     ) -> None:
-        check_instance("student", student, Student)
-        check_instance("faculty", faculty, Faculty)
-        check_instance("curriculum", curriculum, Curriculum)
-        check_instance("data", data, DataSet)
-        check_instance("algorithm", algorithm, str, Algorithm)
-        if training is not None:
-            check_instance("training", training, Training)
-        if options is not None:
-            check_instance("options", options, SchoolOptions)
+        check_kinds(student, faculty, curriculum, data, algorithm, training, options)
         self.options = options or SchoolOptions()
         self.device = torch.device(self.options.device)
         ranks.join()
@@ -119,7 +97,15 @@ class School:
         quiet = not ranks.is_first()
         self._bar = TrainingBar(self.options.name, len(curriculum.grades), quiet=quiet)
         self._positions = curriculum.class_map.positions(self.device)
-        self.plans = [self._plan(g) for g in range(len(curriculum.grades))]
+        self.plans = plan_grades(
+            curriculum,
+            faculty,
+            data,
+            self.training,
+            temperature=self.algorithm.temperature,
+            seed=self.options.seed,
+            device=self.device,
+        )
         self._growth = Growth(
             student,
             self.algorithm,
@@ -145,6 +131,12 @@ class School:
     def loader(self) -> Loader:
         """Batches of the current grade."""
         return self.plan.loader
+
+    @property
+    def evaluated(self) -> Student:
+        """What is validated and graduates: the student or, with ``training.ema``, its average."""
+        average = self._growth.average
+        return self.student if average is None else average.student
 
     @property
     def step(self) -> TrainStep:
@@ -183,7 +175,7 @@ class School:
                 self.progress.grade += 1
                 self.progress.epoch = 0
                 self._save()
-        return self.student.graduate()
+        return self.evaluated.graduate()
 
     def _teach_grade(self, stop: Stop, after_epoch: Callable[[], str]) -> None:
         at, epochs = self.progress, self.plan.grade.epochs
@@ -250,6 +242,7 @@ class School:
             self.algorithm,
             self._growth.optimizer,
             self.training,
+            average=self._growth.average,
             exit_weight=self.curriculum.exit_weight,
             steps=self.plan.steps,
             alike=self.curriculum.order == "mixed",
@@ -295,7 +288,7 @@ class School:
         return loss
 
     def validate(self) -> Accuracy:
-        """Accuracy on the validation samples of all classes taught so far.
+        """Accuracy of :attr:`evaluated` on the validation samples of all classes taught so far.
 
         Raises:
             RuntimeError: no grade has begun.
@@ -305,7 +298,7 @@ class School:
             raise RuntimeError("no grade has begun yet: call begin_grade() first")
         with at.phase("validation"):
             counts = tally(
-                self.student,
+                self.evaluated,
                 self._validation.epoch(0),
                 self.curriculum.taught(at.grade),
                 precision=self.training.precision,
@@ -316,23 +309,6 @@ class School:
         return accuracy
 
     # --- helpers -----------------------------------------------------------------------------
-
-    def _plan(self, g: int) -> GradePlan:
-        grade, temperature = self.curriculum.grades[g], self.algorithm.temperature
-        supervision = Supervision(
-            self.faculty, grade.teachers, grade.target, self.curriculum.taught(g), temperature
-        )
-        loader = training_batches(
-            self.data,
-            self.curriculum,
-            g,
-            supervision.groups,
-            self.training,
-            seed=self.options.seed,
-            device=self.device,
-        )
-        check_batch(loader.batch_size)
-        return GradePlan(grade, supervision, loader)
 
     def _epochs_done(self) -> int:
         """Over all grades."""
@@ -349,12 +325,7 @@ class School:
         at, steps = self.progress, [plan.steps for plan in self.plans]
         step = at.epoch * len(self.loader) + at.step
         self._rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
-        for group in self._growth.optimizer.param_groups:
-            own = self._rate * (self.training.pretrained_lr if group.get("learned") else 1)
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(own)
-            else:
-                group["lr"] = own
+        self.training.set_rate(self._growth.optimizer, self._rate)
 
     def _finite(self, loss: Tensor) -> float:
         value = loss.item()
@@ -416,6 +387,8 @@ class School:
             "optimizer": self._growth.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
         }
+        if self._growth.average is not None:
+            state["average"] = self.evaluated.state_dict()
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -432,6 +405,11 @@ class School:
                 f"the checkpoint is of {found[0]} with seed {found[1]}; expected {expected[0]} "
                 f"with seed {expected[1]}"
             )
+        if ("average" in state) != (self.training.ema > 0):
+            raise ValueError(
+                f"the checkpoint has {'an' if 'average' in state else 'no'} average of the "
+                f"student; expected that of a training with ema {self.training.ema:g}"
+            )
         at = Progress(**state["progress"])
         current = self.plans[min(at.grade, len(self.plans) - 1)]
         at.check(grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader))
@@ -441,6 +419,8 @@ class School:
         # Not progress.grade: when a grade ends it is already that of the next, which has not begun.
         self._growth.begin(state["begun"] - 1)
         self.student.load_state_dict(state["student"])
+        if self._growth.average is not None:
+            self.evaluated.load_state_dict(state["average"])
         self.algorithm.load_state_dict(state["algorithm"])
         load_optimizer(self._growth.optimizer, state["optimizer"])
         if self._step is not None:

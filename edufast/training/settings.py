@@ -39,6 +39,9 @@ class Training:
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
         weight_decay: of both optimisers.
+        ema: decay of an exponential moving average of the student over its steps, below 1, such as
+            0.999: about 1 / (1 - ema) steps. The average is what is validated and graduates, see
+            :class:`edufast.training.average.Average`. 0: none.
         augment: random augmentation of the training images.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
@@ -59,6 +62,7 @@ class Training:
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    ema: float = 0.0
     augment: Augment = field(default_factory=Augment)
     balance: float = 0.0
     precision: Precision = "fp32"
@@ -66,7 +70,7 @@ class Training:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
-        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "balance"):
+        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "ema", "balance"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.lr == 0:
             raise ValueError("lr is 0; expected a number above 0")
@@ -75,8 +79,9 @@ class Training:
                 f"pretrained_lr is {self.pretrained_lr}; expected a share of lr, above 0 and up to "
                 "1"
             )
-        if self.momentum >= 1:
-            raise ValueError(f"momentum is {self.momentum}; expected a number below 1")
+        for name in ("momentum", "ema"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number below 1")
         check_instance("augment", self.augment, Augment)
         if self.balance > 1:
             raise ValueError(f"balance is {self.balance}; expected at most 1")
@@ -108,6 +113,15 @@ class Training:
             nesterov=self.momentum > 0,
             fused=True,
         )
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
+        """Set the learning rate of all groups; those of ``learned`` get their share of it."""
+        for group in optimizer.param_groups:
+            own = rate * (self.pretrained_lr if group.get("learned") else 1)
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(own)
+            else:
+                group["lr"] = own
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from edufast.distill import Algorithm
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.global_batch_norm import batch_norms, global_statistics
 from edufast.student.student import Student
+from edufast.training.average import Average
 from edufast.training.settings import Precision, Training, autocast
 from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
 from edufast.utils.collectives import average_, gather_columns, gather_rows
@@ -50,6 +51,7 @@ class TrainStep:
         algorithm: how to distil.
         optimizer: of the student's active parameters.
         training: precision, and whether to compile.
+        average: of the student, updated in every step; None: there is none.
         exit_weight: weight of the losses of kept exits.
         steps: number of steps in the grade, on which "auto" compilation depends.
         alike: whether all batches have the same number of samples for each owner; if not, "auto"
@@ -69,13 +71,14 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         training: Training,
         *,
+        average: Average | None = None,
         exit_weight: float,
         steps: int,
         alike: bool = True,
     ) -> None:
         self.compiles = 0
         self._student, self._algorithm, self.optimizer = student, algorithm, optimizer
-        self._training = training
+        self._training, self._average = training, average
         self._exit_weight = exit_weight
         self._batch_norms = batch_norms(student)
         self._begun = False
@@ -116,11 +119,13 @@ class TrainStep:
         self._replays.forget()
 
     def update(self) -> None:
-        """Update the weights."""
+        """Update the weights, and their average."""
         groups = self.optimizer.param_groups
         average_(p.grad for group in groups for p in group["params"] if p.grad is not None)
         with _capturable(groups):
             self.optimizer.step()
+        if self._average is not None:
+            self._average.update()
 
     def _learn_and_update(
         self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None

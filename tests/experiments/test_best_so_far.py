@@ -65,6 +65,22 @@ def test_what_learned_from_small_images_is_exported_for_small_images(setup, scho
     assert export.accuracy == pytest.approx(school.progress.accuracy, abs=0.05)
 
 
+def test_of_a_student_with_a_moving_average_the_average_is_kept(tmp_path):
+    training = {"batch_size": 16, "ema": 0.5, "augment": {"pad": 1, "flip": False}}
+    averaged = small_setup(tmp_path, "education", recipe=GROWING | {"training": training})
+    with averaged.opened():
+        taught = averaged.methods["education"].create_school(0, Faculty([]), device="cpu")
+        taught.begin_grade()
+        taught.begin_epoch()
+        taught.train_step(next(taught.loader.epoch(0)))
+        taught.validate()
+        BestSoFar(averaged).offer(taught, "resnet8")
+    kept, _ = load_model(averaged.folder.best)
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, taught.evaluated.model.state_dict()[name])
+    assert not torch.equal(kept.state_dict()["conv1.weight"], taught.student.model.conv1.weight)
+
+
 def test_a_worse_one_changes_nothing(setup, school):
     best = BestSoFar(setup)
     school.progress.accuracy = 0.5

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from edufast.data.class_map import ClassMap
 from edufast.experiments.run import teach
@@ -10,7 +11,9 @@ from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student, train_student
 from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.models.zoo import create_model
+from edufast.student.saved_exits import load_exits
 from edufast.training.evaluation import evaluate_on
+from edufast.training.school import School
 from tests.experiments.small import small_setup
 from tests.tiny import tiny_data
 
@@ -79,3 +82,27 @@ def test_a_student_that_started_from_weights_is_kept_with_the_images_it_learned_
     shown = replace(tiny_data(), mean=mean, std=std)
     accuracy = evaluate_on(network, shown, ClassMap.of(range(6))).overall
     assert accuracy == result.accuracy
+
+
+def test_with_a_moving_average_the_average_is_kept_with_its_exits(tmp_path, monkeypatch):
+    schools = []
+    fit = School.fit
+    monkeypatch.setattr(School, "fit", lambda self, *a: schools.append(self) or fit(self, *a))
+    training = {"batch_size": 16, "ema": 0.8, "augment": {"pad": 1, "flip": False}}
+    setup = small_setup(tmp_path, "education", recipe={"training": training}, export=False)
+    with setup.opened():
+        result = train_student(setup, setup.methods["education"], 0, teach(setup))
+    network, _ = load_model(setup.folder.student)
+    average, student = schools[-1].evaluated, schools[-1].student
+    kept = load_exits(setup.folder.exits, network, (3, 16, 16))
+    image = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        for found, expected, other in zip(
+            kept.forward_exits(image),
+            average.forward_exits(image),
+            student.eval().forward_exits(image),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, expected)
+            assert not torch.allclose(found, other)
+    assert evaluate_on(network, tiny_data(), ClassMap.of(range(6))).overall == result.accuracy

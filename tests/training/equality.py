@@ -124,14 +124,17 @@ CASES = {
     "AdamW, rare classes shown more often": Case(
         training=replace(SMALL, optimizer="adamw", balance=0.5)
     ),
+    "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
 }
 
 
 def outcome(case: Case, **options: Any) -> dict[str, Tensor]:
-    """What ``case`` trains: weights, adapters, memories, statistics; its accuracy and costs."""
+    """What ``case`` trains: weights and their average, adapters, memories, statistics; its accuracy
+    and costs."""
     school = case.school(**options)
     school.fit()
     found = {f"student.{k}": v for k, v in school.student.state_dict().items()}
+    found |= {f"evaluated.{k}": v for k, v in school.evaluated.state_dict().items()}
     found |= {f"algorithm.{k}": v for k, v in school.algorithm.state_dict().items()}
     at = school.progress
     found["accuracy"] = torch.tensor(at.accuracy)

@@ -107,6 +107,15 @@ def test_adamw_learns_the_same(device, captures):
     assert captures
 
 
+def test_the_average_of_replayed_steps_is_that_of_all_steps(device, captures):
+    schools = [school("kd", "full", device, ema=0.8, compile=c) for c in ("auto", False)]
+    assert_same_training(*schools)
+    replayed, launched = (each.evaluated.state_dict() for each in schools)
+    for key, weight in launched.items():
+        torch.testing.assert_close(replayed[key], weight, rtol=1e-3, atol=1e-4, msg=key)
+    assert captures.count("_learn_and_update") == 5
+
+
 def test_the_state_of_replayed_steps_resumes(device, captures):
     expected = school("kd", "full", device).fit().state_dict()
     stopped = school("kd", "full", device)

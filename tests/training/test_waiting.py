@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ OPTIONS = {"crd": {"negatives": 10, "width": 8}, "fitnet": {"stage": "two_stage"
 MERGED = [name for name in TARGETS if name not in ("none", "full", "routed")]
 
 
-def school(algorithm: Algorithm, target: str, device: str = "cpu", **training: str) -> School:
+def school(algorithm: Algorithm, target: str, device: str = "cpu", **training: Any) -> School:
     """Two grades: of two slices by their teachers or, "full", of depth by two teachers of all."""
     torch.manual_seed(0)
     full = target == "full"
@@ -65,10 +67,12 @@ def remote(batch: Batch) -> Batch:
     return batch._replace(**held)
 
 
-def assert_never_waits(name: str, target: str, **options: str) -> None:
+def assert_never_waits(
+    name: str, target: str, training: Mapping[str, float] = MappingProxyType({}), **options: str
+) -> None:
     def losses(watched: bool) -> list[torch.Tensor]:
         algorithm = create_algorithm(name, **OPTIONS.get(name, {}), **options)
-        taught = school(algorithm, target)
+        taught = school(algorithm, target, **training)
         found = [taught.train_step(remote(b) if watched else b) for b in batches(taught)]
         assert all(isinstance(loss, Remote) == watched for loss in found)
         return [loss.held if watched else loss for loss in found]
@@ -91,6 +95,11 @@ def test_no_target_waits(target: str) -> None:
 @pytest.mark.parametrize("name", ["kd", "dist", "mse"])
 def test_no_weighting_waits(name: str, weighting: str) -> None:
     assert_never_waits(name, "full", weighting=weighting)
+
+
+@pytest.mark.parametrize("setting", ["ema"])
+def test_no_setting_of_the_step_waits(setting: str) -> None:
+    assert_never_waits("kd", "gated", {setting: 0.5})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""The section of a recipe that says how a network is optimised."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from edufast.data import Augment
+from edufast.data.samples import LARGEST_IMAGE
+from edufast.experiments.fields import BatchSize
+from edufast.experiments.schema import Section
+from edufast.training.settings import Compile, Precision, Training
+
+
+class AugmentSection(Section):
+    """Random views; see :class:`edufast.data.Augment`."""
+
+    pad: Annotated[int, Field(ge=0, le=LARGEST_IMAGE)] = 4
+    flip: bool = True
+    random_resized_crop: tuple[float, float] | None = None
+    replay: PositiveInt | None = None
+
+
+class TrainingSection(Section):
+    """The optimiser's settings; see :class:`edufast.Training`."""
+
+    batch_size: BatchSize = 128
+    lr: PositiveFloat = 0.1
+    pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.3
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augment: AugmentSection = AugmentSection()
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    precision: Precision = "fp32"
+    compile: Compile = "auto"
+
+    def create(self) -> Training:
+        """The settings that a School takes."""
+        augment = Augment(**self.augment.model_dump())
+        return Training(**self.model_dump(exclude={"augment"}), augment=augment)
