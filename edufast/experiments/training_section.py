@@ -31,6 +31,7 @@ class TrainingSection(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    clip: Annotated[float, Field(ge=0)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: AugmentSection = AugmentSection()
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0

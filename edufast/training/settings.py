@@ -39,6 +39,8 @@ class Training:
         optimizer: "sgd" (with momentum) or "adamw".
         momentum: of SGD.
         weight_decay: of both optimisers.
+        clip: largest norm of the gradient of all weights together, adapters of the algorithm
+            included; a longer one is scaled down to it. 0: none is.
         ema: decay of an exponential moving average of the student over its steps, below 1, such as
             0.999: about 1 / (1 - ema) steps. The average is what is validated and graduates, see
             :class:`edufast.training.average.Average`. 0: none.
@@ -62,6 +64,7 @@ class Training:
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip: float = 0.0
     ema: float = 0.0
     augment: Augment = field(default_factory=Augment)
     balance: float = 0.0
@@ -70,7 +73,7 @@ class Training:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
-        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "ema", "balance"):
+        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "balance"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.lr == 0:
             raise ValueError("lr is 0; expected a number above 0")

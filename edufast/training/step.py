@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edufast.distill import Algorithm
@@ -119,9 +119,12 @@ class TrainStep:
         self._replays.forget()
 
     def update(self) -> None:
-        """Update the weights, and their average."""
+        """Clip the gradients, update the weights, and their average."""
         groups = self.optimizer.param_groups
-        average_(p.grad for group in groups for p in group["params"] if p.grad is not None)
+        parameters = [p for group in groups for p in group["params"]]
+        average_(p.grad for p in parameters if p.grad is not None)
+        if self._training.clip:
+            nn.utils.clip_grad_norm_(parameters, self._training.clip)
         with _capturable(groups):
             self.optimizer.step()
         if self._average is not None:

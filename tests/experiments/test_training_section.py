@@ -27,6 +27,7 @@ def test_what_it_says_arrives():
         "optimizer": "adamw",
         "momentum": 0.1,
         "weight_decay": 0.0,
+        "clip": 2.0,
         "ema": 0.99,
         "augment": {"pad": 1, "flip": False},
         "balance": 0.5,
@@ -41,6 +42,7 @@ def test_what_it_says_arrives():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        ({"clip": -1}, r"training.clip: found -1; input should be greater than or equal to 0"),
         ({"ema": 1}, r"training.ema: found 1; input should be less than 1"),
         ({"ema": -0.1}, r"training.ema: found -0.1; input should be greater than or equal to 0"),
     ],

@@ -125,6 +125,7 @@ CASES = {
         training=replace(SMALL, optimizer="adamw", balance=0.5)
     ),
     "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
+    "clipped gradients, algorithm fitnet": Case("fitnet", training=replace(SMALL, clip=0.5)),
 }
 
 

@@ -107,6 +107,12 @@ def test_adamw_learns_the_same(device, captures):
     assert captures
 
 
+def test_clipped_gradients_are_learnt_from_the_same(device, captures):
+    clipped = [school("fitnet", "full", device, clip=0.3, compile=c) for c in ("auto", False)]
+    assert_same_training(*clipped)
+    assert captures.count("_learn_and_update") == 5
+
+
 def test_the_average_of_replayed_steps_is_that_of_all_steps(device, captures):
     schools = [school("kd", "full", device, ema=0.8, compile=c) for c in ("auto", False)]
     assert_same_training(*schools)

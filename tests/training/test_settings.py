@@ -91,6 +91,7 @@ def test_by_default_a_school_is_on_the_cpu_and_keeps_nothing():
         ({"batch_size": 1.5}, "batch_size is 1.5; expected an integer"),
         ({"lr": math.nan}, "lr is nan; expected a finite number"),
         ({"momentum": math.inf}, "momentum is inf; expected a finite number"),
+        ({"clip": -1}, "clip is -1; expected a finite number of at least 0"),
         ({"ema": 1}, "ema is 1.0; expected a number below 1"),
         ({"ema": -0.1}, "ema is -0.1; expected a finite number of at least 0"),
         ({"weight_decay": -1}, "weight_decay is -1; expected a finite number of at least 0"),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import edufast.training.step as step_module
-from edufast.distill import KD
+from edufast.distill import KD, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
@@ -313,3 +313,31 @@ def test_a_step_is_few_operators():
     assert calls["aten::_fused_sgd_"] == 1  # all weights
     assert calls["aten::_local_scalar_dense"] <= 1  # waits for the device
     assert sum(calls.values()) <= 110, calls  # those of student and teachers included
+
+
+def moved(**training):
+    """By the first step of plain SGD: all weights, adapters included, and the learning rate."""
+    algorithm = create_algorithm("fitnet")
+    trained = school(algorithm=algorithm, momentum=0.0, weight_decay=0.0, **training)
+    trained.begin_grade()
+    trained.begin_epoch()
+    torch.manual_seed(0)
+    parameters = [p for g in trained.step.optimizer.param_groups for p in g["params"]]
+    before = [p.detach().clone() for p in parameters]
+    trained.train_step(next(trained.loader.epoch(0)))
+    change = [(p.detach() - b).flatten() for p, b in zip(parameters, before, strict=True)]
+    assert {id(p) for p in algorithm.parameters()} <= {id(p) for p in parameters}
+    return torch.cat(change), trained.step.optimizer.param_groups[0]["lr"]
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_as_a_whole():
+    free, rate = moved()
+    length = (free / rate).norm().item()
+    clipped, _ = moved(clip=length / 4)
+    torch.testing.assert_close(clipped, free / 4, rtol=1e-3, atol=1e-7)
+
+
+def test_a_gradient_that_is_short_enough_stays_as_it_is():
+    free, rate = moved()
+    kept, _ = moved(clip=2 * (free / rate).norm().item())
+    assert torch.equal(kept, free)

@@ -97,7 +97,7 @@ def test_no_weighting_waits(name: str, weighting: str) -> None:
     assert_never_waits(name, "full", weighting=weighting)
 
 
-@pytest.mark.parametrize("setting", ["ema"])
+@pytest.mark.parametrize("setting", ["clip", "ema"])
 def test_no_setting_of_the_step_waits(setting: str) -> None:
     assert_never_waits("kd", "gated", {setting: 0.5})
 
