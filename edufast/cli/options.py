@@ -1,11 +1,16 @@
-"""Values of options and arguments: none is empty, which a shell makes of a variable not set."""
+"""Options that several commands share, and their values: none is empty, which a shell makes of a
+variable not set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from edufast.cli.common import fail
+from edufast.experiments import MAX_SEEDS
 
 
 def path_of(name: str) -> Callable[[str], Path]:
@@ -30,3 +35,54 @@ def _not_empty(name: str, value: str, expected: str) -> str:
     if not value.strip():
         fail(f"{name} is {value!r}; expected {expected}", 2)
     return value
+
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", parser=path_of("--out"), help="Run folder (default: runs/<recipe name>)."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change the recipe, e.g. --set training.lr=0.05 (repeatable)."),
+]
+TeachersOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of("--teachers"),
+        help="Use the teachers of this run folder (see edufast teach).",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of("--cache"),
+        help="Keep the teachers' logits in this folder, for this and later students (see edufast "
+        "teach --cache).",
+    ),
+]
+EqualOption = Annotated[
+    str,
+    typer.Option(
+        help="In what every method's budget equals that of education distillation: samples, "
+        "flops (of the student) or time (education goes first)."
+    ),
+]
+SeedsOption = Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Student seeds, from 0.")]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        parser=text_of("--log"),
+        help="Draw the curves elsewhere, too: tensorboard (files in the run folder), wandb, "
+        "mlflow, trackio; comma-separated.",
+    ),
+]
+JobsOption = Annotated[
+    int,
+    typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
+]

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from edufast.cli.common import DeviceOption, JsonOption, fail, say, user
 from edufast.cli.export import EarlyExitOption, MaxDropOption, ToOption
-from edufast.cli.train import OutOption, RecipeArgument, SetOption, train
+from edufast.cli.options import OutOption, RecipeArgument, SetOption
+from edufast.cli.train import train
 from edufast.cli.verify import print_replays
 from edufast.edge import MAX_DROP
 from edufast.utils.errors import one_line

@@ -21,8 +21,19 @@ from edufast.cli.common import (
     user,
 )
 from edufast.cli.environment import check_environment
-from edufast.cli.options import path_of
-from edufast.experiments import MAX_SEEDS, RUN_FILE, SWEEP_FILE
+from edufast.cli.options import (
+    CacheOption,
+    EqualOption,
+    JobsOption,
+    LogOption,
+    OutOption,
+    RecipeArgument,
+    SeedsOption,
+    SetOption,
+    TeachersOption,
+    path_of,
+)
+from edufast.experiments import RUN_FILE, SWEEP_FILE
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 
 # What trains is imported by the command that needs it: help comes at once.
@@ -39,47 +50,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 Name = TypeVar("Name", bound=str)
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", parser=path_of("--out"), help="Run folder (default: runs/<recipe name>)."
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change the recipe, e.g. --set training.lr=0.05 (repeatable)."),
-]
-TeachersOption = Annotated[
-    Path | None,
-    typer.Option(
-        parser=path_of("--teachers"),
-        help="Use the teachers of this run folder (see edufast teach).",
-    ),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        parser=path_of("--cache"),
-        help="Keep the teachers' logits in this folder, for this and later students (see edufast "
-        "teach --cache).",
-    ),
-]
-EqualOption = Annotated[
-    str,
-    typer.Option(
-        help="In what every method's budget equals that of education distillation: samples, "
-        "flops (of the student) or time (education goes first)."
-    ),
-]
-SeedsOption = Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Student seeds, from 0.")]
-JobsOption = Annotated[
-    int,
-    typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
-]
 
 
 def teach(
@@ -136,6 +106,7 @@ def train(
             "length open, such as folder, which takes 10 unless told otherwise.",
         ),
     ] = None,
+    log: LogOption = None,
     as_json: JsonOption = False,
 ) -> Path:
     """Distil a student by a recipe: teach, grow, graduate, export, verify, report.
@@ -166,7 +137,7 @@ def train(
         teachers=_absolute(teachers),
         cache=_absolute(cache),
     )
-    _carry_out(config, folder, as_json)
+    _carry_out(config, folder, as_json, log)
     return folder
 
 
@@ -187,6 +158,7 @@ def compare(
     ] = "scratch,kd,routed,education",
     equal: EqualOption = "samples",
     cache: CacheOption = None,
+    log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the same student in several ways on an equal budget, several seeds."""
@@ -208,7 +180,7 @@ def compare(
         teachers=_absolute(teachers),
         cache=_absolute(cache),
     )
-    _carry_out(config, folder, as_json)
+    _carry_out(config, folder, as_json, log)
 
 
 def sweep(
@@ -274,6 +246,7 @@ def resume(
         Path, typer.Argument(parser=path_of("run"), help="The folder of a run or a sweep.")
     ],
     jobs: JobsOption = 1,
+    log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted run or sweep, at the step where it stopped."""
@@ -281,10 +254,12 @@ def resume(
     from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
     if is_sweep(run):
+        if log is not None:
+            fail(f"--log: {run} is a sweep; expected a run", 2)
         user(check_environment)  # again: not by ranks
         _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json)
     else:
-        _carry_out(user(RunFolder(run).read_config), run, as_json)
+        _carry_out(user(RunFolder(run).read_config), run, as_json, log)
 
 
 def _prepared(
@@ -324,11 +299,14 @@ def _known(option: str, name: str, known: Iterable[Name]) -> Name:
     return names[names.index(name)]
 
 
-def _carry_out(config: RunConfig, folder: Path, as_json: bool = False) -> None:
+def _carry_out(
+    config: RunConfig, folder: Path, as_json: bool = False, log: str | None = None
+) -> None:
     from edufast.experiments.run import run
     from edufast.utils.ranks import is_first
 
-    results = _attempt(folder, run, config, folder, console)
+    trackers = [] if log is None else [name.strip() for name in log.split(",")]
+    results = _attempt(folder, run, config, folder, console, trackers)
     if as_json and is_first():
         _print_json(results, folder)
     elif results:

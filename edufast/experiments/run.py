@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,8 +31,15 @@ Results = dict[str, dict[int, ResultEvent]]  # by method and seed
 _UNWATCHED = Watch()
 
 
-def run(config: RunConfig, path: Path, console: Console | None = None) -> Results:
+def run(
+    config: RunConfig,
+    path: Path,
+    console: Console | None = None,
+    trackers: Sequence[str] = (),
+) -> Results:
     """Teach, distil, export, report; go on where an earlier attempt in the same folder stopped.
+
+    ``trackers`` hear of every event, see :class:`edufast.experiments.run_setup.Setup`.
 
     Raises:
         UserError: the folder holds a run of another config or is in use by another process, the
@@ -42,7 +50,7 @@ def run(config: RunConfig, path: Path, console: Console | None = None) -> Result
     """
     if _exports(config):
         find_format("onnx")  # what is missing for the last step is told before the first
-    setup = Setup(config, path, console)
+    setup = Setup(config, path, console, trackers=trackers)
     with setup.opened():
         try:
             results = _carry_out(setup)

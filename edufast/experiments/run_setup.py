@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from edufast.experiments.events import FileKey, PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
 from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.experiments.trackers.registry import check_trackers, tracking
 from edufast.teachers.cached_faculty import check_alone
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
@@ -34,6 +35,8 @@ class Setup:
         path: the folder.
         console: told what happens; None: standard error.
         load: reads the data.
+        trackers: names of those that hear of every event, see
+            :mod:`edufast.experiments.trackers.registry`.
 
     Attributes:
         methods: those of the config by name, and education.
@@ -41,7 +44,8 @@ class Setup:
         event_log: of the folder.
 
     Raises:
-        UserError: the folder holds a run of another config, or the recipe does not fit its data.
+        UserError: the folder holds a run of another config, the recipe does not fit its data, or
+            there is no tracker of a name.
     """
 
     def __init__(
@@ -50,7 +54,10 @@ class Setup:
         path: Path,
         console: Console | None = None,
         load: Callable[[DataSection], DataSet] = DataSection.load,
+        trackers: Sequence[str] = (),
     ) -> None:
+        check_trackers(trackers)
+        self._trackers = trackers
         self.config, self.folder = config, RunFolder(path)
         _check_folders(config)
         self.console = console or message_console()
@@ -85,7 +92,8 @@ class Setup:
         of the same training leave it to the first of them.
 
         Raises:
-            UserError: another process is, or the folder holds a run of another config by now.
+            UserError: another process is, the folder holds a run of another config by now, or a
+            tracker cannot begin.
         """
         with ExitStack() as stack:
             from_first(stack.enter_context, self._held())
@@ -96,10 +104,13 @@ class Setup:
         with folder_lock(self.folder.path):
             remove_partial_files(self.folder.path)
             self.folder.claim(self.config)
-            self.event_log = EventLog(self.folder.metrics)
-            if self.folder.log().run is None:
-                self.event_log.write(self._description())
-            yield
+            content = self.config.model_dump(mode="json")
+            say = self.console.print
+            with tracking(self._trackers, self.folder.path, content, say) as listeners:
+                self.event_log = EventLog(self.folder.metrics, listeners)
+                if self.folder.log().run is None:
+                    self.event_log.write(self._description())
+                yield
 
     def teacher_file(self, k: int) -> Path:
         """Weights of the teacher at position ``k``, which may not exist yet."""

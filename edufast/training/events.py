@@ -27,10 +27,12 @@ class TrainingEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepEvent(TrainingEvent):
-    """Every few steps: mean loss of the epoch so far, learning rate, images per second."""
+    """Every few steps: mean loss of the epoch so far, learning rate, images per second, and the
+    samples of the whole training so far."""
 
     kind: ClassVar[str] = "step"
     step: int
+    samples: int
     loss: float
     lr: float
     images_per_second: float

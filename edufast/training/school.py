@@ -221,7 +221,12 @@ class School:
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
                 self._write(
-                    StepEvent, step=at.step, loss=mean, lr=self._rate, images_per_second=speed
+                    StepEvent,
+                    step=at.step,
+                    samples=at.samples,
+                    loss=mean,
+                    lr=self._rate,
+                    images_per_second=speed,
                 )
             if stop() and at.step < len(loader):
                 at.loss_sum = loss_sum.item()

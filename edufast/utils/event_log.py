@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,14 +27,27 @@ class Event:
         }
 
 
+Listener = Callable[[Event], None]
+
+
 class EventLog:
-    """Appends events to ``path``; without one it keeps nothing.
+    """Appends events to ``path``, and tells them to listeners.
 
     Every line is flushed as it is written, so that neither a reader nor an interruption misses
     one. A last line cut short by a crash is dropped when the run goes on.
+
+    Args:
+        path: of the log; None: nothing is kept.
+        listeners: each is called with every event, in order, once its line is written. What they
+            raise ends the training.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        self._listeners = tuple(listeners)
         self._path = None if path is None else Path(path)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +62,9 @@ class EventLog:
                 temporary.write_bytes(content[: content.rfind(b"\n") + 1])
 
     def write(self, event: Event) -> None:
-        """Append ``event``."""
+        """Append ``event``, and tell it."""
         if self._path is not None:
             with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event.to_dict()) + "\n")
+        for listener in self._listeners:
+            listener(event)

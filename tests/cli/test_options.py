@@ -34,6 +34,8 @@ from tests.commands import edufast, one_line
         (("sweep", "quickstart", "--vary", ""), "--vary: expected key.subkey=value,value"),
         (("train", "quickstart", "--set", ""), "--set: expected key.subkey=value"),
         (("train", "quickstart", "--device", ""), "--device is ''; expected cpu"),
+        (("train", "digits", "--log", ""), "--log is ''; expected text"),
+        (("train", "digits", "--log", "tensorbord"), "--log is 'tensorbord'; did you mean 'tens"),
         (("train", ""), "recipe is ''; expected one of"),
         (("recipes", ""), "recipe is ''; expected one of"),
         (("train", "quickstart", "--set", "student.weights="), "expected a value behind '='; null"),

@@ -1,0 +1,1 @@
+"""Programs that draw a run's curves: listeners on its event log."""
