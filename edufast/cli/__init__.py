@@ -16,8 +16,10 @@ from edufast.cli import (
     pipeline,
     plan,
     predict,
+    runs,
     train,
     verify,
+    watch,
 )
 from edufast.cli.common import tolerate_any_locale, warnings_in_one_line
 from edufast.cli.environment import computes
@@ -59,6 +61,8 @@ for alone in (
     merge.merge,
     data.data,
     about.recipes,
+    runs.runs,
+    watch.watch,
 ):
     app.command()(computes(alone))
 app.command()(predict.predict)  # without torch

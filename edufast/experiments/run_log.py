@@ -26,8 +26,8 @@ from edufast.utils.event_log import Event
 
 MethodEvent = BudgetEvent | CompileEvent | EpochEvent | GradeEvent | PhaseEvent | ResultEvent
 
-# Step events are for following a training as it runs, and are not read back.
-_READERS: dict[str, TypeAdapter[Any]] = {
+# By kind. Step events are for following a training as it runs, and are not read back.
+READERS: dict[str, TypeAdapter[Any]] = {
     event.kind: TypeAdapter(event)
     for event in (
         RunEvent,
@@ -137,7 +137,7 @@ def read_run(path: Path) -> RunLog:
     Raises:
         UserError: as :func:`read_events`.
     """
-    return _collect(read_events(path))
+    return collect(read_events(path))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -169,7 +169,7 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def _collect(events: Iterable[Event]) -> RunLog:
+def collect(events: Iterable[Event]) -> RunLog:
     """``events`` by what they are about. Of several about the same thing the last one counts: a
     training that goes on repeats its last epoch."""
     run: RunEvent | None = None
@@ -232,10 +232,10 @@ def _parse(content: Any) -> Event | None:
     if not isinstance(content, dict) or not isinstance(content.get("event"), str):
         raise ValueError('expected an object with a key "event"')
     kind = content["event"]
-    if kind not in _READERS:
+    if kind not in READERS:
         return None
     try:
-        event: Event = _READERS[kind].validate_python(content)
+        event: Event = READERS[kind].validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         key, found = ".".join(map(str, first["loc"])), first["input"]

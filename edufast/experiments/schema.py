@@ -115,13 +115,18 @@ def check(model: type[SectionType], content: dict[str, Any], source: str) -> Sec
 
 def differences(before: Section, after: Section) -> str:
     """Which keys have other values in ``after``: at most three of them, in words."""
-    pairs = _changed("", before.model_dump(mode="json"), after.model_dump(mode="json"))
+    pairs = changed(before, after)
     told = [f"{key} was {quoted(old)}, is {quoted(new)}" for key, old, new in pairs[:_TOLD]]
     return "; ".join(told) + (f"; and {len(pairs) - _TOLD} more" if len(pairs) > _TOLD else "")
 
 
+def changed(before: Section, after: Section) -> list[tuple[str, Any, Any]]:
+    """Dotted keys that have other values in ``after``, and both values. Lists of another length are
+    values."""
+    return _changed("", before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
 def _changed(key: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
-    """Dotted keys, and the value of each before and after. Lists of another length are values."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         before, after = dict(enumerate(before)), dict(enumerate(after))
     if not isinstance(before, dict) or not isinstance(after, dict):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import strftime
+from typing import TextIO
 
 from edufast.utils.errors import UserError
 from edufast.utils.files import naming, refuse_special_file
 
 _NAME = ".lock"
+_MOMENT = 0.1  # seconds, far more than is_locked takes
 
 
 @contextmanager
@@ -30,19 +32,40 @@ def folder_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     refuse_special_file(folder / _NAME)
     with open(folder / _NAME, "a+", encoding="utf-8", errors="replace") as file:
-        try:
-            with naming(folder / _NAME):  # not every file system has locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        with naming(folder / _NAME):  # not every file system has locks
+            taken = _taken(file)
+            if not taken:
+                time.sleep(_MOMENT)  # it may only have been looked at
+                taken = _taken(file)
+        if not taken:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(
                 f"{folder} is in use by {holder}; wait until it ends, or choose another folder"
-            ) from error
+            )
         with naming(folder / _NAME):
             file.truncate(0)
             file.write(
-                f"process {os.getpid()} on {socket.gethostname()}, since {strftime('%F %T')}\n"
+                f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n"
             )
             file.flush()
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds ``folder``; on another machine, where the file system tells."""
+    if not (folder / _NAME).is_file():
+        return False
+    try:
+        with open(folder / _NAME, encoding="utf-8") as file:
+            return not _taken(file, fcntl.LOCK_SH)  # given back as the file is closed
+    except OSError:  # nobody can hold it there
+        return False
+
+
+def _taken(file: TextIO, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

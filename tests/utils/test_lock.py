@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from edufast.utils.errors import UserError
-from edufast.utils.lock import folder_lock
+from edufast.utils.lock import folder_lock, is_locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from edufast.utils.lock import folder_lock
+from edufast.utils.lock import folder_lock, is_locked
 with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -59,3 +60,20 @@ def test_a_holder_of_whom_the_name_is_damaged(tmp_path: Path) -> None:
             folder_lock(tmp_path),
         ):
             pass
+
+
+def test_a_look_tells_whether_a_folder_is_held_and_writes_nothing(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path) and not list(tmp_path.iterdir())
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_a_look_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with folder_lock(tmp_path):
+        pass
+    with open(tmp_path / ".lock", encoding="utf-8") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("edufast.utils.lock.time.sleep", lambda _: looking.close())
+        with folder_lock(tmp_path):
+            assert looking.closed

@@ -1,0 +1,128 @@
+"""The command that shows a run as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from edufast.cli.common import table, user
+from edufast.cli.options import path_of
+
+if TYPE_CHECKING:
+    from edufast.experiments.following import Following, Now
+    from edufast.experiments.run_log import RunLog, Trial
+    from edufast.training.events import StepEvent
+
+_EVERY = 1.0  # seconds between two looks
+_BARS, _LONGEST = "▁▂▃▄▅▆▇█", 24  # of a curve, and its epochs
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(parser=path_of("run"), help="The folder of a run.")],
+) -> None:
+    """Show a run as it goes: grades, loss, accuracy, and how long the rest takes.
+
+    Reads the run's event log, from whichever terminal or machine sees its folder.
+    Ctrl-C ends the view and leaves the run alone. Where the output is no
+    terminal, what there is to see is printed once.
+    """
+    from edufast.experiments.following import Following
+
+    follow(user(Following, run), Console(markup=False, highlight=False))
+
+
+def follow(following: Following, console: Console) -> None:
+    """Show ``following`` until its run is finished, or until Ctrl-C; once, if ``console`` is no
+    terminal."""
+    now = following.now()
+    if not console.is_terminal:
+        console.print(view(now, console))
+        return
+    with Live(view(now, console), console=console, auto_refresh=False) as live:
+        try:
+            while now.state != "finished":
+                time.sleep(_EVERY)
+                now = following.now()
+                live.update(view(now, console), refresh=True)
+        except KeyboardInterrupt:
+            pass
+
+
+def view(now: Now, console: Console) -> RenderableType:
+    """A table of the trainings between a line about the run and lines about what remains."""
+    return Group(_title(now), *_teachers(now.log), _trainings(now, console), *_end(now))
+
+
+def _title(now: Now) -> str:
+    run = now.log.run
+    about = "" if run is None else f"{run.name}: {run.student}, {run.dataset}, on {run.device}: "
+    return f"{about}{now.state}"
+
+
+def _teachers(log: RunLog) -> Iterator[str]:
+    from edufast.experiments.report.format import percent
+
+    for teacher in log.teachers:
+        yield (
+            f"teacher {teacher.teacher}: {teacher.model}, {len(teacher.classes)} classes, "
+            f"{percent(teacher.accuracy)}"
+        )
+
+
+def _trainings(now: Now, console: Console) -> RenderableType:
+    from edufast.experiments.report.format import percent
+
+    rows = table(
+        "training", "grade", "epoch", "loss", "accuracy", "best of grade", "images/s", "curve"
+    )
+    for method in now.log.methods.values():
+        for seed, trial in method.trials.items():
+            step = now.step if _is_of(now.step, method.name, seed, trial) else None
+            latest = step or (trial.epochs[-1] if trial.epochs else None)
+            accuracies = [epoch.accuracy for epoch in trial.epochs]
+            of_grade = [e.accuracy for e in trial.epochs if e.grade == trial.epochs[-1].grade]
+            rows.add_row(
+                f"{method.name}, seed {seed}",
+                "" if latest is None else f"{latest.grade}{_of_grades(now.log, method.name)}",
+                "" if latest is None else str(latest.epoch + 1),
+                "" if latest is None else f"{latest.loss:.3f}",
+                percent(accuracies[-1]) if accuracies else "",
+                percent(max(of_grade)) if of_grade else "",
+                "" if latest is None else f"{latest.images_per_second:,.0f}",
+                "" if console.options.ascii_only else _curve(accuracies),
+            )
+    return rows if rows.row_count else "no student was trained yet"
+
+
+def _is_of(step: StepEvent | None, method: str, seed: int, trial: Trial) -> bool:
+    """Whether it is the latest of a training that goes on."""
+    return step is not None and (step.method, step.seed) == (method, seed) and trial.result is None
+
+
+def _of_grades(log: RunLog, method: str) -> str:
+    graded = method == "education" and log.run is not None and log.run.grades
+    return f"/{len(graded)}" if graded else ""
+
+
+def _curve(accuracies: Sequence[float]) -> str:
+    top = max(accuracies, default=0.0) or 1.0
+    heights = (round(a / top * (len(_BARS) - 1)) for a in accuracies[-_LONGEST:])
+    return "".join(_BARS[height] for height in heights)
+
+
+def _end(now: Now) -> Iterator[str]:
+    from edufast.experiments.remaining import in_words
+    from edufast.experiments.report.format import percent
+
+    for export in now.log.exports:
+        yield f"exported {export.path}: {percent(export.accuracy)}, {export.bytes / 1e6:.2f} MB"
+    if (rest := now.remaining) is not None:
+        yield f"{rest.method}: {percent(rest.done)} of the run, {in_words(rest.seconds_left)} left"
+    elif now.state == "stopped":
+        yield "no process is in its folder; edufast resume goes on with it"
