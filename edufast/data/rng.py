@@ -17,6 +17,7 @@ class Stream(IntEnum):
     VIEWS = 2
     SPLIT = 3
     HOLDOUT = 4
+    MIX = 5
 
 
 def generator(seed: int, stream: Stream, major: int, minor: int = 0) -> np.random.Generator:

@@ -71,6 +71,11 @@ class Algorithm(nn.Module):
         super().__init__()
         self.temperature = above_zero("temperature", temperature)
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        """Whether labels may be probabilities (B, C), which ``training.mix`` makes of them."""
+        return False
+
     def begin_grade(self, context: GradeContext) -> None:
         """Called at the beginning of each grade that has teachers."""
 
@@ -78,7 +83,8 @@ class Algorithm(nn.Module):
         """Called before each epoch, counted from 0 over all grades, of ``epochs`` in total."""
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
-        """The loss of logits (B, C) with labels (B,) in [0, C), cross-entropy included."""
+        """The loss of logits (B, C) with labels (B,) in [0, C), cross-entropy included; with
+        ``takes_soft_labels`` also of probabilities (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} defines no logit_loss")
 
     def feature_loss(

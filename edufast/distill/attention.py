@@ -28,6 +28,10 @@ class AttentionTransfer(FeatureAlgorithm):
         self.weight = above_zero("weight", weight)
         self._pairs: list[list[tuple[int, int]]] = []
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        return self.logits.takes_soft_labels
+
     def begin_grade(self, context: GradeContext) -> None:
         self._pairs = [matched(context.student_shapes, t) for t in context.teacher_shapes]
         super().begin_grade(context)

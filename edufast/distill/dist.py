@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, at_least_zero
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import Weighting, find_weighting, slices_of, weights
+from edufast.distill.weighting import (
+    Weighting,
+    find_weighting,
+    reads_labels,
+    slices_of,
+    weights,
+)
 from edufast.ops import dist_loss
 
 
@@ -40,6 +46,10 @@ class DIST(Algorithm):
         super().__init__(temperature)
         self.beta, self.gamma = at_least_zero("beta", beta), at_least_zero("gamma", gamma)
         self.weighting = find_weighting(weighting)
+
+    @property
+    def takes_soft_labels(self) -> bool:
+        return not reads_labels(self.weighting)
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         slices, routed = slices_of(outputs), outputs.weighting == "routed"

@@ -56,6 +56,10 @@ class FitNet(FeatureAlgorithm):
         self._pairs: list[tuple[int, int]] = []
         self.register_buffer("guides", torch.ones(2))  # factors of the logit and the hint loss
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        return self.logits.takes_soft_labels
+
     def begin_grade(self, context: GradeContext) -> None:
         pairs = [matched(context.student_shapes, shapes) for shapes in context.teacher_shapes]
         self._pairs = [found[len(found) // 2] for found in pairs]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
-from edufast.distill.weighting import Weighting, find_weighting, operator_weighting
+from edufast.distill.weighting import Weighting, find_weighting, operator_weighting, reads_labels
 from edufast.ops import kd_loss
 from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
 from edufast.utils.errors import unknown
@@ -47,6 +47,10 @@ class KD(Algorithm):
         self.weighting = find_weighting(weighting)
         self.divergence = divergence
         self.divergence_params = divergence_params
+
+    @property
+    def takes_soft_labels(self) -> bool:
+        return self.divergence != "dkd" and not reads_labels(self.weighting)
 
     def logit_loss(self, logits: Tensor, outputs: TeacherOutputs, labels: Tensor) -> Tensor:
         weighting = operator_weighting(self.weighting, logits, outputs, labels, self.temperature)

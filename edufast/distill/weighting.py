@@ -59,6 +59,11 @@ def find_weighting(weighting: str | Weighting) -> str | Weighting:
     return weighting if callable(weighting) else WEIGHTINGS.find(weighting)
 
 
+def reads_labels(weighting: str | Weighting) -> bool:
+    """Whether the weights depend on the samples' classes, or may: those of a user's function."""
+    return weighting not in ("mean", "entropy", aekd)
+
+
 def operator_weighting(
     weighting: str | Weighting,
     logits: Tensor,

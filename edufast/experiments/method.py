@@ -237,6 +237,11 @@ def dry_run(
             method = methods[name]
             school = method.create_school(0, faculty, device=device)
             _try_batches_of_one(method, [plan.steps for plan in school.plans])
+            if cached and school.training.mix != "none":
+                raise UserError(
+                    f"--cache: training.mix is {school.training.mix}; stored logits are of images "
+                    "that are not mixed"
+                )
             if cached and school.algorithm.reads_features:
                 raise UserError(
                     f"--cache: {method.recipe.algorithm.name} reads the teachers' features, a "

@@ -10,6 +10,7 @@ from edufast.data import Augment
 from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.fields import BatchSize
 from edufast.experiments.schema import Section
+from edufast.training.mixing import Mix
 from edufast.training.settings import Compile, Precision, Training
 
 
@@ -34,6 +35,7 @@ class TrainingSection(Section):
     clip: Annotated[float, Field(ge=0)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: AugmentSection = AugmentSection()
+    mix: Mix = "none"
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"

@@ -111,7 +111,8 @@ class Supervision:
         return owners
 
     def __call__(self, batch: Batch, targets: Tensor) -> TeacherOutputs | None:
-        """Teacher outputs for the whole batch, whose classes are at the positions ``targets`` (B,).
+        """Teacher outputs for the whole batch, whose classes are at the positions ``targets`` (B,);
+        for the target "full" also probabilities (B, C).
 
         None if the grade's target is "none".
 

@@ -6,6 +6,7 @@ from edufast.data import DataSet
 from edufast.distill import Algorithm
 from edufast.models.global_batch_norm import batch_norms
 from edufast.student.student import Student
+from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import SchoolOptions, Training
@@ -74,7 +75,28 @@ def check_fit(
             "compile is True, but in the order 'slices' the composition of batches changes and "
             "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
         )
+    if training.mix != "none":
+        _check_mix(training.mix, faculty, curriculum, algorithm)
     batch_norms(student)
+
+
+def _check_mix(mix: str, faculty: Faculty, curriculum: Curriculum, algorithm: Algorithm) -> None:
+    found = f"mix is {mix!r}, but"
+    for number, grade in enumerate(curriculum.grades, 1):
+        if grade.target not in ("none", "full"):
+            raise ValueError(
+                f"{found} the target of grade {number} is {grade.target!r}, which asks whose class "
+                "an image shows; expected the targets 'full' or 'none', or mix 'none'"
+            )
+    if any(grade.teachers for grade in curriculum.grades):
+        if not algorithm.takes_soft_labels:
+            raise ValueError(
+                f"{found} {type(algorithm).__name__}, as it is set, needs the class of each "
+                "sample; expected kd (but for divergence dkd), dist, fitnet or at, weighted by "
+                "mean, entropy or aekd; or mix 'none'"
+            )
+        if isinstance(faculty, CachedFaculty):
+            raise ValueError(f"{found} stored logits are of whole images; expected no cache")
 
 
 def check_batch(rows: int) -> None:

@@ -12,6 +12,11 @@ from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
 
 
+def grade_seed(seed: int, g: int) -> int:
+    """Every grade of a training has its own random order and augmentation."""
+    return seed * 1000 + g
+
+
 def training_batches(
     data: DataSet,
     curriculum: Curriculum,
@@ -30,11 +35,11 @@ def training_batches(
         g: the grade, from 0.
         groups: class ids of each group; the samples of a batch come group by group.
         training: batch size, augmentation and balance.
-        seed: of the training; every grade has its own random order and augmentation.
+        seed: of the training.
         device: of the batches.
     """
     grade, labels = curriculum.grades[g], data.train.labels
-    own_seed = seed * 1000 + g
+    own_seed = grade_seed(seed, g)
     sampler: Sampler
     if curriculum.order == "slices":
         slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]

@@ -24,17 +24,18 @@ from edufast.training.checkpoint import (
 from edufast.training.checks import check_fit, check_kinds
 from edufast.training.curriculum import Curriculum
 from edufast.training.evaluation import Accuracy, tally
-from edufast.training.events import CompileEvent, EpochEvent, GradeEvent, StepEvent, TrainingEvent
+from edufast.training.events import EpochEvent, StepEvent
 from edufast.training.grade_plan import GradePlan, plan_grades
 from edufast.training.growth import Growth
-from edufast.training.loaders import validation_batches
+from edufast.training.loaders import grade_seed, validation_batches
+from edufast.training.mixing import mixed
 from edufast.training.progress import Progress
+from edufast.training.records import Records
 from edufast.training.settings import SchoolOptions, Training
 from edufast.training.step import TrainStep
 from edufast.utils import ranks
 from edufast.utils.collectives import all_sum, broadcast_, share_random_state
 from edufast.utils.errors import Interrupted, TrainingError
-from edufast.utils.event_log import EventLog
 from edufast.utils.progress import TrainingBar
 from edufast.utils.ranks import Stop
 from edufast.utils.registry import call_user
@@ -93,9 +94,9 @@ class School:
         self.training = training or Training()
         self.progress = Progress()
         check_fit(student, faculty, curriculum, data, self.algorithm, self.training)
-        self._log = (self.options.event_log if ranks.is_first() else None) or EventLog()
         quiet = not ranks.is_first()
         self._bar = TrainingBar(self.options.name, len(curriculum.grades), quiet=quiet)
+        self._records = Records(self.options, len(curriculum.class_map.slices), self._bar.say)
         self._positions = curriculum.class_map.positions(self.device)
         self.plans = plan_grades(
             curriculum,
@@ -185,7 +186,8 @@ class School:
             accuracy = self.validate()
             self._keep_best()
             self._bar.end_epoch(loss, accuracy.overall, speed, after_epoch())
-            self._write(
+            self._records.write(
+                at,
                 EpochEvent,
                 samples=at.samples,
                 accuracy=accuracy.overall,
@@ -195,7 +197,7 @@ class School:
                 teacher_flops=at.teacher_flops,
             )
             if at.epoch + 1 == epochs:
-                self._report_grade(accuracy)
+                self._records.grade(at, self.student, accuracy)
             at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
             self._save()
             if stop(now=True):
@@ -220,7 +222,8 @@ class School:
                     mean = self._finite(loss_sum / at.step)
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
-                self._write(
+                self._records.write(
+                    at,
                     StepEvent,
                     step=at.step,
                     samples=at.samples,
@@ -262,7 +265,7 @@ class School:
             larger * self.training.batch_size,
             device=self.device,
         )
-        self._report_compile()
+        self._records.compiled(self.progress, self.step, self.training)
 
     def begin_epoch(self) -> None:
         """Freeze what no longer learns, notify the algorithm, put the student in train mode."""
@@ -281,12 +284,16 @@ class School:
         at, step, compiled = self.progress, self.step, self.step.compiled
         self._set_learning_rate()
         targets = self._positions[batch.whole.labels]
+        if self.training.mix != "none":
+            seed = grade_seed(self.options.seed, at.grade)
+            where = {"seed": seed, "epoch": at.epoch, "iteration": at.step}
+            batch, targets = mixed(self.training.mix, batch, targets, self.student.classes, **where)
         with at.phase("teachers"):
             outputs = self.plan.supervision(batch, targets)
         with at.phase(step.phase):
             loss = step(batch.images, targets, outputs)
         if step.compiled != compiled:
-            self._report_compile()
+            self._records.compiled(self.progress, self.step, self.training)
         at.step += 1
         at.samples += len(targets)
         at.student_flops += self._flops * len(targets)
@@ -351,28 +358,6 @@ class School:
             if count:
                 self.progress.teacher_flops += count * self.faculty.flops(k, size)
                 visits[k] = 0
-
-    def _report_compile(self) -> None:
-        step = self.step
-        self._write(CompileEvent, compiled=step.compiled, reason=step.reason)
-        if self.training.compile == "auto":
-            self._bar.say(f"{'compiled' if step.compiled else 'not compiled'}: {step.reason}")
-
-    def _report_grade(self, accuracy: Accuracy) -> None:
-        untaught = [None] * (len(self.curriculum.class_map.slices) - len(accuracy.slices))
-        self._write(
-            GradeEvent,
-            classes=self.student.classes,
-            fragments=self.student.grown,
-            accuracy=accuracy.overall,
-            slice_accuracy=[*accuracy.slices, *untaught],
-            slice_accuracy_masked=[*accuracy.masked, *untaught],
-        )
-
-    def _write(self, event: type[TrainingEvent], **fields: Any) -> None:
-        at, options = self.progress, self.options
-        where: dict[str, Any] = {"method": options.name, "seed": options.seed}
-        self._log.write(event(**where, grade=at.grade + 1, epoch=at.epoch, **fields))
 
     # --- state -------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edufast.data import Augment
+from edufast.training.mixing import Mix
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
 from edufast.utils.instances import check_choice, check_instance
@@ -45,6 +46,9 @@ class Training:
             0.999: about 1 / (1 - ema) steps. The average is what is validated and graduates, see
             :class:`edufast.training.average.Average`. 0: none.
         augment: random augmentation of the training images.
+        mix: "mixup" or "cutmix" mixes the images of a batch in pairs, which teachers see, too, and
+            their labels alike, see :func:`edufast.training.mixing.mixed`. With targets "full" and
+            "none", and algorithms that take soft labels. "none": they stay as they are.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
@@ -54,7 +58,7 @@ class Training:
             to save more time than compiling takes.
 
     Raises:
-        ValueError: a number is not finite or out of range; ``optimizer``, ``precision`` or
+        ValueError: a number is not finite or out of range; ``mix``, ``optimizer``, ``precision`` or
             ``compile`` has another value.
     """
 
@@ -67,6 +71,7 @@ class Training:
     clip: float = 0.0
     ema: float = 0.0
     augment: Augment = field(default_factory=Augment)
+    mix: Mix = "none"
     balance: float = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"
@@ -88,6 +93,7 @@ class Training:
         check_instance("augment", self.augment, Augment)
         if self.balance > 1:
             raise ValueError(f"balance is {self.balance}; expected at most 1")
+        check_choice("mix", self.mix, get_args(Mix))
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))

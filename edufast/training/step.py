@@ -104,7 +104,8 @@ class TrainStep:
 
         Args:
             images: (n, 3, H, W) float32 channels_last, this rank's; n = B where it is the only one.
-            targets: (B,) int64, position of each image's class among the logits.
+            targets: (B,) int64, position of each image's class among the logits; or probabilities
+                (B, classes) of mixed images.
             outputs: teacher outputs for all B; None: the grade has no teachers.
 
         Raises:

@@ -109,6 +109,14 @@ def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, nam
             {"training": {"augment": {"random_resized_crop": [0.5, 1.0]}}},
             "random_resized_crop|augment.replay",
         ),
+        (
+            {
+                "teachers": [{"model": "resnet8"}],
+                "curriculum": {"grades": [{"epochs": 1, "teachers": [0], "target": "full"}]},
+                "training": {"mix": "mixup"},
+            },
+            "--cache: training.mix is mixup; stored logits are of images that are not mixed",
+        ),
     ],
 )
 def test_what_cannot_be_cached_leaves_no_folder(tmp_path, recipe, message):

@@ -30,6 +30,7 @@ def test_what_it_says_arrives():
         "clip": 2.0,
         "ema": 0.99,
         "augment": {"pad": 1, "flip": False},
+        "mix": "cutmix",
         "balance": 0.5,
         "precision": "bf16",
         "compile": False,
@@ -42,6 +43,7 @@ def test_what_it_says_arrives():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        ({"mix": "cutmixup"}, r"training.mix: found 'cutmixup'; did you mean 'cutmix'"),
         ({"clip": -1}, r"training.clip: found -1; input should be greater than or equal to 0"),
         ({"ema": 1}, r"training.ema: found 1; input should be less than 1"),
         ({"ema": -0.1}, r"training.ema: found -0.1; input should be greater than or equal to 0"),

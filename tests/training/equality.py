@@ -124,6 +124,8 @@ CASES = {
     "AdamW, rare classes shown more often": Case(
         training=replace(SMALL, optimizer="adamw", balance=0.5)
     ),
+    "mixup, algorithm kd, target full": Case("kd", "full", training=replace(SMALL, mix="mixup")),
+    "cutmix, target none": Case(target="none", training=replace(SMALL, mix="cutmix")),
     "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
     "clipped gradients, algorithm fitnet": Case("fitnet", training=replace(SMALL, clip=0.5)),
 }

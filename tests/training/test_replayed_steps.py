@@ -113,6 +113,14 @@ def test_clipped_gradients_are_learnt_from_the_same(device, captures):
     assert captures.count("_learn_and_update") == 5
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_images_are_learnt_the_same(mix, device, captures):
+    assert_same_training(
+        *(school("kd", "full", device, mix=mix, compile=c) for c in ("auto", False))
+    )
+    assert captures.count("_learn_and_update") == 5
+
+
 def test_the_average_of_replayed_steps_is_that_of_all_steps(device, captures):
     schools = [school("kd", "full", device, ema=0.8, compile=c) for c in ("auto", False)]
     assert_same_training(*schools)

@@ -68,7 +68,7 @@ def remote(batch: Batch) -> Batch:
 
 
 def assert_never_waits(
-    name: str, target: str, training: Mapping[str, float] = MappingProxyType({}), **options: str
+    name: str, target: str, training: Mapping[str, Any] = MappingProxyType({}), **options: str
 ) -> None:
     def losses(watched: bool) -> list[torch.Tensor]:
         algorithm = create_algorithm(name, **OPTIONS.get(name, {}), **options)
@@ -97,9 +97,11 @@ def test_no_weighting_waits(name: str, weighting: str) -> None:
     assert_never_waits(name, "full", weighting=weighting)
 
 
-@pytest.mark.parametrize("setting", ["clip", "ema"])
-def test_no_setting_of_the_step_waits(setting: str) -> None:
-    assert_never_waits("kd", "gated", {setting: 0.5})
+@pytest.mark.parametrize(
+    "setting", [{"clip": 0.5}, {"ema": 0.5}, {"mix": "mixup"}, {"mix": "cutmix"}]
+)
+def test_no_setting_of_the_step_waits(setting: dict[str, Any]) -> None:
+    assert_never_waits("kd", "full", setting)
 
 
 @pytest.mark.parametrize(

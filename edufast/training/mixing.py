@@ -1,0 +1,70 @@
+"""Batches whose images are mixed in pairs, with labels that are mixed alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from edufast.data import Batch
+from edufast.data.rng import Stream, generator
+from edufast.utils.collectives import gather_rows
+from edufast.utils.devices import to_device
+from edufast.utils.ranks import own_rows
+
+Mix: TypeAlias = Literal["none", "mixup", "cutmix"]
+
+
+@torch.no_grad()
+def mixed(
+    kind: Mix,
+    batch: Batch,
+    targets: Tensor,
+    classes: int,
+    *,
+    seed: int,
+    epoch: int,
+    iteration: int,
+) -> tuple[Batch, Tensor]:
+    """A batch mixed with itself in another order, and its soft labels.
+
+    mixup (Zhang et al. 2018): ``s * image + (1 - s) * other``. CutMix (Yun et al. 2019): a
+    rectangle of about 1 - s of the area is the other's. Labels have the images' shares. s is
+    uniform on [0, 1), that is Beta(1, 1), and like the rectangle one for the batch. Everything
+    drawn is a function of seed, epoch and iteration.
+
+    Args:
+        batch: on one rank of several, its own rows.
+        targets: (B,) int64 in [0, classes), of the whole batch.
+        classes: number of columns of the logits.
+
+    Returns:
+        The batch with its mixed images, and probabilities (B, classes) in float32.
+    """
+    images = batch.images
+    rng = generator(seed, Stream.MIX, epoch, iteration)
+    share, y, x = rng.random(3)
+    order = to_device(torch.from_numpy(rng.permutation(len(targets))), targets.device)
+    others = gather_rows(images, len(targets))[order][own_rows()]
+    if kind == "mixup":
+        images = torch.lerp(others, images, share)
+    else:
+        height, width = images.shape[2:]
+        side = math.sqrt(1 - share)
+        rows, columns = _part(y, side, height), _part(x, side, width)
+        images = images.clone()
+        images[:, :, rows, columns] = others[:, :, rows, columns]
+        cut = (rows.stop - rows.start) * (columns.stop - columns.start)
+        share = 1 - cut / (height * width)
+    labels = torch.zeros(len(targets), classes, device=targets.device)
+    for part, whose in ((share, targets), (1 - share, targets[order])):
+        labels.scatter_add_(1, whose[:, None], torch.full_like(labels, part)[:, :1])
+    return batch._replace(images=images), labels
+
+
+def _part(centre: float, side: float, size: int) -> slice:
+    """Of ``size`` pixels a ``side`` of them, cut off at the border, as in the paper."""
+    half, middle = round(side * size / 2), int(centre * size)
+    return slice(max(0, middle - half), min(size, middle + half))
