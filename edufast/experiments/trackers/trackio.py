@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ class Trackio:
 
         # Runs are told apart by their names.
         name = f"{folder.name}-{identity[:6]}"
-        self._run = trackio.init("edufast", name=name, resume="allow", config=dict(config))
+        with redirect_stdout(sys.stderr):  # it talks, and standard output is for --json
+            self._run = trackio.init("edufast", name=name, resume="allow", config=dict(config))
 
     def log(self, values: Mapping[str, float], samples: int) -> None:
         self._run.log(dict(values), step=samples)
 
     def close(self) -> None:
-        self._run.finish()
+        with redirect_stdout(sys.stderr):
+            self._run.finish()

@@ -15,6 +15,19 @@ def test_it_gets_the_config_and_every_point_with_its_samples(tmp_path, monkeypat
     assert calls[-1][0] == "finish"
 
 
+def test_what_it_says_leaves_standard_output_to_programs(tmp_path, monkeypatch, capsys):
+    def talking(name, calls):
+        module = run_module(name, calls)
+        run = module.init()
+        run.finish = lambda: print("finished")
+        module.init = lambda *_, **__: print("created") or run
+        return module
+
+    logged(monkeypatch, tmp_path, "trackio", talking)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "created\nfinished\n")
+
+
 def test_a_resumed_run_goes_on_under_its_name_and_another_under_another(tmp_path, monkeypatch):
     names = []
     for name in ("x/mine", "x/mine", "y/mine"):
