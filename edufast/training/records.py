@@ -26,6 +26,7 @@ class Records:
 
     def __init__(self, options: SchoolOptions, slices: int, say: Callable[[str], None]) -> None:
         self._options, self._slices, self._say = options, slices, say
+        self._compiled: bool | None = None
         self._log = (options.event_log if ranks.is_first() else None) or EventLog()
 
     def write(self, at: Progress, event: type[TrainingEvent], **fields: Any) -> None:
@@ -34,10 +35,12 @@ class Records:
         self._log.write(event(**where, grade=at.grade + 1, epoch=at.epoch, **fields))
 
     def compiled(self, at: Progress, step: TrainStep, training: Training) -> None:
-        """Whether the step is compiled, and why; said where it was decided here."""
+        """Whether the step is compiled, and why; said where it was decided here, unless it was
+        decided so in the grade before."""
         self.write(at, CompileEvent, compiled=step.compiled, reason=step.reason)
-        if training.compile == "auto":
+        if training.compile == "auto" and step.compiled != self._compiled:
             self._say(f"{'compiled' if step.compiled else 'not compiled'}: {step.reason}")
+        self._compiled = step.compiled
 
     def grade(self, at: Progress, student: Student, accuracy: Accuracy) -> None:
         """The end of a grade."""
