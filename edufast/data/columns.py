@@ -72,13 +72,18 @@ def pictures_of(
     ``shard``, where they are.
 
     Raises:
-        UserError: a row has no picture or no class, or a number that names no class.
+        UserError: a row has no picture or no class, a number that names no class, or text that is
+            not UTF-8.
     """
     row = 0
     for large in batches:
         for start in range(0, large.num_rows, _BATCH):
             part = large.select(columns.all).slice(start, _BATCH)
-            for values in part.to_pylist():
+            try:
+                rows = part.to_pylist()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{shard}, from row {row}: text is not UTF-8: {error}") from error
+            for values in rows:
                 yield _packed(shard, row, values, columns)
                 row += 1
 
@@ -99,7 +104,9 @@ def _packed(shard: Path, row: int, values: dict[str, Any], columns: Columns) -> 
             raise UserError(f"{where}: {columns.label} is {label}; expected 0 to {len(names) - 1}")
         label = names[label]
     if not isinstance(label, str | int):
-        raise UserError(f"{where}: {columns.label} is {label!r}; expected a class")
+        raise UserError(
+            f"{where}: {columns.label} is {label!r}; expected a class, as text or a whole number"
+        )
     split = None if columns.split is None else str(values[columns.split])
     return Packed(picture, str(label), split)
 
@@ -136,4 +143,6 @@ def _one(where: str, what: str, found: list[str], usual: tuple[str, ...], schema
             f"{where}: has the columns {', '.join(schema.names)}; expected one of {what}, called "
             f"{' or '.join(usual)} if it is not the only one"
         )
+    if schema.names.count(found[0]) > 1:
+        raise UserError(f"{where}: has several columns called {found[0]}; expected one")
     return found[0]

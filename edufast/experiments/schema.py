@@ -6,12 +6,12 @@ import difflib
 import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from edufast.utils.errors import UserError, one_line
 
@@ -20,6 +20,16 @@ class Section(BaseModel):
     """Part of a file: its keys, their types and defaults. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Pydantic takes ``true`` for 1."""
+        if isinstance(value, bool):
+            kinds = set(_kinds(cls.model_fields[field.field_name or ""].annotation))
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("expected a number")
+        return value
 
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -202,10 +212,23 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key}: unknown key; {hint}"
     if first["type"] == "missing":
         return f"{key}: missing; it has no default"
+    if first["type"] == "model_type":
+        keys = ", ".join(_known_keys(model, first["loc"]))
+        return f"{key}: found {quoted(first['input'])}; expected a section with keys such as {keys}"
     message = first["msg"].removeprefix("Value error, ")
     close = difflib.get_close_matches(str(first["input"]), re.findall(r"'([^']+)'", message))
     hint = f"did you mean {close[0]!r}? " if first["type"] == "literal_error" and close else ""
     return f"{key}: found {quoted(first['input'])}; {hint}{message[0].lower()}{message[1:]}"
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The types in an annotation, those of its literals included."""
+    if isinstance(annotation, type):
+        yield annotation
+    elif isinstance(annotation, bool):
+        yield bool
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
 
 
 def _is_branch(part: int | str) -> bool:

@@ -86,6 +86,20 @@ def test_columns_that_are_missing_or_cannot_be_told_apart_are_refused(
         columns(pa.table(made))
 
 
+@pytest.mark.parametrize("name", ["label", "image"])
+def test_several_columns_of_one_name_are_refused(name: str) -> None:
+    made = pa.table({"image": [b"1"], "label": [0]})
+    made = made.append_column(name, made[name])
+    with pytest.raises(UserError, match=f"has several columns called {name}; expected one"):
+        columns(made)
+
+
+def test_text_that_is_not_utf8_is_told() -> None:
+    broken = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    with pytest.raises(UserError, match=r"x\.parquet, from row 0: text is not UTF-8"):
+        rows(pa.table({"image": [b"1", b"2"], "label": broken}))
+
+
 @pytest.mark.parametrize(
     ("image", "label", "message"),
     [

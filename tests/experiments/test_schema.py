@@ -1,5 +1,7 @@
 """Files that people write: read, changed by key, and checked."""
 
+from typing import Literal
+
 import pytest
 
 from edufast.experiments.schema import (
@@ -94,6 +96,32 @@ def test_a_merged_key_may_be_given_again():
 def test_a_section_takes_finite_numbers_only(rate):
     with pytest.raises(UserError, match=r"f: rate: found (nan|inf); input should be a finite"):
         check(Inner, {"rate": rate}, "f")
+
+
+class Typed(Section):
+    number: int = 0
+    share: float | None = None
+    truth: bool = False
+    mode: int | Literal[True] = 0
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize("key", ["number", "share"])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(key, value):
+    with pytest.raises(UserError, match=rf"f: {key}: found {value}; expected a number"):
+        check(Typed, {key: value}, "f")
+
+
+def test_true_and_false_are_taken_where_they_are_meant():
+    assert check(Typed, {"truth": True, "mode": True}, "f") == Typed(truth=True, mode=True)
+
+
+def test_a_value_in_the_place_of_a_section_is_told_with_its_keys():
+    with pytest.raises(
+        UserError, match=r"f: inner: found '64k'; expected a section with keys such as .*rate"
+    ):
+        check(Typed, {"inner": "64k"}, "f")
 
 
 def test_values_are_set_by_key():
