@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 
 from edufast.cli.common import table, user
 from edufast.cli.options import path_of
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from edufast.training.events import StepEvent
 
 _EVERY = 1.0  # seconds between two looks
+_HEADS = ("training", "grade", "epoch", "loss", "accuracy", "best of grade", "images/s")
+_CURVE, _GAP = "curve", 3  # the last column, where there is room, and the space before it
 _BARS, _LONGEST = "▁▂▃▄▅▆▇█", 24  # of a curve, and its epochs
 
 
@@ -76,28 +79,54 @@ def _teachers(log: RunLog) -> Iterator[str]:
 
 
 def _trainings(now: Now, console: Console) -> RenderableType:
-    from edufast.experiments.report.format import percent
-
-    rows = table(
-        "training", "grade", "epoch", "loss", "accuracy", "best of grade", "images/s", "curve"
-    )
+    rows, curves = [], []
     for method in now.log.methods.values():
         for seed, trial in method.trials.items():
             step = now.step if _is_of(now.step, method.name, seed, trial) else None
-            latest = step or (trial.epochs[-1] if trial.epochs else None)
-            accuracies = [epoch.accuracy for epoch in trial.epochs]
-            of_grade = [e.accuracy for e in trial.epochs if e.grade == trial.epochs[-1].grade]
-            rows.add_row(
-                f"{method.name}, seed {seed}",
-                "" if latest is None else f"{latest.grade}{_of_grades(now.log, method.name)}",
-                "" if latest is None else str(latest.epoch + 1),
-                "" if latest is None else f"{latest.loss:.3f}",
-                percent(accuracies[-1]) if accuracies else "",
-                percent(max(of_grade)) if of_grade else "",
-                "" if latest is None else f"{latest.images_per_second:,.0f}",
-                "" if console.options.ascii_only else _curve(accuracies),
-            )
-    return rows if rows.row_count else "no student was trained yet"
+            grades = _of_grades(now.log, method.name)
+            rows.append([f"{method.name}, seed {seed}", *_cells(trial, step, grades)])
+            curves.append([epoch.accuracy for epoch in trial.epochs])
+    if not rows:
+        return "no student was trained yet"
+    plain = _table(_HEADS, rows)
+    room = console.width - console.measure(plain, options=_boundless(console)).maximum - _GAP
+    if room < len(_CURVE) or console.options.ascii_only:
+        return plain
+    longest = min(room, _LONGEST)
+    drawn = (_curve(accuracies[-longest:]) for accuracies in curves)
+    return _table(
+        [*_HEADS, _CURVE], [[*row, curve] for row, curve in zip(rows, drawn, strict=True)]
+    )
+
+
+def _cells(trial: Trial, step: StepEvent | None, grades: str) -> list[str]:
+    """What stands below `_HEADS`, but for the name of the training."""
+    from edufast.experiments.report.format import percent
+
+    latest = step or (trial.epochs[-1] if trial.epochs else None)
+    if latest is None:
+        return [""] * (len(_HEADS) - 1)
+    of_grade = [e.accuracy for e in trial.epochs if e.grade == trial.epochs[-1].grade]
+    return [
+        f"{latest.grade}{grades}",
+        str(latest.epoch + 1),
+        f"{latest.loss:.3f}",
+        percent(trial.epochs[-1].accuracy) if of_grade else "",
+        percent(max(of_grade)) if of_grade else "",
+        f"{latest.images_per_second:,.0f}",
+    ]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    filled = table(*heads)
+    for row in rows:
+        filled.add_row(*row)
+    return filled
+
+
+def _boundless(console: Console) -> ConsoleOptions:
+    """With room for any table."""
+    return console.options.update(width=10_000)
 
 
 def _is_of(step: StepEvent | None, method: str, seed: int, trial: Trial) -> bool:
@@ -112,7 +141,7 @@ def _of_grades(log: RunLog, method: str) -> str:
 
 def _curve(accuracies: Sequence[float]) -> str:
     top = max(accuracies, default=0.0) or 1.0
-    heights = (round(a / top * (len(_BARS) - 1)) for a in accuracies[-_LONGEST:])
+    heights = (round(a / top * (len(_BARS) - 1)) for a in accuracies)
     return "".join(_BARS[height] for height in heights)
 
 

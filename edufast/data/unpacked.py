@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from edufast.data.image_files import printable
 from edufast.data.listed import Listed
+from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_folder, cache_folder
 from edufast.utils.progress import counting
 
@@ -53,13 +54,29 @@ def unpacked(shard: Path, pictures: Iterable[Packed]) -> list[Listed]:
         pictures: all, read only if they are not there yet.
 
     Raises:
-        OSError: they cannot be written.
-        UserError: what ``pictures`` raises. Nothing is kept then.
+        UserError: they cannot be written; or what ``pictures`` raises. Nothing is kept then.
     """
     about = shard.stat()
     identity = f"{shard.absolute()}:{about.st_size}:{about.st_mtime_ns}"
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
     folder = cache_folder() / "unpacked" / digest[:32] / shard.name
+    try:
+        found = _found(folder, pictures, f"unpacking {printable(shard.name)}")
+    except OSError as error:
+        raise UserError(
+            f"{shard} cannot be unpacked into {folder.parent}: {error.strerror or error}; expected "
+            "EDUFAST_CACHE to name a folder that can be written"
+        ) from error
+    return [
+        Listed(f"{shard}, picture {number}", folder / file, name, split)
+        for number, (file, name, split) in enumerate(found)
+    ]
+
+
+def _found(
+    folder: Path, pictures: Iterable[Packed], what: str
+) -> list[tuple[str, str, str | None]]:
+    """What ``folder`` keeps, where it is made if it is not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes wait until all is there
@@ -67,15 +84,12 @@ def unpacked(shard: Path, pictures: Iterable[Packed]) -> list[Listed]:
         if found is None:
             with (
                 atomic_folder(folder) as temporary,
-                counting(f"unpacking {printable(shard.name)}", None) as advance,
+                counting(what, None) as advance,
             ):
                 _unpack(temporary, pictures, advance)
             found = _kept(folder)
             assert found is not None
-    return [
-        Listed(f"{shard}, picture {number}", folder / file, name, split)
-        for number, (file, name, split) in enumerate(found)
-    ]
+    return found
 
 
 def _unpack(folder: Path, pictures: Iterable[Packed], advance: Callable[[int], None]) -> None:

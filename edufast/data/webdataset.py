@@ -82,7 +82,7 @@ def _class(where: str, content: dict[str, bytes]) -> str:
         if "cls" in content:
             return content["cls"].decode().strip()
         about = json.loads(content["json"]) if "json" in content else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its class cannot be read: {one_line(error)}") from error
     about = about if isinstance(about, dict) else {}
     name = next((about[key] for key in _KEYS if key in about), None)

@@ -69,6 +69,8 @@ def run_state(path: Path) -> RunState:
         config, log = folder.read_config(), folder.log()
     except UserError as error:
         return RunState(path, "damaged", note=str(error))
+    except OSError as error:  # such as a file of another user's; the other runs are listed
+        return RunState(path, "damaged", note=f"{error.filename}: {error.strerror}")
     trial = _current(log)
     grade = trial.epochs[-1].grade if trial is not None and trial.epochs else None
     finished = is_finished(folder, config, log)

@@ -28,6 +28,14 @@ def test_where_there_is_no_terminal_it_is_printed_once(tmp_path):
     assert row[3:] == ["3/3", "2", "1.000", "95.0", "%", "95.0", "%", "333", curve]
 
 
+@pytest.mark.parametrize("columns", [80, 90, 120])
+def test_nothing_is_cut_off_in_a_terminal_of_the_usual_width(tmp_path, columns):
+    run = a_run(tmp_path, [logs.RUN, *EDUCATED, result()])
+    told = edufast("watch", run, columns=columns).stdout
+    assert "…" not in told and "best of grade" in told and "1.000" in told
+    assert ("█" in told) is (columns > 80)
+
+
 def test_an_interrupted_run_is_told_with_how_to_go_on(tmp_path):
     told = edufast("watch", a_run(tmp_path, [logs.RUN])).stdout
     assert "stopped" in told and "no student was trained yet" in told and "edufast resume" in told

@@ -72,6 +72,14 @@ def test_nothing_is_kept_of_what_cannot_be_read_to_its_end(shard: Path, cache: P
     assert len(unpacked(shard, pictures())) == 6
 
 
+def test_a_cache_that_cannot_be_written_is_told_with_what_names_another(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDUFAST_CACHE", str(shard))  # a file
+    with pytest.raises(UserError, match=r"cannot be unpacked into .*: Not a dir.*EDUFAST_CACHE"):
+        unpacked(shard, pictures())
+
+
 WAITS = """
 import os, sys
 from pathlib import Path

@@ -59,6 +59,7 @@ def test_classes_are_numbers_or_in_json_and_other_files_are_passed_over(tmp_path
         ([("1.png", b"1"), ("1.json", b"[3]")], "'1': has no class; expected"),
         ([("1.png", b"1"), ("1.json", b'{"label": [1]}')], "'1': has no class; expected"),
         ([("1.png", b"1"), ("1.json", b"{")], "'1': its class cannot be read: "),
+        ([("1.png", b"1"), ("1.json", b"[" * 100_000)], "'1': its class cannot be read: "),
         ([("1.png", b"1"), ("1.cls", b"\xff")], "'1': its class cannot be read: "),
         ([("1.png", b"1"), ("1.cls", b"")], "picture 0: class '': expected a name"),
     ],

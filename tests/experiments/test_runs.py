@@ -72,6 +72,14 @@ def test_a_damaged_run_is_listed_with_the_reason(tmp_path):
     assert state.state == "damaged" and "config.yaml" in state.note and "\n" not in state.note
 
 
+def test_a_run_whose_files_cannot_be_opened_is_listed_with_the_reason(tmp_path):
+    damaged = a_run(tmp_path / "a", [logs.RUN])
+    (damaged / "metrics.jsonl").unlink()
+    (damaged / "metrics.jsonl").mkdir()
+    note = f"{damaged / 'metrics.jsonl'}: Is a directory"
+    assert run_state(damaged) == RunState(damaged, "damaged", note=note)
+
+
 def test_runs_are_found_wherever_they_are_below_a_folder(tmp_path):
     paths = [a_run(tmp_path / name, [logs.RUN]) for name in ("b", "a/y", "a/x")]
     (tmp_path / "no_run").mkdir()

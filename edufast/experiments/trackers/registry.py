@@ -70,7 +70,7 @@ def tracking(
     check_trackers(names)
     with ExitStack() as stack:
         listeners = []
-        for name in names:
+        for name in dict.fromkeys(names):  # one that is given twice would draw twice
             tracker = _begun(name, folder, config)
             stack.callback(_attempt, name, say, tracker.close)
             listeners.append(_listener(name, tracker, say))

@@ -40,6 +40,12 @@ def test_a_tracker_that_fails_is_told_once_and_ends_nothing(tmp_path, monkeypatc
     ]
 
 
+def test_one_that_is_named_twice_draws_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "failing", Failing)
+    with tracking(["failing", "failing"], tmp_path, CONFIG, lambda _: None) as listeners:
+        assert len(listeners) == 1
+
+
 def test_one_that_cannot_begin_is_told_in_one_line_and_the_others_end(tmp_path, monkeypatch):
     closed = []
 
