@@ -235,7 +235,7 @@ def dry_run(
         faculty = Faculty([absent_teacher(classes) for classes in slices])
         for name in names:
             method = methods[name]
-            school = method.create_school(0, faculty, device=device)
+            school = _try_school(name, method, faculty, device)
             _try_batches_of_one(method, [plan.steps for plan in school.plans])
             if cached and school.training.mix != "none":
                 raise UserError(
@@ -251,6 +251,18 @@ def dry_run(
         raise
     except ValueError as error:
         raise UserError(f"{recipe.name}: {error}") from error
+
+
+def _try_school(name: MethodName, method: Method, faculty: Faculty, device: str) -> School:
+    """Errors name the method: a baseline has another curriculum than the recipe."""
+    try:
+        return method.create_school(0, faculty, device=device)
+    except UserError:
+        raise
+    except ValueError as error:
+        if name == "education":
+            raise
+        raise ValueError(f"method {name}: {error}") from error
 
 
 def _try_loss(device: str) -> None:

@@ -118,3 +118,11 @@ def test_weights_that_cannot_be_had_are_told_before_anything_is_trained(tmp_path
     of = methods(("kd",), teachers=[teacher], curriculum=GRADE)
     with pytest.raises(UserError, match=r"teachers.0: .*w.pth is no file of tensors"):
         dry_run(of, ["kd"], "cpu")
+
+
+def test_what_a_baseline_cannot_do_is_told_with_its_name():
+    grade = {"grades": [{"epochs": 1, "teachers": [3], "target": "full"}]}
+    of = methods(("education", "routed"), curriculum=grade, training={"mix": "mixup"})
+    dry_run(of, ["education"], "cpu")
+    with pytest.raises(UserError, match="method routed: mix is 'mixup', but the target of grade 1"):
+        dry_run(of, ["education", "routed"], "cpu")
