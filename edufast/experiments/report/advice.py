@@ -52,8 +52,8 @@ def choose(
     best = max(measured, key=lambda export: (export.accuracy, -export.bytes))
     near = [export for export in measured if export.accuracy >= best.accuracy - NEARLY]
     chosen = min(near, key=lambda export: (export.bytes, -export.accuracy))
+    within = "" if fitting is None else " within its budget"
     if len(measured) == 1:
-        within = "" if fitting is None else " that fits its budget"
         return Choice(chosen, f"It is the only file of this run{within}.")
     if chosen is not best:
         points = f"{100 * (best.accuracy - chosen.accuracy):.1f} points"
@@ -69,7 +69,9 @@ def choose(
     )
     smallest = min(export.bytes for export in measured) == best.bytes
     also = ", and it is the smallest" if smallest else ""
-    return Choice(chosen, f"It is the most accurate of {len(measured)} files{also} ({others}).")
+    return Choice(
+        chosen, f"It is the most accurate of {len(measured)} files{within}{also} ({others})."
+    )
 
 
 def _key(export: ExportEvent) -> FileKey | None:
@@ -84,8 +86,8 @@ def _unfit(measured: Sequence[ExportEvent], fitting: Collection[FileKey]) -> Cho
     formats = ",".join(dict.fromkeys(form for form, _ in fitting))
     return Choice(
         smallest,
-        "The recipe's budget has no room for it, nor for any other file that was exported: "
-        f"edufast export --to {formats} writes some that fit.",
+        "It is the smallest, but no file that was exported fits the recipe's budget: edufast "
+        f"export RUN --to {formats} writes some that do.",
     )
 
 

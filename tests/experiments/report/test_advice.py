@@ -59,11 +59,13 @@ def test_a_budget_leaves_out_what_does_not_fit():
         replace(export("early", 0.9, 50), early={}),
     ]
     assert choose(files, [("onnx", 1), ("onnx-int8", None)]).file.path == "integers"
+    several = choose(files[:2], [("onnx", 1), ("onnx", None)])
+    assert several.reason.startswith("It is the most accurate of 2 files within its budget (")
     only = choose(files, [("onnx", 1)])
-    assert only == (files[1], "It is the only file of this run that fits its budget.")
+    assert only == (files[1], "It is the only file of this run within its budget.")
     assert choose(files, [("onnx", None)]).file.path == "whole"
     unfit = choose(files, [("onnx-int8", 1), ("onnx-int8", 2)])
-    assert unfit.file.path == "early" and "edufast export --to onnx-int8 writes" in unfit.reason
+    assert unfit.file.path == "early" and "export RUN --to onnx-int8 writes" in unfit.reason
 
 
 def test_classes_are_summed_up_from_the_least_recognised():
