@@ -166,7 +166,7 @@ class ExportEvent(Event):
 
     kind: ClassVar[str] = "export"
     path: str
-    opset: int | None
+    opset: int | None = None
     bytes: int
     noise: bool
     samples: int

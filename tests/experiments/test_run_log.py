@@ -23,7 +23,7 @@ from tests.experiments.logs import (
     write,
 )
 
-OPTIONAL = ("slices", "grades", "accuracy_torch", "accuracy_onnx")
+OPTIONAL = ("slices", "grades", "opset", "accuracy_torch", "accuracy_onnx")
 
 
 def test_phases_add_up_over_seeds(tmp_path):

@@ -241,7 +241,7 @@ def _exports(log: RunLog) -> str:
         [
             export.path,
             si(export.bytes, "B"),
-            str(export.opset),
+            "" if export.opset is None else str(export.opset),
             percent(export.accuracy),
             f"{export.samples:,} {'random images' if export.noise else 'images'}",
             f"{100 * export.agreement:.2f} %",
