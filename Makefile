@@ -19,9 +19,10 @@ PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchm
 quickstart: build
 	$(BIN)/edufast train quickstart
 
-# One thread a worker: OpenMP threads that outnumber the cores wait for each other most of the time.
+# One thread a worker: OpenMP threads that outnumber the cores wait for each other most of the time. Files
+# in their order: xdist would take those of few tests last, which are slow, and one worker would wait.
 test: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Without the tests marked slow, and the first case only of every other: under a minute.
 test-fast: build
