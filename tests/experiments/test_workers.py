@@ -110,6 +110,15 @@ def handles_ctrl_c(pid: int) -> bool:
     return bool(int(caught[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
+@pytest.fixture
+def not_ignored():
+    """nohup ignores SIGHUP, here and in every process that is started here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_ignored")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_a_process_that_is_still_starting_is_no_traceback(tmp_path, capfd, number):
     """As Ctrl-C in a terminal, which goes to all processes of a command. It has no task yet, which
