@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import path_of, text_of
+from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, path_of, text_of
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
 from edufast.utils.errors import one_line
@@ -21,24 +21,6 @@ if TYPE_CHECKING:
     from edufast.edge.early_exit import EarlyExits
     from edufast.edge.export import ExportReport
     from edufast.edge.parity import ClassAccuracy
-
-ToOption = Annotated[
-    str,
-    typer.Option(
-        parser=text_of("--to"), help="Formats, comma-separated: onnx is float32; onnx-int8."
-    ),
-]
-MaxDropOption = Annotated[
-    float, typer.Option(help="Points of accuracy that a file of integers may lose.")
-]
-EarlyExitOption = Annotated[
-    str | None,
-    typer.Option(
-        parser=text_of("--early-exit"),
-        help="Write a program, too, that ends at the first exit that is sure: 0.5 loses at most "
-        "half a point of accuracy, 60% costs at most that much on average.",
-    ),
-]
 
 
 def export(

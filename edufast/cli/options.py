@@ -86,3 +86,22 @@ JobsOption = Annotated[
     int,
     typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
 ]
+ToOption = Annotated[
+    str,
+    typer.Option(
+        parser=text_of("--to"),
+        help="Formats, comma-separated: onnx and executorch are float32, onnx-int8 and "
+        "executorch-int8 of 8-bit integers.",
+    ),
+]
+MaxDropOption = Annotated[
+    float, typer.Option(help="Points of accuracy that a file of integers may lose.")
+]
+EarlyExitOption = Annotated[
+    str | None,
+    typer.Option(
+        parser=text_of("--early-exit"),
+        help="Write a program, too, that ends at the first exit that is sure: 0.5 loses at most "
+        "half a point of accuracy, 60% costs at most that much on average.",
+    ),
+]

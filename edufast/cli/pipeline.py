@@ -6,8 +6,14 @@ import json
 from dataclasses import asdict
 
 from edufast.cli.common import DeviceOption, JsonOption, fail, say, user
-from edufast.cli.export import EarlyExitOption, MaxDropOption, ToOption
-from edufast.cli.options import OutOption, RecipeArgument, SetOption
+from edufast.cli.options import (
+    EarlyExitOption,
+    MaxDropOption,
+    OutOption,
+    RecipeArgument,
+    SetOption,
+    ToOption,
+)
 from edufast.cli.train import train
 from edufast.cli.verify import print_replays
 from edufast.edge import MAX_DROP
@@ -31,16 +37,15 @@ def pipeline(
     that may be shipped is there; 1 a step or a gate failed, an earlier bundle
     stays; 2 something was asked for wrongly; 130 stopped.
     """
+    from edufast.edge.bundle import bundled_formats
     from edufast.edge.exit_choice import Target
     from edufast.edge.export import check_request
     from edufast.edge.parity import ExportError
-    from edufast.edge.registry import find_format
     from edufast.edge.replay import ReplayError
     from edufast.experiments.pipeline import Gates, deliver
 
     formats = tuple(to.split(","))
-    for name in formats:
-        user(find_format, name)
+    user(bundled_formats, formats)
     try:
         check_request({}, max_drop)
     except ValueError as error:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.export import ToOption
-from edufast.cli.options import text_of
+from edufast.cli.options import ToOption, text_of
 from edufast.utils.units import parse_bytes, parse_milliseconds
 
 if TYPE_CHECKING:

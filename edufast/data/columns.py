@@ -56,11 +56,14 @@ def find_columns(where: str, schema: pa.Schema) -> Columns:
     known = [name for name in schema.names if _is_class(features.get(name))]
     named = [name for name in schema.names if name in _CLASSES]
     label = _one(where, "classes", known or named, _CLASSES, schema)
-    names = features[label]["names"] if label in known else None
+    names = tuple(map(str, features[label]["names"])) if label in known else None
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{where}: {label} has two classes called {twice!r}; expected one")
     return Columns(
         _one(where, "pictures", contents or paths, _PICTURES, schema),
         label,
-        None if names is None else tuple(map(str, names)),
+        names,
         "split" if "split" in schema.names else None,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from edufast.data.samples import Samples, Splits
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.progress import counting
+from edufast.utils.stderr import without_messages
 
 if TYPE_CHECKING:
     import torch
@@ -220,20 +220,6 @@ def files_of(samples: Samples) -> tuple[Path, ...]:
     return () if isinstance(samples.images, np.ndarray) else samples.images
 
 
-@contextmanager
-def _without_messages() -> Iterator[None]:
-    """Drops what decoders, written in C, print about damaged files, which are named anyway."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
-
 class _Decoder:
     """Tells whether files can be decoded."""
 
@@ -247,7 +233,7 @@ class _Decoder:
         self._part = part
         self._pipeline = self._pipeline or self._build()
         try:
-            with _without_messages():
+            with without_messages():  # about damaged files, which are named anyway
                 self._pipeline.run()
         except RuntimeError:
             self._pipeline = None  # a failed pipeline is dead

@@ -27,7 +27,7 @@ from edufast.edge.device_rows import SCRIPT as BENCH
 from edufast.edge.device_rows import write_device_script
 from edufast.edge.exit_choice import Target
 from edufast.edge.export import ExportReport
-from edufast.edge.format import OnnxFormat
+from edufast.edge.format import Format, OnnxFormat
 from edufast.edge.onnx import INPUT, OUTPUT
 from edufast.edge.registry import FORMATS, find_format
 from edufast.edge.trained import export_trained, known_images, write_script
@@ -83,12 +83,7 @@ def write_bundle(
         raise UserError(f"{folder} is no name for a bundle; expected one that ends with {SUFFIX}")
     if folder.exists() and not (folder / CONTRACT).is_file():
         raise UserError(f"{folder} exists and is no bundle; expected another name")
-    forms = {name: find_format(name) for name in formats}
-    if not any(isinstance(form, OnnxFormat) for form in forms.values()):
-        raise UserError(
-            f"a bundle's {SCRIPT} runs .onnx files; expected onnx or onnx-int8 among the formats, "
-            f"not only {', '.join(forms)}"
-        )
+    forms = bundled_formats(formats)
     with atomic_folder(folder) as temporary:
         paths = {name: temporary / f"student{form.SUFFIX}" for name, form in forms.items()}
         reports = export_trained(model, info, data, paths, max_drop, exits, early)
@@ -106,6 +101,21 @@ def write_bundle(
         contract.write(temporary)
         (temporary / CARD).write_text(_card(folder.stem, info, contract, len(images)), "utf-8")
     return [replace(report, path=folder / report.path.name) for report in reports]
+
+
+def bundled_formats(names: Sequence[str]) -> dict[str, Format]:
+    """The formats that a bundle is to have, by name.
+
+    Raises:
+        UserError: one is unknown or lacks a package; or none is of .onnx files.
+    """
+    forms = {name: find_format(name) for name in names}
+    if not any(isinstance(form, OnnxFormat) for form in forms.values()):
+        raise UserError(
+            f"a bundle's {SCRIPT} runs .onnx files; expected onnx or onnx-int8 among the formats, "
+            f"not only {', '.join(forms)}"
+        )
+    return forms
 
 
 def _contract(

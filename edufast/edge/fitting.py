@@ -80,8 +80,8 @@ def candidates(
             student.grow(fragments=depth, classes=classes, keep_exits=True)
         for depth in student.depths:
             model = student.eval().graduate(depth)
-            for form in formats:
-                yield Candidate(name, depth, form, *needed(model, size, form, budget))
+            for form, needs in needed(model, size, formats, budget):
+                yield Candidate(name, depth, form, *needs)
 
 
 class Needs(NamedTuple):
@@ -94,20 +94,23 @@ class Needs(NamedTuple):
     fits: bool
 
 
-def needed(model: nn.Module, size: tuple[int, int, int], form: str, budget: Budget) -> Needs:
-    """What ``model`` takes as a file of the format ``form``, and whether ``budget`` has that. Its
-    latency is measured only if it fits otherwise.
+def needed(
+    model: nn.Module, size: tuple[int, int, int], formats: Sequence[str], budget: Budget
+) -> Iterator[tuple[str, Needs]]:
+    """What ``model`` takes as a file of each format, and whether ``budget`` has that. Its latency
+    is measured only if it fits otherwise.
 
     Raises:
         UserError: there is no such format, or the model cannot be traced.
     """
-    integers = not find_format(form).EXACT
     counted = footprint(model, size)
-    flash, ram = counted.flash(integers=integers), counted.ram(integers=integers)
-    fits = _within(flash, budget.flash) and _within(ram, budget.ram)
-    latency = _latency(model, size, form) if fits else None
-    fits = fits and (latency is None or _within(latency, budget.latency_ms))
-    return Needs(counted.flops, flash, ram, latency, fits)
+    for form in formats:
+        integers = not find_format(form).EXACT
+        flash, ram = counted.flash(integers=integers), counted.ram(integers=integers)
+        fits = _within(flash, budget.flash) and _within(ram, budget.ram)
+        latency = _latency(model, size, form) if fits else None
+        fits = fits and (latency is None or _within(latency, budget.latency_ms))
+        yield form, Needs(counted.flops, flash, ram, latency, fits)
 
 
 def propose(found: Sequence[Candidate]) -> Candidate | None:

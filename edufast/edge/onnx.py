@@ -18,7 +18,6 @@ from torch import nn
 
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
-from edufast.edge.preprocess import Preprocessed
 from edufast.edge.runtime import load_onnxruntime, run_session
 from edufast.edge.seal import sealed
 from edufast.utils import extras
@@ -81,14 +80,13 @@ def graph(original: Original, outputs: Sequence[str] = (OUTPUT,)) -> onnx.ModelP
 
 def _graph(original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
     channels, height, width = original.input_size
-    model, opset = original.model, original.opset
+    opset = original.opset
     # torch.export treats a batch size of 0 or 1 as a constant: trace with 2.
     if original.constants is None:
         example = torch.zeros(2, channels, height, width)
     else:
-        model = Preprocessed(model, *original.constants).eval()
         example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
-    proto = _trace(model, example, opset, outputs)
+    proto = _trace(original.whole, example, opset, outputs)
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:
         raise ExportError(f"opset {opset} was requested, but PyTorch could only write {written}")

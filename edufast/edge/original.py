@@ -16,7 +16,7 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.edge.calibration import check_calibration
 from edufast.edge.latency import RUNS
 from edufast.edge.parity import ExportError, Images, torch_logits
-from edufast.edge.preprocess import check_constants, normalise
+from edufast.edge.preprocess import Preprocessed, check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import whole_numbers
@@ -116,6 +116,13 @@ class Original:
             metadata=_entries(classes, input_size, constants, metadata or {}),
             opset=opset,
         )
+
+    @property
+    def whole(self) -> nn.Module:
+        """What files compute: the model with its preprocessing, from images in their layout."""
+        if self.constants is None:
+            return self.model
+        return Preprocessed(self.model, *self.constants).eval()
 
     @property
     def images(self) -> NDArray[Any]:

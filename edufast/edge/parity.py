@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edufast.edge.intervals import LEVEL, paired_difference
+from edufast.utils.errors import one_line
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Maps a batch of images, in the layout of the file's input, to logits (N, classes) float32."""
@@ -125,10 +126,20 @@ def torch_logits(
     prepared: Callable[[NDArray[Any]], NDArray[np.float32]] = lambda images: images,
 ) -> NDArray[np.float32]:
     """(N, classes) float32 logits of ``model`` on images that ``prepared`` turns, batch by batch,
-    into (N, C, H, W) float32."""
+    into (N, C, H, W) float32.
+
+    Raises:
+        ValueError: the model does not take them, or returns something else.
+    """
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        logits = model(torch.from_numpy(prepared(batch)))
+        taken = torch.from_numpy(prepared(batch))
+        try:
+            logits = model(taken)
+        except RuntimeError as error:
+            raise ValueError(
+                f"model cannot take images of (C, H, W) {tuple(taken.shape[1:])}: {one_line(error)}"
+            ) from error
         if not isinstance(logits, Tensor):
             raise ValueError(f"model returns {type(logits).__name__}; expected a tensor of logits")
         return logits.numpy()

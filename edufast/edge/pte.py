@@ -7,7 +7,6 @@ may ever see.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata as distributions
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 from edufast.edge.onnx import cause, quiet
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
-from edufast.edge.preprocess import Preprocessed
 from edufast.edge.seal import is_damaged, sealed
 from edufast.utils import extras
+from edufast.utils.stderr import without_messages
 
 SUFFIX = ".pte"
 EXACT = True
@@ -48,10 +47,7 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
 
 def traced(original: Original) -> torch.export.ExportedProgram:
     """The model as a graph, preprocessing included."""
-    model = original.model
-    if original.constants is not None:
-        model = Preprocessed(model, *original.constants).eval()
-    return torch.export.export(model, example(original))
+    return torch.export.export(original.whole, example(original))
 
 
 def example(original: Original) -> tuple[torch.Tensor]:
@@ -92,7 +88,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
     """
     require()
     content = _whole(path)
-    with _silent_start():
+    with without_messages():  # about files of Arm processors, which it misses on x86
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
 
@@ -101,7 +97,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
             program = Runtime.get().load_program(content)
             program.load_method("forward")
         except Exception as error:
-            raise ExportError(f"ExecuTorch cannot load the file: {cause(error)}") from error
+            raise ExportError(f"ExecuTorch cannot load {path}: {cause(error)}") from error
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         forward = program.load_method("forward")  # whose memory goes with the program
@@ -123,7 +119,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     require()
     content = _whole(path)
-    with _silent_start():
+    with without_messages():
         from executorch.runtime import Runtime
 
         program = Runtime.get().load_program(content)
@@ -136,23 +132,10 @@ def _whole(path: Path) -> bytes:
     content = path.read_bytes()
     if is_damaged(content):  # ExecuTorch would take it as it is
         raise ExportError(
-            "the file is damaged, or edufast did not write it: its content does not match the hash "
+            f"{path} is damaged, or edufast did not write it: its content does not match the hash "
             "at its end"
         )
     return content
-
-
-@contextmanager
-def _silent_start() -> Iterator[None]:
-    """Without what ExecuTorch writes to stderr on x86: files of Arm processors that it misses."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def require() -> None:

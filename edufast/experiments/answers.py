@@ -19,6 +19,7 @@ from edufast.edge.seal import is_damaged
 from edufast.edge.trained import known_images
 from edufast.experiments.run_folder import RunFolder
 from edufast.models.weights import ModelInfo
+from edufast.utils.extras import MissingPackageError
 from edufast.utils.files import atomic_write
 
 
@@ -78,8 +79,8 @@ class Answers:
 
 
 def keep_answers(folder: RunFolder, info: ModelInfo, data: DataSet) -> None:
-    """Ask all exported files of a run, and keep what they answer there. Those that are damaged are
-    left out, of which a warning tells.
+    """Ask all exported files of a run, and keep what they answer there. Those that are damaged, or
+    whose runtime is not installed, are left out, of which a warning tells.
 
     Args:
         folder: of the run.
@@ -90,16 +91,21 @@ def keep_answers(folder: RunFolder, info: ModelInfo, data: DataSet) -> None:
         UserError, ExportError: as :func:`ask`.
     """
     exported = {folder.path / e.path: e.format or "onnx" for e in folder.log().exports}
-    ask({p: f for p, f in exported.items() if _is_whole(p)}, info, data).save(folder.answers)
+    ask({p: f for p, f in exported.items() if _can_run(p, f)}, info, data).save(folder.answers)
 
 
-def _is_whole(path: Path) -> bool:
+def _can_run(path: Path, form: str) -> bool:
     if not path.is_file():
         return False
-    whole = path.suffix != ".onnx" or not is_damaged(path.read_bytes())
-    if not whole:
+    if is_damaged(path.read_bytes()):
         warnings.warn(f"{path} is damaged and left out; edufast export writes it", stacklevel=3)
-    return whole
+        return False
+    try:
+        FORMATS[form].require()
+    except MissingPackageError as error:
+        warnings.warn(f"{path} is left out: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def ask(files: Mapping[Path, str], info: ModelInfo, data: DataSet) -> Answers:

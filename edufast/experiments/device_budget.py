@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edufast.edge.fitting import Budget, Needs, needed
+from edufast.edge.registry import FORMATS
 from edufast.experiments.events import FileKey
 from edufast.experiments.method import Method
 from edufast.utils.errors import UserError
 
-FORMATS = ("onnx", "onnx-int8")  # of 4 bytes a number and of 1, whatever runtime they are for
+_COUNTED = ("onnx", "onnx-int8")  # of 4 bytes a number and of 1, whatever runtime they are for
 
 
 def fitting_files(method: Method) -> list[FileKey] | None:
@@ -28,10 +29,9 @@ def fitting_files(method: Method) -> list[FileKey] | None:
     size = (3, method.data.image_size, method.data.image_size)
     found = {}
     for depth in student.depths:
-        model = student.eval().graduate(depth)
-        for form in FORMATS:
-            whole = depth == student.grown
-            found[form, None if whole else depth] = needed(model, size, form, budget)
+        exit = None if depth == student.grown else depth
+        for form, needs in needed(student.eval().graduate(depth), size, _COUNTED, budget):
+            found[form, exit] = needs
     fitting = [file for file, needs in found.items() if needs.fits]
     if not fitting:
         least = min(found.values(), key=lambda needs: needs.flash)
@@ -45,7 +45,7 @@ def fitting_files(method: Method) -> list[FileKey] | None:
 def told(fitting: Sequence[FileKey]) -> str:
     """The files that fit, in words."""
     names = [
-        f"student{'' if exit is None else f'-exit{exit}'}{'.int8' * ('int8' in form)}.onnx"
+        f"student{'' if exit is None else f'-exit{exit}'}{FORMATS[form].SUFFIX}"
         for form, exit in fitting
     ]
     return f"the budget has room for {', '.join(names)}"

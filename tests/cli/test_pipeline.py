@@ -74,6 +74,7 @@ def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(folder,
     ("options", "message"),
     [
         (("--to", "tflite"), "no export format is called 'tflite'"),
+        (("--to", "executorch"), "expected onnx or onnx-int8 among the formats"),
         (("--early-exit", "x"), "--early-exit is 'x'"),
         (("--max-drop", "nan"), "max_drop is nan; expected points of accuracy"),
         (("--set", "student.model=nothing"), "nothing"),

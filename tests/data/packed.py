@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ def embedded(count: int, first: int = 0) -> dict[str, list[Any]]:
     }
 
 
-def table(columns: dict[str, list[Any]], label: str = "label") -> Any:
+def table(columns: dict[str, list[Any]], label: str = "label", names: Sequence[str] = NAMES) -> Any:
     """An Arrow table that says of what its features are, as Hugging Face's datasets does."""
     import pyarrow as pa
 
-    features = {"image": {"_type": "Image"}, label: LABELS}
+    features = {"image": {"_type": "Image"}, label: {**LABELS, "names": list(names)}}
     about = json.dumps({"info": {"features": features}})
     return pa.table(columns).replace_schema_metadata({"huggingface": about})
 

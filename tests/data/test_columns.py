@@ -32,6 +32,13 @@ def test_pictures_and_names_of_classes_are_those_of_hugging_face() -> None:
     assert columns(other) == Columns("img", "animal", NAMES, None)
 
 
+def test_two_classes_of_one_name_are_refused() -> None:
+    """They would be learned as one."""
+    made = table({"image": embedded(2)["image"], "label": [0, 1]}, names=("cat", "cat"))
+    with pytest.raises(UserError, match="label has two classes called 'cat'; expected one"):
+        columns(made)
+
+
 def test_pictures_may_be_bytes_and_classes_text() -> None:
     for kind in (pa.binary(), pa.large_binary()):
         made = pa.table({

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edufast.edge import onnx as onnx_format
+from edufast.edge import original
 from edufast.edge.export import export, verify
 from edufast.edge.parity import ExportError
 from edufast.edge.preprocess import Preprocessed, normalise
@@ -74,7 +74,7 @@ def test_a_failed_verification_keeps_the_old_file(model, samples, tmp_path, monk
     path.write_text("the last good one")
     # The mistake this guards against: constants lost on the way into the graph.
     monkeypatch.setattr(
-        onnx_format, "Preprocessed", lambda model, mean, std: Preprocessed(model, [0.0] * 3, STD)
+        original, "Preprocessed", lambda model, mean, std: Preprocessed(model, [0.0] * 3, STD)
     )
     model_with_opinions = nn.Sequential(nn.Flatten(), nn.Linear(576, 6))
     with pytest.raises(ExportError, match="agrees with the model on"):
@@ -133,6 +133,11 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
             {"model": nn.AdaptiveMaxPool2d(1, return_indices=True)},
             ValueError,
             "model returns tuple; expected a tensor of logits",
+        ),
+        (
+            {"model": nn.Sequential(nn.Flatten(), nn.Linear(9, 6))},
+            ValueError,
+            r"model cannot take images of \(C, H, W\) \(3, 12, 16\): mat1 and mat2",
         ),
         ({"metadata": {"classes": 1}}, ValueError, "'classes' is set by export itself"),
     ],

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from edufast.edge import onnx as onnx_format
+from edufast.edge import original
 from edufast.edge.export import export, verify
 from edufast.edge.parity import ExportError
 from edufast.edge.preprocess import Preprocessed
@@ -193,7 +193,7 @@ class Misread(Preprocessed):
 def test_wrong_preprocessing_is_noticed(
     model, samples, calibration, answers, tmp_path, monkeypatch, wrong
 ) -> None:
-    monkeypatch.setattr(onnx_format, "Preprocessed", wrong)
+    monkeypatch.setattr(original, "Preprocessed", wrong)
     with pytest.raises(ExportError, match="the exported file loses"):
         export(
             model, tmp_path / "s.onnx", to="onnx-int8", samples=samples, labels=answers,

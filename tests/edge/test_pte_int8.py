@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from edufast.edge.export import export
 from edufast.edge.parity import ExportError
 from edufast.edge.pte import read_metadata
-from tests.edge.cases import CLASSES, MEAN, SIZE, STD
+from tests.edge.cases import CLASSES, MEAN, SIZE, STD, reference
 
 pytest.importorskip("executorch.runtime")
 
@@ -30,16 +32,15 @@ def test_it_says_how_it_was_quantised(quantised) -> None:
     assert said["classes"] == CLASSES and "torchao" in said["versions"]
 
 
-def test_it_is_smaller_than_the_float32_file_and_nearly_as_right(
-    quantised, model, samples, answers, tmp_path
-) -> None:
-    exact = export(
-        model, tmp_path / "student.pte", samples=samples, labels=answers,
-        **(OPTIONS | {"to": "executorch"}),
-    )  # fmt: skip
-    report = quantised[1]
-    assert report.parity.agreement > 0.9 and report.parity.max_abs_difference > 1e-4
-    assert report.bytes < exact.bytes + 4096  # its graph is longer; so few weights are hardly less
+def test_weights_take_a_byte_each(samples, calibration, tmp_path) -> None:
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(576, 256), nn.ReLU(), nn.Linear(256, len(CLASSES)))
+    weights = sum(p.numel() for p in wide.parameters())
+    images = {"samples": samples, "labels": reference(wide, samples).argmax(1)}
+    path = tmp_path / "student.int8.pte"
+    report = export(wide, path, max_drop=20, calibration=calibration, **images, **OPTIONS)
+    assert weights < report.bytes < 1.3 * weights  # of float32 four times as much
+    assert report.parity.agreement > 0.9
 
 
 def test_quantising_again_gives_the_same_bytes(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from edufast.data import Samples, load_dataset
-from edufast.edge import onnx
+from edufast.edge import original
 from edufast.edge.parity import ExportError
 from edufast.edge.preprocess import Preprocessed
 from edufast.edge.registry import FORMATS
@@ -173,7 +173,7 @@ def test_a_file_that_prepares_pictures_wrongly_is_caught_from_image_files_on(
     (report,) = export_trained(graduate, about, data, paths)
     assert report.parity.accuracy_exported == 1.0
     paths[to].unlink()
-    monkeypatch.setattr(onnx, "Preprocessed", wrong)
+    monkeypatch.setattr(original, "Preprocessed", wrong)
     with pytest.raises(ExportError, match=r"agrees with the model on|points of accuracy"):
         export_trained(graduate, about, data, paths)
     assert not paths[to].exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 pytest.importorskip("onnxscript")
 from edufast.data import DataSet, load_dataset
+from edufast.edge.seal import sealed
 from edufast.edge.trained import export_trained
 from edufast.experiments.answers import Answers, ask, keep_answers
 from edufast.experiments.events import ExportEvent
@@ -83,6 +85,26 @@ def test_a_file_that_is_damaged_is_left_out_and_named(tmp_path: Path) -> None:
             )
         )  # fmt: skip
     with pytest.warns(UserWarning, match="other.onnx is damaged and left out; edufast export"):
+        keep_answers(RunFolder(tmp_path), info, data)
+    answers = Answers.load(RunFolder(tmp_path).answers)
+    assert answers is not None and list(answers.chosen) == ["student.onnx"]
+
+
+def test_a_file_whose_runtime_is_not_installed_is_left_out(tmp_path: Path, monkeypatch) -> None:
+    """Somebody exported it; the others are asked all the same."""
+    data = tiny_data()
+    _, info, _ = exported(data, tmp_path)
+    (tmp_path / "student.pte").write_bytes(sealed(b"a program"))
+    log = EventLog(RunFolder(tmp_path).metrics)
+    for name, form in (("student.onnx", "onnx"), ("student.pte", "executorch")):
+        log.write(
+            ExportEvent(
+                path=name, bytes=1, noise=False, samples=1, agreement=1.0, format=form,
+                max_abs_difference=0.0, accuracy=1.0, latency_ms=1.0,
+            )
+        )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.warns(UserWarning, match=r"student.pte is left out: .* needs executorch: pip"):
         keep_answers(RunFolder(tmp_path), info, data)
     answers = Answers.load(RunFolder(tmp_path).answers)
     assert answers is not None and list(answers.chosen) == ["student.onnx"]

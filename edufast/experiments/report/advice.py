@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edufast.edge.intervals import proportion
+from edufast.edge.registry import FORMATS
 from edufast.experiments.answers import Answers
 from edufast.experiments.events import ExportEvent, FileKey
 from edufast.experiments.report.format import percent, si
@@ -78,7 +79,8 @@ def _key(export: ExportEvent) -> FileKey | None:
     """A program with early exits has all heads, which a budget was not counted for."""
     if export.early is not None:
         return None
-    return ("onnx-int8" if "int8" in (export.format or "") else "onnx", export.exit)
+    exact = FORMATS[export.format or "onnx"].EXACT
+    return ("onnx" if exact else "onnx-int8", export.exit)
 
 
 def _unfit(measured: Sequence[ExportEvent], fitting: Collection[FileKey]) -> Choice:
