@@ -73,7 +73,8 @@ class Algorithm(nn.Module):
 
     @property
     def takes_soft_labels(self) -> bool:
-        """Whether labels may be probabilities (B, C), which ``training.mix`` makes of them."""
+        """Whether labels may be probabilities (B, C), which ``training.mix`` and
+        ``training.label_smoothing`` make of them."""
         return False
 
     def begin_grade(self, context: GradeContext) -> None:

@@ -36,6 +36,7 @@ class TrainingSection(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: AugmentSection = AugmentSection()
     mix: Mix = "none"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"

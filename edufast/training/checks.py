@@ -76,27 +76,42 @@ def check_fit(
             "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
         )
     if training.mix != "none":
-        _check_mix(training.mix, faculty, curriculum, algorithm)
+        found = f"mix is {training.mix!r}, but"
+        for number, grade in enumerate(curriculum.grades, 1):
+            if grade.target not in ("none", "full"):
+                raise ValueError(
+                    f"{found} the target of grade {number} is {grade.target!r}, which asks whose "
+                    "class an image shows; expected the targets 'full' or 'none', or mix 'none'"
+                )
+        _check_soft_labels(found, curriculum, algorithm, "mix 'none'")
+        if isinstance(faculty, CachedFaculty) and _teach(curriculum):
+            raise ValueError(f"{found} stored logits are of whole images; expected no cache")
+    if training.label_smoothing:
+        found = f"label_smoothing is {training.label_smoothing}, but"
+        for number, grade in enumerate(curriculum.grades, 1):
+            if grade.target == "routed":
+                raise ValueError(
+                    f"{found} the target of grade {number} is 'routed', which needs the class of "
+                    "each sample; expected another target, or label_smoothing 0"
+                )
+        _check_soft_labels(found, curriculum, algorithm, "label_smoothing 0")
     batch_norms(student)
 
 
-def _check_mix(mix: str, faculty: Faculty, curriculum: Curriculum, algorithm: Algorithm) -> None:
-    found = f"mix is {mix!r}, but"
-    for number, grade in enumerate(curriculum.grades, 1):
-        if grade.target not in ("none", "full"):
-            raise ValueError(
-                f"{found} the target of grade {number} is {grade.target!r}, which asks whose class "
-                "an image shows; expected the targets 'full' or 'none', or mix 'none'"
-            )
-    if any(grade.teachers for grade in curriculum.grades):
-        if not algorithm.takes_soft_labels:
-            raise ValueError(
-                f"{found} {type(algorithm).__name__}, as it is set, needs the class of each "
-                "sample; expected kd (but for divergence dkd), dist, fitnet or at, weighted by "
-                "mean, entropy or aekd; or mix 'none'"
-            )
-        if isinstance(faculty, CachedFaculty):
-            raise ValueError(f"{found} stored logits are of whole images; expected no cache")
+def _check_soft_labels(
+    found: str, curriculum: Curriculum, algorithm: Algorithm, without: str
+) -> None:
+    if _teach(curriculum) and not algorithm.takes_soft_labels:
+        raise ValueError(
+            f"{found} {type(algorithm).__name__}, as it is set, needs the class of each sample; "
+            "expected kd (but for divergence dkd), dist, fitnet or at, weighted by mean, entropy "
+            f"or aekd; or {without}"
+        )
+
+
+def _teach(curriculum: Curriculum) -> bool:
+    """Whether any teacher is asked."""
+    return any(grade.teachers for grade in curriculum.grades)
 
 
 def check_batch(rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Batches whose images are mixed in pairs, with labels that are mixed alike."""
+"""Labels that are probabilities: smoothed ones, and those of images that are mixed in pairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from edufast.utils.devices import to_device
 from edufast.utils.ranks import own_rows
 
 Mix: TypeAlias = Literal["none", "mixup", "cutmix"]
+
+
+def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Labels of which a share is spread evenly over all classes (Szegedy et al. 2016).
+
+    Args:
+        labels: (B,) int64 in [0, classes), or probabilities (B, classes).
+        classes: number of columns of the logits.
+        smoothing: the share, from 0 to 1.
+
+    Returns:
+        Probabilities (B, classes) in float32.
+    """
+    if labels.dim() == 1:
+        labels = _probabilities(labels, classes)
+    return (1 - smoothing) * labels + smoothing / classes
 
 
 @torch.no_grad()
@@ -45,7 +61,7 @@ def mixed(
     """
     images = batch.images
     rng = generator(seed, Stream.MIX, epoch, iteration)
-    share, y, x = rng.random(3)
+    share, y, x = rng.random(3).tolist()
     order = to_device(torch.from_numpy(rng.permutation(len(targets))), targets.device)
     others = gather_rows(images, len(targets))[order][own_rows()]
     if kind == "mixup":
@@ -58,10 +74,14 @@ def mixed(
         images[:, :, rows, columns] = others[:, :, rows, columns]
         cut = (rows.stop - rows.start) * (columns.stop - columns.start)
         share = 1 - cut / (height * width)
-    labels = torch.zeros(len(targets), classes, device=targets.device)
-    for part, whose in ((share, targets), (1 - share, targets[order])):
-        labels.scatter_add_(1, whose[:, None], torch.full_like(labels, part)[:, :1])
-    return batch._replace(images=images), labels
+    labels = _probabilities(targets, classes)
+    return batch._replace(images=images), share * labels + (1 - share) * labels[order]
+
+
+def _probabilities(labels: Tensor, classes: int) -> Tensor:
+    """Not by ``F.one_hot``, which waits for the device."""
+    zeros = torch.zeros(len(labels), classes, device=labels.device)
+    return zeros.scatter(1, labels[:, None], 1.0)
 
 
 def _part(centre: float, side: float, size: int) -> slice:

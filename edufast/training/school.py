@@ -28,7 +28,7 @@ from edufast.training.events import EpochEvent, StepEvent
 from edufast.training.grade_plan import GradePlan, plan_grades
 from edufast.training.growth import Growth
 from edufast.training.loaders import grade_seed, validation_batches
-from edufast.training.mixing import mixed
+from edufast.training.mixing import mixed, smoothed
 from edufast.training.progress import Progress
 from edufast.training.records import Records
 from edufast.training.settings import SchoolOptions, Training
@@ -290,6 +290,8 @@ class School:
             batch, targets = mixed(self.training.mix, batch, targets, self.student.classes, **where)
         with at.phase("teachers"):
             outputs = self.plan.supervision(batch, targets)
+        if self.training.label_smoothing:
+            targets = smoothed(targets, self.student.classes, self.training.label_smoothing)
         with at.phase(step.phase):
             loss = step(batch.images, targets, outputs)
         if step.compiled != compiled:

@@ -22,6 +22,10 @@ Optimizer: TypeAlias = Literal["sgd", "adamw"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Compile: TypeAlias = Literal["auto", True, False]
 
+_NUMBERS = (
+    "lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "label_smoothing", "balance",
+)  # fmt: skip
+
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """A context in which PyTorch autocasts to bfloat16 if ``precision`` is "bf16"."""
@@ -49,6 +53,9 @@ class Training:
         mix: "mixup" or "cutmix" mixes the images of a batch in pairs, which teachers see, too, and
             their labels alike, see :func:`edufast.training.mixing.mixed`. With targets "full" and
             "none", and algorithms that take soft labels. "none": they stay as they are.
+        label_smoothing: share of each label, below 1, that is spread evenly over the classes
+            taught, see :func:`edufast.training.mixing.smoothed`. Not with the target "routed", and
+            with algorithms that take soft labels. 0: none.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
@@ -72,13 +79,14 @@ class Training:
     ema: float = 0.0
     augment: Augment = field(default_factory=Augment)
     mix: Mix = "none"
+    label_smoothing: float = 0.0
     balance: float = 0.0
     precision: Precision = "fp32"
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
-        for name in ("lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "balance"):
+        for name in _NUMBERS:
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.lr == 0:
             raise ValueError("lr is 0; expected a number above 0")
@@ -87,7 +95,7 @@ class Training:
                 f"pretrained_lr is {self.pretrained_lr}; expected a share of lr, above 0 and up to "
                 "1"
             )
-        for name in ("momentum", "ema"):
+        for name in ("momentum", "ema", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number below 1")
         check_instance("augment", self.augment, Augment)

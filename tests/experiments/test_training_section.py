@@ -31,6 +31,7 @@ def test_what_it_says_arrives():
         "ema": 0.99,
         "augment": {"pad": 1, "flip": False},
         "mix": "cutmix",
+        "label_smoothing": 0.1,
         "balance": 0.5,
         "precision": "bf16",
         "compile": False,
@@ -45,6 +46,7 @@ def test_what_it_says_arrives():
     [
         ({"mix": "cutmixup"}, r"training.mix: found 'cutmixup'; did you mean 'cutmix'"),
         ({"clip": -1}, r"training.clip: found -1; input should be greater than or equal to 0"),
+        ({"label_smoothing": 1}, r"training.label_smoothing: found 1; input should be less than 1"),
         ({"ema": 1}, r"training.ema: found 1; input should be less than 1"),
         ({"ema": -0.1}, r"training.ema: found -0.1; input should be greater than or equal to 0"),
     ],

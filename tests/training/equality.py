@@ -126,6 +126,7 @@ CASES = {
     ),
     "mixup, algorithm kd, target full": Case("kd", "full", training=replace(SMALL, mix="mixup")),
     "cutmix, target none": Case(target="none", training=replace(SMALL, mix="cutmix")),
+    "label smoothing, target gated": Case(training=replace(SMALL, label_smoothing=0.1)),
     "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
     "clipped gradients, algorithm fitnet": Case("fitnet", training=replace(SMALL, clip=0.5)),
 }

@@ -1,4 +1,4 @@
-"""Batches that are mixed in pairs: their images, their labels, and what does not go with them."""
+"""Labels that are smoothed or mixed with their images, and what does not go with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum, Grade
-from edufast.training.mixing import mixed
+from edufast.training.mixing import mixed, smoothed
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted
@@ -89,7 +89,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_iteration_alone(kind):
 
 
 def school(
-    mix: str,
+    mix: str = "none",
     curriculum: Curriculum = FULL,
     algorithm: Algorithm | None = None,
     faculty: Faculty | None = None,
@@ -128,6 +128,37 @@ def test_the_loss_of_a_step_is_that_of_mixed_images_with_the_teachers_answers_to
     torch.testing.assert_close(taught.train_step(given), (0.3 * hard + 0.7 * soft).detach())
 
 
+def test_smoothed_labels_are_those_of_torch():
+    logits = torch.randn(5, 6)
+    expected = F.cross_entropy(logits, TARGETS, label_smoothing=0.2)
+    torch.testing.assert_close(F.cross_entropy(logits, smoothed(TARGETS, 6, 0.2)), expected)
+    mixtures = torch.rand(5, 6).softmax(1)
+    expected = F.cross_entropy(logits, mixtures, label_smoothing=0.2)
+    torch.testing.assert_close(F.cross_entropy(logits, smoothed(mixtures, 6, 0.2)), expected)
+
+
+@pytest.mark.parametrize("target", ["full", "gated"])
+def test_the_loss_of_a_step_smooths_its_cross_entropy_over_the_classes_taught(target):
+    teachers = [0] if target == "full" else [0, 1]
+    faculty = tiny_faculty(range(6)) if target == "full" else tiny_faculty(range(2), range(2, 4))
+    curriculum = Curriculum([Grade(1, range(4), teachers, target=target), Grade(1, range(4, 6))])
+    taught = school("none", curriculum, KD(alpha=1.0), faculty, training={"label_smoothing": 0.2})
+    given = first_batch(taught)
+    logits = taught.student(given.images)
+    assert logits.shape[1] == 4
+    expected = F.cross_entropy(logits, given.labels, label_smoothing=0.2)
+    torch.testing.assert_close(taught.train_step(given), expected.detach())
+
+
+def test_mixed_labels_are_smoothed_as_well():
+    setting = {"label_smoothing": 0.2}
+    taught = school("mixup", Curriculum.single(range(6), 1), None, Faculty([]), training=setting)
+    given = first_batch(taught)
+    images, labels = mixed("mixup", given, given.labels, 6, seed=0, epoch=0, iteration=0)
+    expected = F.cross_entropy(taught.student(images.images), labels, label_smoothing=0.2)
+    torch.testing.assert_close(taught.train_step(given), expected.detach())
+
+
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_without_teachers_it_learns_the_task_still(mix):
     taught = school(mix, Curriculum.single(range(6), 16), faculty=Faculty([]))
@@ -162,6 +193,10 @@ def test_algorithms_that_need_the_class_are_refused(name, options):
     message = "mix is 'mixup', but .*, as it is set, needs the class of each sample; expected kd"
     with pytest.raises(ValueError, match=message):
         school("mixup", algorithm=create_algorithm(name, **options))
+    message = message.replace("mix is 'mixup'", "label_smoothing is 0.1")
+    with pytest.raises(ValueError, match=message):
+        algorithm = create_algorithm(name, **options)
+        school(algorithm=algorithm, training={"label_smoothing": 0.1})
     # Where nobody is asked, no algorithm is.
     school("mixup", Curriculum.single(range(6), 1), create_algorithm(name, **options), Faculty([]))
 
@@ -172,6 +207,13 @@ def test_targets_that_ask_whose_class_it_is_are_refused(target):
     message = f"mix is 'cutmix', but the target of grade 2 is '{target}'.*'full' or 'none'"
     with pytest.raises(ValueError, match=message):
         school("cutmix", curriculum)
+
+
+def test_labels_are_not_smoothed_where_each_sample_has_its_teacher():
+    curriculum = Curriculum([Grade(1, range(6), [0], target="routed")])
+    message = "label_smoothing is 0.1, but the target of grade 1 is 'routed'.*label_smoothing 0"
+    with pytest.raises(ValueError, match=message):
+        school("none", curriculum, training={"label_smoothing": 0.1})
 
 
 def test_stored_logits_are_refused(tmp_path):
