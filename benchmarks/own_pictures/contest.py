@@ -5,8 +5,9 @@
 Every contestant is a process of its own with one thread. The plain loop gets the processor seconds
 that the whole command took before it: starting, measuring, exporting and the report included. The
 clock is that of the processor, because a machine that others use, too, has no other; minutes are
-minutes of it. Results are added to contest.json, and to the table in docs/own_pictures.md; the same
-command goes on where it was stopped.
+minutes of it. With --weights FILE, of a resnet8, both start from these. Results are added to
+contest.json, and to the table in docs/own_pictures.md; the same command goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     options.add_argument("sets", nargs="*", default=SETS)
     options.add_argument("--minutes", type=float, default=1.0)
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--weights", type=Path, help="of a resnet8, for both to start from")
     options.add_argument("--work", type=Path, default=ROOT / "data" / "own_pictures")
     asked = options.parse_args()
 
@@ -46,20 +48,22 @@ def main() -> None:
 
     for seed in range(asked.seeds):
         for name in asked.sets:
-            key = {"set": name, "seed": seed, "minutes": asked.minutes}
+            pretrained = asked.weights is not None
+            key = {"set": name, "seed": seed, "minutes": asked.minutes, "pretrained": pretrained}
             if not any(key.items() <= result.items() for result in _results()):
                 folder = asked.work / f"{name}-{seed}"
                 write_set(name, asked.photographs, folder, seed)
-                result = {**key, **compete(folder, asked.minutes, seed)}
+                result = {**key, **compete(folder, asked.minutes, seed, asked.weights)}
                 _write(RESULTS, json.dumps([*_results(), result], indent=1) + "\n")
                 print(json.dumps(result), flush=True)
             write_table()
 
 
-def compete(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
+def compete(folder: Path, minutes: float, seed: int, weights: Path | None) -> dict[str, Any]:
     """What both contestants reach."""
-    ours = _process("ours", folder, minutes, seed)
-    plain = _process("plain", folder, ours["student"], ours["seconds"], seed)
+    start = [] if weights is None else [weights.absolute()]
+    ours = _process("ours", folder, minutes, seed, *start)
+    plain = _process("plain", folder, ours["student"], ours["seconds"], seed, *start)
     return {**ours, "plain": plain["accuracy"]}
 
 
@@ -83,7 +87,7 @@ def _process(*arguments: object) -> dict[str, Any]:
     return found
 
 
-def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
+def ours(folder: Path, minutes: str, seed: str, weights: str | None = None) -> dict[str, Any]:
     """As ``edufast train folder --data folder/pictures`` does, with the processor's clock."""
     from sets import mirrors
 
@@ -96,6 +100,8 @@ def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
     out = folder / f"run-{minutes}"
     shutil.rmtree(out, ignore_errors=True)  # of a contest that was stopped
     changes = [f"data.source={folder / 'pictures'}", f"minutes={minutes}", f"seed={seed}"]
+    if weights is not None:
+        changes += ["student.model=resnet8", f"student.weights={weights}"]
     if not mirrors(folder.name):
         changes.append("training.augment.flip=false")  # as docs/own_pictures.md tells for writing
     recipe, decisions = closed(
@@ -114,12 +120,15 @@ def ours(folder: Path, minutes: str, seed: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plain(folder: Path, model: str, seconds: str, seed: str) -> dict[str, Any]:
+def plain(
+    folder: Path, model: str, seconds: str, seed: str, weights: str | None = None
+) -> dict[str, Any]:
     from plain import train
     from sets import mirrors
 
     sets = folder / "pictures", folder / "test"
-    return {"accuracy": train(*sets, model, float(seconds), int(seed), flip=mirrors(folder.name))}
+    flip = mirrors(folder.name)
+    return {"accuracy": train(*sets, model, float(seconds), int(seed), flip=flip, weights=weights)}
 
 
 def write_table() -> None:
@@ -135,10 +144,11 @@ def write_table() -> None:
     )
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     results = _results()
-    kinds = dict.fromkeys((r["set"], r["minutes"]) for r in results)
-    for name, minutes in sorted(kinds, key=lambda kind: _order(*kind)):
-        of = [r for r in results if (r["set"], r["minutes"]) == (name, minutes)]
-        students = ", ".join(dict.fromkeys(r["student"] for r in of))
+    kinds = dict.fromkeys(_kind(r) for r in results)
+    for kind in sorted(kinds, key=_order):
+        of = [r for r in results if _kind(r) == kind]
+        pretrained, name, minutes = kind
+        students = ", ".join(dict.fromkeys(r["student"] for r in of)) + ", pretrained" * pretrained
         source, _, size = name.partition("-")
         cells = (f"{source}, {size.replace('x', ' x ')}", f"{minutes:g}", str(len(of)), students)
         scores = (_spread([r[who] for r in of]) for who in ("accuracy", "plain"))
@@ -149,8 +159,13 @@ def write_table() -> None:
     _write(PAGE, re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL))
 
 
-def _order(name: str, minutes: float) -> tuple[int, str, float]:
-    return (SETS.index(name) if name in SETS else len(SETS)), name, minutes
+def _kind(result: dict[str, Any]) -> tuple[bool, str, float]:
+    return result["pretrained"], result["set"], result["minutes"]
+
+
+def _order(kind: tuple[bool, str, float]) -> tuple[bool, int, str, float]:
+    pretrained, name, minutes = kind
+    return pretrained, SETS.index(name) if name in SETS else len(SETS), name, minutes
 
 
 def _spread(shares: list[float], sign: str = "") -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
@@ -17,16 +19,25 @@ from edufast.data.folder import file_samples
 from edufast.models.zoo import create_model
 
 SIZE, BATCH, RATE, WARMUP = 32, 64, 0.1, 0.05
+TRAINED = 0.3  # share of the rate for layers that start from weights
 
 
 def train(
-    pictures: Path, test: Path, model: str, seconds: float, seed: int, *, flip: bool
+    pictures: Path,
+    test: Path,
+    model: str,
+    seconds: float,
+    seed: int,
+    *,
+    flip: bool,
+    weights: str | None = None,
 ) -> float:
     """Accuracy on ``test`` after ``seconds`` of this process' processor time since it began.
 
     Nesterov momentum with weight decay, warm-up and cosine by the time that has passed, random
     resized crops and mirroring, label smoothing; the pictures are decoded once. It learns from the
-    same four fifths of ``pictures`` as a run does. ``flip``: mirrors half of them.
+    same four fifths of ``pictures`` as a run does. ``flip``: mirrors half of them. ``weights``: a
+    file of the same model for other classes, whose head is replaced.
     """
     data = load_dataset(str(pictures), image_size=SIZE)
     files = file_samples([sorted((test / name).iterdir()) for name in data.classes])
@@ -40,8 +51,11 @@ def train(
 
     torch.manual_seed(seed)
     network = create_model(model, len(data.classes)).to(memory_format=torch.channels_last)
+    groups = [{"params": list(network.parameters()), "share": 1.0}]
+    if weights is not None:
+        groups = _start(network, weights)
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+        groups, lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
     )
     started = time.process_time()
     while time.process_time() < seconds:
@@ -51,7 +65,7 @@ def train(
             if progress >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = RATE * _schedule(progress)
+                group["lr"] = RATE * group["share"] * _schedule(progress)
             batch = torch.stack([augment(images[i]) for i in chosen])
             logits = network(batch.to(memory_format=torch.channels_last))
             F.cross_entropy(logits, labels[chosen], label_smoothing=0.1).backward()
@@ -60,6 +74,16 @@ def train(
     whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), normalise])
     shown = torch.stack([whole(Image.open(path).convert("RGB")) for path in files.images])
     return _accuracy(network, shown, torch.from_numpy(files.labels))
+
+
+def _start(network: nn.Module, weights: str) -> list[dict[str, Any]]:
+    """Load what fits; parameter groups of what did, and of the new head."""
+    own, state = network.state_dict(), load_file(weights)
+    fitting = {name: x for name, x in state.items() if x.shape == own[name].shape}
+    network.load_state_dict(fitting, strict=False)
+    trained = [p for name, p in network.named_parameters() if name in fitting]
+    new = [p for name, p in network.named_parameters() if name not in fitting]
+    return [{"params": trained, "share": TRAINED}, {"params": new, "share": 1.0}]
 
 
 def _schedule(progress: float) -> float:
