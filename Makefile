@@ -14,7 +14,7 @@ CPP_SOURCES := $(shell find csrc -type f)
 # What is shown as a site, or linked to.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchmarks edufast tests
 
-.PHONY: quickstart test test-fast lint docs sanitize triton-oldest lowest sbom edge-table gpu-check dev build clean FORCE
+.PHONY: quickstart test test-fast lint docs sanitize soak triton-oldest lowest sbom edge-table gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
@@ -45,6 +45,10 @@ docs: $(VENV)/docs
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
 	tools/sanitize.sh
+
+# An hour of trainings on two processes that are killed and resumed at random: MINUTES=60.
+soak: build
+	OMP_NUM_THREADS=1 $(BIN)/python tools/soak.py --minutes $(or $(MINUTES),60)
 
 # The kernels in Triton under the oldest version that they have to compile with, of torch 2.11.
 triton-oldest: build/triton-3.6 build
