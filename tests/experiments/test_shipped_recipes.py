@@ -16,6 +16,7 @@ from tests.data import published
 
 WRITERS = {
     "caltech256": published.write_caltech256,
+    "cifar10": lambda parent: published.write_cifar10(parent, "bin"),
     "cifar100": lambda parent: published.write_cifar100_binary(parent, train=1, test=1),
     "food101": published.write_food101,
     "tiny_imagenet": lambda parent: published.write_tiny_imagenet(parent, train=1),
