@@ -54,6 +54,13 @@ class CurriculumSection(Section):
     keep_state: bool | None = None
     exit_weight: float | None = None
 
+    @property
+    def keeps_exits(self) -> bool:
+        """Whether its student has exits, as far as the recipe alone says it."""
+        if self.exit_weight is None:
+            return self.grades is None and self.preset != "paper"
+        return self.exit_weight > 0 and (self.grades is None or len(self.grades) > 1)
+
     def check_targets(self) -> None:
         """Check that every target is known.
 
