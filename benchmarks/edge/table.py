@@ -1,8 +1,8 @@
-"""Three students as files for the edge: make edge-table, or python table.py FOLDER_FOR_RUNS [CIFAR100]
+"""Three students as files for the edge: make edge-table, or python table.py RUNS [CIFAR100]
 
 Trains what is not trained there yet, exports bundles in all formats that are installed, and writes
-what was measured to table.jsonl and table.md beside this script. With the folder of CIFAR-100 the
-first student learns photographs, else digits.
+what was measured to table.jsonl and table.md beside this script. RUNS is a folder for them. With
+that of CIFAR-100 the first student learns photographs, else digits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(runs: Path, cifar100: str | None = None) -> None:
         edufast("train", recipe, *options, "--out", run)
         bundle = run.with_suffix(".edge")
         to = ",".join(installed_formats())
-        formats = ("--to", to, "--early-exit", "0.5", "--max-drop", "2")
+        formats = ("--to", to, "--early-exit", "1", "--max-drop", "2")
         said = edufast("export", run, *formats, "--json", "--out", bundle)
         lines += [{"student": run.name, **json.loads(line)} for line in said.splitlines()]
     (HERE / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")

@@ -83,5 +83,5 @@ def _check_exits(recipe: str, overrides: list[str]) -> None:
     if not stated(read_recipe(recipe, overrides), recipe).curriculum.keeps_exits:
         raise UserError(
             f"--early-exit needs a student with exits, and that of {recipe} has none; expected "
-            "several grades and curriculum.exit_weight above 0"
+            "curriculum.exit_weight above 0"
         )

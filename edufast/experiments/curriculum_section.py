@@ -56,10 +56,10 @@ class CurriculumSection(Section):
 
     @property
     def keeps_exits(self) -> bool:
-        """Whether its student has exits, as far as the recipe alone says it."""
+        """Whether the heads of earlier grades stay in the student as exits."""
         if self.exit_weight is None:
             return self.grades is None and self.preset != "paper"
-        return self.exit_weight > 0 and (self.grades is None or len(self.grades) > 1)
+        return self.exit_weight > 0
 
     def check_targets(self) -> None:
         """Check that every target is known.

@@ -78,7 +78,7 @@ def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(folder,
         (("--early-exit", "x"), "--early-exit is 'x'"),
         (
             ("--early-exit", "0.5", "--set", "curriculum.exit_weight=0"),
-            "has none; expected several grades and curriculum.exit_weight above 0",
+            "has none; expected curriculum.exit_weight above 0",
         ),
         (("--max-drop", "nan"), "max_drop is nan; expected points of accuracy"),
         (("--set", "student.model=nothing"), "nothing"),

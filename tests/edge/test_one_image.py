@@ -33,5 +33,5 @@ def test_a_file_is_read_if_it_is_whole(tmp_path) -> None:
     path.write_bytes(sealed(b"program"))
     assert undamaged(path) == sealed(b"program")
     path.write_bytes(sealed(b"program")[:-1])
-    with pytest.raises(ExportError, match="student.x is damaged, or edufast did not write it"):
+    with pytest.raises(ExportError, match=r"student.x is damaged, or edufast did not write it"):
         undamaged(path)
