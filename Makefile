@@ -57,9 +57,10 @@ triton-oldest: build/triton-3.6 build
 build/triton-3.6: | $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ 'triton==3.6.*'
 
-# Three students as files for the edge (docs/edge.md): trained, exported, measured on this machine.
+# Three students as files for the edge (docs/edge.md): trained, exported, measured on this machine. With
+# CIFAR100=FOLDER, one of photographs among them.
 edge-table: build
-	$(BIN)/python benchmarks/edge/table.py runs/edge
+	$(BIN)/python benchmarks/edge/table.py runs/edge $(CIFAR100)
 
 # The tests of `make test-fast`, and a recipe, with the lowest versions that pyproject.toml allows, torch 2.11
 # among them: an environment of its own, of 7 GB.

@@ -16,6 +16,8 @@ from edufast.experiments.exporting import record_devices
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
+_SUFFIXES = (".onnx", ".pte", ".tflite")
+
 
 def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRow]:
     """Measure the files of ``where`` on this machine and print them; with ``tables``, take in what
@@ -46,11 +48,11 @@ def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRo
 def _files(where: Path) -> list[Path]:
     if where.is_file():
         return [where]
-    found = sorted(f for f in where.glob("student*") if f.suffix in (".onnx", ".pte"))
+    found = sorted(f for f in where.glob("student*") if f.suffix in _SUFFIXES)
     if not found:
         raise UserError(
-            f"{where} has no student*.onnx and no student*.pte; expected an exported file, or the "
-            f"folder of a run or a bundle. {SCRIPT} in a bundle measures on a device"
+            f"{where} has no student*{', no student*'.join(_SUFFIXES)}; expected an exported file, "
+            f"or the folder of a run or a bundle. {SCRIPT} in a bundle measures on a device"
         )
     return found
 

@@ -1,8 +1,11 @@
-"""Exported files compared with the model in PyTorch: one image on one thread of the CPU."""
+"""Exported files compared with the model in PyTorch: one image on one thread of the CPU.
+
+Of the formats, those whose packages are installed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from edufast.bench.contests import contests_table
 from edufast.bench.results import write
@@ -19,7 +23,7 @@ from edufast.bench.timing import Candidate, machine, measure, threads_for
 from edufast.edge.export import Wanted, export_all
 from edufast.edge.original import Original
 from edufast.edge.parity import Run
-from edufast.edge.registry import FORMATS
+from edufast.edge.registry import FORMATS, find_format, installed_formats
 from edufast.models.zoo import create_model
 from edufast.utils.files import atomic_write
 
@@ -56,13 +60,15 @@ def _measure_model(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         labels=generator.integers(0, CLASSES, IMAGES),
         calibration=calibration,
     )
-    paths = {form: folder / (name + FORMATS[form].SUFFIX) for form in FORMATS}
+    paths = {form: folder / (name + FORMATS[form].SUFFIX) for form in installed_formats()}
     wanted = [Wanted(original, form, path) for form, path in paths.items()]
     reports = {report.format: report for report in export_all(wanted, max_drop=100)}
     runs = {form: FORMATS[form].runner(path, threads=1) for form, path in paths.items()}
+    compiled = replace(original, model=nn.Sequential(original.model))
+    compiled.model.compile()
+    contestants = {"PyTorch": original.run, "PyTorch, compiled": compiled.run, **runs}
     candidates: dict[str, Candidate] = {
-        form: partial(_answer, run, original.images[:1])
-        for form, run in {"PyTorch": original.run, **runs}.items()
+        form: partial(_answer, run, original.images[:1]) for form, run in contestants.items()
     }
     timings = measure(candidates, device="cpu", sets=1, seconds=seconds)
     return {
@@ -98,7 +104,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name in FORMATS:
+    for name in (name for name in FORMATS if name in results[0]["results"]):
         found = [r["results"][name] for r in results]
         latencies, sizes = [x["median"] * 1e3 for x in found], [x["bytes"] / 1e3 for x in found]
         axes.plot(sizes, latencies, "o", label=name)
@@ -114,10 +120,9 @@ def main(quick: bool, out: Path | None) -> None:
     """Print the table; with ``out``, write export.json and export.png into that folder.
 
     Raises:
-        UserError: a package that a format needs is missing.
+        UserError: a package that ONNX files need is missing.
     """
-    for form in FORMATS.values():
-        form.require()
+    find_format("onnx")
     results = run(quick)
     console = Console()
     console.print(table(results))

@@ -67,6 +67,7 @@ _PACKAGES = {
     "timm": "timm models",
     "onnxruntime": "ONNX export",
     "executorch": "ExecuTorch export",
+    "litert-torch": "LiteRT export",
     "matplotlib": "reports",
 }
 

@@ -90,8 +90,8 @@ ToOption = Annotated[
     str,
     typer.Option(
         parser=text_of("--to"),
-        help="Formats, comma-separated: onnx and executorch are float32, onnx-int8 and "
-        "executorch-int8 of 8-bit integers.",
+        help="Formats, comma-separated: onnx, executorch and litert are float32, onnx-int8, "
+        "executorch-int8 and litert-int8 of 8-bit integers.",
     ),
 ]
 MaxDropOption = Annotated[

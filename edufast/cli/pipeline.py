@@ -17,7 +17,7 @@ from edufast.cli.options import (
 from edufast.cli.train import train
 from edufast.cli.verify import print_replays
 from edufast.edge import MAX_DROP
-from edufast.utils.errors import one_line
+from edufast.utils.errors import UserError, one_line
 
 
 def pipeline(
@@ -51,6 +51,8 @@ def pipeline(
     except ValueError as error:
         fail(str(error), 2)
     early = None if early_exit is None else user(Target.parse, early_exit)
+    if early is not None:
+        user(_check_exits, recipe, set_ or [])
     folder = train(recipe, out, set_, device, as_json=as_json)
     try:
         delivered = user(deliver, folder, Gates(formats, max_drop, early))
@@ -68,3 +70,18 @@ def pipeline(
     else:
         print_replays(delivered.replays)
         say(f"bundle{' (made before)' if delivered.cached else ''}: {delivered.path}")
+
+
+def _check_exits(recipe: str, overrides: list[str]) -> None:
+    """
+    Raises:
+        UserError: the student of the recipe has no exits, or the recipe makes no sense.
+    """
+    from edufast.experiments.open_recipe import stated
+    from edufast.experiments.recipe import read_recipe
+
+    if not stated(read_recipe(recipe, overrides), recipe).curriculum.keeps_exits:
+        raise UserError(
+            f"--early-exit needs a student with exits, and that of {recipe} has none; expected "
+            "curriculum.exit_weight above 0"
+        )

@@ -1,8 +1,8 @@
 """Measure exported files on a device: python bench.py student.onnx student.int8.onnx > board.jsonl
 
-Needs Linux, numpy, and onnxruntime for .onnx or executorch for .pte. A line of JSON for each file:
-milliseconds for an image on one thread, and the most bytes that the process had, with the file and
-before it was loaded.
+Needs Linux, numpy, and onnxruntime for .onnx, executorch for .pte, or ai-edge-litert for .tflite. A
+line of JSON for each file: milliseconds for an image on one thread, and the most bytes that the
+process had, with the file and before it was loaded.
 """
 
 import hashlib
@@ -42,6 +42,19 @@ def load_executorch(file: str) -> tuple:
     return run, image.sizes()[1:], image.dtype() == 0
 
 
+def load_litert(file: str) -> tuple:
+    program = ai_edge_litert.interpreter.Interpreter(file, num_threads=1)
+    program.allocate_tensors()
+    (image,), (logits,) = program.get_input_details(), program.get_output_details()
+
+    def run(images: np.ndarray) -> None:
+        program.set_tensor(image["index"], images)
+        program.invoke()
+        program.get_tensor(logits["index"])
+
+    return run, image["shape"][1:], image["dtype"] is np.uint8
+
+
 def timed(images: np.ndarray) -> float:
     started = time.perf_counter()
     run(images)
@@ -53,6 +66,8 @@ if len(sys.argv) < 2:
 if len(sys.argv) > 2:  # each in a process of its own
     sys.exit(max(subprocess.call([sys.executable, __file__, file]) for file in sys.argv[1:]))
 file = sys.argv[1]
+sys.stderr = os.fdopen(os.dup(2), "w")  # Python's alone: what runtimes log is lost
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 if file.endswith(".pte"):
     import importlib.metadata  # here, since it takes memory
 
@@ -61,6 +76,10 @@ if file.endswith(".pte"):
     import torch
 
     load, using = load_executorch, f"executorch {importlib.metadata.version('executorch')}"
+elif file.endswith(".tflite"):
+    import ai_edge_litert.interpreter
+
+    load, using = load_litert, f"LiteRT {ai_edge_litert.__version__}"
 else:
     import onnxruntime
 

@@ -140,15 +140,15 @@ def export(
 
     With ``mean`` and ``std`` the input is image bytes, uint8 (N, H, W, C), which the file scales
     and normalises itself, and its metadata says how validation cuts and resizes pictures to that
-    size; without them it is float32 (N, C, H, W), already normalised. In an .onnx file the input is
-    called ``image``, the output ``logits``, and any batch size N is accepted; a .pte file takes one
-    image. The exported model is in eval mode; ``model`` itself is not changed and may be in any
-    mode, on any device and of any dtype.
+    size; without them it is float32 (N, C, H, W), already normalised. The input is called
+    ``image``, the output ``logits``, where the format has names. An .onnx file takes any batch size
+    N, others one image. The exported model is in eval mode; ``model`` itself is not changed and may
+    be in any mode, on any device and of any dtype.
 
     Args:
         model: maps float32 images (N, C, H, W) to logits (N, classes).
-        path: the file to write, ``.onnx`` or ``.pte``.
-        to: ``"onnx"`` or ``"executorch"``: float32. ``"onnx-int8"`` or ``"executorch-int8"``: 8-bit
+        path: the file to write, ``.onnx``, ``.pte`` or ``.tflite``.
+        to: ``"onnx"``, ``"executorch"`` or ``"litert"``: float32. These with ``-int8``: 8-bit
             integers where the runtime has them, for which samples, labels and calibration are
             needed.
         input_size: (C, H, W).

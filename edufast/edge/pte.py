@@ -1,14 +1,10 @@
-"""Writing one .pte file for ExecuTorch, whose XNNPACK runs it on phones and boards, Arm and x86.
-
-A program takes one image: its memory is planned when it is written, for the largest batch that it
-may ever see.
-"""
+"""Writing one .pte file for ExecuTorch, whose XNNPACK runs it on phones and boards, Arm and x86. A
+program takes one image."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
@@ -17,16 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edufast.edge.onnx import cause, quiet
+from edufast.edge.one_image import example, exporting, undamaged
+from edufast.edge.onnx import cause
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError, Run
-from edufast.edge.seal import is_damaged, sealed
+from edufast.edge.seal import sealed
 from edufast.utils import extras
 from edufast.utils.stderr import without_messages
 
 SUFFIX = ".pte"
 EXACT = True
 CALIBRATED = False
+RUNTIME = "ExecuTorch"
 METADATA = "metadata"  # a method of the program, which returns JSON
 
 
@@ -41,18 +39,13 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
         ExportError: the model cannot be exported.
     """
     require()
-    with exporting():
+    with exporting(RUNTIME):
         save(traced(original), path, metadata)
 
 
 def traced(original: Original) -> torch.export.ExportedProgram:
     """The model as a graph, preprocessing included."""
     return torch.export.export(original.whole, example(original))
-
-
-def example(original: Original) -> tuple[torch.Tensor]:
-    """What a program is called with: one image."""
-    return (torch.from_numpy(original.images[:1].copy()),)
 
 
 def save(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -67,16 +60,6 @@ def save(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[st
     path.write_bytes(sealed(lowered.to_executorch().buffer))
 
 
-@contextmanager
-def exporting() -> Iterator[None]:
-    """Around what may fail: any error becomes an `ExportError`."""
-    try:
-        with quiet():
-            yield
-    except Exception as error:  # errors of torch's exporter and ExecuTorch's share no base class
-        raise ExportError(f"ExecuTorch cannot take this model: {cause(error)}") from error
-
-
 def runner(path: Path, threads: int | None = None) -> Run:
     """A function that maps images to logits, one after the other, by ExecuTorch on the CPU.
 
@@ -87,7 +70,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
         ExportError: the file is damaged; or ExecuTorch cannot load it or, when called, run it.
     """
     require()
-    content = _whole(path)
+    content = undamaged(path)
     with without_messages():  # about files of Arm processors, which it misses on x86
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
@@ -97,7 +80,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
             program = Runtime.get().load_program(content)
             program.load_method("forward")
         except Exception as error:
-            raise ExportError(f"ExecuTorch cannot load {path}: {cause(error)}") from error
+            raise ExportError(f"{RUNTIME} cannot load {path}: {cause(error)}") from error
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         forward = program.load_method("forward")  # whose memory goes with the program
@@ -105,7 +88,7 @@ def runner(path: Path, threads: int | None = None) -> Run:
             rows = torch.from_numpy(np.ascontiguousarray(images)).split(1)
             answers = [forward.execute([row])[0] for row in rows]
         except Exception as error:
-            raise ExportError(f"ExecuTorch cannot run the file: {cause(error)}") from error
+            raise ExportError(f"{RUNTIME} cannot run the file: {cause(error)}") from error
         return torch.cat(answers).numpy()
 
     return run
@@ -118,7 +101,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ExportError: it is damaged.
     """
     require()
-    content = _whole(path)
+    content = undamaged(path)
     with without_messages():
         from executorch.runtime import Runtime
 
@@ -126,16 +109,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
         said = program.load_method(METADATA).execute([])[0]
     entries: dict[str, Any] = json.loads(said)
     return entries
-
-
-def _whole(path: Path) -> bytes:
-    content = path.read_bytes()
-    if is_damaged(content):  # ExecuTorch would take it as it is
-        raise ExportError(
-            f"{path} is damaged, or edufast did not write it: its content does not match the hash "
-            "at its end"
-        )
-    return content
 
 
 def require() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from edufast.edge import pte as float32
+from edufast.edge.one_image import example, exporting
 from edufast.edge.original import Original
 
 SUFFIX = ".int8.pte"
@@ -43,7 +44,7 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
         "activations": "int8",
         "calibration_images": len(original.calibration),
     }
-    with float32.exporting():
+    with exporting(float32.RUNTIME):
         program = _quantised(original)
         float32.save(program, path, {**metadata, "quantisation": quantisation})
 
@@ -63,4 +64,4 @@ def _quantised(original: Original) -> torch.export.ExportedProgram:
     with torch.no_grad():
         for image in original.calibration:
             observed(torch.from_numpy(image[None]))
-    return torch.export.export(convert_pt2e(observed), float32.example(original))
+    return torch.export.export(convert_pt2e(observed), example(original))

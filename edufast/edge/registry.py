@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edufast.edge import onnx, onnx_int8, pte, pte_int8
+from edufast.edge import onnx, onnx_int8, pte, pte_int8, tflite, tflite_int8
 from edufast.edge.format import Format
 from edufast.utils.errors import UserError
 
@@ -11,6 +11,8 @@ FORMATS: dict[str, Format] = {
     "onnx-int8": onnx_int8,
     "executorch": pte,
     "executorch-int8": pte_int8,
+    "litert": tflite,
+    "litert-int8": tflite_int8,
 }
 
 
@@ -25,3 +27,16 @@ def find_format(name: str) -> Format:
     form = FORMATS[name]
     form.require()
     return form
+
+
+def installed_formats() -> list[str]:
+    """Names of those whose packages can be imported."""
+    return [name for name in FORMATS if _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        FORMATS[name].require()
+    except UserError:
+        return False
+    return True

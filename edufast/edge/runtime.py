@@ -72,9 +72,9 @@ def load_program(file: Path, threads: int) -> Callable[[NDArray[Any]], list[NDAr
     Raises:
         UserError, ExportError: the runtime is missing, or cannot load the file.
     """
-    if file.suffix == ".pte":
-        from edufast.edge import pte
+    if file.suffix in (".pte", ".tflite"):
+        from edufast.edge import pte, tflite
 
-        run = pte.runner(file, threads)
+        run = (pte if file.suffix == ".pte" else tflite).runner(file, threads)
         return lambda images: [run(images)]
     return partial(run_session, load_session(file, threads))

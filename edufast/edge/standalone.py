@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-model, *pictures = sys.argv[1:]
+model, *pictures = sys.argv[1:] or [""]
+if not model.endswith(".onnx"):
+    sys.exit(f"expected an .onnx file and pictures, not {model!r}")
 session = onnxruntime.InferenceSession(model)
 metadata = session.get_modelmeta().custom_metadata_map
 classes, rule = json.loads(metadata["classes"]), json.loads(metadata["preprocessing"])["resize"]

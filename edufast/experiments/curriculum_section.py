@@ -54,6 +54,13 @@ class CurriculumSection(Section):
     keep_state: bool | None = None
     exit_weight: float | None = None
 
+    @property
+    def keeps_exits(self) -> bool:
+        """Whether the heads of earlier grades stay in the student as exits."""
+        if self.exit_weight is None:
+            return self.grades is None and self.preset != "paper"
+        return self.exit_weight > 0
+
     def check_targets(self) -> None:
         """Check that every target is known.
 

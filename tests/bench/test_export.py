@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from edufast.bench import export
 from edufast.bench.timing import measure
-from edufast.edge.registry import FORMATS
+from edufast.edge.registry import installed_formats
 from edufast.utils.errors import UserError
 
 
@@ -21,8 +22,10 @@ def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(export, "MODELS", ("resnet8",))
     monkeypatch.setattr(export, "measure", counted)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: None)  # which takes half a minute
     export.main(True, tmp_path)
-    assert answered == [dict.fromkeys(("PyTorch", *FORMATS), (1, export.CLASSES))]
+    names = "PyTorch", "PyTorch, compiled", *installed_formats()
+    assert answered == [dict.fromkeys(names, (1, export.CLASSES))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "export.png"]
     written = json.loads((tmp_path / "export.json").read_text())
     assert written["machine"]["threads"] == 1 and written["machine"]["device"] == "cpu"

@@ -28,7 +28,7 @@ from tests.commands import edufast
         (("merge", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (
             ("edge", "nowhere"),
-            "nowhere has no student*.onnx and no student*.pte; expected",
+            "nowhere has no student*.onnx, no student*.pte, no student*.tflite; expected",
         ),
         (("edge", "nowhere", "board.jsonl"), "board.jsonl cannot be read"),
         (("all", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),

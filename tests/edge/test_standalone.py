@@ -47,6 +47,14 @@ def test_it_predicts_the_same(size, to, tmp_path, monkeypatch, capsys) -> None:
     assert len({line.rpartition(" ")[2] for line in expected}) > 3
 
 
+@pytest.mark.parametrize("given", [[], ["student.pte", "a.png"]])
+def test_a_file_that_it_cannot_run_is_one_line(given, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sys, "argv", ["predict.py", *given])
+    with pytest.raises(SystemExit, match=r"^expected an \.onnx file and pictures, not '"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
 def test_it_is_the_example_and_needs_three_packages_only() -> None:
     tree = ast.parse(EXAMPLE.read_text())
     modules = {
