@@ -11,7 +11,7 @@ import typer
 
 from edufast.cli.common import DeviceOption, device_name, say, user
 from edufast.cli.environment import computes
-from edufast.cli.options import path_of, text_of
+from edufast.cli.options import out_path, path_of, text_of
 from edufast.utils.errors import UserError
 
 bench = typer.Typer(
@@ -21,7 +21,7 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a
 BenchOutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", parser=path_of("--out"), help="Folder for the numbers (JSON) and the plot."
+        "--out", "-o", parser=out_path, help="Folder for the numbers (JSON) and the plot."
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
@@ -117,7 +117,7 @@ def bench_train(
         typer.Option(
             "--out",
             "-o",
-            parser=path_of("--out"),
+            parser=out_path,
             help="Folder for JSON, Markdown and plot; what is there is not repeated.",
         ),
     ] = None,
@@ -163,7 +163,7 @@ def bench_edge(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", parser=path_of("--out"), help="File for what was measured."),
+        typer.Option("--out", "-o", parser=out_path, help="File for what was measured."),
     ] = None,
 ) -> None:
     """Latency and memory of exported files on this machine, or read back from a device.
@@ -199,7 +199,7 @@ def bench_all(
         typer.Option(
             "--out",
             "-o",
-            parser=path_of("--out"),
+            parser=out_path,
             help="Folder for the results (default: bench); what is there is not repeated.",
         ),
     ] = None,

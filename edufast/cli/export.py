@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, path_of, text_of
+from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, out_path, path_of, text_of
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
 from edufast.utils.errors import one_line
@@ -33,7 +33,7 @@ def export(
         typer.Option(
             "--out",
             "-o",
-            parser=path_of("--out"),
+            parser=out_path,
             help="File to write. A name that ends with .edge: a folder of all that a device needs.",
         ),
     ] = None,

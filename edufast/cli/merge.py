@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edufast.cli.common import fail, say, user
-from edufast.cli.options import path_of
+from edufast.cli.options import out_path, path_of
 
 
 def merge(
@@ -16,7 +16,7 @@ def merge(
         list[Path], typer.Argument(parser=path_of("files"), help="Two or more .safetensors files.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", parser=path_of("--out"), help="File to write.")
+        Path, typer.Option("--out", "-o", parser=out_path, help="File to write.")
     ],
     weights: Annotated[
         str | None, typer.Option(help="Their weights, comma-separated (default: equal).")

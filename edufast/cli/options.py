@@ -3,6 +3,7 @@ variable not set."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,15 @@ def path_of(name: str) -> Callable[[str], Path]:
         return Path(_not_empty(name, value, "a file or folder"))
 
     return path
+
+
+def out_path(value: str) -> Path:
+    """A parser of ``--out``: under a name that is not UTF-8, libraries write no weights."""
+    try:
+        os.fsencode(value).decode("utf-8")
+    except UnicodeDecodeError:
+        fail(f"--out is {value!r}; expected a name in UTF-8", 2)
+    return path_of("--out")(value)
 
 
 def text_of(name: str) -> Callable[[str], str]:
@@ -43,7 +53,7 @@ RecipeArgument = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", parser=path_of("--out"), help="Run folder (default: runs/<recipe name>)."
+        "--out", "-o", parser=out_path, help="Run folder (default: runs/<recipe name>)."
     ),
 ]
 SetOption = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.utils.errors import UserError
+from edufast.utils.numbers import real_number
 
 
 @dataclass(frozen=True)
@@ -101,20 +104,24 @@ def above_zero(name: str, value: float) -> float:
     Raises:
         UserError: it is not a finite number above 0.
     """
-    return _checked(name, value, isinstance(value, (int, float)) and value > 0, "above 0")
+    return _checked(name, value, lambda number: number > 0, "above 0")
 
 
 def at_least_zero(name: str, value: float) -> float:
     """Like :func:`above_zero`, but 0 is allowed."""
-    return _checked(name, value, isinstance(value, (int, float)) and value >= 0, "of at least 0")
+    return _checked(name, value, lambda number: number >= 0, "of at least 0")
 
 
 def share(name: str, value: float) -> float:
     """Like :func:`above_zero`, for a number in [0, 1]."""
-    return _checked(name, value, isinstance(value, (int, float)) and 0 <= value <= 1, "in [0, 1]")
+    return _checked(name, value, lambda number: 0 <= number <= 1, "in [0, 1]")
 
 
-def _checked(name: str, value: float, fits: bool, expected: str) -> float:
-    if not fits or value == float("inf"):
+def _checked(name: str, value: float, fits: Callable[[float], bool], expected: str) -> float:
+    try:
+        number = real_number(name, value, -math.inf)
+    except ValueError as error:
+        raise UserError(f"{error} {expected}") from None
+    if not fits(number):
         raise UserError(f"{name} is {value!r}; expected a finite number {expected}")
-    return float(value)
+    return number

@@ -42,7 +42,7 @@ class CRD(FeatureAlgorithm):
     ) -> None:
         super().__init__(logits)
         for name, value in (("width", width), ("negatives", negatives)):
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name} is {value!r}; expected an integer of at least 1")
         self.weight, self.tau = above_zero("weight", weight), above_zero("tau", tau)
         self.momentum = share("momentum", momentum)

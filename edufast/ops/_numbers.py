@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,8 @@ def number(name: str, value: Number, student: Tensor) -> Number:
     Raises:
         ValueError, TypeError: it is neither; the message names the argument.
     """
+    if torch.compiler.is_compiling() and isinstance(value, (np.generic, np.ndarray)):
+        value = torch.as_tensor(value)  # to torch.compile it is one: as a float it would be read
     if not isinstance(value, Tensor):
         return _float(name, value)
     if value.dim() or value.is_complex():
@@ -77,7 +80,7 @@ def number(name: str, value: Number, student: Tensor) -> Number:
 
 def _float(name: str, value: Any) -> float:
     try:
-        if isinstance(value, float):
+        if type(value) is float:
             return value
         if not isinstance(value, bool):
             return float(value + 0)  # NumPy's, too, and no text

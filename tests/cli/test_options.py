@@ -1,10 +1,12 @@
 """Options and arguments that are empty: what a shell makes of a variable that is not set."""
 
+import os
 from pathlib import Path
 
 import pytest
+import typer
 
-from edufast.cli.options import path_of, text_of
+from edufast.cli.options import out_path, path_of, text_of
 from tests.commands import edufast, one_line
 
 
@@ -76,3 +78,13 @@ def test_nothing_is_no_number(arguments):
 
 def test_anything_else_is_as_typed():
     assert path_of("--out")("a b") == Path("a b") and text_of("--data")(" a") == " a"
+
+
+def test_a_name_to_write_that_is_not_utf_8_is_refused_before_anything_is_trained(capfd):
+    name = os.fsdecode(b"caf\xe9")
+    assert path_of("pictures")(name) == Path(name)  # Pillow reads those
+    with pytest.raises(typer.Exit) as error:
+        out_path(name)
+    assert error.value.exit_code == 2
+    assert r"--out is 'caf\udce9'; expected a name in UTF-8" in capfd.readouterr().err
+    assert out_path("é") == Path("é")

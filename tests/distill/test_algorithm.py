@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,9 +42,9 @@ def test_a_context_counts_all_training_samples_taught_or_not():
 @pytest.mark.parametrize(
     ("check", "fitting", "wrong", "expected"),
     [
-        (above_zero, (1e-9, 3), (0, -1, math.inf, math.nan, "1", None), "above 0"),
-        (at_least_zero, (0, 0.5), (-1e-9, math.inf, math.nan, [1]), "of at least 0"),
-        (share, (0, 1, 0.5), (-0.1, 1.1, math.nan, "half"), r"in \[0, 1\]"),
+        (above_zero, (1e-9, np.int64(3)), (0, True, 10**5000, math.nan, "1", None), "above 0"),
+        (at_least_zero, (0, 0.5), (-1e-9, False, math.inf, math.nan, [1]), "of at least 0"),
+        (share, (0, 1, np.float32(0.5)), (-0.1, 1.1, True, math.nan, "half"), r"in \[0, 1\]"),
     ],
 )
 def test_numbers_are_checked_by_name(check, fitting, wrong, expected):

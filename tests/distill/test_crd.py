@@ -122,6 +122,7 @@ def test_what_is_recalled_is_a_constant_copy():
     ("options", "message"),
     [
         ({"negatives": 0}, "negatives is 0; expected an integer of at least 1"),
+        ({"negatives": True}, "negatives is True; expected an integer of at least 1"),
         ({"width": 2.5}, "width is 2.5; expected an integer of at least 1"),
         ({"tau": -math.inf}, "tau is -inf"),
         ({"momentum": 1.5}, r"momentum is 1.5; expected a finite number in \[0, 1\]"),

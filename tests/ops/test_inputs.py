@@ -153,6 +153,8 @@ def test_numbers_of_numpy():
     expected = kd_loss(Z, T, LABELS, temperature=2.0, alpha=0.5)
     for two in (np.float32(2), np.array(2.0), np.array([2.0])):
         assert torch.equal(kd_loss(Z, T, LABELS, temperature=two, alpha=np.float64(0.5)), expected)
+    reference = kd_loss(Z, T, LABELS, temperature=2.0, alpha=np.float64(0.5), backend="reference")
+    torch.testing.assert_close(reference, expected)
 
 
 def test_merge_takes_whatever_lists_tensors():

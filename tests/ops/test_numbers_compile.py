@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +74,22 @@ def test_a_tensor_compiles_once(name, backend):
     for p in values(backend):
         assert_same(compiled, step, torch.tensor(p))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_a_number_of_numpy_compiles_twice_at_most(backend):
+    """A schedule by np.linspace: torch.compile takes its numbers for arrays."""
+
+    def step(z: Tensor, p: np.float64) -> Tensor:
+        losses = kd_loss(z, [T], LABELS, alpha=1 - p, backend=backend)
+        return losses + dist_loss(z, T, temperature=1 + p, beta=p, backend=backend)
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
+    for p in np.linspace(0.1, 0.9, 4):
+        assert_same(compiled, step, p)
+    assert counter.frame_count <= 2
 
 
 def test_kernels_in_triton_compile_as_often():
