@@ -52,14 +52,21 @@ def write(original: Original, path: Path, metadata: Mapping[str, Any]) -> None:
 def _quantised(original: Original) -> bytes:
     exact = float32.converted(original)
     from ai_edge_quantizer import recipe
+    from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.quantizer import AlgorithmName, Quantizer
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
     quantiser = Quantizer(bytearray(exact), recipe.static_wi8_ai8())
     quantiser.update_quantization_recipe(".*", "OUTPUT", algorithm_key=AlgorithmName.NO_QUANTIZE)
+    scheme = RecipeManager()
+    scheme.load_quantization_recipe(quantiser.get_quantization_recipe())
+    # Quantizer.calibrate takes moving averages of the ranges, which cut off what is rare.
+    calibrator = Calibrator(bytearray(exact), qsv_update_func=min_max_update)
     assert original.calibration is not None
-    # Named by litert-torch.
-    images = [{"args_0": image[None]} for image in original.calibration]
-    ranges = quantiser.calibrate({"serving_default": images})
+    images = [{"args_0": image[None]} for image in original.calibration]  # litert-torch's name
+    calibrator.calibrate({"serving_default": images}, scheme)
+    ranges = calibrator.get_model_qsvs()
     quantised = quantiser.quantize(ranges, enable_progress_report=False).quantized_model
     assert quantised is not None
     return bytes(quantised)

@@ -51,6 +51,14 @@ def test_quantising_again_gives_the_same_bytes(
     assert (tmp_path / "again.tflite").read_bytes() == quantised[0].read_bytes()
 
 
+def test_ranges_are_those_of_all_images_in_whatever_order(
+    quantised, model, samples, calibration, answers, tmp_path
+) -> None:
+    images = {"samples": samples, "labels": answers, "calibration": calibration[::-1].copy()}
+    export(model, tmp_path / "again.tflite", max_drop=20, **images, **OPTIONS)
+    assert (tmp_path / "again.tflite").read_bytes() == quantised[0].read_bytes()
+
+
 def test_what_loses_too_much_is_not_written(model, samples, answers, calibration, tmp_path) -> None:
     """Ranges of images that are unlike the samples: their colours are cut off."""
     path = tmp_path / "student.int8.tflite"
