@@ -15,9 +15,7 @@ def merge(
     files: Annotated[
         list[Path], typer.Argument(parser=path_of("files"), help="Two or more .safetensors files.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", parser=out_path, help="File to write.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", parser=out_path, help="File to write.")],
     weights: Annotated[
         str | None, typer.Option(help="Their weights, comma-separated (default: equal).")
     ] = None,

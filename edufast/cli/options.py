@@ -52,9 +52,7 @@ RecipeArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(
-        "--out", "-o", parser=out_path, help="Run folder (default: runs/<recipe name>)."
-    ),
+    typer.Option("--out", "-o", parser=out_path, help="Run folder (default: runs/<recipe name>)."),
 ]
 SetOption = Annotated[
     list[str] | None,
