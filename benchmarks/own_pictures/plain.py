@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +18,6 @@ from edufast.data.folder import file_samples
 from edufast.models.zoo import create_model
 
 SIZE, BATCH, RATE, WARMUP = 32, 64, 0.1, 0.05
-TRAINED = 0.3  # share of the rate for layers that start from weights
 
 
 def train(
@@ -37,7 +35,8 @@ def train(
     Nesterov momentum with weight decay, warm-up and cosine by the time that has passed, random
     resized crops and mirroring, label smoothing; the pictures are decoded once. It learns from the
     same four fifths of ``pictures`` as a run does. ``flip``: mirrors half of them. ``weights``: a
-    file of the same model for other classes, whose head is replaced.
+    file of the same model for other classes, whose head is replaced. (At a third or a tenth of the
+    rate for what starts from it, two draws of Caltech-101 came out 0.6 to 2.5 points worse.)
     """
     data = load_dataset(str(pictures), image_size=SIZE)
     files = file_samples([sorted((test / name).iterdir()) for name in data.classes])
@@ -51,11 +50,10 @@ def train(
 
     torch.manual_seed(seed)
     network = create_model(model, len(data.classes)).to(memory_format=torch.channels_last)
-    groups = [{"params": list(network.parameters()), "share": 1.0}]
     if weights is not None:
-        groups = _start(network, weights)
+        _start(network, weights)
     optimizer = torch.optim.SGD(
-        groups, lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+        network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
     )
     started = time.process_time()
     while time.process_time() < seconds:
@@ -65,7 +63,7 @@ def train(
             if progress >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = RATE * group["share"] * _schedule(progress)
+                group["lr"] = RATE * _schedule(progress)
             batch = torch.stack([augment(images[i]) for i in chosen])
             logits = network(batch.to(memory_format=torch.channels_last))
             F.cross_entropy(logits, labels[chosen], label_smoothing=0.1).backward()
@@ -76,14 +74,10 @@ def train(
     return _accuracy(network, shown, torch.from_numpy(files.labels))
 
 
-def _start(network: nn.Module, weights: str) -> list[dict[str, Any]]:
-    """Load what fits; parameter groups of what did, and of the new head."""
+def _start(network: nn.Module, weights: str) -> None:
     own, state = network.state_dict(), load_file(weights)
     fitting = {name: x for name, x in state.items() if x.shape == own[name].shape}
     network.load_state_dict(fitting, strict=False)
-    trained = [p for name, p in network.named_parameters() if name in fitting]
-    new = [p for name, p in network.named_parameters() if name not in fitting]
-    return [{"params": trained, "share": TRAINED}, {"params": new, "share": 1.0}]
 
 
 def _schedule(progress: float) -> float:
