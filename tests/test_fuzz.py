@@ -56,7 +56,7 @@ def written(
         yield target, folder, target.read(folder)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES)
 def test_it_is_read_or_refused(
     written: tuple[Target, Path, Any], tmp_path_factory: Any, changes: Any

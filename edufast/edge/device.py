@@ -66,26 +66,26 @@ if len(sys.argv) < 2:
 if len(sys.argv) > 2:  # each in a process of its own
     sys.exit(max(subprocess.call([sys.executable, __file__, file]) for file in sys.argv[1:]))
 file = sys.argv[1]
-sys.stderr = os.fdopen(os.dup(2), "w")  # Python's alone: what runtimes log is lost
-os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-if file.endswith(".pte"):
-    import importlib.metadata  # here, since it takes memory
-
-    import executorch.extension.pybindings.portable_lib
-    import executorch.runtime
-    import torch
-
-    load, using = load_executorch, f"executorch {importlib.metadata.version('executorch')}"
-elif file.endswith(".tflite"):
-    import ai_edge_litert.interpreter
-
-    load, using = load_litert, f"LiteRT {ai_edge_litert.__version__}"
-else:
-    import onnxruntime
-
-    load, using = load_onnx, f"onnxruntime {onnxruntime.__version__}"
-before = peak()
+messages = os.fdopen(os.dup(2), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what runtimes log, in C or in Python, is lost
 try:
+    if file.endswith(".pte"):
+        import importlib.metadata  # here, since it takes memory
+
+        import executorch.extension.pybindings.portable_lib
+        import executorch.runtime
+        import torch
+
+        load, using = load_executorch, f"executorch {importlib.metadata.version('executorch')}"
+    elif file.endswith(".tflite"):
+        import ai_edge_litert.interpreter
+
+        load, using = load_litert, f"LiteRT {ai_edge_litert.__version__}"
+    else:
+        import onnxruntime
+
+        load, using = load_onnx, f"onnxruntime {onnxruntime.__version__}"
+    before = peak()
     started = time.perf_counter()
     run, shape, is_bytes = load(file)
     loading = 1000 * (time.perf_counter() - started)
@@ -96,7 +96,8 @@ try:
     loading += timed(shown[:1])
     times = [timed(shown[i % len(shown)][None]) for i in range(50)]
 except Exception as error:  # the runtimes' errors share no public base class
-    sys.exit(f"{file}: {str(error).partition(chr(10))[0]}")
+    print(f"{file}: {str(error).partition(chr(10))[0]}", file=messages)
+    sys.exit(1)
 with open(file, "rb") as content:
     sha256 = hashlib.sha256(content.read()).hexdigest()
 row = {
