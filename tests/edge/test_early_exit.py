@@ -147,6 +147,31 @@ def test_integers_that_lose_more_than_the_target_are_refused(tmp_path, monkeypat
         write(tmp_path / "a.onnx")
 
 
+def test_a_program_that_loses_a_little_more_than_was_counted_gets_a_safer_threshold(
+    tmp_path, monkeypatch, program
+) -> None:
+    """Its first version is wrong on images that the exits had right, one more than allowed."""
+    monkeypatch.setattr(early_exit, "_check_program", lambda *_: None)
+    measured, versions = early_exit._one_by_one, []
+    labels, allowed = DATA.val.labels, len(DATA.val.labels) // 10
+
+    def worse(path, images):
+        outputs = measured(path, images)
+        if len(outputs) == 2:
+            versions.append(outputs[1])
+            if len(versions) == 1:
+                lost = round(-len(labels) * program[2].difference)
+                right = np.flatnonzero(outputs[0].argmax(1) == labels)
+                outputs[0][right[: allowed + 1 - lost]] *= -1
+        return outputs
+
+    monkeypatch.setattr(early_exit, "_one_by_one", worse)
+    early, parity = write(tmp_path / "a.onnx")
+    assert len(versions) == 2 and versions[1].sum() >= versions[0].sum()
+    assert early.threshold >= program[1].threshold and parity.difference >= -0.1
+    assert early.shares == pytest.approx([(versions[1] == depth).mean() for depth in (1, 2, 3)])
+
+
 def test_it_takes_one_image_at_a_time_and_a_runner_gives_it_several(program) -> None:
     path, *_ = program
     logits, depths = answers(path)
