@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 def signals_as_interrupt() -> Iterator[None]:
     """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that what is
     half done is cleaned up. Has no effect outside the main thread."""
-    with _handled_by(signal.default_int_handler):
+    with _handled_by(signal.default_int_handler), _heard_again():
         yield
 
 
@@ -54,6 +55,26 @@ def blocked_signals() -> Iterator[None]:
 def unblock_signals() -> None:
     """Those that waited come now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def _heard_again() -> Iterator[None]:
+    """A KeyboardInterrupt that Python prints and forgets, because it came in a weak reference's
+    callback or in ``__del__``, is raised once more when that has ended."""
+    before = sys.unraisablehook
+    again = (threading.main_thread().ident, signal.SIGINT)  # to any other it would not end a wait
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, signal.pthread_kill, again).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -115,3 +117,18 @@ def test_unblocked_signals_come():
         signal.raise_signal(signal.SIGHUP)
         with pytest.raises(KeyboardInterrupt):
             unblock_signals()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_within_a_weak_references_callback_is_not_lost(number):
+    """Python prints an exception there, and goes on."""
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(number))
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
+        del thing
+        assert reference() is None
+        time.sleep(10)
