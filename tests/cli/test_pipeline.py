@@ -10,7 +10,8 @@ import pytest
 from edufast.experiments import pipeline as module
 from tests.commands import edufast, events, one_line
 
-GATES = ("--max-drop", "100", "--early-exit", "100")
+GATES = ("--max-drop", "100")
+EARLY = ("--to", "onnx", "--early-exit")
 
 
 def lines(result) -> list[dict]:
@@ -31,7 +32,7 @@ def test_a_recipe_becomes_a_bundle_whose_files_are_in_the_report(delivered) -> N
     names = [
         f"student{part}{suffix}"
         for suffix in (".onnx", ".int8.onnx")
-        for part in ("", "-exit1", "-exit2", "-early")
+        for part in ("", "-exit1", "-exit2")
     ]
     assert [line["file"]["name"] for line in replayed] == names
     page, logged = (out / "report.html").read_text(), [e.get("path") for e in events(out)]
@@ -55,17 +56,19 @@ def test_what_is_done_is_not_done_again_until_it_is_damaged(delivered, folder, m
     assert not lines(edufast(*command))[-1]["cached"] and written == [1]
     assert file.read_bytes() == content
     # Other gates: another bundle.
-    fewer = edufast("pipeline", folder / "recipe.yaml", "-o", out, "--to", "onnx", "--json")
-    assert not lines(fewer)[-1]["cached"] and written == [1, 1]
-    assert len(lines(fewer)) == 5 and not (out / "student.edge" / "student-early.onnx").exists()
+    early = lines(edufast(*command, *EARLY, "100"))
+    assert not early[-1]["cached"] and written == [1, 1]
+    names = [line["file"]["name"] for line in early[1:-1]]
+    assert names == [f"student{part}.onnx" for part in ("", "-exit1", "-exit2", "-early")]
+    assert not (out / "student.edge" / "student.int8.onnx").exists()
 
 
-def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(folder, tmp_path, run):
-    out = shutil.copytree(run, tmp_path / "run")
-    edufast("pipeline", folder / "recipe.yaml", "-o", out, "--to", "onnx")
+def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(
+    delivered, folder, tmp_path
+) -> None:
+    out = shutil.copytree(delivered[0], tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (out / "student.edge").iterdir()}
-    command = ("pipeline", folder / "recipe.yaml", "-o", out, "--to", "onnx", "--early-exit", "0%")
-    result = edufast(*command, code=1)
+    result = edufast("pipeline", folder / "recipe.yaml", "-o", out, *EARLY, "0%", code=1)
     assert "no early exits reach what was asked for" in one_line(result)
     assert {path.name: path.read_bytes() for path in (out / "student.edge").iterdir()} == before
 
