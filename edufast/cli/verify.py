@@ -21,7 +21,8 @@ def verify(
     bundle: Annotated[
         Path,
         typer.Argument(
-            parser=path_of("bundle"), help="A folder that edufast export wrote: student.edge."
+            parser=path_of("bundle"),
+            help="A folder that edufast export wrote, student.edge, or one model in it.",
         ),
     ],
     as_json: JsonOption = False,

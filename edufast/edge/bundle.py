@@ -165,7 +165,7 @@ def _card(name: str, info: ModelInfo, contract: Contract, golden: int) -> str:
     return _CARD.format(
         name=name,
         classes=len(info.classes),
-        data=info.data,
+        data=info.data_title,
         rows="\n".join(rows),
         images=contract.files[0].images,
         script=SCRIPT,

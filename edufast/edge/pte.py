@@ -67,9 +67,10 @@ def runner(path: Path, threads: int | None = None) -> Run:
         threads: of the process's pool; None: as many as torch takes.
 
     Raises:
+        UserError: the runtime is missing.
         ExportError: the file is damaged; or ExecuTorch cannot load it or, when called, run it.
     """
-    require()
+    extras.require("running .pte files", "executorch", "executorch")
     content = undamaged(path)
     with without_messages():  # about files of Arm processors, which it misses on x86
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
@@ -100,7 +101,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: it is damaged.
     """
-    require()
+    extras.require("running .pte files", "executorch", "executorch")
     content = undamaged(path)
     with without_messages():
         from executorch.runtime import Runtime

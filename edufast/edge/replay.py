@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
 from edufast.edge.device_rows import DeviceRow, measure_here
-from edufast.edge.runtime import load_program
+from edufast.edge.runtime import Program, load_program
 from edufast.utils.errors import UserError
 
 # Of the largest logit: what another processor's order of additions may change.
@@ -47,59 +47,85 @@ class Replay:
     shares: dict[int, float] | None = None
 
 
-def replay(folder: Path) -> list[Replay]:
-    """Run every model of the bundle ``folder`` on the golden images.
+def replay(path: Path) -> list[Replay]:
+    """Run the models of a bundle on the golden images.
 
     A float32 model has to give the recorded logits, but for the order of additions; one of integers
     the recorded class for nine images of ten.
+
+    Args:
+        path: the bundle, or one model in it.
 
     Raises:
         UserError: it is no bundle, or a runtime is missing.
         ReplayError: a file is missing, damaged or exchanged, or answers otherwise.
     """
+    folder = path.parent if path.is_file() else path
     contract = Contract.read(folder)
+    _check_hashes(folder, contract)
+    models = [file for file in contract.files if path in (folder, folder / file.name)]
+    if not models:
+        names = ", ".join(file.name for file in contract.files)
+        raise UserError(f"{path} is no model of its bundle; expected one of {names}")
+    programs = [_loaded(folder / file.name) for file in models]  # all, before any is run
+    try:
+        with np.load(folder / GOLDEN, allow_pickle=False) as golden:
+            images, recorded = golden["images"], [golden[file.name] for file in models]
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
+        raise ReplayError(f"{folder / GOLDEN} has no answers of every file: {error}") from error
+    if not len(images):
+        raise ReplayError(f"{folder / GOLDEN} has no images; expected some")
+    return [
+        _replayed(folder / file.name, file, program, images, logits)
+        for file, program, logits in zip(models, programs, recorded, strict=True)
+    ]
+
+
+def _check_hashes(folder: Path, contract: Contract) -> None:
     for name, expected in contract.hashes.items():
         path = folder / name
         if not path.is_file():
             raise ReplayError(f"{path} is missing")
         if hash_of(path) != expected:
             raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
-    try:
-        with np.load(folder / GOLDEN, allow_pickle=False) as golden:
-            images, logits = golden["images"], {f.name: golden[f.name] for f in contract.files}
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
-        raise ReplayError(f"{folder / GOLDEN} has no answers of every file: {error}") from error
-    return [_replayed(folder, file, images, logits[file.name]) for file in contract.files]
 
 
-def _replayed(
-    folder: Path, file: BundledFile, images: NDArray[Any], recorded: NDArray[np.float32]
-) -> Replay:
+def _loaded(path: Path) -> Program:
     try:
-        found, *left = load_program(folder / file.name, threads=1)(images)
+        return load_program(path, threads=1)
     except UserError:
         raise
     except Exception as error:  # the runtimes' errors share no public base class
-        raise ReplayError(f"{folder / file.name} cannot be run: {error}") from error
-    if not len(found):
-        raise ReplayError(f"{folder / GOLDEN} has no images; expected some")
+        raise ReplayError(f"{path} cannot be run: {error}") from error
+
+
+def _replayed(
+    path: Path,
+    file: BundledFile,
+    program: Program,
+    images: NDArray[Any],
+    recorded: NDArray[np.float32],
+) -> Replay:
+    try:
+        found, *left = program(images)
+    except Exception as error:
+        raise ReplayError(f"{path} cannot be run: {error}") from error
     if found.shape != recorded.shape or found.dtype != recorded.dtype:
         raise ReplayError(
-            f"{folder / file.name} gives logits {found.dtype} {found.shape}; expected "
+            f"{path} gives logits {found.dtype} {found.shape}; expected "
             f"{recorded.dtype} {recorded.shape}"
         )
     difference = float(np.abs(found - recorded).max())
     agreement = float((found.argmax(1) == recorded.argmax(1)).mean())
     if file.exact and not difference <= TOLERANCE * np.abs(recorded).max():  # NaN, too
         raise ReplayError(
-            f"{folder / file.name} gives logits that differ by up to {difference:g} from those "
+            f"{path} gives logits that differ by up to {difference:g} from those "
             f"recorded; expected at most {TOLERANCE:g} of the largest"
         )
     if not file.exact and not agreement >= MIN_AGREEMENT:
         raise ReplayError(
-            f"{folder / file.name} gives the recorded class for {agreement:.0%} of {len(images)} "
+            f"{path} gives the recorded class for {agreement:.0%} of {len(images)} "
             f"images; expected at least {MIN_AGREEMENT:.0%}"
         )
     shares = {int(d): float((left[0] == d).mean()) for d in np.unique(left[0])} if left else None
-    alone = measure_here(folder / file.name)
-    return Replay(file, len(images), agreement, difference, alone, shares)
+    return Replay(file, len(images), agreement, difference, measure_here(path), shares)

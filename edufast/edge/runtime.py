@@ -15,6 +15,8 @@ from edufast.edge.seal import is_damaged
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import needed_for
 
+Program = Callable[[NDArray[Any]], list[NDArray[Any]]]  # all that a file computes: N rows each
+
 
 def load_onnxruntime() -> Any:
     """The module onnxruntime, without telemetry: it would write a device id to the home folder."""
@@ -66,7 +68,7 @@ def load_session(file: Path, threads: int = 0) -> Any:
     return session
 
 
-def load_program(file: Path, threads: int) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+def load_program(file: Path, threads: int) -> Program:
     """All that an exported file computes for images, in its own runtime: (N, ...) to N rows each.
 
     Raises:

@@ -80,9 +80,10 @@ def runner(path: Path, threads: int | None = None) -> Run:
         threads: of LiteRT; None: as many as torch takes.
 
     Raises:
+        UserError: the runtime is missing.
         ExportError: the file is damaged; or LiteRT cannot load it or, when called, run it.
     """
-    require()
+    extras.require("running .tflite files", "litert", "ai_edge_litert")
     content = undamaged(path)
     with without_messages():  # that it has created a delegate
         from ai_edge_litert.interpreter import Interpreter
@@ -117,7 +118,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: it is damaged.
     """
-    require()
+    extras.require("running .tflite files", "litert", "ai_edge_litert")
     from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
 
     program = read_model_from_bytearray(bytearray(undamaged(path)))

@@ -82,7 +82,7 @@ tags:
 
 | | |
 |---|---|
-| data | {info.data} |
+| data | {info.data_title} |
 | image size | {info.image_size} × {info.image_size} pixels |
 | accuracy on its validation split | {info.accuracy:.1%} |
 

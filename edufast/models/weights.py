@@ -86,6 +86,14 @@ class ModelInfo:
         said = asdict(self)
         return json.dumps({**said, _HASH: _hash(said, tensors)}, sort_keys=True)
 
+    @property
+    def data_title(self) -> str:
+        """``data`` for other people: without the folders of this machine."""
+        kind, colon, path = self.data.partition(":")
+        if not colon or "/" in kind:
+            return Path(self.data).name
+        return f"{kind}:{Path(path).name}"
+
     @classmethod
     def from_json(cls, text: str, path: Path) -> ModelInfo:
         """As the file at ``path`` says it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +111,44 @@ def test_a_file_for_executorch_is_replayed_too(tmp_path) -> None:
     assert replays["student.pte"].alone.runtime.startswith("executorch")
     with np.load(folder / "golden.npz") as golden:
         np.testing.assert_allclose(golden["student.pte"], golden["student.onnx"], atol=1e-4)
+
+
+def test_a_model_is_replayed_alone_where_the_runtime_of_another_is_missing(
+    tmp_path, monkeypatch
+) -> None:
+    pytest.importorskip("executorch.runtime")
+    folder = tmp_path / "student.edge"
+    write_bundle(tiny_model(4), INFO, DATA, folder, ["onnx", "executorch"])
+    find, run = importlib.util.find_spec, []
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "executorch" else find(name)
+    )
+    monkeypatch.setattr("edufast.edge.replay.measure_here", lambda path: run.append(path.name))
+    with pytest.raises(UserError, match=r"running .pte files needs executorch: pip install"):
+        replay(folder)
+    assert not run
+    assert [each.file.name for each in replay(folder / "student.onnx")] == run == ["student.onnx"]
+    with pytest.raises(UserError, match=r"no model of its bundle; expected one of student\.onnx"):
+        replay(folder / "predict.py")
+
+
+def test_the_card_does_not_tell_where_the_data_were(tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    for source, shown in (
+        ("/home/a:b/pets", "pets"),
+        ("cifar100:/home/a:b/data", "cifar100:data"),
+        ("digits", "digits"),
+    ):
+        assert replace(INFO, data=source).data_title == shown
+    write_bundle(
+        tiny_model(4),
+        replace(INFO, data=str(tmp_path / "pets")),
+        DATA,
+        tmp_path / "a.edge",
+        ["onnx"],
+    )
+    card = (tmp_path / "a.edge" / "README.md").read_text("utf-8")
+    assert "`pets`" in card and str(tmp_path) not in card
 
 
 def test_a_bundle_has_a_file_that_its_script_can_run(tmp_path) -> None:
