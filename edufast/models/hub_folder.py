@@ -85,7 +85,7 @@ def _save_transformers(folder: Path, model: nn.Module, info: ModelInfo) -> dict[
     """Write the weights, under the names that they have in files of transformers; returns what
     config.json has to say."""
     bars = import_library("transformers.utils.logging")
-    network = unwrapped(model)
+    network: Any = unwrapped(model)
     if isinstance(network, Logits):
         network = network.model
     shown = bars.is_progress_bar_enabled()

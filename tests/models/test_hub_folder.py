@@ -30,7 +30,8 @@ from PIL import Image
 picture = Image.open("x.png")
 for folder in sys.argv[1:]:
     names = {}
-    exec(open(folder + "/README.md", encoding="utf-8").read().split("```")[1][len("python"):], names)
+    card = open(folder + "/README.md", encoding="utf-8").read()
+    exec(card.split("```python")[1].split("```")[0], names)
     if "transform" in names:
         pixels = names["transform"](picture)
         logits = names["model"](pixels[None])
@@ -85,7 +86,7 @@ def test_the_libraries_alone_give_the_logits_and_prepare_pictures_as_validation_
     }
     for folder, (model, about) in saved.items():
         save_hub_folder(tmp_path / folder, model, about)
-    # Scaled by whole numbers: otherwise the libraries round where the crop begins, by up to a pixel.
+    # Scaled by whole numbers: else the libraries round where the crop begins, by up to a pixel.
     noise = np.random.default_rng(0).integers(0, 256, (320, 400, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     picture.save(tmp_path / "x.png")
