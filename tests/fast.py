@@ -65,7 +65,7 @@ SLOW = (
     "edge/test_export.py::*",
     "edge/test_fitting.py::*",
     "edge/test_footprint.py::test_the_file_*",
-    "models/test_timm_folder.py::test_timm_alone_*",
+    "models/test_hub_folder.py::test_the_libraries_alone_*",
     "edge/test_format.py::*",
     "edge/test_onnx_int8.py::*",
     "edge/test_predict.py::*",

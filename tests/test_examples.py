@@ -66,6 +66,8 @@ def test_the_loss_in_a_loop_of_ones_own(run):
         ("hugging_face_trainer.py", ["transformers", "accelerate", "sklearn"]),
         ("lightning_module.py", ["lightning", "sklearn"]),
         ("accelerate_loop.py", ["accelerate", "sklearn"]),
+        ("torchdistill_loss.py", ["torchdistill", "sklearn"]),
+        ("keras_model.py", ["keras", "sklearn"]),
     ],
 )
 def test_two_experts_teach_a_student_in_the_training_of(

@@ -61,9 +61,8 @@ def read_exportable(source: Path, data: str | None = None, model: str | None = N
         UserError: something is missing, damaged, or would run code that nobody named.
     """
     run = RunFolder(source)
-    weights = named = run.student if source.is_dir() else source
-    if source.is_dir() and not run.student.exists() and run.best.exists():
-        weights = run.best
+    weights = trained_file(source)
+    named = run.student if source.is_dir() else source
     recipe = _recipe(run)
     if model is None and recipe is not None:
         model = recipe.student.model
@@ -73,6 +72,15 @@ def read_exportable(source: Path, data: str | None = None, model: str | None = N
         exits = load_exits(run.exits, network, (3, info.image_size, info.image_size))
     images = _images(weights, info, data, recipe)
     return Exportable(network, info, images, exits, weights, named, recipe is not None)
+
+
+def trained_file(source: Path) -> Path:
+    """The file of weights that ``source`` stands for: itself, or of a run's folder the student, of
+    an unfinished run the best one so far."""
+    run = RunFolder(source)
+    if not source.is_dir():
+        return source
+    return run.best if run.best.exists() and not run.student.exists() else run.student
 
 
 def _recipe(run: RunFolder) -> Recipe | None:
