@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from dataclasses import dataclass
@@ -93,11 +94,16 @@ class RowFormat:
 class Rows:
     """``count`` rows in the file ``path``, which is created if it does not exist.
 
-    A row consists of its words and a checksum of these and of the row's number. There is no memory
-    map: where the disk is full or the file was shortened, using one kills the process.
+    A row consists of its words and a checksum of these, of the row's number and of what the rows
+    are. There is no memory map: where the disk is full or the file was shortened, using one kills
+    the process.
+
+    Args:
+        identity: says what the rows are, such as whose logits; those of another identity count as
+            not stored.
     """
 
-    def __init__(self, path: Path, count: int, row: RowFormat) -> None:
+    def __init__(self, path: Path, count: int, row: RowFormat, identity: str) -> None:
         self._format = row
         self._path, self._count, self._bytes = path, count, 4 * (row.width + 1)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -105,13 +111,16 @@ class Rows:
         if os.fstat(self._file).st_size != count * self._bytes:
             os.ftruncate(self._file, count * self._bytes)
         # Multilinear hashing (Lemire and Kaser 2014) of the row's number and its words.
-        random = np.random.Generator(np.random.Philox(key=row.width))
+        key = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:16], "big")
+        random = np.random.Generator(np.random.Philox(key=key))
         self._multipliers = random.integers(0, 2**64, size=row.width + 2, dtype=np.uint64)
 
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Logits (n, C) float32, and a mask (n,) of those that are stored and undamaged."""
         found = self._read([(row, 1) for row in rows.tolist()])
-        return self._format.decode(found[:, :-1].copy()), self._valid(rows, found)
+        valid = self._valid(rows, found)
+        words = np.where(valid[:, None], found[:, :-1], np.uint32(0))  # others may not decode
+        return self._format.decode(words), valid
 
     def write(self, rows: NDArray[np.int64], logits: Tensor) -> Tensor:
         """Store logits (n, C) float32, which are on the host; returns what :meth:`read` will.

@@ -23,7 +23,7 @@ from edufast.teachers.logit_rows import RowFormat, Rows
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
 
-_VERSION = 2
+_VERSION = 3
 
 
 class LogitStore:
@@ -34,7 +34,8 @@ class LogitStore:
     up space.
 
     Rows are written without transactions. A row that a crash left incomplete, that was damaged
-    later or that belongs elsewhere fails its checksum and counts as not stored.
+    later or that belongs elsewhere, to another teacher or another store, fails its checksum and
+    counts as not stored.
 
     Args:
         folder: of header.json and a file per teacher; created if it does not exist.
@@ -68,21 +69,21 @@ class LogitStore:
         remove_partial_files(folder)
         formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in teachers]
         images = ImageFormat(data.mean, data.std, data.image_size)
-        self._write_header(
-            {
-                "version": _VERSION,
-                "data set": _fingerprint_of_data(data),
-                "normalisation": _listed(images),
-                "augmentation": json.loads(json.dumps(asdict(augment))),
-                "dtype": str(dtype),
-                "top_k": top_k,
-                "precision": str(precision),
-                "teachers": [_header_of(teacher, images) for teacher in teachers],
-            }
-        )
+        shared = {
+            "version": _VERSION,
+            "data set": _fingerprint_of_data(data),
+            "normalisation": _listed(images),
+            "augmentation": json.loads(json.dumps(asdict(augment))),
+            "dtype": str(dtype),
+            "top_k": top_k,
+            "precision": str(precision),
+        }
+        known = [_header_of(teacher, images) for teacher in teachers]
+        self._write_header({**shared, "teachers": known})
+        count = len(data.train) * self.views
         self._rows = [
-            Rows(self.folder / f"teacher{k}.logits", len(data.train) * self.views, row)
-            for k, row in enumerate(formats)
+            Rows(self.folder / f"teacher{k}.logits", count, row, json.dumps([shared, k, own]))
+            for k, (row, own) in enumerate(zip(formats, known, strict=True))
         ]
 
     def read(self, teacher: int, views: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:

@@ -20,8 +20,8 @@ WHOLE16 = RowFormat.of(5, torch.bfloat16, None)
 TOP = RowFormat.of(40, torch.bfloat16, 3)
 
 
-def rows_at(tmp_path, row=WHOLE16, count=200):
-    return Rows(tmp_path / "rows", count, row)
+def rows_at(tmp_path, row=WHOLE16, count=200, identity="a teacher's"):
+    return Rows(tmp_path / "rows", count, row, identity)
 
 
 def some(n, classes):
@@ -79,7 +79,7 @@ def test_a_row_never_written_is_not_stored(tmp_path, row):
     assert not rows.stored().any() and not rows.read(places)[1].any()
     logits = some(3, row.classes)
     told = rows.write(places, logits)
-    read, valid = Rows(tmp_path / "rows", 200, row).read(places[::-1].copy())
+    read, valid = rows_at(tmp_path, row).read(places[::-1].copy())
     assert valid.all() and torch.equal(read, row.decode(row.encode(logits)).flip(0))
     assert torch.equal(told, read.flip(0))
     assert np.flatnonzero(rows.stored()).tolist() == [0, 7, 199]
@@ -88,7 +88,7 @@ def test_a_row_never_written_is_not_stored(tmp_path, row):
 def test_a_folder_in_the_place_of_the_file_is_one_error(tmp_path, capsys):
     (tmp_path / "rows").mkdir()
     with pytest.raises(IsADirectoryError):
-        Rows(tmp_path / "rows", 200, WHOLE32)
+        rows_at(tmp_path, WHOLE32)
     gc.collect()
     assert capsys.readouterr().err == "", "no second one, from what was never opened"
 
@@ -104,6 +104,7 @@ def test_any_flipped_bit_or_torn_row_counts_as_not_stored(tmp_path, row):
         damaged[size + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         assert rows.stored().tolist() == [True, False, True, True]
+        assert not rows.read(np.array([1]))[1][0]
     for torn in range(1, size):
         path.write_bytes(
             good[:size] + good[size : size + torn] + bytes(size - torn) + good[2 * size :]
@@ -111,6 +112,11 @@ def test_any_flipped_bit_or_torn_row_counts_as_not_stored(tmp_path, row):
         assert not rows.read(np.array([1]))[1][0]
     path.write_bytes(good[size : 2 * size] + good[size:])  # a good row in another's place
     assert rows.stored().tolist() == [False, True, True, True]
+
+
+def test_rows_of_something_else_count_as_not_stored(tmp_path):
+    rows_at(tmp_path).write(np.arange(4), some(4, 5))
+    assert not rows_at(tmp_path, identity="another teacher's").read(np.arange(4))[1].any()
 
 
 def test_a_shortened_file_loses_only_what_it_lost(tmp_path):
@@ -126,7 +132,7 @@ SHORTENED = """
 import os, sys
 import numpy as np, torch
 from edufast.teachers.logit_rows import RowFormat, Rows
-rows = Rows(sys.argv[1], 4096, RowFormat.of(5, torch.bfloat16, None))
+rows = Rows(sys.argv[1], 4096, RowFormat.of(5, torch.bfloat16, None), "")
 everything = np.arange(4096)
 rows.write(everything, torch.ones(4096, 5))
 os.truncate(sys.argv[1], 1000 * 16 + 7)

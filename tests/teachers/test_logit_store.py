@@ -89,3 +89,12 @@ def test_a_damaged_header_is_told_in_a_line(tmp_path):
     (tmp_path / "header.json").write_text("{")
     with pytest.raises(UserError, match=r"header.json is damaged; delete"):
         store(tmp_path)
+
+
+def test_files_of_another_store_or_teacher_hold_nothing_of_this(tmp_path):
+    store(tmp_path).write(0, np.array([4]), torch.randn(1, 3))
+    (tmp_path / "header.json").unlink()
+    assert not store(tmp_path, augment=Augment(pad=0, flip=True)).stored(0).any()
+    store(tmp_path / "b").write(0, np.array([4]), torch.randn(1, 3))
+    (tmp_path / "b" / "teacher0.logits").replace(tmp_path / "b" / "teacher1.logits")
+    assert not store(tmp_path / "b").stored(1).any()
