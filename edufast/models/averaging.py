@@ -56,9 +56,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same names and shapes, in that model's types."""
+        """Write the average into a model of the same names and shapes, in that model's types.
+
+        Raises:
+            ValueError: names or shapes are others.
+        """
         tensors = dict(_tensors(unwrapped(model)))
-        _check_names(tensors, self.averages, "model")
+        _check_tensors(tensors, self.averages, "model")
         merge_([tensors[name] for name in self.averages], list(self.averages.values()))
 
     @contextmanager
@@ -88,7 +92,7 @@ class ExponentialMovingAverage:
         if averages.keys() != self.averages.keys():
             prefix = wrapper_prefix(averages)
             averages = {name.removeprefix(prefix): t for name, t in averages.items()}
-        _check_names(averages, self.averages, "state")
+        _check_tensors(averages, self.averages, "state")
         sources = [averages[name].to(t.device) for name, t in self.averages.items()]
         merge_(list(self.averages.values()), sources)
         self.decay = _check_decay(state["decay"])
@@ -110,12 +114,16 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def _check_names(got: dict[str, Any], expected: dict[str, Any], what: str) -> None:
+def _check_tensors(got: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
     different = sorted(got.keys() ^ expected.keys())
     if different:
         name = different[0]
         raise ValueError(f"{what} {'has' if name in got else 'lacks'} {name!r}; expected {what} "
                          f"with the {len(expected)} tensors of the average")  # fmt: skip
+    for name, tensor in got.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{what} has {name!r} of shape {tuple(tensor.shape)}; expected "
+                             f"{tuple(expected[name].shape)}")  # fmt: skip
 
 
 # --- averaging files --------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from edufast.utils.flops import forward_flops
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_numbers
 from edufast.utils.ranks import is_first
+from edufast.utils.registry import call_user
 
 _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
 
@@ -168,11 +169,10 @@ class Faculty(Sequence[Teacher]):
         check_instance("compile", compile, bool)
         self.dtype = dtype
         self._models = [
-            folded_if_traceable(teacher.model)
-            .requires_grad_(False)
+            call_user(f"teacher {k} ({teacher.name}) cannot be copied", _copied, teacher.model)
             .to(self.device, dtype)
             .to(memory_format=torch.channels_last)
-            for teacher in self._teachers
+            for k, teacher in enumerate(self._teachers)
         ]
         self._data: DataSet | None = None  # that it was prepared for
         self._preprocess: list[Preprocess] | None = None  # by teacher
@@ -280,9 +280,17 @@ class Faculty(Sequence[Teacher]):
                 continue
             spread = np.linspace(0, len(known) - 1, min(_CHECKED, len(known))).astype(int)
             positions, right = ClassMap.of(teacher.classes).positions(self.device), 0
+            probabilities = True
             for batch in loader.numbered(known[spread], np.zeros_like(spread)):
-                answers = self.logits(k, batch.images, eager=True).argmax(1)
-                right += int((answers == positions[batch.labels]).sum())
+                logits = self.logits(k, batch.images, eager=True)
+                right += int((logits.argmax(1) == positions[batch.labels]).sum())
+                probabilities &= _are_probabilities(logits)
+            if probabilities:
+                warnings.warn(
+                    f"teacher {k} ({teacher.name}) gives probabilities; expected logits, as they "
+                    "are before a softmax",
+                    stacklevel=3,
+                )
             if _near_chance(right, len(spread), len(teacher.classes)):
                 warnings.warn(
                     f"teacher {k} ({teacher.name}) is right about {right} of {len(spread)} "
@@ -322,6 +330,15 @@ class Faculty(Sequence[Teacher]):
                 f"{expected}, one for each of its {expected[1]} classes"
             )
         return logits
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    return folded_if_traceable(model).requires_grad_(False)
+
+
+def _are_probabilities(answers: Tensor) -> bool:
+    sums = answers.sum(1)
+    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
 
 
 def _near_chance(correct: int, total: int, classes: int) -> bool:

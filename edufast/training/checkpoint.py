@@ -119,7 +119,7 @@ def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[s
     except Exception as error:  # a file from outside may hold anything
         raise UserError(
             f"{path} does not fit this training: {_brief(error)}; expected one that this run "
-            "saved. Without the file, the training begins again"
+            f"saved. Without it and {_previous(path).name}, the training begins again"
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from edufast.data import DataSet
 from edufast.distill import Algorithm
 from edufast.models.global_batch_norm import batch_norms
@@ -60,6 +62,12 @@ def check_fit(
         )
     if student.grown:
         raise ValueError(f"student has {student.grown} fragments already; expected a new Student")
+    for name, parameter in student.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{name} of the student is {parameter.dtype}; expected torch.float32, and "
+                "Training(precision='bf16') to compute in bfloat16"
+            )
     expected = (3, data.image_size, data.image_size)
     if student.input_size != expected:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ TRAINING_FACTOR = 3
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> int:
     """FLOPs (2 x multiply-adds) of a forward pass in eval mode for one image of ``input_size``."""
-    like = next(model.parameters())
+    tensors = chain(model.parameters(), model.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, *input_size, dtype=like.dtype, device=like.device)
     with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)

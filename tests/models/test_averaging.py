@@ -297,3 +297,14 @@ def test_the_header_is_that_of_safetensors(three: list[Path], tmp_path: Path) ->
     assert length % 8 == 0 and offsets[0][0] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(offsets))
     assert offsets[-1][1] == len(raw) - 8 - length
+
+
+def test_an_average_takes_no_tensors_of_other_shapes():
+    model = torch.nn.Linear(3, 2)
+    ema = ExponentialMovingAverage(model)
+    state = {"decay": 0.9, "averages": {"weight": torch.zeros(1, 3), "bias": torch.zeros(2)}}
+    with pytest.raises(ValueError, match=r"state has 'weight' of shape \(1, 3\)"):
+        ema.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"\(2, 4\); expected \(2, 3\)"):
+        ema.copy_to(torch.nn.Linear(4, 2))
+    assert torch.equal(ema.averages["weight"], model.weight) and ema.decay == 0.999

@@ -208,3 +208,42 @@ def test_flops_of_a_linear_teacher():
     faculty = constant_faculty([0, 1, 2])
     assert faculty.flops(0, (3, 4, 4)) == 2 * 3
     assert math.isfinite(faculty[0].model.linear.weight.sum())
+
+
+class Remembering(nn.Module):
+    """Keeps what cannot be copied: a tensor of its last call's graph."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(classes))
+        self.last = self.scale * 2
+
+    def forward(self, images):
+        if torch.is_grad_enabled():  # which torch.fx cannot trace
+            self.last = images.mean((1, 2, 3)).unsqueeze(1) * self.scale
+        return images.flatten(1)[:, : len(self.scale)] * self.scale
+
+
+def test_a_teacher_that_cannot_be_copied_is_named():
+    teacher = Teacher(Remembering(4), range(4), "graph")
+    with pytest.raises(UserError, match=r"^teacher 0 \(graph\) cannot be copied: "):
+        Faculty([teacher])
+
+
+def test_a_teacher_without_parameters_costs_what_it_computes():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.ones(48, 4))
+
+        def forward(self, images):
+            return images.flatten(1) @ self.weight
+
+    assert Faculty([Teacher(Fixed(), range(4))]).flops(0, (3, 4, 4)) == 2 * 48 * 4
+
+
+def test_a_teacher_of_probabilities_is_told_once():
+    data = tiny_data()
+    model = nn.Sequential(tiny_model(len(data.classes)), nn.Softmax(1))
+    with pytest.warns(UserWarning, match=r"teacher 0 \(soft\) gives probabilities; expected logit"):
+        Faculty([Teacher(model, range(len(data.classes)), "soft")]).prepare(data, TRAINING.augment)

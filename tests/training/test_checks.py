@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from edufast.student.student import Student
+from edufast.teachers.faculty import Faculty
 from edufast.training import checks
+from edufast.training.curriculum import Curriculum, Grade
+from edufast.training.school import School
 from edufast.utils.errors import UserError
 from tests.pair import on_ranks
+from tests.tiny import tiny_data, tiny_model
 from tests.training.equality import CASES
 
 
@@ -16,6 +21,12 @@ def test_a_batch_has_a_sample_for_each_rank(monkeypatch):
     checks.check_batch(3)
     with pytest.raises(UserError, match="a batch has 2 samples; expected at least one for each of"):
         checks.check_batch(2)
+
+
+def test_a_student_that_is_not_float32_is_refused():
+    student = Student(tiny_model().bfloat16(), 1, input_size=(3, 16, 16))
+    with pytest.raises(ValueError, match=r"of the student is torch\.bfloat16; expected torch\.flo"):
+        School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
 
 
 def on_a_gpu_of_its_number() -> str:
