@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def test_the_loss_in_a_loop_of_ones_own(run):
 def test_two_experts_teach_a_student_in_the_training_of(
     name: str, packages: list[str], run, tmp_path, monkeypatch
 ):
-    for package in packages:
-        pytest.importorskip(package)
+    for package in packages:  # not imported: Keras takes its backend from the example
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     monkeypatch.chdir(tmp_path)  # where some of them write
     assert len((EXAMPLES / name).read_text().splitlines()) < 80
     (accuracy,) = re.findall(r"two experts: accuracy ([\d.]+)%", run(name))
