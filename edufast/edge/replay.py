@@ -62,11 +62,13 @@ def replay(path: Path) -> list[Replay]:
     """
     folder = path.parent if path.is_file() else path
     contract = Contract.read(folder)
-    _check_hashes(folder, contract)
     models = [file for file in contract.files if path in (folder, folder / file.name)]
     if not models:
         names = ", ".join(file.name for file in contract.files)
         raise UserError(f"{path} is no model of its bundle; expected one of {names}")
+    hashes = contract.hashes
+    for name in (GOLDEN, *(file.name for file in models)):
+        _check_hash(folder / name, hashes[name])
     programs = [_loaded(folder / file.name) for file in models]  # all, before any is run
     try:
         with np.load(folder / GOLDEN, allow_pickle=False) as golden:
@@ -81,13 +83,11 @@ def replay(path: Path) -> list[Replay]:
     ]
 
 
-def _check_hashes(folder: Path, contract: Contract) -> None:
-    for name, expected in contract.hashes.items():
-        path = folder / name
-        if not path.is_file():
-            raise ReplayError(f"{path} is missing")
-        if hash_of(path) != expected:
-            raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
+def _check_hash(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ReplayError(f"{path} is missing")
+    if hash_of(path) != expected:
+        raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
 
 
 def _loaded(path: Path) -> Program:
