@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from edufast.experiments import pipeline as module
 from tests.commands import edufast, events, one_line
@@ -19,10 +20,21 @@ def lines(result) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def delivered(folder, tmp_path_factory):
+def recipe(folder, tmp_path_factory):
+    """Two grades: one exit."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["teachers"] = [{"model": "resnet8", "classes": classes} for classes in ("0-2", "3-5")]
+    recipe["curriculum"] = {"preset": "default", "epochs": 3, "shares": [1, 2]}
+    path = tmp_path_factory.mktemp("two") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def delivered(recipe, tmp_path_factory):
     """A pipeline's folder, and what it printed."""
     out = tmp_path_factory.mktemp("pipeline") / "run"
-    return out, lines(edufast("pipeline", folder / "recipe.yaml", "-o", out, *GATES, "--json"))
+    return out, lines(edufast("pipeline", recipe, "-o", out, *GATES, "--json"))
 
 
 def test_a_recipe_becomes_a_bundle_whose_files_are_in_the_report(delivered) -> None:
@@ -32,7 +44,7 @@ def test_a_recipe_becomes_a_bundle_whose_files_are_in_the_report(delivered) -> N
     names = [
         f"student{part}{suffix}"
         for suffix in (".onnx", ".int8.onnx")
-        for part in ("", "-exit1", "-exit2")
+        for part in ("", "-exit1")
     ]
     assert [line["file"]["name"] for line in replayed] == names
     page, logged = (out / "report.html").read_text(), [e.get("path") for e in events(out)]
@@ -41,9 +53,9 @@ def test_a_recipe_becomes_a_bundle_whose_files_are_in_the_report(delivered) -> N
         assert (out / name).read_bytes() == (out / "student.edge" / name).read_bytes()
 
 
-def test_what_is_done_is_not_done_again_until_it_is_damaged(delivered, folder, monkeypatch) -> None:
+def test_what_is_done_is_not_done_again_until_it_is_damaged(delivered, recipe, monkeypatch) -> None:
     out, _ = delivered
-    command = ("pipeline", folder / "recipe.yaml", "-o", out, *GATES, "--json")
+    command = ("pipeline", recipe, "-o", out, *GATES, "--json")
     written = []
     whole = module.write_bundle
     monkeypatch.setattr(
@@ -59,16 +71,16 @@ def test_what_is_done_is_not_done_again_until_it_is_damaged(delivered, folder, m
     early = lines(edufast(*command, *EARLY, "100"))
     assert not early[-1]["cached"] and written == [1, 1]
     names = [line["file"]["name"] for line in early[1:-1]]
-    assert names == [f"student{part}.onnx" for part in ("", "-exit1", "-exit2", "-early")]
+    assert names == [f"student{part}.onnx" for part in ("", "-exit1", "-early")]
     assert not (out / "student.edge" / "student.int8.onnx").exists()
 
 
 def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(
-    delivered, folder, tmp_path
+    delivered, recipe, tmp_path
 ) -> None:
     out = shutil.copytree(delivered[0], tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (out / "student.edge").iterdir()}
-    result = edufast("pipeline", folder / "recipe.yaml", "-o", out, *EARLY, "0%", code=1)
+    result = edufast("pipeline", recipe, "-o", out, *EARLY, "0%", code=1)
     assert "no early exits reach what was asked for" in one_line(result)
     assert {path.name: path.read_bytes() for path in (out / "student.edge").iterdir()} == before
 
@@ -88,7 +100,7 @@ def test_a_gate_that_fails_ends_with_code_1_and_the_earlier_bundle_stays(
     ],
 )
 def test_what_is_asked_for_wrongly_is_told_before_anything_is_trained(
-    options, message, folder, tmp_path
+    options, message, recipe, tmp_path
 ) -> None:
-    result = edufast("pipeline", folder / "recipe.yaml", "-o", tmp_path / "run", *options, code=2)
+    result = edufast("pipeline", recipe, "-o", tmp_path / "run", *options, code=2)
     assert message in one_line(result) and not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.commands import edufast, events
 
-EPOCHS, SAMPLES = 40, 64
+EPOCHS, SAMPLES = 20, 64
 RECIPE = f"""
 name: shared
 data: {{source: digits}}

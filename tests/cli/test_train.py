@@ -168,7 +168,7 @@ def test_a_run_in_a_relative_place_resumes_from_anywhere(run, folder, monkeypatc
     monkeypatch.chdir(folder)
     edufast(
         "train", "recipe.yaml", "--data", "pictures", "--out", "relative", "--teachers", "run",
-        "--set", "baselines=[]",
+        "--set", "baselines=[]", "--set", "curriculum.epochs=3",
     )  # fmt: skip
     monkeypatch.chdir(folder.parent)
     edufast("resume", folder / "relative")
@@ -343,7 +343,7 @@ def test_a_run_folder_that_cannot_be_made_is_told_in_one_line(folder, tmp_path, 
 def test_ctrl_c_leaves_a_run_that_resumes(folder):
     out = folder / "stopped"
     command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"),
-               "--out", str(out), "--set", "curriculum.epochs=30"]  # fmt: skip
+               "--out", str(out), "--set", "curriculum.epochs=30", "--set", "baselines=[]"]  # fmt: skip
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -363,7 +363,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(folder):
     assert not (out / "report.html").exists(), "nobody waits for a report"
     edufast("resume", out)
     assert (out / "report.html").exists()
-    (result,) = (e for e in events(out) if e["event"] == "result" and e["method"] == "education")
+    (result,) = (e for e in events(out) if e["event"] == "result")
     assert result["samples"] == 8 * 48 + 7 * 96 + 15 * 144
 
 
@@ -413,8 +413,15 @@ def test_a_sweep_needs_a_whole_recipe(folder):
     assert "folder leaves open what is decided" in one_line(edufast("sweep", "folder", code=2))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-@pytest.mark.parametrize("place", ["train_teacher", "load_teacher", "export_student"])
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        (signal.SIGTERM, "train_teacher"),
+        (signal.SIGHUP, "load_teacher"),
+        (signal.SIGTERM, "export_student"),
+    ],
+    ids=lambda of: getattr(of, "name", of),
+)
 def test_a_signal_outside_the_training_loop_leaves_a_run_that_resumes(
     folder, tmp_path, monkeypatch, number, place
 ):
