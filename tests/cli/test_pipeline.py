@@ -42,9 +42,7 @@ def test_a_recipe_becomes_a_bundle_whose_files_are_in_the_report(delivered) -> N
     assert trained["run"] == str(out) and set(trained["accuracy"]) == {"education", "scratch"}
     assert done == {"event": "pipeline", "bundle": str(out / "student.edge"), "cached": False}
     names = [
-        f"student{part}{suffix}"
-        for suffix in (".onnx", ".int8.onnx")
-        for part in ("", "-exit1")
+        f"student{part}{suffix}" for suffix in (".onnx", ".int8.onnx") for part in ("", "-exit1")
     ]
     assert [line["file"]["name"] for line in replayed] == names
     page, logged = (out / "report.html").read_text(), [e.get("path") for e in events(out)]

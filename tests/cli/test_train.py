@@ -342,8 +342,8 @@ def test_a_run_folder_that_cannot_be_made_is_told_in_one_line(folder, tmp_path, 
 
 def test_ctrl_c_leaves_a_run_that_resumes(folder):
     out = folder / "stopped"
-    command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"),
-               "--out", str(out), "--set", "curriculum.epochs=30", "--set", "baselines=[]"]  # fmt: skip
+    command = [sys.executable, "-m", "edufast", "train", str(folder / "recipe.yaml"), "--out",
+               str(out), "--set", "curriculum.epochs=30", "--set", "baselines=[]"]  # fmt: skip
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
