@@ -11,18 +11,20 @@ import torch
 from torch import fx, nn
 
 from edufast.models.tracing import trace
+from edufast.utils._torch_private import is_hooked
 from edufast.utils.errors import UserError
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy for inference with batch normalisation folded into the preceding layers.
 
-    Convolutions, and linear layers on (B, features), whose output goes to one BatchNorm only take
-    over its scale and shift, and an identity replaces it. The copy is in eval mode and computes
-    what ``model.eval()`` computes, up to rounding (folded in float64).
+    Convolutions whose output goes to one BatchNorm only take over its scale and shift, and an
+    identity replaces it. (A linear layer may have tokens, of which its norm scales each, not each
+    feature; a trace does not tell.) The copy is in eval mode and computes what ``model.eval()``
+    computes, up to rounding (folded in float64).
 
     Args:
         model: a model of one image tensor that torch.fx can trace; it is not changed.
@@ -61,14 +63,26 @@ def _fold(layer: Any, norm: Any) -> None:
 
 
 def _foldable(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    uses = _uses(nodes, modules)
     for node in nodes:
         users = list(node.users)
         if node.op != "call_module" or len(users) != 1 or users[0].op != "call_module":
             continue
-        layer, norm = str(node.target), str(users[0].target)
+        layer, norm = (modules[str(n.target)] for n in (node, users[0]))
         # Exact types: a subclass may do more, like timm's BatchNormAct2d.
-        if type(modules[layer]) not in _LAYERS or type(modules[norm]) not in _NORMS:
+        if type(layer) not in _LAYERS or type(norm) not in _NORMS or norm.running_mean is None:
             continue
-        if calls[layer] == calls[norm] == 1 and modules[norm].running_mean is not None:
-            yield layer, norm
+        if all(uses[module] == 1 and not is_hooked(module) for module in (layer, norm)):
+            yield str(node.target), str(users[0].target)
+
+
+def _uses(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Counter[nn.Module]:
+    """How often each module is called, also within one that could not be traced, or its weights
+    are read."""
+    uses: Counter[nn.Module] = Counter()
+    for node in nodes:
+        if node.op == "call_module":
+            uses.update(modules[str(node.target)].modules())
+        elif node.op == "get_attr":
+            uses[modules[str(node.target).rpartition(".")[0]]] += 1
+    return uses
