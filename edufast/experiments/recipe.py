@@ -181,13 +181,13 @@ class Recipe(Section):
         Raises:
             UserError: one is not; ``source`` is named in the message.
         """
-        sections = [("student", self.student)]
-        sections += [(f"teachers.{k}", teacher) for k, teacher in enumerate(self.teachers)]
-        for key, section in sections:
-            if isinstance(section.weights, Path) and not os.path.isfile(section.weights):
+        files = {"student": self.student.weights}
+        files |= {f"teachers.{k}": teacher.weights for k, teacher in enumerate(self.teachers)}
+        for key, file in files.items():
+            if isinstance(file, Path) and not os.path.isfile(file):
                 raise UserError(
-                    f"{source}: {key}.weights: {quoted(str(section.weights))} does not exist; "
-                    'expected a file of weights, such as edufast teach writes, or "pretrained"'
+                    f"{source}: {key}.weights: {quoted(str(file))} does not exist; expected a "
+                    'file of weights, such as edufast teach writes, or "pretrained"'
                 )
 
     def with_full_teacher(self, data: DataSet) -> Recipe:
