@@ -35,8 +35,10 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model).eval()
     modules = dict(folded.named_modules())
     for layer, norm in _foldable(trace(folded, training=False).nodes, modules):
-        _fold(modules[layer], modules[norm])
-        folded.set_submodule(norm, nn.Identity())
+        _fold(layer, norm)
+        for parent in modules.values():  # it may have several, and several names
+            for name in [name for name, child in parent._modules.items() if child is norm]:
+                setattr(parent, name, nn.Identity())
     return folded
 
 
@@ -62,7 +64,9 @@ def _fold(layer: Any, norm: Any) -> None:
     layer.weight = nn.Parameter(weight.to(layer.weight.dtype), grad)
 
 
-def _foldable(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+def _foldable(
+    nodes: Sequence[fx.Node], modules: dict[str, nn.Module]
+) -> Iterator[tuple[nn.Module, nn.Module]]:
     uses = _uses(nodes, modules)
     for node in nodes:
         users = list(node.users)
@@ -73,7 +77,7 @@ def _foldable(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Iterat
         if type(layer) not in _LAYERS or type(norm) not in _NORMS or norm.running_mean is None:
             continue
         if all(uses[module] == 1 and not is_hooked(module) for module in (layer, norm)):
-            yield str(node.target), str(users[0].target)
+            yield layer, norm
 
 
 def _uses(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Counter[nn.Module]:
@@ -84,5 +88,7 @@ def _uses(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> Counter[nn
         if node.op == "call_module":
             uses.update(modules[str(node.target)].modules())
         elif node.op == "get_attr":
-            uses[modules[str(node.target).rpartition(".")[0]]] += 1
+            owner = modules.get(str(node.target).rpartition(".")[0])
+            if owner is not None:
+                uses[owner] += 1
     return uses

@@ -91,7 +91,7 @@ class Odd(nn.Module):
         super().__init__()
         self.use, self.conv, self.norm = use, nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
         self.tokens, self.of_tokens = nn.Linear(4, 4), nn.BatchNorm1d(4)
-        self.within = Untraceable(self.conv)
+        self.within, self.stem = Untraceable(self.conv), nn.Sequential(self.conv, self.norm)
         if use == "hook":
             self.conv.register_forward_hook(lambda module, images, output: output.relu())
         elif use == "hook before":
@@ -102,7 +102,7 @@ class Odd(nn.Module):
             prune.l1_unstructured(self.conv, "weight", 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.conv(x))
+        y = self.stem(x) if self.use == "another name" else self.norm(self.conv(x))
         if self.use == "tokens":
             return self.of_tokens(self.tokens(y.mean(3)))
         if self.use == "weight":
@@ -112,7 +112,17 @@ class Odd(nn.Module):
         return y + self.within(x) if self.use == "within" else y
 
 
-USES = ["hook", "hook before", "forward", "pruned", "tokens", "weight", "statistics", "within"]
+USES = [
+    "hook",
+    "hook before",
+    "forward",
+    "pruned",
+    "tokens",
+    "weight",
+    "statistics",
+    "within",
+    "another name",
+]
 
 
 @pytest.mark.parametrize("use", USES)
