@@ -74,8 +74,9 @@ def show(what: Table) -> None:
 def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
     """Call ``function``; what the user got wrong ends the command in one line and code 2.
 
-    So does what the file system refuses (a full disk, a file in the place of a folder), with code
-    1: files are written whole or not at all, so the same command goes on when that is mended.
+    So does what the file system refuses (a full disk, a file in the place of a folder), and memory
+    that is not enough, with code 1: files are written whole or not at all, so the same command goes
+    on when that is mended.
     """
     try:
         with needed_for("this command", "train"):
@@ -102,6 +103,17 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         fail(f"{where}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        said = ". ".join(one_line(error).split(". ")[:2])  # torch goes on with advice on settings
+        fail(f"there is not enough memory: {said}", 1)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """NumPy's, torch's on a GPU, and torch's on a CPU, which has no type of its own."""
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or "can't allocate memory" in str(error)
 
 
 def tolerate_any_locale() -> None:

@@ -82,6 +82,8 @@ try:
 
         load, using = load_litert, f"LiteRT {ai_edge_litert.__version__}"
     else:
+        # It would write to the home folder, in threads that disturb what is measured.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         load, using = load_onnx, f"onnxruntime {onnxruntime.__version__}"

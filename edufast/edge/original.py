@@ -20,6 +20,7 @@ from edufast.edge.preprocess import Preprocessed, check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import whole_numbers
+from edufast.utils.registry import call_user
 
 Constants = tuple[list[float], list[float]]
 _OWN_METADATA = ("classes", "input_size", "preprocessing", "quantisation", "versions")
@@ -145,7 +146,8 @@ class Original:
 def _frozen(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""
     inner = getattr(model, "_orig_mod", model)
-    return copy.deepcopy(inner).to("cpu", torch.float32).eval().requires_grad_(False)
+    copied: nn.Module = call_user("model cannot be copied", copy.deepcopy, inner)
+    return copied.to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def _expected(

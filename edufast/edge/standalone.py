@@ -4,11 +4,14 @@ Needs numpy, Pillow and onnxruntime only. Shows the model what validation showed
 """
 
 import json
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write to the home folder
+import onnxruntime
 
 model, *pictures = sys.argv[1:] or [""]
 if not model.endswith(".onnx"):

@@ -175,6 +175,21 @@ class Recipe(Section):
         student = _located(self.student)
         return self.model_copy(update={"data": data, "student": student, "teachers": teachers})
 
+    def check_files(self, source: str = "recipe") -> None:
+        """Before a training: that its files of weights are there. What is finished is read without.
+
+        Raises:
+            UserError: one is not; ``source`` is named in the message.
+        """
+        files = {"student": self.student.weights}
+        files |= {f"teachers.{k}": teacher.weights for k, teacher in enumerate(self.teachers)}
+        for key, file in files.items():
+            if isinstance(file, Path) and not os.path.isfile(file):
+                raise UserError(
+                    f"{source}: {key}.weights: {quoted(str(file))} does not exist; expected a "
+                    'file of weights, such as edufast teach writes, or "pretrained"'
+                )
+
     def with_full_teacher(self, data: DataSet) -> Recipe:
         """The recipe with a teacher of all classes, added last where there is none.
 
@@ -358,15 +373,14 @@ def read_recipe(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
-    """Check ``content``, its variants included; ``source`` is named in errors.
+    """Check ``content``, its variants included, but for :meth:`Recipe.check_files`; ``source`` is
+    named in errors.
 
     Raises:
         UserError: the first thing wrong with it.
     """
     recipe = check(Recipe, content, source)
-    _check_weights(f"{source}: student", recipe.student.weights)
     for k, teacher in enumerate(recipe.teachers):
-        _check_weights(f"{source}: teachers.{k}", teacher.weights)
         if teacher.finished and teacher.finished.suffix != ".safetensors":
             raise UserError(
                 f"{source}: teachers.{k}.weights: {quoted(str(teacher.weights))}; expected a "
@@ -395,11 +409,3 @@ def parse_recipe(content: dict[str, Any], source: str = "recipe") -> Recipe:
     for name, changes in recipe.variants.items():
         recipe.variant(changes, f"{source}: variants.{name}")
     return recipe
-
-
-def _check_weights(key: str, weights: Weights | None) -> None:
-    if isinstance(weights, Path) and not os.path.isfile(weights):
-        raise UserError(
-            f"{key}.weights: {quoted(str(weights))} does not exist; expected a file of weights, "
-            'such as edufast teach writes, or "pretrained"'
-        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import PositiveFloat
@@ -16,6 +18,9 @@ from edufast.experiments.run_log import RunLog, read_run
 from edufast.experiments.schema import Section, check, differences, read_section
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+
+# See :mod:`edufast.experiments.sweep_tasks`.
+_OF_A_SWEEP = re.compile("(teacher[0-9]+-)?[0-9a-f]{12}")
 
 
 class RunConfig(Section):
@@ -47,6 +52,20 @@ class RunConfig(Section):
     cache: Path | None = None
     recipe: Recipe
     decisions: tuple[Decision, ...] = ()
+
+    def anywhere(self) -> RunConfig:
+        """To be compared: a sweep may have been moved since, and the names of its files hold a hash
+        of all that determines them; so their folders are left out."""
+        teachers = [
+            teacher.model_copy(update={"weights": Path(teacher.finished.name)})
+            if teacher.finished and _OF_A_SWEEP.fullmatch(teacher.finished.stem)
+            else teacher
+            for teacher in self.recipe.teachers
+        ]
+        update: dict[str, Any] = {"recipe": self.recipe.model_copy(update={"teachers": teachers})}
+        if self.cache and _OF_A_SWEEP.fullmatch(self.cache.name):
+            update["cache"] = Path(self.cache.name)
+        return self.model_copy(update=update)
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,8 @@ class RunFolder:
             raise UserError(f"{self.path} holds a sweep, no run; expected another folder")
         if not self.config_file.exists():
             return False
-        written = read_section(RunConfig, self.config_file)
+        config = config.anywhere()
+        written = read_section(RunConfig, self.config_file).anywhere()
         if written != config and not self._kept_anything():
             return False  # it ended before there was anything to go on from
         if written != config:
@@ -143,7 +163,7 @@ class RunFolder:
             )
         about = self.log().run
         if about is not None and about.config is not None:
-            begun = check(RunConfig, about.config, str(self.metrics))
+            begun = check(RunConfig, about.config, str(self.metrics)).anywhere()
             if begun != config:
                 raise UserError(
                     f"{self.config_file} was changed since the run began: "

@@ -63,6 +63,7 @@ class Setup:
         self.console = console or message_console()
         if config.equal == "time" and config.seconds is None and "education" not in config.methods:
             raise UserError("equal time: expected education among the methods, whose time it is")
+        config.recipe.check_files()
         self.data = load(config.recipe.data)
         self.methods = plan_methods(config.recipe, self.data, config.methods)
         self.recipe = self.methods["education"].recipe

@@ -238,6 +238,7 @@ def _planned(config: SweepConfig, name: str) -> _Variant:
     changes: dict[str, Any] = config.recipe.variants[name]
     method: MethodName = changes.get("method", "education")
     recipe = config.recipe.variant(changes, f"variant {name}")
+    recipe.check_files(f"variant {name}")
     methods = plan_methods(recipe, _load(recipe.data), [method])
     dry_run(methods, [method], config.device)
     return _Variant(name, method, methods["education"].recipe, methods[method].teachers)

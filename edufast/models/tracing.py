@@ -97,6 +97,7 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
         with _borrowed(model, training):
             tracer = _Tracer(model, input_size)
             nodes = list(tracer.trace(model).nodes)
+            _refuse_assigned(model)
             sizes = tracer.sizes()
     except Exception as error:
         raise UserError(
@@ -192,10 +193,14 @@ class _Tracer(fx.Tracer):
         if self._running:
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
+        buffers = m._buffers.copy()
         try:
-            return super().call_module(m, forward, args, kwargs)
+            output = super().call_module(m, forward, args, kwargs)
+            _refuse_assigned(m)
+            return output
         except Exception:
             self.module_stack = stack
+            m._buffers.update(buffers)
             # Attribute nodes stay: the tracer caches them for later uses.
             for node in reversed([n for n in self.graph.nodes if n not in before]):
                 if node.op != "get_attr":
@@ -205,6 +210,13 @@ class _Tracer(fx.Tracer):
     def get_fresh_qualname(self, prefix: str) -> str:
         # Called only to store a constant tensor on the user's model, which must not change.
         raise fx.proxy.TraceError("it makes a constant tensor; register it as a buffer instead")
+
+
+def _refuse_assigned(module: nn.Module) -> None:
+    """A graph holds what is done to a buffer, but not that another takes its place."""
+    for name, buffer in module._buffers.items():
+        if isinstance(buffer, fx.Proxy):
+            raise fx.proxy.TraceError(f"it assigns its buffer {name!r}; change it in place")
 
 
 class _Example(fx.Interpreter):
@@ -320,11 +332,12 @@ def _borrowed(model: nn.Module, training: bool) -> Iterator[None]:
 
     Not only the modes, since a forward may store what it computes, which is a proxy when traced.
     """
-    before = {module: vars(module).copy() for module in model.modules()}
+    before = {module: (vars(module).copy(), module._buffers.copy()) for module in model.modules()}
     try:
         model.train(training)
         yield
     finally:
-        for module, attributes in before.items():
+        for module, (attributes, buffers) in before.items():
             vars(module).clear()
             vars(module).update(attributes)
+            module._buffers.update(buffers)

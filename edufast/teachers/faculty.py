@@ -214,7 +214,8 @@ class Faculty(Sequence[Teacher]):
                 or to run hooks.
 
         Raises:
-            UserError: the model returns no logits, or not one for each of the teacher's classes.
+            UserError: the model fails, or returns no logits, or not one for each of the teacher's
+                classes; the message names the teacher.
             RuntimeError: the teacher has its own mean, std or image size, and :meth:`prepare` has
                 not been called, which tells it those of the images.
         """
@@ -231,7 +232,7 @@ class Faculty(Sequence[Teacher]):
         accuracy on its own classes is hardly better than chance, a warning names it.
 
         Raises:
-            UserError: a teacher fails on the images, or as :meth:`logits`; the message names it.
+            UserError: as :meth:`logits`.
         """
         if data is self._data:
             return
@@ -242,7 +243,8 @@ class Faculty(Sequence[Teacher]):
         ]
         present = [k for k, teacher in enumerate(self._teachers) if teacher.has_weights]
         for k in present:
-            self._try_out(k, (3, data.image_size, data.image_size))
+            size = (1, 3, data.image_size, data.image_size)
+            self.logits(k, torch.zeros(size, device=self.device), eager=True)
         if present and is_first():
             with naming_unreadable(data.train, data.val):
                 self._spot_check(present, data)
@@ -252,17 +254,6 @@ class Faculty(Sequence[Teacher]):
         """Logits of ``teacher`` for some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
-
-    def _try_out(self, k: int, input_size: Sequence[int]) -> None:
-        try:
-            self.logits(k, torch.zeros(1, *input_size, device=self.device), eager=True)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"teacher {k} ({self._teachers[k].name}) fails on images of {tuple(input_size)}: "
-                f"{str(error).partition(chr(10))[0]}"
-            ) from error
 
     def _spot_check(self, present: Sequence[int], data: DataSet) -> None:
         loader = Loader(
@@ -312,7 +303,14 @@ class Faculty(Sequence[Teacher]):
         return images
 
     def _run(self, k: int, model: Callable[[Tensor], object], images: Tensor) -> Tensor:
-        output = model(images if self.dtype is None else images.to(self.dtype))
+        images = images if self.dtype is None else images.to(self.dtype)
+        try:
+            output = model(images)
+        except Exception as error:
+            raise UserError(
+                f"teacher {k} ({self._teachers[k].name}) fails on images {tuple(images.shape)}: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
         return self._logits_of(output, k, len(images)).float()
 
     def _logits_of(self, output: object, k: int, count: int) -> Tensor:

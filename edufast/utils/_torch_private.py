@@ -111,6 +111,12 @@ def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
     return FunctionType(code, scope, function.__name__, function.__defaults__, function.__closure__)
 
 
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether a call runs more than the forward of its class: hooks, as pruning's and spectral
+    norm's, which make the weight, or a forward of its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def compiler_backend(name: str) -> Callable[..., Any]:
     """A backend of torch.compile, such as "inductor". Takes a second to import."""
     from torch._dynamo import lookup_backend

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -112,6 +113,35 @@ def test_what_the_file_system_refuses_is_one_line(number, message, capsys):
 def test_too_long_a_path_is_told_by_every_command_in_one_line(command):
     result = edufast(command, "x" * 300, code=2 if command in ("train", "recipes") else 1)
     assert result.stderr.startswith("edufast: ") and result.stderr.count("\n") == 1
+
+
+def _too_much_of_numpy():
+    np.empty(2**60, np.uint8)
+
+
+def _too_much_of_torch():
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def _too_much_of_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See\nadvice")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "message"),
+    [
+        (_too_much_of_numpy, "Unable to allocate 1.00 EiB"),
+        (_too_much_of_torch, "you tried to allocate 1152921504606846976 bytes"),
+        (_too_much_of_a_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB\n"),
+    ],
+)
+def test_too_little_memory_is_one_line(allocate, message, capsys):
+    with pytest.raises(typer.Exit) as ended:
+        user(allocate)
+    assert ended.value.exit_code == 1
+    line = capsys.readouterr().err
+    assert line.startswith("edufast: there is not enough memory: ") and line.count("\n") == 1
+    assert message in line
 
 
 def test_warnings_of_the_package_are_one_line_and_others_as_ever(capsys, monkeypatch):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from edufast.edge.original import Original
 from edufast.edge.parity import ExportError
+from edufast.utils.errors import UserError
 from tests.edge.cases import CLASSES, MEAN, SIZE, STD, reference
 
 OPTIONS = {"input_size": SIZE, "mean": MEAN, "std": STD}
@@ -69,3 +71,10 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 def test_calibration_images_of_another_layout_are_refused(model, calibration) -> None:
     with pytest.raises(ValueError, match=r"calibration must be uint8 \(N, 12, 16, 3\), got uint8"):
         Original.of(model, calibration=calibration.transpose(0, 3, 1, 2), **OPTIONS)
+
+
+def test_a_model_that_cannot_be_copied_is_told_in_one_line() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(UserError, match=r"^model cannot be copied: RuntimeError: Only Tensors .*$"):
+        Original.of(model, **OPTIONS)

@@ -65,5 +65,5 @@ def test_it_is_the_example_and_needs_three_packages_only() -> None:
             [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
     }
-    assert modules == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    assert modules == {"json", "os", "sys", "numpy", "onnxruntime", "PIL"}
     assert EXAMPLE.read_text() == (EXAMPLE.parents[1] / "edufast/edge/standalone.py").read_text()

@@ -80,10 +80,6 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ({"teachers": [{"classes": "0-1"}]}, r"teachers.0.model: missing"),
         ({"teachers": [{"model": "m", "classes": "0-"}]}, r"teachers.0.classes: .*'0-' is no cla"),
         (
-            {"teachers": [{"model": "m", "weights": "no.safetensors"}]},
-            r"teachers.0.weights: 'no.safetensors' does not exist; expected",
-        ),
-        (
             {"teachers": [{"model": "m", "mean": [0.5, 0.5, 0.5]}]},
             r"teachers.0.mean: \(0.5, 0.5, 0.5\) without weights; a teacher that is trained here",
         ),
@@ -99,10 +95,6 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
             {"teachers": [{"model": "m", "weights": __file__}]},
             r"teachers.0.weights: '.*test_recipe.py'; expected a .safetensors file written by .* "
             r"or epochs as well",
-        ),
-        (
-            {"student": {"model": "resnet8", "weights": "no.pth"}},
-            r"student.weights: 'no.pth' does not exist; expected a file of weights, .* or \"pretra",
         ),
         ({"training": {"pretrained_lr": 0}}, r"training.pretrained_lr: found 0; .*greater than 0"),
         ({"training": {"pretrained_lr": 2}}, r"training.pretrained_lr: found 2; .*or equal to 1"),
@@ -136,10 +128,6 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ({"teachers": [{"model": "m", "classes": [1_000_000]}]}, r"classes.0: found 1000000"),
         ({"teachers": [{"model": "m", "classes": "1/" + "9" * 5000}]}, r"is no class range"),
         ({"teachers": [{"model": "m"}] * 1025}, r"teachers: .*at most 1024 items"),
-        (
-            {"teachers": [{"model": "m", "weights": "w" * 5000}]},
-            r"teachers.0.weights: 'www.*does not exist",
-        ),
         ({"data": {"source": "digits", "image_size": 10**9}}, r"data.image_size: .*to 4096"),
         ({"data": {"source": "digits", "seed": 2**63}}, r"data.seed: found 9223372036854775808"),
         ({"seed": 2**63}, r"seed: found 9223372036854775808; .*less than"),
@@ -163,6 +151,23 @@ def test_wrong_recipes_are_told_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         parse_recipe(content(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": {"model": "m", "weights": "no.pth"}}, r"r: student.weights: 'no.pth' does"),
+        ({"teachers": [{"model": "m", "weights": "w.safetensors"}]}, r"r: teachers.0.weights: 'w"),
+        (
+            {"teachers": [{"model": "m", "weights": "w" * 5000, "epochs": 1}]},
+            r"teachers.0.weights: 'www",
+        ),
+    ],
+)
+def test_weights_have_to_be_there_before_a_training(changes, message):
+    recipe = parse_recipe(content(**changes))
+    with pytest.raises(UserError, match=message + ".* not exist; expected a file of weights, such"):
+        recipe.check_files("r")
 
 
 def test_paths_of_weights_are_found_from_anywhere_and_published_ones_stay_a_word():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edufast.experiments.run_folder import RunFolder
+from edufast.experiments.run_setup import Setup
 from edufast.experiments.runs import RunState, compare_runs, find_runs, run_state
 from edufast.utils.errors import UserError
 from edufast.utils.lock import folder_lock
@@ -34,6 +35,15 @@ def test_a_run_that_has_all_results_is_finished(tmp_path):
     done = a_run(tmp_path / "a", [logs.RUN, logs.TEACHER, *EDUCATED, result(0.9)])
     seconds = 75.0 + logs.TEACHER["seconds"]
     assert run_state(done) == RunState(done, "finished", 3, 3, 0.9, seconds)
+
+
+def test_a_finished_run_is_read_without_the_weights_that_it_learned_from(tmp_path):
+    teachers = [{"model": "resnet8", "weights": str(tmp_path / "gone.safetensors")}]
+    events = [logs.RUN, *EDUCATED, result(0.9)]
+    done = a_run(tmp_path / "a", events, recipe={"teachers": teachers})
+    assert run_state(done).state == "finished"
+    with pytest.raises(UserError, match=r"teachers.0.weights: .* does not exist"):
+        Setup(RunFolder(done).read_config(), done)
 
 
 def test_a_run_without_a_process_and_without_all_results_is_stopped(tmp_path):

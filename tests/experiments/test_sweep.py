@@ -67,14 +67,15 @@ def test_teachers_are_trained_once_for_all_variants(swept):
 
 
 def test_logits_are_kept_for_all_students_of_the_same_teachers(recipe):
-    out = recipe.parent / "cached"
-    arguments = "sweep", recipe, "--out", out, "--only", "kd", "--cache", "--json"
-    first = json.loads(edufast(*arguments, "--seeds", 1).stdout)
+    """Also where the sweep goes on in another place."""
+    arguments = "sweep", recipe, "--only", "kd", "--cache", "--json", "--out"
+    first = json.loads(edufast(*arguments, recipe.parent / "begun", "--seeds", 1).stdout)
+    out = (recipe.parent / "begun").rename(recipe.parent / "moved")
     (header,) = (out / "caches").glob("*/header.json")
     table = header.with_name("teacher2.logits")
     asked = table.read_bytes()
     assert any(asked)
-    second = json.loads(edufast(*arguments, "--seeds", 2).stdout)
+    second = json.loads(edufast(*arguments, out, "--seeds", 2).stdout)
     kd = [entries(summary)["kd"]["accuracy"]["values"] for summary in (first, second)]
     assert kd[1][0] == kd[0][0] and len(kd[1]) == 2
     # The second student asked for further views, and what was kept stays.

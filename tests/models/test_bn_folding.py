@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import prune
 
 from edufast.models.bn_folding import fold_batch_norm
 from edufast.models.zoo import create_model
@@ -14,7 +16,7 @@ from tests.models.batch_norms import differing_stats, small_model, train_a_littl
 
 class Tricky(nn.Module):
     """What must not be folded: an output used twice, a norm called twice, a norm without
-    statistics, a subclass; and what may: a linear layer, a grouped convolution without bias."""
+    statistics, a subclass, a linear layer; and what may: a grouped convolution without bias."""
 
     class Scaled(nn.BatchNorm2d):
         def forward(self, x: Tensor) -> Tensor:
@@ -66,11 +68,71 @@ def test_only_what_may_is_folded() -> None:
     model = Tricky()
     train_a_little(model, steps=3)
     folded = fold_batch_norm(model)
-    assert norms(folded) == ["after_twice", "shared", "blind", "scaled"]
+    assert norms(folded) == ["after_twice", "shared", "blind", "scaled", "flat"]
     images = torch.randn(4, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(folded(images), model.eval()(images), rtol=1e-5, atol=1e-5)
     assert folded.grouped.bias is not None
+
+
+class Untraceable(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.isfinite().all() else x
+
+
+class Odd(nn.Module):
+    """A convolution, its norm, and another use of either."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.use, self.conv, self.norm = use, nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.tokens, self.of_tokens = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.within, self.stem = Untraceable(self.conv), nn.Sequential(self.conv, self.norm)
+        if use == "hook":
+            self.conv.register_forward_hook(lambda module, images, output: output.relu())
+        elif use == "hook before":
+            self.norm.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+        elif use == "forward":
+            self.conv.forward = lambda x: functional.conv2d(x, self.conv.weight * 2)
+        elif use == "pruned":
+            prune.l1_unstructured(self.conv, "weight", 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x) if self.use == "another name" else self.norm(self.conv(x))
+        if self.use == "tokens":
+            return self.of_tokens(self.tokens(y.mean(3)))
+        if self.use == "weight":
+            return y + functional.conv2d(x, self.conv.weight)
+        if self.use == "statistics":
+            return y + self.norm.running_mean[:, None, None]
+        return y + self.within(x) if self.use == "within" else y
+
+
+USES = [
+    "hook",
+    "hook before",
+    "forward",
+    "pruned",
+    "tokens",
+    "weight",
+    "statistics",
+    "within",
+    "another name",
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_used_otherwise_stays_as_it_is(use: str) -> None:
+    torch.manual_seed(0)
+    model, images = differing_stats(Odd(use)).eval(), torch.randn(4, 3, 4, 4)
+    with torch.no_grad():
+        expected = model(images)
+        got = fold_batch_norm(model)(images)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_stays_half() -> None:

@@ -193,6 +193,23 @@ def test_buffers_changed_by_forward_change_when_a_fragment_runs() -> None:
     assert torch.equal(run(cutting, model, x), model(x))
 
 
+class Assigning(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls = self.calls + 1
+        return self.linear(x) + self.calls
+
+
+def test_buffers_that_forward_assigns_stay_tensors_and_are_assigned() -> None:
+    model = Residual(block=Assigning)
+    cutting = cut(model, 2, input_size=(8,))
+    assert [int(block.calls) for block in model.blocks] == [0, 0, 0, 0]
+    run(cutting, model, torch.randn(2, 8))
+    assert [int(block.calls) for block in model.blocks] == [1, 1, 1, 1]
+    with pytest.raises(UserError, match=r"assigns its buffer 'calls'; change it in place"):
+        trace(Assigning(8), training=True)
+
+
 def test_modes_of_submodules_survive() -> None:
     model = Residual()
     model.blocks[1].eval()

@@ -163,7 +163,16 @@ def test_a_teacher_that_does_not_take_the_images_is_named():
     grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(784, 3))
     faculty = Faculty([Teacher(grey, range(3), "grey")])
     with pytest.raises(
-        UserError, match=r"^teacher 0 \(grey\) fails on images of \(3, 16, 16\): .*$"
+        UserError, match=r"^teacher 0 \(grey\) fails on images \(1, 3, 16, 16\): .*$"
+    ):
+        faculty.prepare(tiny_data(), TRAINING.augment)
+
+
+def test_a_teacher_that_takes_one_number_of_images_only_is_named():
+    fixed = nn.Sequential(nn.Flatten(), nn.Unflatten(0, (1, 1)), nn.Flatten(), nn.Linear(768, 3))
+    faculty = Faculty([Teacher(fixed, range(3), "fixed")])
+    with pytest.raises(
+        UserError, match=r"^teacher 0 \(fixed\) fails on images \(16, 3, 16, 16\): .*$"
     ):
         faculty.prepare(tiny_data(), TRAINING.augment)
 
