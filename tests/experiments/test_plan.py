@@ -102,3 +102,12 @@ def test_short_runs_and_those_without_education_are_not_planned(
     setup = small_setup(tmp_path, *methods, export=False)
     with setup.opened():
         assert planned(setup) is None
+
+
+@pytest.mark.parametrize("minutes", [0.5, 3])
+def test_a_run_of_minutes_is_planned_however_small_its_pictures(minutes, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_LONG", 1e15)
+    planned_as(Duration((1, 1), 1), monkeypatch)
+    setup = small_setup(tmp_path, "education", export=False, recipe={"minutes": minutes})
+    with setup.opened():
+        assert (planned(setup) is None) == (minutes < 1)
