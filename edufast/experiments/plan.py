@@ -37,9 +37,9 @@ def planned(setup: Setup) -> Remaining | None:
     if not (log.teachers or log.methods):
         teaching, total = sum(one.teaching), one.total + one.learning * (len(config.seeds) - 1)
         of_teachers = f", {seconds(teaching)} of them for teachers" if teaching else ""
+        more = "baselines and validation come" if config.methods[1:] else "validation comes"
         setup.console.print(
-            f"this takes about {seconds(total)} on this machine{of_teachers}; baselines and "
-            "validation come on top"
+            f"this takes about {seconds(total)} on this machine{of_teachers}; {more} on top"
         )
     return Remaining(_parts(setup, cost, one), setup.event_log)
 
