@@ -3,7 +3,7 @@
 import sys
 
 from edufast.utils.errors import UserError
-from edufast.utils.extras import needed_for
+from edufast.utils.extras import MissingPackageError, needed_for
 
 
 def main() -> None:
@@ -12,7 +12,9 @@ def main() -> None:
         with needed_for("the command line", "cli"):
             from edufast.cli import app
     except UserError as error:
-        print(f"edufast: {error}", file=sys.stderr)
+        missing = isinstance(error, MissingPackageError)
+        more = ", or 'edufast[train,export]' to train" if missing else ""
+        print(f"edufast: {error}{more}", file=sys.stderr)
         sys.exit(2)
     try:
         app()

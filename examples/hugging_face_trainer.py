@@ -16,9 +16,9 @@ HALVES = [range(0, 5), range(5, 10)]
 
 
 class DistillationTrainer(Trainer):
-    """Teachers are models that return logits, each of the classes of its slice."""
+    """Each teacher returns logits of the classes of its slice; without slices, of all."""
 
-    def __init__(self, *, teachers, slices, **options):
+    def __init__(self, *, teachers, slices=None, **options):
         super().__init__(compute_loss_func=self.loss, **options)
         self.teachers = [teacher.to(self.args.device).eval() for teacher in teachers]
         self.slices = slices

@@ -35,7 +35,7 @@ class Distilled(Classifier):
     def __init__(self, model: nn.Module, teachers: list[nn.Module], slices: list[range]) -> None:
         super().__init__(model)
         # Modules of this one, so that they go to its device; they neither learn nor drop out.
-        self.teachers, self.slices = nn.ModuleList(teachers).requires_grad_(False), slices
+        self.slices, self.teachers = slices, nn.ModuleList(teachers).eval().requires_grad_(False)
 
     def train(self, mode=True):
         super().train(mode)

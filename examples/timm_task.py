@@ -22,10 +22,10 @@ HALVES = [range(0, 5), range(5, 10)]
 
 
 class ExpertsTask(TrainingTask):
-    def __init__(self, student, experts, slices, **options):
+    def __init__(self, student, experts, slices=None, **options):
         super().__init__(**options)
         self.trainable_module, self.slices = student, slices
-        self.experts = nn.ModuleList(experts).requires_grad_(False)
+        self.experts = nn.ModuleList(experts).eval().requires_grad_(False)
 
     def train(self, mode=True):
         super().train(mode)

@@ -20,6 +20,9 @@ from edufast.models.weights import ModelInfo
 from tests.tiny import tiny_data, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PAGE = (EXAMPLES.parent / "docs/other_loops.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n([^`]*\nclass (\w+)[^`]*)```", PAGE)
+CLASSES = {name: block for block, name in BLOCKS}
 
 
 @pytest.fixture
@@ -88,6 +91,7 @@ def test_a_trainer_that_accumulates_takes_the_step_of_one_large_batch(tmp_path):
     pytest.importorskip("accelerate")
     transformers = pytest.importorskip("transformers")
     example = runpy.run_path(str(EXAMPLES / "hugging_face_trainer.py"))
+    exec(CLASSES["DistillationTrainer"], pasted := {})
     halves, network = example["HALVES"], example["network"]
     samples = example["digits"](slice(24), range(10))
     torch.manual_seed(0)
@@ -103,7 +107,7 @@ def test_a_trainer_that_accumulates_takes_the_step_of_one_large_batch(tmp_path):
             gradient_accumulation_steps=accumulated, report_to="none", disable_tqdm=True,
             save_strategy="no",
         )  # fmt: skip
-        example["DistillationTrainer"](
+        pasted["DistillationTrainer"](
             model=student, args=arguments, teachers=teachers, slices=halves, train_dataset=samples
         ).train()
         steps.append([student.state_dict()[name] - first[name] for name in first])
@@ -133,14 +137,35 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_loss_to_paste_into_a_loop(soft):
-    page = (EXAMPLES.parent / "docs/other_loops.md").read_text("utf-8")
     names: dict[str, Any] = {}
-    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], names)
     model, *teachers = (torch.nn.Linear(8, 5) for _ in range(3))
     labels = torch.rand(4, 5).softmax(1) if soft else torch.arange(4)
     names["distillation_loss"](model, teachers, torch.randn(4, 8), labels).backward()
     assert model.weight.grad.abs().sum() > 0
     assert all(teacher.weight.grad is None for teacher in teachers)
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("ExpertsTask", "timm_task.py"), ("DistillationTrainer", "hugging_face_trainer.py")],
+)
+def test_a_class_to_paste_is_that_of_the_example(name, example):
+    assert CLASSES[name].split("\n\n\n")[1] in (EXAMPLES / example).read_text("utf-8")
+
+
+def test_teachers_of_timms_script_which_calls_train_of_the_student_only_stay_in_eval_mode():
+    pytest.importorskip("timm")
+    student = torch.nn.Linear(8, 5)
+    teachers = [torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Dropout()) for _ in range(2)]
+    exec(CLASSES["ExpertsTask"], pasted := {})
+    task = pasted["ExpertsTask"](student, teachers)
+    for train in (student.train, task.train):
+        train()
+        assert student.training and not any(module.training for module in task.experts.modules())
+    task(torch.randn(4, 8), torch.arange(4))["loss"].backward()
+    assert student.weight.grad.abs().sum() > 0
+    assert all(teacher[0].weight.grad is None for teacher in teachers)
 
 
 def test_a_program_in_cpp_answers_as_the_bundle_says(tmp_path) -> None:

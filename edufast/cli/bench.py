@@ -225,8 +225,8 @@ def bench_diff(
 ) -> None:
     """What became slower or faster between two folders, and what is noise.
 
-    Noise is what the rivals, which are the same code in both, changed by. Exit code 1: something
-    became slower.
+    Noise is what the rivals, which are the same code in both, changed by.
+    Exit code 1: something became slower.
     """
     from edufast.bench import diff
 

@@ -30,11 +30,11 @@ def pipeline(
     early_exit: EarlyExitOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train by a recipe, export, check against the gates, bundle, replay and report.
+    """Train by a recipe, export, check, bundle, replay and report.
 
     The same command goes on where it stopped: what was made of the same
     content with the same packages is not made again. Exit codes: 0 a bundle
-    that may be shipped is there; 1 a step or a gate failed, an earlier bundle
+    that may be shipped is there; 1 a step or a check failed, an earlier bundle
     stays; 2 something was asked for wrongly; 130 stopped.
     """
     from edufast.edge.bundle import bundled_formats

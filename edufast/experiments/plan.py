@@ -18,13 +18,14 @@ _LONG = 2e12  # FLOPs: half a minute of a slow machine
 def planned(setup: Setup) -> Remaining | None:
     """What is left to train. A run that begins says how long that takes, unless that is soon seen.
 
-    None: nothing, or it takes less than a minute, or education is not among the methods.
+    None: nothing, or it takes less than a minute, or education is not among the methods. Of small
+    pictures a minute holds little arithmetic: where the recipe names its minutes, those count.
     """
     config, log = setup.config, setup.folder.log()
     if "education" not in config.methods:
         return None
     cost = expected_cost(setup.recipe, setup.data)
-    if cost is None or cost.flops < _LONG:
+    if cost is None or (cost.flops < _LONG and (setup.recipe.minutes or 0) < 1):
         return None
     cost = _without_taught(setup, cost)
     if not any(cost.teaching_flops) and len(log.results) == len(config.methods) * len(config.seeds):
@@ -36,9 +37,9 @@ def planned(setup: Setup) -> Remaining | None:
     if not (log.teachers or log.methods):
         teaching, total = sum(one.teaching), one.total + one.learning * (len(config.seeds) - 1)
         of_teachers = f", {seconds(teaching)} of them for teachers" if teaching else ""
+        more = "baselines and validation come" if config.methods[1:] else "validation comes"
         setup.console.print(
-            f"this takes about {seconds(total)} on this machine{of_teachers}; baselines and "
-            "validation come on top"
+            f"this takes about {seconds(total)} on this machine{of_teachers}; {more} on top"
         )
     return Remaining(_parts(setup, cost, one), setup.event_log)
 

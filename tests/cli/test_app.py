@@ -25,7 +25,11 @@ def test_help_fits_eighty_columns_with_every_word_whole(command):
     assert words(narrow) == words(wide)
 
 
-@pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.callback.__name__)
+@pytest.mark.parametrize(
+    "command",
+    [*app.registered_commands, *bench.registered_commands],
+    ids=lambda c: c.callback.__name__,
+)
 def test_paragraphs_of_a_help_text_which_are_shown_as_they_are_fit_too(command):
     _, *rest = inspect.getdoc(command.callback).split("\n\n")
     assert max(map(len, "\n".join(rest).splitlines()), default=0) <= 78

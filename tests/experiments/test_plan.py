@@ -58,7 +58,7 @@ def test_a_run_without_teachers_to_train_says_nothing_of_them(tmp_path, monkeypa
     planned_as(Duration(teaching=(0, 0), learning=90), monkeypatch)
     console = Console(file=io.StringIO(), width=300)
     run(small_config("education", recipe=DIGITS, export=False), tmp_path / "a", console)
-    said = "this takes about 1 min 30 s on this machine; baselines"
+    said = "this takes about 1 min 30 s on this machine; validation comes on top"
     assert said in console.file.getvalue()
 
 
@@ -102,3 +102,12 @@ def test_short_runs_and_those_without_education_are_not_planned(
     setup = small_setup(tmp_path, *methods, export=False)
     with setup.opened():
         assert planned(setup) is None
+
+
+@pytest.mark.parametrize("minutes", [0.5, 3])
+def test_a_run_of_minutes_is_planned_however_small_its_pictures(minutes, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_LONG", 1e15)
+    planned_as(Duration((1, 1), 1), monkeypatch)
+    setup = small_setup(tmp_path, "education", export=False, recipe={"minutes": minutes})
+    with setup.opened():
+        assert (planned(setup) is None) == (minutes < 1)

@@ -131,7 +131,10 @@ print(json.dumps(said))
 def test_without_extras_the_command_is_one_line() -> None:
     result = program("from edufast.__main__ import main\nmain()")
     assert result.returncode == 2
-    assert result.stderr == "edufast: the command line needs typer: pip install 'edufast[cli]'\n"
+    assert result.stderr == (
+        "edufast: the command line needs typer: pip install 'edufast[cli]', "
+        "or 'edufast[train,export]' to train\n"
+    )
 
 
 @pytest.mark.parametrize(
