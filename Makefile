@@ -98,10 +98,11 @@ dev: build
 
 build: $(VENV)/built
 
-# Byte code is left to the first import: of 23,000 files most are never imported.
+# Byte code by all processors, where pip takes one; some packages hold files for other Pythons.
 $(VENV)/installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 $(VENV)/docs: docs/requirements.txt | $(VENV)/installed
