@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import PositiveFloat
 
 from edufast.experiments import RUN_FILE, SWEEP_FILE
+from edufast.experiments.content_names import without_folder
 from edufast.experiments.decide import Decision
 from edufast.experiments.events import Equal
 from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
@@ -18,9 +17,6 @@ from edufast.experiments.run_log import RunLog, read_run
 from edufast.experiments.schema import Section, check, differences, read_section
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
-
-# See :mod:`edufast.experiments.sweep_tasks`.
-_OF_A_SWEEP = re.compile("(teacher[0-9]+-)?[0-9a-f]{12}")
 
 
 class RunConfig(Section):
@@ -54,18 +50,16 @@ class RunConfig(Section):
     decisions: tuple[Decision, ...] = ()
 
     def anywhere(self) -> RunConfig:
-        """To be compared: a sweep may have been moved since, and the names of its files hold a hash
-        of all that determines them; so their folders are left out."""
+        """To be compared: without the folder of a sweep, which may have been moved since."""
         teachers = [
-            teacher.model_copy(update={"weights": Path(teacher.finished.name)})
-            if teacher.finished and _OF_A_SWEEP.fullmatch(teacher.finished.stem)
+            teacher.model_copy(update={"weights": without_folder(teacher.finished)})
+            if teacher.finished
             else teacher
             for teacher in self.recipe.teachers
         ]
-        update: dict[str, Any] = {"recipe": self.recipe.model_copy(update={"teachers": teachers})}
-        if self.cache and _OF_A_SWEEP.fullmatch(self.cache.name):
-            update["cache"] = Path(self.cache.name)
-        return self.model_copy(update=update)
+        recipe = self.recipe.model_copy(update={"teachers": teachers})
+        cache = self.cache and without_folder(self.cache)
+        return self.model_copy(update={"recipe": recipe, "cache": cache})
 
 
 @dataclass(frozen=True)

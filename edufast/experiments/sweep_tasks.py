@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from edufast.data import DataSet
+from edufast.experiments.content_names import hash_of
 from edufast.experiments.events import Equal, ResultEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection, MethodName, Recipe
@@ -68,8 +68,8 @@ class TeacherTask:
             "training": (self.recipe.teaching or self.recipe.training).model_dump(mode="json"),
             "seed": self.recipe.seed,
         }
-        digest = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"teacher{self.k}-{digest[:12]}.safetensors"
+        digest = hash_of(json.dumps(determined_by, sort_keys=True))
+        return self.folder / f"teacher{self.k}-{digest}.safetensors"
 
     @property
     def metrics(self) -> Path:
@@ -263,7 +263,7 @@ def _cache(recipe: Recipe, folder: Path) -> Path:
     ]
     views = recipe.training.model_dump(mode="json", include={"augment", "precision"})
     determined_by = json.dumps([teachers, recipe.data.model_dump(mode="json"), views])
-    return (folder / "caches" / hashlib.sha256(determined_by.encode()).hexdigest()[:12]).absolute()
+    return (folder / "caches" / hash_of(determined_by)).absolute()
 
 
 def _with_weights(recipe: Recipe, tasks: Sequence[TeacherTask]) -> Recipe:
