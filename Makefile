@@ -1,6 +1,6 @@
 # On a fresh Linux machine with Python, a C++ compiler and make:
 #   make quickstart   train, distil, export, verify and report on an embedded data set
-#   make test         build and run the tests
+#   make test         build and run the tests: under 25 minutes on two cores
 # To work on the code (CONTRIBUTING.md): make dev, then make build, test-fast and lint.
 PYTHON ?= python3
 VENV := .venv
@@ -14,19 +14,26 @@ CPP_SOURCES := $(shell find csrc -type f)
 # What is shown as a site, or linked to.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md .ci .github docs examples benchmarks edufast tests
 
-.PHONY: quickstart test test-fast lint docs sanitize soak triton-oldest lowest sbom edge-table gpu-check dev build clean FORCE
+.PHONY: quickstart test test-fast test-all lint docs sanitize soak triton-oldest lowest sbom edge-table gpu-check dev build clean FORCE
 
 quickstart: build
 	$(BIN)/edufast train quickstart
 
 # One thread a worker: OpenMP threads that outnumber the cores wait for each other most of the time. Files
 # in their order: xdist would take those of few tests last, which are slow, and one worker would wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Every test, but not the longest, and of large grids every third case (tests/tiers.py).
 test: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --sample
+
+# Every case of every test: before a release, and every night.
+test-all: build
+	$(PYTEST)
 
 # Without the tests marked slow, and the first case only of every other: under a minute.
 test-fast: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --fast
+	$(PYTEST) --fast
 
 lint: build
 	$(BIN)/ruff check .

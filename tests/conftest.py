@@ -15,7 +15,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 
-from tests.fast import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
+from tests.tiers import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported

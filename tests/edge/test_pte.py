@@ -8,7 +8,7 @@ from edufast.edge.export import export
 from edufast.edge.pte import versions
 from tests.edge.cases import CLASSES, MEAN, SIZE, STD
 
-pytest.importorskip("executorch.runtime")
+pytest.importorskip("executorch")
 
 
 def test_the_layers_are_run_by_xnnpack(model, tmp_path) -> None:

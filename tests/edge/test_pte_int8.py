@@ -6,7 +6,7 @@ import pytest
 
 from edufast.edge.pte_int8 import versions
 
-pytest.importorskip("executorch.runtime")
+pytest.importorskip("executorch")
 
 
 def test_versions_are_those_that_determine_the_file() -> None:
