@@ -137,9 +137,7 @@ class Original:
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """The model's logits for images in the layout of the files' input, by PyTorch."""
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.model(
-                torch.from_numpy(self.prepared(images))
-            ).numpy()
+            logits: NDArray[np.float32] = self.model(torch.tensor(self.prepared(images))).numpy()
         return logits
 
 

@@ -133,7 +133,7 @@ def torch_logits(
     """
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        taken = torch.from_numpy(prepared(batch))
+        taken = torch.tensor(prepared(batch))  # a copy: the model may write into it
         try:
             logits = model(taken)
         except RuntimeError as error:

@@ -216,6 +216,8 @@ def _find_classifier(model: nn.Module, traced: Trace) -> str | None:
     """The linear layer or 1x1 convolution that only layers without weights separate from the
     logits."""
     node = traced.nodes[-1]
+    if not isinstance(node.args[0], fx.Node):  # a tuple, perhaps of the logits twice
+        return None
     while len(node.all_input_nodes) == 1:
         if node.op == "call_module":
             module = model.get_submodule(str(node.target))

@@ -15,6 +15,7 @@ from edufast.data.class_map import ClassMap
 from edufast.models.cutting import Fragment, truncate
 from edufast.models.feature_taps import pooled
 from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
+from edufast.models.wrappers import unwrapped
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.flops import TRAINING_FACTOR
@@ -31,7 +32,8 @@ class Student(nn.Module):
 
     Args:
         model: maps images (B, *input_size) to logits (B, C) with a final ``nn.Linear`` or 1x1
-            ``nn.Conv2d``. It is trained in place.
+            ``nn.Conv2d``. It is trained in place, without the wrappers of torch.compile or
+            DataParallel.
         grades: number of fragments.
         input_size: shape of one image.
         cuts: ``grades - 1`` module paths such as ``"layer2"`` after which to cut; None: fragments
@@ -67,6 +69,8 @@ class Student(nn.Module):
         if head_width is not None:
             head_width = whole_number("head_width", head_width)
         grades = whole_number("grades", grades)
+        check_instance("model", model, nn.Module)
+        model = unwrapped(model)
         self.cutting = SizedCutting(model, grades, input_size, cuts)
         self.model = model
         self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments

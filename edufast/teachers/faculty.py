@@ -180,6 +180,8 @@ class Faculty(Sequence[Teacher]):
         if compile:
             self._regular = [_compiled(model) for model in self._models]
         self._replays = [Replays(teacher.name, self.device) for teacher in self._teachers]
+        # Whether a model writes into its images, which others read after it: not known at first.
+        self._writes = [True] * len(self._teachers)
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -304,6 +306,8 @@ class Faculty(Sequence[Teacher]):
 
     def _run(self, k: int, model: Callable[[Tensor], object], images: Tensor) -> Tensor:
         images = images if self.dtype is None else images.to(self.dtype)
+        if self._writes[k]:
+            images = images.clone()
         try:
             output = model(images)
         except Exception as error:
@@ -311,6 +315,8 @@ class Faculty(Sequence[Teacher]):
                 f"teacher {k} ({self._teachers[k].name}) fails on images {tuple(images.shape)}: "
                 f"{str(error).partition(chr(10))[0]}"
             ) from error
+        if self._writes[k] and not images.is_inference():  # which count no versions
+            self._writes[k] = images._version > 0
         return self._logits_of(output, k, len(images)).float()
 
     def _logits_of(self, output: object, k: int, count: int) -> Tensor:

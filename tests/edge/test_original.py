@@ -24,6 +24,20 @@ def test_it_answers_as_the_model_does_in_eval_mode(model, samples) -> None:
     assert original.images.shape == (50, *samples.shape[1:])
 
 
+def test_a_model_that_writes_into_its_images_leaves_the_samples(samples) -> None:
+    class Normalises(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images.sub_(0.5))
+
+    images = samples.transpose(0, 3, 1, 2).astype(np.float32)
+    original = Original.of(
+        Normalises(nn.Flatten(), nn.Linear(576, 6)), input_size=SIZE, samples=images
+    )
+    assert (images == samples.transpose(0, 3, 1, 2)).all()
+    np.testing.assert_array_equal(original.run(images), original.expected)
+    assert (images == samples.transpose(0, 3, 1, 2)).all()
+
+
 class Slices:
     """Images that are given in slices only, and which ones were asked for."""
 

@@ -300,6 +300,12 @@ class TwoOutputsInTraining(Residual):
         return (super().forward(x), x) if self.training else super().forward(x)
 
 
+class LogitsTwiceInTraining(Residual):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -308,6 +314,7 @@ class TwoOutputsInTraining(Residual):
         (RootConstant(), "cannot trace RootConstant.forward.*buffer"),
         (TwoOutputs(), "cannot find the classifier of TwoOutputs"),
         (TwoOutputsInTraining(), "train and eval"),
+        (LogitsTwiceInTraining(), "train and eval"),
         (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), "cannot find the classifier"),
         (nn.Sequential(nn.Linear(8, 12), nn.Unflatten(1, (3, 4))), "cannot find the classifier"),
         (nn.Sequential(nn.Linear(9, 5)), r"fails on images of input_size=\(8,\)"),

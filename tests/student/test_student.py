@@ -377,3 +377,11 @@ def test_repr_shows_the_stage() -> None:
 
 def test_named_cuts_reach_the_student() -> None:
     assert [f.name for f in student(cuts=["relu", "layer2"]).fragments] == ["relu", "layer2", "fc"]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_models_are_taken_as_they_are_inside(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = tiny_model()
+    assert Student(wrap(model), 2, input_size=(3, 16, 16)).model is model

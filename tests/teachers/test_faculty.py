@@ -256,3 +256,41 @@ def test_a_teacher_of_probabilities_is_told_once():
     model = nn.Sequential(tiny_model(len(data.classes)), nn.Softmax(1))
     with pytest.warns(UserWarning, match=r"teacher 0 \(soft\) gives probabilities; expected logit"):
         Faculty([Teacher(model, range(len(data.classes)), "soft")]).prepare(data, TRAINING.augment)
+
+
+class _Normalises(nn.Module):
+    """As models do that are given raw images: in place, or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place, self.layer = in_place, nn.Linear(48, 4)
+
+    def forward(self, images):
+        images = images.sub_(0.5) if self.in_place else images - 0.5
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("outside", [torch.enable_grad, torch.inference_mode])
+def test_a_teacher_that_writes_into_its_images_leaves_those_of_the_others(outside):
+    models = [_Normalises(True), _Normalises(False)]
+    models[1].load_state_dict(models[0].state_dict())
+    faculty = Faculty([Teacher(model, range(4)) for model in models])
+    with outside():
+        images = IMAGES.clone()
+        for _ in range(3):
+            assert torch.equal(faculty.logits(0, images), faculty.logits(1, images))
+            assert torch.equal(images, IMAGES)
+
+
+def test_only_what_writes_into_its_images_is_given_a_copy():
+    class Same(nn.Module):
+        def forward(self, images):
+            assert len(images)  # which torch.fx does not trace
+            seen.append(images)
+            return images.flatten(1)[:, :4]
+
+    seen = []
+    faculty = Faculty([Teacher(Same(), range(4))])
+    for _ in range(3):
+        faculty.logits(0, IMAGES)
+    assert [images is IMAGES for images in seen] == [False, True, True]
