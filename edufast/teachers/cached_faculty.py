@@ -175,9 +175,7 @@ class CachedFaculty(Faculty):
         ranks.wait()  # until the first has stored the last
         return total
 
-    def _missing(
-        self, questions: Mapping[int, Collection[int]]
-    ) -> dict[int, NDArray[np.int64]]:
+    def _missing(self, questions: Mapping[int, Collection[int]]) -> dict[int, NDArray[np.int64]]:
         """Views of each teacher that are asked for and not stored."""
         store, missing = self.store, {}
         for k, classes in questions.items():

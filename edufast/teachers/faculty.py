@@ -19,7 +19,6 @@ from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.models.image_format import ImageFormat, processor_format, timm_format
 from edufast.teachers.preprocessing import Preprocess
-from edufast.teachers.sharding import sharded
 from edufast.utils._torch_private import with_own_code
 from edufast.utils.cuda_graph import Replays
 from edufast.utils.devices import check_device
@@ -308,6 +307,8 @@ class Faculty(Sequence[Teacher]):
         model: nn.Module = call_user(f"{what} cannot be copied", _copied, teacher.model)
         if not self._sharded[k]:
             return model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        from edufast.teachers.sharding import sharded  # takes half a second to import
+
         place = self.device, self.dtype
         model = call_user(f"{what} cannot be sharded", sharded, model, *place)
         return model

@@ -30,7 +30,7 @@ def sharded(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -
     Raises:
         ValueError, NotImplementedError: FSDP2 does not take such a parameter, as a scalar.
     """
-    model = model.to(dtype=dtype, memory_format=torch.contiguous_format)
+    model = model.to(dtype=dtype).to(memory_format=torch.contiguous_format)
     mesh = init_device_mesh(device.type, (size(),))
     _shard_parts(model, mesh)
     if not isinstance(model, FSDPModule):
