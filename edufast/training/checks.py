@@ -11,6 +11,7 @@ from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
+from edufast.training.policy import transform
 from edufast.training.settings import SchoolOptions, Training
 from edufast.utils.errors import UserError
 from edufast.utils.instances import check_instance
@@ -92,8 +93,12 @@ def check_fit(
                     "class an image shows; expected the targets 'full' or 'none', or mix 'none'"
                 )
         _check_soft_labels(found, curriculum, algorithm, "mix 'none'")
-        if isinstance(faculty, CachedFaculty) and _teach(curriculum):
-            raise ValueError(f"{found} stored logits are of whole images; expected no cache")
+    if training.policy != "none":
+        transform(training.policy)  # needs a package
+    if training.unstored and isinstance(faculty, CachedFaculty) and _teach(curriculum):
+        raise ValueError(
+            f"{training.unstored}, but stored logits are of whole images; expected no cache"
+        )
     if training.label_smoothing:
         found = f"label_smoothing is {training.label_smoothing}, but"
         for number, grade in enumerate(curriculum.grades, 1):

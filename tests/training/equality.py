@@ -130,6 +130,14 @@ CASES = {
     "cutmix, target none": Case(target="none", training=replace(SMALL, mix="cutmix")),
     "label smoothing, target gated": Case(training=replace(SMALL, label_smoothing=0.1)),
     "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
+    "erased rectangles, target gated": Case(training=replace(SMALL, erase=0.5)),
+    "TrivialAugment, target none": Case(
+        target="none", training=replace(SMALL, policy="trivialaugment")
+    ),
+    "early stopping": Case(
+        curriculum=lambda: Curriculum.single(ALL, 5, teachers=[3], target="full", samples=36),
+        training=replace(SMALL, lr=1e-9, patience=1),  # so that no rounding error makes it better
+    ),
     "clipped gradients, algorithm fitnet": Case("fitnet", training=replace(SMALL, clip=0.5)),
     "sharded teachers, algorithm kd, target gated": Case(shard=True),
     # Of 3 samples and 3 owners, two processes do not have one of each.

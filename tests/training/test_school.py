@@ -30,7 +30,14 @@ SLICES = [range(0, 2), range(2, 4), range(4, 6)]
 
 
 def school(
-    curriculum=None, faculty=None, *, seed=0, checkpoint=None, event_log=None, algorithm=None
+    curriculum=None,
+    faculty=None,
+    *,
+    seed=0,
+    checkpoint=None,
+    event_log=None,
+    algorithm=None,
+    training=TRAINING,
 ):
     torch.manual_seed(seed)
     curriculum = curriculum or Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
@@ -39,7 +46,7 @@ def school(
     options = SchoolOptions(seed=seed, event_log=event_log, checkpoint=checkpoint)
     algorithm = algorithm or KD(alpha=0.9)
     return School(
-        student, faculty, curriculum, DATA, algorithm=algorithm, training=TRAINING, options=options
+        student, faculty, curriculum, DATA, algorithm=algorithm, training=training, options=options
     )
 
 
@@ -98,6 +105,22 @@ def test_the_best_epoch_is_the_first_best_of_those_with_all_classes(monkeypatch)
     trained = school(curriculum)
     trained.fit()
     assert (trained.progress.best_accuracy, trained.progress.best_epoch) == (0.4, 4)
+
+
+def test_the_last_grade_ends_where_validation_gets_no_better(tmp_path, monkeypatch):
+    # Better than ever in the second grade, whose classes are not all; then in the fourth epoch.
+    accuracies = iter([0.2, 0.9, 0.3, 0.5, 0.5, 0.4])
+
+    def validate(self):
+        self.progress.accuracy = next(accuracies)
+        return Accuracy(self.progress.accuracy, (), ())
+
+    monkeypatch.setattr(School, "validate", validate)
+    curriculum, log = Curriculum.graded(SLICES, 9, shares=[1, 1, 7]), tmp_path / "metrics.jsonl"
+    setting = {"training": replace(TRAINING, patience=2), "checkpoint": tmp_path / "checkpoint"}
+    graduate = school(curriculum, event_log=EventLog(log), **setting).fit()
+    assert [(e["grade"], e["epoch"]) for e in events(log, "grade")] == [(1, 0), (2, 0), (3, 3)]
+    assert same_weights(school(curriculum, **setting).fit(), graduate)  # and no epoch is added
 
 
 def test_compute_is_what_was_computed():
