@@ -21,7 +21,7 @@ from edufast.training.checkpoint import (
     restore,
     save_checkpoint,
 )
-from edufast.training.checks import check_fit, check_kinds
+from edufast.training.checks import check_fit, check_kinds, not_finite
 from edufast.training.curriculum import Curriculum
 from edufast.training.erasing import erased
 from edufast.training.evaluation import Accuracy, tally
@@ -221,7 +221,7 @@ class School:
             if at.step % LOG_EVERY == 0 or at.step == len(loader):
                 steps = at.step - first_step
                 with at.phase("device"):
-                    mean = self._finite(loss_sum / at.step)
+                    mean = self._finite(loss_sum / at.step, batch)
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
                 self._records.write(
@@ -363,13 +363,14 @@ class School:
         self._rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
         self.training.set_rate(self._growth.optimizer, self._rate)
 
-    def _finite(self, loss: Tensor) -> float:
+    def _finite(self, loss: Tensor, batch: Batch) -> float:
         value = loss.item()
         if not math.isfinite(value):
-            at = self.progress
+            at, train = self.progress, self.data.train
+            cause = not_finite(self.faculty, self.plan.grade.teachers, batch, train)
             raise TrainingError(
                 f"the loss is {value} in grade {at.grade + 1}, epoch {at.epoch + 1}, step {at.step}"
-                " or shortly before; a lower learning rate or temperature may help"
+                f" or shortly before; {cause or 'a lower learning rate or temperature may help'}"
             )
         return value
 

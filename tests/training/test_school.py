@@ -3,6 +3,8 @@ import itertools
 import json
 import math
 import os
+import re
+import warnings
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -14,7 +16,7 @@ import edufast.training.school as school_module
 from edufast.distill import KD, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty
+from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import Accuracy
 from edufast.training.growth import Growth
@@ -23,6 +25,7 @@ from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
+from tests.pair import on_ranks
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
@@ -364,8 +367,41 @@ def test_a_loss_that_is_not_finite_stops_with_its_place():
     broken = school(Curriculum.single(range(6), 2), Faculty([]))
     with torch.no_grad():
         broken.student.classifier.bias[0] = math.nan
-    with pytest.raises(TrainingError, match=r"the loss is nan in grade 1, epoch 1, step \d"):
+    message = r"the loss is nan in grade 1, epoch 1, step \d or shortly before; a lower learning"
+    with pytest.raises(TrainingError, match=message):
         broken.fit()
+
+
+class Blind(torch.nn.Module):
+    """Finds one picture that has no number for an answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(6))
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        return (self.weight + mean[:, None]).masked_fill((mean == mean.max())[:, None], math.nan)
+
+
+def blind_loss():
+    """What ends a training by a teacher that is blind to an image of each batch."""
+    curriculum = Curriculum.single(range(6), 1, teachers=[0], target="full")
+    with pytest.raises(TrainingError) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it knows nothing
+        school(curriculum, Faculty([Teacher(Blind(), range(6), "blind")])).fit()
+    return str(error.value)
+
+
+def test_a_teacher_without_numbers_is_named_with_a_sample_by_all_ranks():
+    end = (
+        r"step \d+ or shortly before; teacher 0 \(blind\) gives NaN or infinity for (\d) images of"
+    )
+    end += r" the last batch, training sample \d+ among them"
+    (count,) = re.search(end, blind_loss()).groups()
+    first, second = on_ranks(blind_loss)
+    assert first == second and count == "1"
+    assert re.search(end, first)[1] == "2"  # each rank has a brightest image
 
 
 @pytest.mark.parametrize(
