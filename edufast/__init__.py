@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edufast.distill.registry import register_algorithm as register_algorithm
     from edufast.distill.weighting import register_weighting as register_weighting
     from edufast.edge.export import export as export
+    from edufast.edge.onnx_model import OnnxModel as OnnxModel
     from edufast.edge.predict import predict as predict
     from edufast.models.zoo import create_model as create_model
     from edufast.models.zoo import register_model as register_model
@@ -46,6 +47,7 @@ _HOMES = {
     "EarlyExit": "edufast.student.early_exits",
     "Faculty": "edufast.teachers.faculty",
     "Grade": "edufast.training.curriculum",
+    "OnnxModel": "edufast.edge.onnx_model",
     "School": "edufast.training.school",
     "SchoolOptions": "edufast.training.settings",
     "Student": "edufast.student.student",

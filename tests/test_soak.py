@@ -11,14 +11,18 @@ import torch
 from safetensors.torch import save_file
 
 
-@pytest.fixture(scope="module")
-def soak() -> ModuleType:
+def soak_tool() -> ModuleType:
     path = Path(__file__).parents[1] / "tools" / "soak.py"
     spec = importlib.util.spec_from_file_location("soak", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def soak() -> ModuleType:
+    return soak_tool()
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,12 @@ SLOW = (
     "*::test_without_a_compiler_*",
     "*::test_without_dali_*",
     "models/test_global_batch_norm.py::*",
+    "teachers/test_cached_faculty.py::test_*ranks_*",
+    "teachers/test_sharding.py::test_[aw]*",
     "training/test_checks.py::test_a_school_*",
     "training/test_equality.py::test_[!t]*",
     "training/test_equality.py::test_two_*",
+    "training/test_school.py::test_a_teacher_without_numbers_*",
     "utils/test_collectives.py::*",
     "utils/test_ranks.py::test_[enotw]*",
     # Compiling, and Triton's interpreter.

@@ -3,8 +3,9 @@
     python tools/soak.py [FOLDER] [--minutes 60] [--processes 2] [--seed 0]
 
 For a quarter of the time one long training is watched: its memory, threads and descriptors must not
-grow. Then, round after round, a small one runs through, and once more with random signals to all of
-its processes or to one, resumed each time. Exit code 1, and what differed, if anything did.
+grow. Then, round after round, a small one runs through, and once more with random signals to
+torchrun or to one of its processes, resumed each time. Exit code 1, and what differed, if anything
+did.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -97,8 +99,8 @@ def soaked(folder: Path, processes: int, seed: int, rng: random.Random) -> list[
             break
         except subprocess.TimeoutExpired:
             number, one = rng.choice(SIGNALS), rng.random() < 0.3
-            print(f"{folder}: {number.name} to {'one process' if one else 'all'}", flush=True)
-            stop(process, number, rng.choice(ranks(process) or [0]) if one else 0)
+            print(f"{folder}: {number.name} to {'one process' if one else 'torchrun'}", flush=True)
+            stop(process, number, rng.choice(ranks(process) or [process.pid]) if one else None)
     return [] if same(folder) else [f"{folder} differs"]
 
 
@@ -127,16 +129,17 @@ def start(run: Path, processes: int, *changes: str, seed: int = 0) -> subprocess
         )  # fmt: skip
 
 
-def stop(process: subprocess.Popen[bytes], number: signal.Signals, rank: int = 0) -> None:
-    """Send a signal to all processes, or to ``rank``, and wait until the last has ended."""
-    try:
-        if rank:
-            os.kill(rank, number)
-        else:
-            os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass  # it had just ended
+def stop(process: subprocess.Popen[bytes], number: signal.Signals, only: int | None = None) -> None:
+    """Send a signal to torchrun, or only to a process of its, and wait until the last has ended.
+
+    torchrun passes signals on, but for SIGKILL: then its processes notice that it is gone.
+    """
+    started = ranks(process)
+    with suppress(ProcessLookupError):  # it had just ended
+        os.kill(process.pid if only is None else only, number)
     process.wait()
+    while any(Path(f"/proc/{rank}").exists() for rank in started):
+        time.sleep(0.1)
 
 
 def used(processes: list[int]) -> Use:

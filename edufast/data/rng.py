@@ -18,6 +18,8 @@ class Stream(IntEnum):
     SPLIT = 3
     HOLDOUT = 4
     MIX = 5
+    ERASE = 6
+    POLICY = 7
 
 
 def generator(seed: int, stream: Stream, major: int, minor: int = 0) -> np.random.Generator:

@@ -48,24 +48,33 @@ def load_session(file: Path, threads: int = 0) -> Any:
     Raises:
         UserError: onnxruntime is missing or cannot load the file, or the file is damaged.
     """
-    with needed_for("running .onnx files", "export"):
-        onnxruntime = load_onnxruntime()
     content = file.read_bytes()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what is an error is told below, in one line
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        raise UserError(
-            f"{file} cannot be loaded; expected an .onnx file: {one_line(error)}"
-        ) from error
+    session = open_session(content, str(file), threads)
     if is_damaged(content):
         raise UserError(
             f"{file} is damaged, or was changed since edufast wrote it: its content does not match "
             "the hash at its end"
         )
     return session
+
+
+def open_session(content: bytes, name: str, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU for an .onnx file of anybody, called ``name`` in messages.
+
+    Raises:
+        UserError: onnxruntime is missing or cannot load the file.
+    """
+    with needed_for("running .onnx files", "export"):
+        onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is an error is told below, in one line
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise UserError(
+            f"{name} cannot be loaded; expected an .onnx file: {one_line(error)}"
+        ) from error
 
 
 def load_program(file: Path, threads: int) -> Program:

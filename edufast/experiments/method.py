@@ -237,10 +237,10 @@ def dry_run(
             method = methods[name]
             school = _try_school(name, method, faculty, device)
             _try_batches_of_one(method, [plan.steps for plan in school.plans])
-            if cached and school.training.mix != "none":
+            if cached and school.training.unstored:
                 raise UserError(
-                    f"--cache: training.mix is {school.training.mix}; stored logits are of images "
-                    "that are not mixed"
+                    f"--cache: training.{school.training.unstored}; stored logits are of images "
+                    "that are not altered"
                 )
             if cached and school.algorithm.reads_features:
                 raise UserError(

@@ -91,7 +91,8 @@ class StudentSection(Section):
 class TeacherSection(Section):
     """One teacher: what it knows, and its weights or else how long it is taught. With both, or with
     published weights, it starts from them. Weights that are taken as they are, and learned from
-    images of another mean, std or size than the data's, need these named."""
+    images of another mean, std or size than the data's, need these named. ``shard`` is that of
+    :class:`edufast.Teacher`."""
 
     model: str
     classes: ClassIds | Literal["all"] | Annotated[str, Field(pattern=f"^{SHARE}$")] = "all"
@@ -100,6 +101,7 @@ class TeacherSection(Section):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     image_size: ImageSize | None = None
     epochs: Epochs | None = None
+    shard: bool = False
 
     @property
     def finished(self) -> Path | None:

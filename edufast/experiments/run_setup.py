@@ -16,7 +16,6 @@ from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.trackers.registry import check_trackers, tracking
-from edufast.teachers.cached_faculty import check_alone
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
@@ -73,7 +72,6 @@ class Setup:
         cached = config.cache is not None
         dry_run(self.methods, config.methods, config.device, cached=cached)
         if cached:
-            check_alone()
             countable_views(self.recipe.create_training().augment)
         self._fitting = from_first(self._check_begin)
         if self._fitting is not None:

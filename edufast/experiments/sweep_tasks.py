@@ -61,7 +61,7 @@ class TeacherTask:
         section = self.recipe.teachers[self.k]
         determined_by = {
             "data": self.recipe.data.model_dump(mode="json"),
-            "teacher": section.model_dump(mode="json", exclude={"epochs"}),
+            "teacher": section.model_dump(mode="json", exclude={"epochs", "shard"}),
             "position": self.k,
             "epochs": section.epochs or self.recipe.teacher_epochs,
             "image_sizes": self.recipe.teacher_image_sizes,

@@ -126,7 +126,15 @@ def load_teacher(
             f"{path} was trained on images of {info.image_size} pixels; teachers.{k} says "
             f"{section.image_size}"
         )
-    return Teacher(network, classes, f"{info.model} ({k})", info.mean, info.std, info.image_size)
+    return Teacher(
+        network,
+        classes,
+        f"{info.model} ({k})",
+        info.mean,
+        info.std,
+        info.image_size,
+        shard=section.shard,
+    )
 
 
 def absent_teacher(classes: Sequence[int]) -> Teacher:

@@ -11,6 +11,7 @@ from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.fields import BatchSize
 from edufast.experiments.schema import Section
 from edufast.training.mixing import Mix
+from edufast.training.policy import Policy
 from edufast.training.settings import Compile, Precision, Training
 
 
@@ -35,9 +36,12 @@ class TrainingSection(Section):
     clip: Annotated[float, Field(ge=0)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: AugmentSection = AugmentSection()
+    policy: Policy = "none"
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     mix: Mix = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
     precision: Precision = "fp32"
     compile: Compile = "auto"
 

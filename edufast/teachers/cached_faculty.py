@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -10,32 +11,21 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.image_files import naming_unreadable
 from edufast.teachers.faculty import Answer, Faculty, Teacher
 from edufast.teachers.logit_store import LogitStore
+from edufast.utils import ranks
+from edufast.utils.collectives import gather_rows
 from edufast.utils.devices import to_device
 from edufast.utils.errors import Interrupted, UserError
 from edufast.utils.instances import check_instance
 from edufast.utils.progress import counting
-from edufast.utils.ranks import size
 from edufast.utils.signals import deferred_interrupt
 
 _FILL_BATCH = 256
-
-
-def check_alone() -> None:
-    """Check that this process trains alone: a store of logits is written to by one at a time.
-
-    Raises:
-        UserError: it is one of several ranks.
-    """
-    if size() > 1:
-        raise UserError(
-            f"a cache of logits is for one process at a time; found {size()}; expected no --cache "
-            "and no CachedFaculty, or a start without torchrun"
-        )
 
 
 class CachedFaculty(Faculty):
@@ -44,6 +34,9 @@ class CachedFaculty(Faculty):
     Stored logits belong to exactly the pixels that the student is shown, whatever its seed, batches
     and curriculum. Logits that are missing or damaged are computed by the teacher and stored.
     Reading never waits for the device; storing does. Features are not stored.
+
+    Of several ranks the first one stores, and only in :meth:`fill`: what a training does not find
+    is computed at every step. A sharded teacher can be filled in, and has to be before a training.
 
     Args:
         teachers, device, dtype, compile: as of :class:`Faculty`.
@@ -74,6 +67,7 @@ class CachedFaculty(Faculty):
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
         self._augment: Augment | None = None
+        self._told = False  # that logits are missing
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Open the store for the training split of ``data``, augmented by ``augment``.
@@ -82,11 +76,15 @@ class CachedFaculty(Faculty):
             UserError, ValueError: as :meth:`Faculty.prepare` and
                 :class:`edufast.teachers.logit_store.LogitStore`.
         """
-        check_alone()
         if self._store is not None and data is self._data and augment == self._augment:
             return
         self._store = None
         super().prepare(data, augment)
+        ranks.from_first(self._open, data, augment)  # writes the header
+        if not ranks.is_first():
+            self._open(data, augment)
+
+    def _open(self, data: DataSet, augment: Augment) -> None:
         self._store = LogitStore(
             self.folder,
             self._teachers,
@@ -110,10 +108,12 @@ class CachedFaculty(Faculty):
         return self._store
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
-        """Logits of some rows of a batch; those that are not stored are computed and stored.
+        """Logits of some rows of a batch; those that are not stored are computed and, by a single
+        process, stored.
 
         Raises:
             ValueError: the batch has no view numbers, because its views are not countable.
+            UserError: some are not stored, of a sharded teacher: not all ranks would run it.
         """
         if batch.views is None:
             raise ValueError(
@@ -124,18 +124,26 @@ class CachedFaculty(Faculty):
         missing = np.flatnonzero(~stored)
         logits = to_device(stored_logits, self.device)
         if len(missing):
+            self._check_may_compute(teacher)
             at = to_device(torch.from_numpy(missing), self.device)
             images = batch.images[rows]
             partial = len(missing) < len(views)
             images = images[at] if partial else images
             fresh = self.logits(teacher, images, eager=partial)
             # As stored, also the first time: a training that goes on reads what it had before.
-            rounded = self.store.write(teacher, views[missing], fresh.cpu())
+            if ranks.size() == 1:
+                rounded = self.store.write(teacher, views[missing], fresh.cpu())
+            else:
+                rounded = self.store.rounded(teacher, fresh.cpu())
             logits[at] = to_device(rounded, self.device)
         return Answer(logits, len(missing))
 
+    def stand_by(self, teacher: int, image: Tensor) -> None:
+        """Nothing: sharded teachers do not run where all is stored."""
+
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:
-        """Compute all missing logits, with a progress bar.
+        """Compute all missing logits, with a progress bar. Several ranks share the work, and the
+        first one stores it: the same bytes as by a single process.
 
         Args:
             questions: class ids of the samples that each teacher will be run on, by its position;
@@ -149,34 +157,68 @@ class CachedFaculty(Faculty):
                 continues from there.
             RuntimeError: :meth:`prepare` has not been called.
         """
-        wanted = {k: self._missing(k, classes) for k, classes in questions.items()}
+        wanted = ranks.from_first(self._missing, questions)
         total = sum(len(views) for views in wanted.values())
-        assert self._data is not None
         with (
-            naming_unreadable(self._data.train, self._data.val),
+            naming_unreadable(self._shown.train, self._shown.val),
             deferred_interrupt() as interrupted,
-            counting("teachers' logits", total) as advance,
+            counting("teachers' logits", total, quiet=not ranks.is_first()) as advance,
         ):
+            stop = ranks.Stop(interrupted, self.device)
             for k, views in wanted.items():
-                for batch in self._batches(views):
-                    self.answer(k, batch, slice(None))
-                    advance(len(batch.labels))
-                    if interrupted():
+                for computed, logits in self._computed(k, views):
+                    if ranks.is_first():
+                        self.store.write(k, computed, logits.cpu())
+                    advance(len(computed))
+                    if stop():
                         raise Interrupted("the logit cache")
+        ranks.wait()  # until the first has stored the last
         return total
 
-    def _missing(self, teacher: int, classes: Collection[int]) -> NDArray[np.int64]:
-        stored = self.store.stored(teacher)
-        assert self._data is not None
-        samples = np.isin(self._data.train.labels, list(classes))
-        return np.flatnonzero(~stored & samples[:, None])
+    def _missing(self, questions: Mapping[int, Collection[int]]) -> dict[int, NDArray[np.int64]]:
+        """Views of each teacher that are asked for and not stored."""
+        store, missing = self.store, {}
+        for k, classes in questions.items():
+            samples = np.isin(self._shown.train.labels, list(classes))
+            missing[k] = np.flatnonzero(~store.stored(k) & samples[:, None])
+        return missing
 
-    def _batches(self, views: NDArray[np.int64]) -> Iterator[Batch]:
-        data = self._data
-        assert data is not None
+    def _computed(
+        self, teacher: int, views: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """``views`` part by part, a batch for each rank, and their logits (n, C_k).
+
+        Batches are those of a single process, so that rounding does not depend on the ranks.
+        """
+        count, most = ranks.size(), min(_FILL_BATCH, len(self._shown.train))
+        parts = np.split(views, range(most, len(views), most))
+        batches = self._batches(np.concatenate([views[:0], *parts[ranks.rank() :: count]]), most)
+        for first in range(0, len(views), count * most):
+            part = views[first : first + count * most]
+            own = self._logits_of_next(teacher, batches, most)
+            # Row by row of each rank's batch, since that is how ranks share a batch elsewhere.
+            rows = gather_rows(own, count * most).unflatten(0, (most, count))
+            yield part, rows.transpose(0, 1).flatten(0, 1)[: len(part)]
+
+    def _logits_of_next(self, teacher: int, batches: Iterator[Batch], most: int) -> Tensor:
+        """Logits of the next batch, if there is one, followed by zeros: (most, C_k)."""
+        logits = torch.zeros(most, len(self[teacher].classes), device=self.device)
+        batch = next(batches, None)
+        if batch is None:
+            size = self._shown.image_size
+            super().stand_by(teacher, logits.new_zeros(1, 3, size, size))
+        else:
+            images = batch.images
+            logits[: len(images)] = self.logits(teacher, images, eager=len(images) < most)
+        return logits
+
+    def _batches(self, views: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+        if not len(views):
+            return iter(())
+        data = self._shown
         loader = Loader(
             data.train,
-            batch_size=min(_FILL_BATCH, len(data.train)),
+            batch_size=batch_size,
             image_size=data.image_size,
             mean=data.mean,
             std=data.std,
@@ -184,3 +226,26 @@ class CachedFaculty(Faculty):
             device=self.device,
         )
         return loader.numbered(*np.divmod(views, self.store.views))
+
+    @property
+    def _shown(self) -> DataSet:
+        """The data set whose logits are stored."""
+        assert self._data is not None  # the store is open
+        return self._data
+
+    def _check_may_compute(self, teacher: int) -> None:
+        """Logits that are missing in a training."""
+        if self._sharded[teacher]:
+            raise UserError(
+                f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}), which is "
+                "sharded: not all ranks lack them, to run it together; expected all that this "
+                "training asks for, see edufast teach --cache"
+            )
+        if ranks.size() > 1 and ranks.is_first() and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}); they are "
+                "computed at every step, since several processes store none in a training: "
+                "edufast teach --cache stores them beforehand",
+                stacklevel=4,
+            )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_numbers
-from edufast.utils.ranks import is_first
+from edufast.utils.ranks import is_first, join, size
 from edufast.utils.registry import call_user
 
 _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
@@ -44,6 +45,8 @@ class Teacher:
             that of the data set.
         std: likewise.
         image_size: height and width that it expects; None: that of the data set.
+        shard: spread its weights over the ranks of a distributed training, for a teacher that is
+            too large for every one of them, see docs/distributed.md. One process has the whole.
 
     Raises:
         ValueError: ``classes`` is empty or has a class twice, or ``mean``, ``std`` or
@@ -56,9 +59,13 @@ class Teacher:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     image_size: int | None = None
+    shard: bool = False
+    # Of a model of which only a share is left here.
+    _fingerprint: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_instance(f"model of {self.name}", self.model, nn.Module)
+        check_instance(f"shard of {self.name}", self.shard, bool)
         self.classes = whole_numbers(f"classes of {self.name}", self.classes, 0)
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(
@@ -106,6 +113,18 @@ class Teacher:
         """Without any it only takes the place of a teacher that is never asked."""
         return bool(self.model.state_dict())
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, types, shapes and values of its weights, of the whole model."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
 
 class Answer(NamedTuple):
     """Logits of a teacher for n images.
@@ -125,21 +144,24 @@ class Faculty(Sequence[Teacher]):
     The models that run are private copies in channels-last layout, with batch norm folded into the
     layers before it if torch.fx can trace the model: later changes to a model do not affect its
     copy, nor the other way round. Teachers run one after another, so that memory holds the
-    activations of only one.
+    activations of only one. Of a teacher with ``shard``, on several ranks, a Faculty keeps this
+    rank's share only.
 
     Args:
         teachers: any number, including none.
         device: where they run.
         dtype: of their weights and activations, usually ``torch.bfloat16``. None: unchanged.
         compile: whether to compile each teacher, once for every regular number of images. On a GPU
-            it is captured as a CUDA graph, compiled or not.
+            it is captured as a CUDA graph, compiled or not. Not together with sharded teachers,
+            which are not captured either.
 
     Attributes:
         has_features: whether :meth:`model` can be run for features that a loss reads.
 
     Raises:
         TypeError: ``teachers`` are not :class:`Teacher` objects, or ``dtype`` is none.
-        UserError: torch finds no such device here.
+        ValueError: ``compile`` is True, and a teacher is sharded.
+        UserError: torch finds no such device here, or a teacher cannot be copied or sharded.
     """
 
     has_features: ClassVar[bool] = True
@@ -168,18 +190,25 @@ class Faculty(Sequence[Teacher]):
             check_instance("dtype", dtype, torch.dtype)
         check_instance("compile", compile, bool)
         self.dtype = dtype
-        self._models = [
-            call_user(f"teacher {k} ({teacher.name}) cannot be copied", _copied, teacher.model)
-            .to(self.device, dtype)
-            .to(memory_format=torch.channels_last)
-            for k, teacher in enumerate(self._teachers)
-        ]
+        self._sharded = self._to_be_sharded()
+        if compile and any(self._sharded):
+            raise ValueError("compile is True, but a teacher is sharded; expected compile False")
+        self._models = [self._installed(k) for k in range(len(self._teachers))]
+        self._teachers = tuple(
+            replace(teacher, model=model, _fingerprint=teacher.fingerprint) if shard else teacher
+            for teacher, model, shard in zip(
+                self._teachers, self._models, self._sharded, strict=True
+            )
+        )
         self._data: DataSet | None = None  # that it was prepared for
         self._preprocess: list[Preprocess] | None = None  # by teacher
         self._regular: Sequence[Callable[[Tensor], object]] = self._models
         if compile:
             self._regular = [_compiled(model) for model in self._models]
-        self._replays = [Replays(teacher.name, self.device) for teacher in self._teachers]
+        self._replays = [
+            Replays(teacher.name, None if shard else self.device)
+            for teacher, shard in zip(self._teachers, self._sharded, strict=True)
+        ]
         # Whether a model writes into its images, which others read after it: not known at first.
         self._writes = [True] * len(self._teachers)
 
@@ -247,15 +276,42 @@ class Faculty(Sequence[Teacher]):
         for k in present:
             size = (1, 3, data.image_size, data.image_size)
             self.logits(k, torch.zeros(size, device=self.device), eager=True)
-        if present and is_first():
+        checked = [k for k in present if is_first() or self._sharded[k]]
+        if checked:
             with naming_unreadable(data.train, data.val):
-                self._spot_check(present, data)
+                self._spot_check(checked, data)
         self._data = data
 
     def answer(self, teacher: int, batch: Batch, rows: slice) -> Answer:
         """Logits of ``teacher`` for some rows of a batch."""
         images = batch.images[rows]
         return Answer(self.logits(teacher, images), len(images))
+
+    def stand_by(self, teacher: int, image: Tensor) -> None:
+        """Called by a rank that has no images for ``teacher`` where others have: if it is sharded,
+        they wait for this rank's share of it, and it runs on any ``image`` (1, 3, H, W)."""
+        if self._sharded[teacher]:
+            self.logits(teacher, image, eager=True)
+
+    def _to_be_sharded(self) -> list[bool]:
+        """Whether each teacher is. A script may not have connected with the other ranks yet."""
+        if any(teacher.shard for teacher in self._teachers):
+            join()
+        several = size() > 1 and self.device.type != "meta"
+        return [teacher.shard and several for teacher in self._teachers]
+
+    def _installed(self, k: int) -> nn.Module:
+        """The private copy of a teacher's model, where it runs."""
+        teacher = self._teachers[k]
+        what = f"teacher {k} ({teacher.name})"
+        model: nn.Module = call_user(f"{what} cannot be copied", _copied, teacher.model)
+        if not self._sharded[k]:
+            return model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        from edufast.teachers.sharding import sharded  # takes half a second to import
+
+        place = self.device, self.dtype
+        model = call_user(f"{what} cannot be sharded", sharded, model, *place)
+        return model
 
     def _spot_check(self, present: Sequence[int], data: DataSet) -> None:
         loader = Loader(
@@ -278,6 +334,8 @@ class Faculty(Sequence[Teacher]):
                 logits = self.logits(k, batch.images, eager=True)
                 right += int((logits.argmax(1) == positions[batch.labels]).sum())
                 probabilities &= _are_probabilities(logits)
+            if not is_first():  # it took part, since the teacher is sharded
+                continue
             if probabilities:
                 warnings.warn(
                     f"teacher {k} ({teacher.name}) gives probabilities; expected logits, as they "
@@ -311,9 +369,10 @@ class Faculty(Sequence[Teacher]):
         try:
             output = model(images)
         except Exception as error:
+            how = ", sharded," if self._sharded[k] else ""
             raise UserError(
-                f"teacher {k} ({self._teachers[k].name}) fails on images {tuple(images.shape)}: "
-                f"{str(error).partition(chr(10))[0]}"
+                f"teacher {k} ({self._teachers[k].name}){how} fails on images "
+                f"{tuple(images.shape)}: {str(error).partition(chr(10))[0]}"
             ) from error
         if self._writes[k] and not images.is_inference():  # which count no versions
             self._writes[k] = images._version > 0

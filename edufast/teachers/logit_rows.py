@@ -137,6 +137,10 @@ class Rows:
             raise UserError(f"cannot write {self._path}: {error.strerror}") from error
         return self._format.decode(words)
 
+    def rounded(self, logits: Tensor) -> Tensor:
+        """What :meth:`write` returns for logits (n, C) float32, without storing them."""
+        return self._format.decode(self._format.encode(logits))
+
     def stored(self) -> NDArray[np.bool_]:
         """Mask (count,) of the rows that are stored and undamaged."""
         step = max(1, _SCAN_BYTES // self._bytes)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edufast.data import Augment, DataSet
 from edufast.models.image_format import ImageFormat
@@ -98,6 +98,10 @@ class LogitStore:
         """
         return self._rows[teacher].write(views, logits)
 
+    def rounded(self, teacher: int, logits: Tensor) -> Tensor:
+        """What :meth:`write` returns for logits (n, C_k) float32, without storing them."""
+        return self._rows[teacher].rounded(logits)
+
     def stored(self, teacher: int) -> NDArray[np.bool_]:
         """Mask (N, views) of the rows that are stored and undamaged; reads the whole file."""
         return self._rows[teacher].stored().reshape(-1, self.views)
@@ -161,21 +165,12 @@ def _header_of(teacher: Teacher, images: ImageFormat) -> dict[str, Any] | None:
         "name": teacher.name,
         "classes": list(teacher.classes),
         "images": _listed(teacher.image_format(images)),
-        "sha256": _fingerprint_of_weights(teacher.model),
+        "sha256": teacher.fingerprint,
     }
 
 
 def _listed(images: ImageFormat) -> list[float | None]:
     return [images.size, *images.mean, *images.std]
-
-
-def _fingerprint_of_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _fingerprint_of_data(data: DataSet) -> str:

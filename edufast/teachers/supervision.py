@@ -126,6 +126,8 @@ class Supervision:
         logits, features = [], []
         for position, part in enumerate(self._rows(batch.parts, count)):
             own_logits, own_features = self._run(position, batch, part)
+            if not len(own_logits) and len(range(total)[rows[position]]):
+                self._faculty.stand_by(self._teachers[position], batch.images[:1])
             if self._target == "routed":
                 # A routed loss never reads the rows of another owner.
                 own_logits = _spread(own_logits, part, count)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
-from edufast.data import DataSet
+from edufast.data import Batch, DataSet, Samples
+from edufast.data.image_files import files_of
 from edufast.distill import Algorithm
 from edufast.models.global_batch_norm import batch_norms
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
+from edufast.training.policy import transform
 from edufast.training.settings import SchoolOptions, Training
+from edufast.utils.collectives import gather_rows
 from edufast.utils.errors import UserError
 from edufast.utils.instances import check_instance
 from edufast.utils.ranks import size
@@ -92,8 +98,12 @@ def check_fit(
                     "class an image shows; expected the targets 'full' or 'none', or mix 'none'"
                 )
         _check_soft_labels(found, curriculum, algorithm, "mix 'none'")
-        if isinstance(faculty, CachedFaculty) and _teach(curriculum):
-            raise ValueError(f"{found} stored logits are of whole images; expected no cache")
+    if training.policy != "none":
+        transform(training.policy)  # needs a package
+    if training.unstored and isinstance(faculty, CachedFaculty) and _teach(curriculum):
+        raise ValueError(
+            f"{training.unstored}, but stored logits are of whole images; expected no cache"
+        )
     if training.label_smoothing:
         found = f"label_smoothing is {training.label_smoothing}, but"
         for number, grade in enumerate(curriculum.grades, 1):
@@ -132,3 +142,23 @@ def check_batch(rows: int) -> None:
         raise UserError(
             f"a batch has {rows} samples; expected at least one for each of {size()} processes"
         )
+
+
+@torch.no_grad()
+def not_finite(
+    faculty: Faculty, teachers: Sequence[int], batch: Batch, samples: Samples
+) -> str | None:
+    """Which of the ``teachers`` gives NaN or infinity for a batch, and for which sample of the
+    split ``samples``; None: none does. Of several ranks, all find the same."""
+    for k in teachers:
+        wrong = ~(faculty.logits(k, batch.images, eager=True) < math.inf).all(1)
+        everywhere = gather_rows(wrong.int(), len(batch.whole.labels)).bool()
+        found = batch.whole.index[everywhere].tolist()
+        if found:
+            files = files_of(samples)
+            one = files[found[0]] if files else f"training sample {found[0]}"
+            return (
+                f"teacher {k} ({faculty[k].name}) gives NaN or infinity for {len(found)} images of "
+                f"the last batch, {one} among them"
+            )
+    return None

@@ -21,14 +21,16 @@ from edufast.training.checkpoint import (
     restore,
     save_checkpoint,
 )
-from edufast.training.checks import check_fit, check_kinds
+from edufast.training.checks import check_fit, check_kinds, not_finite
 from edufast.training.curriculum import Curriculum
+from edufast.training.erasing import erased
 from edufast.training.evaluation import Accuracy, tally
 from edufast.training.events import EpochEvent, StepEvent
 from edufast.training.grade_plan import GradePlan, plan_grades
 from edufast.training.growth import Growth
 from edufast.training.loaders import grade_seed, validation_batches
 from edufast.training.mixing import mixed, smoothed
+from edufast.training.policy import altered
 from edufast.training.progress import Progress
 from edufast.training.records import Records
 from edufast.training.settings import SchoolOptions, Training
@@ -179,9 +181,9 @@ class School:
         return self.evaluated.graduate()
 
     def _teach_grade(self, stop: Stop, after_epoch: Callable[[], str]) -> None:
-        at, epochs = self.progress, self.plan.grade.epochs
+        at = self.progress
         self.begin_grade()
-        while at.epoch < epochs:
+        while not self._ended(at.epoch):
             loss, speed = self._train_epoch(stop)
             accuracy = self.validate()
             self._keep_best()
@@ -196,7 +198,7 @@ class School:
                 student_flops=at.student_flops,
                 teacher_flops=at.teacher_flops,
             )
-            if at.epoch + 1 == epochs:
+            if self._ended(at.epoch + 1):
                 self._records.grade(at, self.student, accuracy)
             at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
             self._save()
@@ -219,7 +221,7 @@ class School:
             if at.step % LOG_EVERY == 0 or at.step == len(loader):
                 steps = at.step - first_step
                 with at.phase("device"):
-                    mean = self._finite(loss_sum / at.step)
+                    mean = self._finite(loss_sum / at.step, batch)
                 speed = steps * len(batch.whole.labels) / (time.perf_counter() - started)
                 self._bar.update(at.step, mean, speed)
                 self._records.write(
@@ -284,10 +286,7 @@ class School:
         at, step, compiled = self.progress, self.step, self.step.compiled
         self._set_learning_rate()
         targets = self._positions[batch.whole.labels]
-        if self.training.mix != "none":
-            seed = grade_seed(self.options.seed, at.grade)
-            where = {"seed": seed, "epoch": at.epoch, "iteration": at.step}
-            batch, targets = mixed(self.training.mix, batch, targets, self.student.classes, **where)
+        batch, targets = self._altered(batch, targets)
         with at.phase("teachers"):
             outputs = self.plan.supervision(batch, targets)
         if self.training.label_smoothing:
@@ -329,6 +328,29 @@ class School:
         at = self.progress
         return sum(plan.grade.epochs for plan in self.plans[: at.grade]) + at.epoch
 
+    def _altered(self, batch: Batch, targets: Tensor) -> tuple[Batch, Tensor]:
+        """With images that are changed, erased and mixed."""
+        at, data, training = self.progress, self.data, self.training
+        seed = grade_seed(self.options.seed, at.grade)
+        where = {"seed": seed, "epoch": at.epoch, "iteration": at.step}
+        if training.policy != "none":
+            batch = altered(training.policy, batch, mean=data.mean, std=data.std, **where)
+        if training.erase:
+            batch = erased(training.erase, batch, **where)
+        if training.mix != "none":
+            return mixed(training.mix, batch, targets, self.student.classes, **where)
+        return batch, targets
+
+    def _ended(self, epochs: int) -> bool:
+        """Whether the current grade ends after so many of its epochs."""
+        at, patience = self.progress, self.training.patience
+        if epochs >= self.plan.grade.epochs:
+            return True
+        if not patience or at.grade + 1 < len(self.plans):
+            return False
+        before = self._epochs_done() - at.epoch
+        return before + epochs - max(before, at.best_epoch) >= patience
+
     def _keep_best(self) -> None:
         at, curriculum = self.progress, self.curriculum
         complete = len(curriculum.taught(at.grade)) == len(curriculum.class_map)
@@ -341,13 +363,14 @@ class School:
         self._rate = self.training.lr * self.curriculum.learning_rate(at.grade, step, steps)
         self.training.set_rate(self._growth.optimizer, self._rate)
 
-    def _finite(self, loss: Tensor) -> float:
+    def _finite(self, loss: Tensor, batch: Batch) -> float:
         value = loss.item()
         if not math.isfinite(value):
-            at = self.progress
+            at, train = self.progress, self.data.train
+            cause = not_finite(self.faculty, self.plan.grade.teachers, batch, train)
             raise TrainingError(
                 f"the loss is {value} in grade {at.grade + 1}, epoch {at.epoch + 1}, step {at.step}"
-                " or shortly before; a lower learning rate or temperature may help"
+                f" or shortly before; {cause or 'a lower learning rate or temperature may help'}"
             )
         return value
 

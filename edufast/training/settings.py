@@ -13,6 +13,7 @@ from torch import nn
 
 from edufast.data import Augment
 from edufast.training.mixing import Mix
+from edufast.training.policy import Policy
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
 from edufast.utils.instances import check_choice, check_instance
@@ -23,7 +24,8 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 Compile: TypeAlias = Literal["auto", True, False]
 
 _NUMBERS = (
-    "lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "label_smoothing", "balance",
+    "lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "label_smoothing", "erase",
+    "balance",
 )  # fmt: skip
 
 
@@ -50,6 +52,10 @@ class Training:
             0.999: about 1 / (1 - ema) steps. The average is what is validated and graduates, see
             :class:`edufast.training.average.Average`. 0: none.
         augment: random augmentation of the training images.
+        policy: "randaugment" or "trivialaugment" changes every image once more, as teachers see it,
+            too, see :func:`edufast.training.policy.altered`. "none": it stays as it is.
+        erase: share of the images, up to 1, in which a rectangle shows nothing, which teachers see,
+            too, see :func:`edufast.training.erasing.erased`. 0: none.
         mix: "mixup" or "cutmix" mixes the images of a batch in pairs, which teachers see, too, and
             their labels alike, see :func:`edufast.training.mixing.mixed`. With targets "full" and
             "none", and algorithms that take soft labels. "none": they stay as they are.
@@ -58,6 +64,8 @@ class Training:
             with algorithms that take soft labels. 0: none.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
+        patience: end the last grade after as many of its epochs in a row in which validation was no
+            better than before; the student graduates as it is then. 0: all epochs are taught.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
             the losses stay float32. In a run, the teachers compute entirely in bfloat16. Faster if
             the hardware supports it (GPUs, CPUs with AVX512-BF16 or AMX), slower otherwise.
@@ -65,8 +73,8 @@ class Training:
             to save more time than compiling takes.
 
     Raises:
-        ValueError: a number is not finite or out of range; ``mix``, ``optimizer``, ``precision`` or
-            ``compile`` has another value.
+        ValueError: a number is not finite or out of range; ``policy``, ``mix``, ``optimizer``,
+            ``precision`` or ``compile`` has another value.
     """
 
     batch_size: int = 128
@@ -78,9 +86,12 @@ class Training:
     clip: float = 0.0
     ema: float = 0.0
     augment: Augment = field(default_factory=Augment)
+    policy: Policy = "none"
+    erase: float = 0.0
     mix: Mix = "none"
     label_smoothing: float = 0.0
     balance: float = 0.0
+    patience: int = 0
     precision: Precision = "fp32"
     compile: Compile = "auto"
 
@@ -99,12 +110,22 @@ class Training:
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number below 1")
         check_instance("augment", self.augment, Augment)
-        if self.balance > 1:
-            raise ValueError(f"balance is {self.balance}; expected at most 1")
+        for name in ("erase", "balance"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at most 1")
+        object.__setattr__(self, "patience", whole_number("patience", self.patience, 0))
+        check_choice("policy", self.policy, get_args(Policy))
         check_choice("mix", self.mix, get_args(Mix))
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))
+
+    @property
+    def unstored(self) -> str | None:
+        """The first setting that makes images of which no logits are stored, and its value."""
+        altering = {"policy": "none", "erase": 0.0, "mix": "none"}
+        found = {name: getattr(self, name) for name in altering}
+        return next((f"{n} is {v!r}" for n, v in found.items() if v != altering[n]), None)
 
     def create_optimizer(
         self, parameters: Iterable[nn.Parameter], learned: Collection[nn.Parameter] = ()

@@ -105,10 +105,12 @@ class TrainingBar:
 
 
 @contextmanager
-def counting(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def counting(
+    label: str, total: int | None, *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     """A bar that counts to ``total``, if that is known; yields a function that advances it by a
-    number of items."""
-    bar = _bar(numbers=False)
+    number of items. None if it is to be ``quiet``."""
+    bar = None if quiet else _bar(numbers=False)
     if bar is None:
         yield lambda more: None
         return

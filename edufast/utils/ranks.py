@@ -7,6 +7,7 @@ every function returns at once what it was given. Tensors are in :mod:`edufast.u
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ T = TypeVar("T")
 # Ranks wait for each other while the first one measures and exports. One that died is noticed by
 # its closed connections, or by torchrun, which then ends the others.
 _PATIENCE = timedelta(hours=1)
-_ASK_EVERY = 1.0  # seconds between two agreements on whether to stop
+_ASK_EVERY = 1.0  # seconds between two agreements on whether to stop, or looks for torchrun
 _TOLD_WITHIN = 3.0  # seconds
 
 _store: dist.Store | None = None  # that join() made
@@ -90,7 +91,18 @@ def join() -> bool:
             "torchrun sets"
         ) from error
     _store = dist.PrefixStore("edufast", store)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return True
+
+
+def _end_with(torchrun: int) -> None:
+    """End this process when ``torchrun``, which has started it, is gone, as after kill -9: ranks
+    would go on by themselves in a folder that others are to go on in. Nothing is lost but the time
+    since the last checkpoint."""
+    while os.getppid() == torchrun:
+        time.sleep(_ASK_EVERY)
+    os._exit(1)
 
 
 def _variable(name: str, default: int = 0) -> int:

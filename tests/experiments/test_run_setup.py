@@ -115,7 +115,7 @@ def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, nam
                 "curriculum": {"grades": [{"epochs": 1, "teachers": [0], "target": "full"}]},
                 "training": {"mix": "mixup"},
             },
-            "--cache: training.mix is mixup; stored logits are of images that are not mixed",
+            "--cache: training.mix is 'mixup'; stored logits are of images that are not altered",
         ),
     ],
 )

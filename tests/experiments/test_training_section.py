@@ -30,9 +30,12 @@ def test_what_it_says_arrives():
         "clip": 2.0,
         "ema": 0.99,
         "augment": {"pad": 1, "flip": False},
+        "policy": "randaugment",
+        "erase": 0.25,
         "mix": "cutmix",
         "label_smoothing": 0.1,
         "balance": 0.5,
+        "patience": 3,
         "precision": "bf16",
         "compile": False,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, UserError
+from tests.pair import on_ranks
 from tests.remote import Transfer, Transfers
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
@@ -152,11 +154,12 @@ def test_damaged_rows_are_computed_again(tmp_path):
     assert 0 < faculty.fill(OWN) <= 182 and path.read_bytes()[100:3000] != bytes(2900)
 
 
-def test_filling_stops_at_ctrl_c_and_goes_on(tmp_path, monkeypatch):
-    @contextmanager
-    def interrupted_at_once():
-        yield lambda: True
+@contextmanager
+def interrupted_at_once():
+    yield lambda: True
 
+
+def test_filling_stops_at_ctrl_c_and_goes_on(tmp_path, monkeypatch):
     faculty = cached(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "deferred_interrupt", interrupted_at_once)
@@ -165,6 +168,56 @@ def test_filling_stops_at_ctrl_c_and_goes_on(tmp_path, monkeypatch):
     begun = sum(int(faculty.store.stored(k).sum()) for k in (0, 1))
     assert 0 < begun < 144 * 9
     assert cached(tmp_path).fill(OWN) == 144 * 9 - begun
+
+
+def fill(folder, shard, stopped):
+    """Number of views computed, after the first round if it was ``stopped`` there."""
+    teachers = [replace(teacher, shard=shard) for teacher in tiny_faculty(*SLICES)]
+    faculty = cached(folder, teachers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_module, "_FILL_BATCH", 20)  # 33 batches of each: one rank has one more
+        if stopped:
+            with patch.context() as told, pytest.raises(Interrupted):
+                told.setattr(cache_module, "deferred_interrupt", interrupted_at_once)
+                faculty.fill(OWN)
+        return faculty.fill(OWN)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_ranks_store_the_bytes_of_one_process_also_if_they_are_stopped(tmp_path, shard):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert fill(one, False, False) == 144 * 9
+    assert on_ranks(fill, two, shard, True) == [144 * 9 - 40] * 2
+    assert contents(one) == contents(two)
+    assert on_ranks(fill, two, shard, False) == [0, 0]
+
+
+def answered(folder, shard):
+    """Number of logits that this rank found and computed, and what it was told."""
+    faculty = tiny_faculty(*SLICES)
+    stored = cached(folder, [replace(teacher, shard=shard) for teacher in faculty])
+    found = computed = 0
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in school(stored).loader.epoch(0):
+            logits, count = stored.answer(0, batch, slice(None))
+            torch.testing.assert_close(logits, faculty.logits(0, batch.images))
+            found, computed = found + len(logits) - count, computed + count
+    return found, computed, [str(warning.message) for warning in told]
+
+
+def test_ranks_read_what_is_stored_and_in_a_training_store_nothing(tmp_path):
+    (found, computed, (line,)), other = on_ranks(answered, tmp_path, False)
+    assert (found, computed) == (0, 32) and other == (0, 32, [])
+    assert "lacks logits of teacher 0 (teacher); they are computed at every step" in line
+    with pytest.raises(AssertionError, match="which is sharded: not all ranks lack them"):
+        on_ranks(answered, tmp_path, True)
+    assert fill(tmp_path, False, False) == 144 * 9
+    assert on_ranks(answered, tmp_path, True) == [(32, 0, []), (32, 0, [])]
 
 
 def test_a_school_checks_what_its_faculty_stored(tmp_path):

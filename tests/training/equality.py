@@ -39,12 +39,12 @@ def model(classes: int = 9) -> nn.Module:
     )
 
 
-def teacher(classes: Sequence[int]) -> Teacher:
+def teacher(classes: Sequence[int], *, shard: bool = False) -> Teacher:
     """Untrained, but sure of its answers: correlations of nearly constant ones are mostly noise."""
     network = model(len(classes))
     with torch.no_grad():
         network[-1].weight *= 8
-    return Teacher(network, classes)
+    return Teacher(network, classes, shard=shard)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Case:
     weighting: str | None = None
     curriculum: Callable[[], Curriculum] | None = None
     training: Training = SMALL
+    shard: bool = False
 
     def school(self, **options: Any) -> School:
         """Before its first step."""
         torch.manual_seed(3)
-        faculty = Faculty([teacher(classes) for classes in (*SLICES, ALL, ALL)])
+        known = (*SLICES, ALL, ALL)
+        faculty = Faculty([teacher(classes, shard=self.shard) for classes in known])
         curriculum = self.curriculum() if self.curriculum else graded(self.target)
         given = dict(OPTIONS.get(self.algorithm, {}))
         if self.weighting is not None:
@@ -128,7 +130,20 @@ CASES = {
     "cutmix, target none": Case(target="none", training=replace(SMALL, mix="cutmix")),
     "label smoothing, target gated": Case(training=replace(SMALL, label_smoothing=0.1)),
     "moving average of the student": Case(training=replace(SMALL, ema=0.9)),
+    "erased rectangles, target gated": Case(training=replace(SMALL, erase=0.5)),
+    "TrivialAugment, target none": Case(
+        target="none", training=replace(SMALL, policy="trivialaugment")
+    ),
+    "early stopping": Case(
+        curriculum=lambda: Curriculum.single(ALL, 5, teachers=[3], target="full", samples=36),
+        training=replace(SMALL, lr=1e-9, patience=1),  # so that no rounding error makes it better
+    ),
     "clipped gradients, algorithm fitnet": Case("fitnet", training=replace(SMALL, clip=0.5)),
+    "sharded teachers, algorithm kd, target gated": Case(shard=True),
+    # Of 3 samples and 3 owners, two processes do not have one of each.
+    "sharded teachers, algorithm fitnet, target routed": Case(
+        "fitnet", "routed", training=replace(SMALL, batch_size=5), shard=True
+    ),
 }
 
 

@@ -53,7 +53,8 @@ def test_the_bound_tells_rounding_from_other_views():
     assert difference(outcome(case), outcome(other)) > 10 * BOUND
 
 
-RESUMED = CASES["algorithm crd, target routed"]  # has adapters, memories, and draws at random
+NAME = "algorithm crd, target routed"  # has adapters, memories, and draws at random
+RESUMED = CASES[NAME]
 
 
 def resumed(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -85,6 +86,15 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(tmp_path):
     places = on_ranks(interrupted, tmp_path / "checkpoint", 1)
     assert places[0] == places[1]
     assert difference(outcome(RESUMED), resumed(tmp_path / "checkpoint")) < BOUND
+
+
+def test_two_ranks_that_are_stopped_and_go_on_end_with_the_same_bits(tmp_path, trained):
+    """A soak of seconds; `make soak` takes an hour, and kills, too."""
+    on_ranks(interrupted, tmp_path / "checkpoint", 0)
+    for expected, found in zip(
+        trained[NAME][1:], on_ranks(resumed, tmp_path / "checkpoint"), strict=True
+    ):
+        assert difference(expected, found) == 0
 
 
 def test_a_checkpoint_of_one_process_goes_on_on_two_ranks(tmp_path):

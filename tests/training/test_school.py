@@ -3,6 +3,8 @@ import itertools
 import json
 import math
 import os
+import re
+import warnings
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -14,7 +16,7 @@ import edufast.training.school as school_module
 from edufast.distill import KD, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty
+from edufast.teachers.faculty import Faculty, Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import Accuracy
 from edufast.training.growth import Growth
@@ -23,6 +25,7 @@ from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
+from tests.pair import on_ranks
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
@@ -30,7 +33,14 @@ SLICES = [range(0, 2), range(2, 4), range(4, 6)]
 
 
 def school(
-    curriculum=None, faculty=None, *, seed=0, checkpoint=None, event_log=None, algorithm=None
+    curriculum=None,
+    faculty=None,
+    *,
+    seed=0,
+    checkpoint=None,
+    event_log=None,
+    algorithm=None,
+    training=TRAINING,
 ):
     torch.manual_seed(seed)
     curriculum = curriculum or Curriculum.graded(SLICES, 4, shares=[1, 1, 2])
@@ -39,7 +49,7 @@ def school(
     options = SchoolOptions(seed=seed, event_log=event_log, checkpoint=checkpoint)
     algorithm = algorithm or KD(alpha=0.9)
     return School(
-        student, faculty, curriculum, DATA, algorithm=algorithm, training=TRAINING, options=options
+        student, faculty, curriculum, DATA, algorithm=algorithm, training=training, options=options
     )
 
 
@@ -98,6 +108,22 @@ def test_the_best_epoch_is_the_first_best_of_those_with_all_classes(monkeypatch)
     trained = school(curriculum)
     trained.fit()
     assert (trained.progress.best_accuracy, trained.progress.best_epoch) == (0.4, 4)
+
+
+def test_the_last_grade_ends_where_validation_gets_no_better(tmp_path, monkeypatch):
+    # Better than ever in the second grade, whose classes are not all; then in the fourth epoch.
+    accuracies = iter([0.2, 0.9, 0.3, 0.5, 0.5, 0.4])
+
+    def validate(self):
+        self.progress.accuracy = next(accuracies)
+        return Accuracy(self.progress.accuracy, (), ())
+
+    monkeypatch.setattr(School, "validate", validate)
+    curriculum, log = Curriculum.graded(SLICES, 9, shares=[1, 1, 7]), tmp_path / "metrics.jsonl"
+    setting = {"training": replace(TRAINING, patience=2), "checkpoint": tmp_path / "checkpoint"}
+    graduate = school(curriculum, event_log=EventLog(log), **setting).fit()
+    assert [(e["grade"], e["epoch"]) for e in events(log, "grade")] == [(1, 0), (2, 0), (3, 3)]
+    assert same_weights(school(curriculum, **setting).fit(), graduate)  # and no epoch is added
 
 
 def test_compute_is_what_was_computed():
@@ -341,8 +367,41 @@ def test_a_loss_that_is_not_finite_stops_with_its_place():
     broken = school(Curriculum.single(range(6), 2), Faculty([]))
     with torch.no_grad():
         broken.student.classifier.bias[0] = math.nan
-    with pytest.raises(TrainingError, match=r"the loss is nan in grade 1, epoch 1, step \d"):
+    message = r"the loss is nan in grade 1, epoch 1, step \d or shortly before; a lower learning"
+    with pytest.raises(TrainingError, match=message):
         broken.fit()
+
+
+class Blind(torch.nn.Module):
+    """Finds one picture that has no number for an answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(6))
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        return (self.weight + mean[:, None]).masked_fill((mean == mean.max())[:, None], math.nan)
+
+
+def blind_loss():
+    """What ends a training by a teacher that is blind to an image of each batch."""
+    curriculum = Curriculum.single(range(6), 1, teachers=[0], target="full")
+    with pytest.raises(TrainingError) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it knows nothing
+        school(curriculum, Faculty([Teacher(Blind(), range(6), "blind")])).fit()
+    return str(error.value)
+
+
+def test_a_teacher_without_numbers_is_named_with_a_sample_by_all_ranks():
+    end = (
+        r"step \d+ or shortly before; teacher 0 \(blind\) gives NaN or infinity for (\d) images of"
+    )
+    end += r" the last batch, training sample \d+ among them"
+    (count,) = re.search(end, blind_loss()).groups()
+    first, second = on_ranks(blind_loss)
+    assert first == second and count == "1"
+    assert re.search(end, first)[1] == "2"  # each rank has a brightest image
 
 
 @pytest.mark.parametrize(

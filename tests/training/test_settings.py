@@ -17,8 +17,11 @@ from edufast.training.settings import SchoolOptions, Training, autocast
     [
         ({"precision": "fp16"}, "precision is 'fp16'; expected 'fp32' or 'bf16'"),
         ({"compile": "yes"}, "compile is 'yes'; expected 'auto' or True or False"),
+        ({"policy": "auto"}, "policy is 'auto'; expected 'none' or 'randaugment' or"),
         ({"mix": "cut"}, "mix is 'cut'; expected 'none' or 'mixup' or 'cutmix'"),
         ({"label_smoothing": 1}, "label_smoothing is 1.0; expected a number below 1"),
+        ({"erase": 1.5}, "erase is 1.5; expected at most 1"),
+        ({"patience": -1}, "patience is -1; expected at least 0"),
         ({"balance": 1.5}, "balance is 1.5; expected at most 1"),
         ({"pretrained_lr": 0}, "pretrained_lr is 0.0; expected a share of lr, above 0 and up to 1"),
         ({"pretrained_lr": 1.5}, "pretrained_lr is 1.5; expected a share of lr"),

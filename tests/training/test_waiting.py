@@ -99,7 +99,14 @@ def test_no_weighting_waits(name: str, weighting: str) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"clip": 0.5}, {"ema": 0.5}, {"mix": "mixup"}, {"mix": "cutmix"}, {"label_smoothing": 0.1}],
+    [
+        {"clip": 0.5},
+        {"erase": 0.5},
+        {"ema": 0.5},
+        {"mix": "mixup"},
+        {"mix": "cutmix"},
+        {"label_smoothing": 0.1},
+    ],
 )
 def test_no_setting_of_the_step_waits(setting: dict[str, Any]) -> None:
     assert_never_waits("kd", "full", setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -21,6 +22,15 @@ def who() -> tuple[int, int, bool, list[int]]:
 def test_each_process_knows_which_it_is_and_takes_every_nth_row():
     assert on_ranks(who) == [(0, 2, True, [0, 2, 4]), (1, 2, False, [1, 3])]
     assert who() == (0, 1, True, [0, 1, 2, 3, 4])
+
+
+def test_a_rank_ends_when_the_torchrun_that_started_it_is_gone(monkeypatch):
+    parents, ends = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(ranks, "_ASK_EVERY", 0.0)
+    ranks._end_with(7)
+    assert ends == [1] and next(parents, None) is None
 
 
 def asked() -> tuple[int, int]:
