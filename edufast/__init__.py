@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from edufast.student.student import Student as Student
     from edufast.teachers.cached_faculty import CachedFaculty as CachedFaculty
     from edufast.teachers.faculty import Faculty as Faculty
-    from edufast.teachers.faculty import Teacher as Teacher
     from edufast.teachers.targets import register_target as register_target
+    from edufast.teachers.teacher import Teacher as Teacher
     from edufast.training.curriculum import Curriculum as Curriculum
     from edufast.training.curriculum import Grade as Grade
     from edufast.training.school import School as School
@@ -51,7 +51,7 @@ _HOMES = {
     "School": "edufast.training.school",
     "SchoolOptions": "edufast.training.settings",
     "Student": "edufast.student.student",
-    "Teacher": "edufast.teachers.faculty",
+    "Teacher": "edufast.teachers.teacher",
     "Training": "edufast.training.settings",
     "create_model": "edufast.models.zoo",
     "export": "edufast.edge.export",

@@ -101,6 +101,7 @@ THOROUGH = (
     "cli/test_common.py::test_processes_in_a_locale_without_*",
     "cli/test_export.py::test_early_exits_*",
     "cli/test_pipeline.py::test_what_is_done_is_not_done_again_*",
+    "cli/test_ranks.py::test_a_cache_*",
     "cli/test_torchrun.py::test_processes_restart_*",
     "cli/test_train.py::test_a_run_in_a_relative_place_*",
     "cli/test_train.py::test_ctrl_c_leaves_a_run_*",

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from edufast.data import Augment, DataSet, Samples
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.settings import Training
 
 TRAINING = Training(batch_size=16, lr=0.05, augment=Augment(pad=1, flip=False))

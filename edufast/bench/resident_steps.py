@@ -21,7 +21,8 @@ from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.zoo import create_model
 from edufast.ops import augment
 from edufast.student.student import Student
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.settings import Compile, Training
 from edufast.training.step import TrainStep
 

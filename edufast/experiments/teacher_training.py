@@ -15,7 +15,8 @@ from edufast.experiments.events import TeacherEvent
 from edufast.experiments.recipe import Recipe, TeacherSection
 from edufast.models.weights import ModelInfo, load_model, save_model
 from edufast.student.student import Student
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import UserError

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.image_files import naming_unreadable
-from edufast.teachers.faculty import Answer, Faculty, Teacher
+from edufast.teachers.faculty import Answer, Faculty
 from edufast.teachers.logit_store import LogitStore
+from edufast.teachers.teacher import Teacher
 from edufast.utils import ranks
 from edufast.utils.collectives import gather_rows
 from edufast.utils.devices import to_device

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from edufast.data import Augment, DataSet
 from edufast.models.image_format import ImageFormat
-from edufast.teachers.faculty import Teacher
 from edufast.teachers.logit_rows import RowFormat, Rows
+from edufast.teachers.teacher import Teacher
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from edufast.data.class_map import ClassMap
-from edufast.teachers.faculty import Teacher
 from edufast.teachers.targets import find_target
+from edufast.teachers.teacher import Teacher
 from edufast.utils.instances import all_of, check_choice, check_instance
 from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
 

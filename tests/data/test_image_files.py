@@ -23,7 +23,7 @@ from edufast.data.image_files import (
 from edufast.data.pictures import read_picture
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Teacher
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.utils.errors import UserError

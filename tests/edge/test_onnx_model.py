@@ -10,7 +10,8 @@ from torch import nn
 from edufast.edge.onnx_model import OnnxModel
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.utils.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 
 from edufast.models.image_format import processor_format, timm_format
 from edufast.models.zoo import create_model
-from edufast.teachers.faculty import Teacher
+from edufast.teachers.teacher import Teacher
 from edufast.utils.errors import UserError
 from tests.tiny import tiny_model
 

@@ -9,7 +9,8 @@ from edufast.distill import create_algorithm
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.utils.errors import UserError
@@ -114,11 +115,6 @@ def test_teachers_are_compiled_apart_and_once_a_size(monkeypatch):
     assert len(graphs) == 18
     faculty.logits(0, images, eager=True)
     assert len(graphs) == 18
-
-
-def test_a_teacher_names_each_class_once():
-    with pytest.raises(ValueError, match="at least one, each once"):
-        Teacher(Constant(2), [1, 1])
 
 
 class Gives(nn.Module):

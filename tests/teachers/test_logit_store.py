@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edufast.data import Augment, Samples
-from edufast.teachers.faculty import Teacher
 from edufast.teachers.logit_store import LogitStore
+from edufast.teachers.teacher import Teacher
 from edufast.utils.errors import UserError
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 

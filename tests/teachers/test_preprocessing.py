@@ -15,8 +15,9 @@ from edufast.distill import create_algorithm
 from edufast.models.image_format import ImageFormat
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
 from edufast.teachers.preprocessing import Preprocess
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from tests.tiny import TRAINING, tiny_data, tiny_model

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import edufast.teachers.sharding as sharding
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.utils.errors import UserError
 from tests.pair import on_ranks
 from tests.tiny import tiny_model

@@ -8,9 +8,10 @@ from edufast.data.class_map import ClassMap
 from edufast.distill import KD
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
 from edufast.teachers.targets import TARGETS, SliceLogits, register_target
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.utils.errors import UserError

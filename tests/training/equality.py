@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from edufast.distill import ALGORITHMS, create_algorithm
 from edufast.distill.weighting import WEIGHTINGS
 from edufast.student.student import Student
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
 from edufast.teachers.targets import TARGETS
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions, Training

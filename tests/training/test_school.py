@@ -16,7 +16,8 @@ import edufast.training.school as school_module
 from edufast.distill import KD, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import Accuracy
 from edufast.training.growth import Growth

@@ -13,8 +13,9 @@ import torch
 from edufast.data import Batch
 from edufast.distill import ALGORITHMS, WEIGHTINGS, Algorithm, create_algorithm
 from edufast.student.student import Student
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
 from edufast.teachers.targets import TARGETS
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions

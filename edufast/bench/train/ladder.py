@@ -19,7 +19,8 @@ from edufast.distill import KD
 from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
-from edufast.teachers.faculty import Faculty, Teacher
+from edufast.teachers.faculty import Faculty
+from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum, Schedule
 from edufast.training.school import School
 from edufast.training.settings import Precision, SchoolOptions, Training

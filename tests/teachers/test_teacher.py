@@ -1,0 +1,31 @@
+"""One teacher; what it expects of images is in test_preprocessing.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edufast.teachers.teacher import Teacher
+from tests.tiny import Constant, tiny_model
+
+
+@pytest.mark.parametrize("classes", [[1, 1], []])
+def test_it_names_each_class_once(classes):
+    with pytest.raises(ValueError, match="at least one, each once"):
+        Teacher(Constant(2), classes)
+
+
+def test_its_fingerprint_is_of_every_weight_and_of_nothing_else():
+    model, other = tiny_model(4), tiny_model(4)
+    other.load_state_dict(model.state_dict())
+    first = Teacher(model, range(4)).fingerprint
+    assert first == Teacher(other.eval(), range(2, 6), "another", shard=True).fingerprint
+    for tensor in other.state_dict().values():
+        tensor.add_(1)
+        assert Teacher(other, range(4)).fingerprint != first
+        tensor.sub_(1)
+
+
+def test_an_absent_one_has_no_weights():
+    assert Teacher(tiny_model(2), range(2)).has_weights
+    assert not Teacher(torch.nn.Identity(), range(2)).has_weights
