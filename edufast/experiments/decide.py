@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from edufast.data import Augment, Samples
+from edufast.data.image_size import sizes_to_decide
 from edufast.data.survey import Overview
 from edufast.experiments.schema import Section
 from edufast.models.zoo import create_model
@@ -20,7 +21,6 @@ _SHARE = 0.8  # of the minutes; the rest goes to measuring, validation, exports 
 _LEAST_SHARE = 0.1  # for training, where making copies takes more than all minutes
 _EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
 _BATCH = 64
-_SIZES = (32, 48, 64, 96, 128)
 # A network that learned CIFAR-100 before had 48 % of 101 x 20 photographs after 5 passes, 51 %
 # after 11 and after 14 (benchmarks/evidence/pretrained.yaml).
 _ENOUGH_PRETRAINED = 20
@@ -35,7 +35,6 @@ _ENOUGH, _MOST = 125, 375
 # equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml).
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
 _SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
-_LEAST = 8  # pixels, below which networks have nothing to reduce
 # Pictures with more than twice as many pixels at their shorter side are read from copies of this
 # size. A photograph of 12 megapixels took 54 ms of a processor, to learn from it 1 ms.
 _COPIES = 256
@@ -148,7 +147,7 @@ class _Costs:
         self, found: Overview, machine: Machine, augment: Augment, *, reduces: bool
     ) -> None:
         self._classes, self._machine = found.classes, machine
-        self._probe = max(_LEAST, min(found.side or _PROBE, _PROBE))
+        self._probe = min(sizes_to_decide(found.side)[-1], _PROBE)
         files = found.files  # arrays are loaded in no time
         self._loading = machine.loading(found.train, self._probe, augment) if files else 0.0
         self.copying = 0.0
@@ -199,14 +198,11 @@ def _reduce_to(found: Overview) -> tuple[int | None, str, str]:
 def _image_size(
     found: Overview, costs: _Costs, model: str, seconds: float, learned_at: int | None
 ) -> tuple[int, str, str]:
-    side = found.side or _SIZES[0]
-    enough, most = _ENOUGH, side
-    why = f"the pictures' median side is {side}"
+    enough, why = _ENOUGH, f"the pictures' median side is {found.side or 'not known'}"
     if learned_at is not None:
-        enough, most = _ENOUGH_PRETRAINED, min(side, learned_at)
+        enough = _ENOUGH_PRETRAINED
         why += f", and the weights learned from images of {learned_at}"
-    sizes = {*_SIZES, most} if learned_at else _SIZES
-    fitting = sorted(size for size in sizes if size <= most) or [max(_LEAST, side)]
+    fitting = sizes_to_decide(found.side, learned_at)
     for size in reversed(fitting):
         passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= enough:
