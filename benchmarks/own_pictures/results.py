@@ -23,7 +23,9 @@ class Results:
 
     def read(self) -> list[dict[str, Any]]:
         """All so far."""
-        found: list[dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else []
+        found: list[dict[str, Any]] = (
+            json.loads(self.path.read_text()) if self.path.exists() else []
+        )
         return found
 
     def has(self, key: Mapping[str, Any]) -> bool:

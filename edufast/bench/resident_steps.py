@@ -22,8 +22,9 @@ from edufast.models.zoo import create_model
 from edufast.ops import augment
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.settings import Compile, Training
+from edufast.training.settings import Training
 from edufast.training.step import TrainStep
+from edufast.utils.choices import Compile
 
 FILE = "steps.jsonl"
 CLASSES = 100

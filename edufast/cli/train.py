@@ -119,9 +119,9 @@ def train(
     model that can be used is there soon, and a better one the longer it goes on:
     after Ctrl-C the best so far is in the run folder.
     """
-    from edufast.experiments.open_recipe import is_open
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run_folder import RunConfig
+    from edufast.experiments.written import is_open
 
     user(require_all, "training", _NEEDS)
     changes = [*(set_ or [])]
@@ -272,8 +272,9 @@ def _prepared(
 ) -> tuple[Recipe, tuple[Decision, ...], Path]:
     """The recipe, of which nothing is open and nothing depends on where the command was typed; the
     decisions that were made for that; and the run's folder."""
-    from edufast.experiments.open_recipe import closed, stated
+    from edufast.experiments.open_recipe import closed
     from edufast.experiments.recipe import read_recipe
+    from edufast.experiments.written import stated
     from edufast.utils.ranks import from_first
 
     content = user(read_recipe, recipe, overrides or [])

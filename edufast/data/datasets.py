@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,11 @@ from edufast.data.reduced import reduced
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import LARGEST_IMAGE, Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
+from edufast.utils.choices import OnError
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.instances import check_choice, check_instance
 from edufast.utils.numbers import whole_number
-
-OnError = Literal["stop", "skip"]
 
 _MIN_STD = 1e-3  # of a constant channel, since images are divided by it
 
@@ -55,10 +54,10 @@ def load_dataset(
             ``validation`` or ``test``), or ``<folder>/<class>/*``, of which about a fifth of each
             class becomes the validation split, chosen by file name, so that adding files does not
             move the others. The reader may be left out where a path is recognised: ``.csv``,
-            ``.parquet``, ``.tar`` and ``.tar.gz`` files, folders of shards, and saved data sets. Or a function
-            of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``,
-            where the reader is a registered name, an import path such as ``mypackage.data:pets``,
-            or an entry point of the group ``edufast.data_sets``.
+            ``.parquet``, ``.tar`` and ``.tar.gz`` files, folders of shards, and saved data sets. Or
+            a function of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or
+            ``"<reader>:<path>"``, where the reader is a registered name, an import path such as
+            ``mypackage.data:pets``, or an entry point of the group ``edufast.data_sets``.
         image_size: height and width in pixels; None: 64 for Tiny ImageNet, 224 for image files, the
             longer side of your own arrays, and 32 for the others.
         holdout: share of each class's training images, in [0, 1), that replaces the validation

@@ -41,8 +41,8 @@ def shards(given: Path, *suffixes: str) -> list[tuple[Path, str | None]]:
     without = next((path for path, split in splits.items() if split is None), None)
     if without is not None:
         raise UserError(
-            f"{without}: belongs to no split, and other {suffixes[0]} files do; expected names that "
-            f"begin with train, {', '.join(VAL_NAMES)}"
+            f"{without}: belongs to no split, and other {suffixes[0]} files do; expected names "
+            f"that begin with train, {', '.join(VAL_NAMES)}"
         )
     used = used_splits(str(given), (split for split in splits.values() if split))
     return [(path, used[split]) for path, split in splits.items() if split in used]

@@ -201,7 +201,12 @@ def test_what_is_in_a_folder_is_recognised(files, reader, tmp_path):
 
 
 def test_a_file_is_recognised_by_its_suffix(tmp_path, monkeypatch):
-    for name, reader in (("a.CSV", "manifest"), ("a.parquet", "parquet"), ("a.tar", "webdataset"), ("a.TGZ", "webdataset")):
+    for name, reader in (
+        ("a.CSV", "manifest"),
+        ("a.parquet", "parquet"),
+        ("a.tar", "webdataset"),
+        ("a.TGZ", "webdataset"),
+    ):
         assert parsed(name) == (reader, Path(name)), "whether it is there or not"
         (tmp_path / f"b:{name}").touch()
         assert parsed(f"{tmp_path}/b:{name}") == (reader, tmp_path / f"b:{name}")

@@ -20,9 +20,10 @@ from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty, Teacher
-from edufast.training.curriculum import Curriculum, Schedule
+from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
-from edufast.training.settings import Precision, SchoolOptions, Training
+from edufast.training.settings import SchoolOptions, Training
+from edufast.utils.choices import Precision, Schedule
 
 
 class WithLoader(PlainLoop):
