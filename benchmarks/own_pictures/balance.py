@@ -24,6 +24,7 @@ RESULTS = Results(HERE / "balance.json")
 # The default is chosen on the first, whose pictures are in none of the others.
 SETS = "cifar100-12x10to80", "caltech101-12x8to60", "food101-12x10to80"
 BALANCES = 0.0, 0.5, 1.0
+MEASURES = {"frequent": "as frequent as in the folder", "balanced": "as many of each class"}
 
 
 def main() -> None:
@@ -83,21 +84,21 @@ def _accuracies(out: Path, folder: Path) -> tuple[float, float]:
 def write_table() -> None:
     """Into the page, between its marks."""
     heads = [f"balance {balance:g}" for balance in BALANCES]
-    rows = [("pictures", "seeds", "accuracy", *heads)]
+    rows = [("pictures", "seeds", "accuracy where test pictures are", *heads)]
     results = RESULTS.read()
     for name in sorted({r["set"] for r in results}, key=SETS.index):
         of = [r for r in results if r["set"] == name]
         source, _, size = name.partition("-")
         counts = class_sizes(size)
         told = f"{source}, {len(counts)} classes of {min(counts)} to {max(counts)}"
-        for measure in ("frequent", "balanced"):
+        for measure, said in MEASURES.items():
             scores = [spread([r[measure][str(balance)] for r in of]) for balance in BALANCES]
             gains = [
                 spread([r[measure][str(b)] - r[measure]["0.0"] for r in of], "+")
                 for b in BALANCES[1:]
             ]
             cells = [scores[0], *(f"{s} ({g})" for s, g in zip(scores[1:], gains, strict=True))]
-            rows.append((told, str(len(of)), measure, *cells))
+            rows.append((told, str(len(of)), said, *cells))
     put_table("balance", rows)
 
 

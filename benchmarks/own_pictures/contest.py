@@ -29,7 +29,7 @@ RESULTS = Results(HERE / "contest.json")
 SETS = (
     "caltech101-5x40", "caltech101-12x40", "caltech101-101x10",
     "food101-12x10", "food101-12x40", "food101-12x200", "food101-40x200",
-    "cifar100-40x40", "digits-10x40", "glyphs-60x40", "letters-12x40",
+    "cifar100-40x40", "digits-10x40", "glyphs-60x40",
 )  # fmt: skip
 LEAST_SIZE = 32  # of the plain loop's images, in pixels
 

@@ -148,7 +148,9 @@ class CurriculumSection(Section):
 
         if self.epochs or self.preset:
             raise UserError("curriculum: found grades and epochs; expected either of them")
-        self._refuse(("samples", *_OF_THE_DEFAULT_PRESET), "grades have their own")
+        self._refuse(("samples", "shares", "freeze"), "grades have their own")
+        if self.image_sizes:  # that there are none is what a folder's recipe may ask
+            self._refuse(("image_sizes",), "grades have their own")
         grades = []
         taught: set[int] = set()
         for number, section in enumerate(self.grades or ()):

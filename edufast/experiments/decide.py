@@ -32,7 +32,8 @@ _STUDENTS = ("resnet8", "resnet20")
 _ENOUGH, _MOST = 125, 375
 # Image sizes of the grades, as shares of the whole, and the shares of the time that they get. At
 # equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200); with trained weights, at
-# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml).
+# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml). It lost 32 where a letter is a small part
+# of a picture: curriculum.image_sizes=[] keeps them whole.
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
 _SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
 # Pictures with more than twice as many pixels at their shorter side are read from copies of this
@@ -110,7 +111,10 @@ def decide(
     if teachers:
         choices.make("algorithm", *_ALGORITHM)
     if not (given.get("curriculum.preset") or given.get("curriculum.epochs")):
-        made = _grades(found, costs, student, teachers, size, batch, seconds)
+        fixed = given.get("curriculum.image_sizes") == []
+        grows = student in _STUDENTS and size >= _SMALLEST_GROWING and not fixed
+        sizes = [(round(size * r), share) for r, share in _GROWTH] if grows else [(size, 1.0)]
+        made = _grades(found, costs, student, teachers, sizes, batch, seconds)
         choices.make("curriculum.grades", *made)
     choices.make("training.lr", *_LEARNING_RATE)
     choices.make("training.balance", *_balance(found))
@@ -246,13 +250,13 @@ def _grades(
     costs: _Costs,
     student: str,
     teachers: list[dict[str, Any]],
-    size: int,
+    sizes: list[tuple[int, float]],
     batch: int,
     seconds: float,
 ) -> tuple[list[dict[str, Any]], str, str]:
-    """Grades of all classes and the whole student, in which the images grow."""
-    grows = student in _STUDENTS and size >= _SMALLEST_GROWING
-    sizes = [(round(size * ratio), share) for ratio, share in _GROWTH] if grows else [(size, 1.0)]
+    """Grades of all classes and the whole student, of images of these sizes, each with a share of
+    the time."""
+    size = sizes[-1][0]
     full = [k for k, teacher in enumerate(teachers) if teacher.get("classes", "all") == "all"]
     taught_by = full[-1:] or list(range(len(teachers)))
     answers = sum(costs.answering(teachers[k]["model"], size) for k in taught_by)
@@ -280,8 +284,8 @@ def _grades(
     passes = steps * batch / len(found.train)
     why = f"{steps:,} steps, {passes:.0f} passes over the pictures: "
     why += "more gained nothing" if scale < 1 else "what fits the minutes"
-    if not grows:
-        return grades, "1", f"{why}; {student} is trained on pictures of one size"
+    if len(sizes) == 1:
+        return grades, "1", f"{why}; the pictures stay of one size"
     pixels = ", ".join(str(side) for side, _ in sizes)
     why += "; on photographs growing pictures pay, growing depth and classes do not"
     return grades, f"{len(grades)}: {pixels} pixels", why
