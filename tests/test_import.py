@@ -59,6 +59,15 @@ def test_torch_is_not_loaded_for(code: str) -> None:
     assert not loaded(code) & {"torch", "numpy", "triton", *HEAVY}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "quickstrat"), ("compare", "quickstart", "--set", "training.lr=fast")],
+    ids=["a mistyped recipe", "a bad value"],
+)
+def test_a_slip_in_a_recipe_is_told_without_torch(arguments: tuple[str, ...]) -> None:
+    assert not loaded(command(*arguments)) & {"torch", "triton", *HEAVY}
+
+
 def test_predicting_loads_onnxruntime_but_no_torch(tmp_path) -> None:
     from edufast.edge.export import export
 
@@ -77,10 +86,9 @@ def test_predicting_loads_onnxruntime_but_no_torch(tmp_path) -> None:
     [
         "import edufast; [getattr(edufast, name) for name in edufast.__all__]",
         command("recipes"),
-        command("train", "quickstrat"),
-        command("train", "quickstart", "--set", "training.lr=fast"),
+        command("train", "quickstart", "--set", "algorithm.name=magic"),
     ],
-    ids=["every public name", "recipes", "a mistyped recipe", "a bad value"],
+    ids=["every public name", "recipes", "an unknown algorithm"],
 )
 def test_little_beyond_torch_is_loaded_for(code: str) -> None:
     modules = loaded(code)

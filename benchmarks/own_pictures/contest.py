@@ -15,23 +15,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-RESULTS, PAGE = HERE / "contest.json", ROOT / "docs" / "own_pictures.md"
+from results import HERE, ROOT, Results, put_table, spread
+
+RESULTS = Results(HERE / "contest.json")
 SETS = (
     "caltech101-5x40", "caltech101-12x40", "caltech101-101x10",
     "food101-12x10", "food101-12x40", "food101-12x200", "food101-40x200",
     "cifar100-40x40", "digits-10x40", "glyphs-60x40",
 )  # fmt: skip
+LEAST_SIZE = 32  # of the plain loop's images, in pixels
 
 
 def main() -> None:
@@ -50,12 +50,11 @@ def main() -> None:
         for name in asked.sets:
             pretrained = asked.weights is not None
             key = {"set": name, "seed": seed, "minutes": asked.minutes, "pretrained": pretrained}
-            if not any(key.items() <= result.items() for result in _results()):
+            if not RESULTS.has(key):
                 folder = asked.work / f"{name}-{seed}"
                 write_set(name, asked.photographs, folder, seed)
                 result = {**key, **compete(folder, asked.minutes, seed, asked.weights)}
-                _write(RESULTS, json.dumps([*_results(), result], indent=1) + "\n")
-                print(json.dumps(result), flush=True)
+                RESULTS.add(result)
             write_table()
 
 
@@ -63,20 +62,9 @@ def compete(folder: Path, minutes: float, seed: int, weights: Path | None) -> di
     """What both contestants reach."""
     start = [] if weights is None else [weights.absolute()]
     ours = _process("ours", folder, minutes, seed, *start)
-    plain = _process("plain", folder, ours["student"], ours["seconds"], seed, *start)
+    size = max(LEAST_SIZE, ours["size"])
+    plain = _process("plain", folder, ours["student"], size, ours["seconds"], seed, *start)
     return {**ours, "plain": plain["accuracy"]}
-
-
-def _results() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    return found
-
-
-def _write(path: Path, text: str) -> None:
-    from edufast.utils.files import atomic_write
-
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, "utf-8")
 
 
 def _process(*arguments: object) -> dict[str, Any]:
@@ -115,35 +103,29 @@ def ours(folder: Path, minutes: str, seed: str, weights: str | None = None) -> d
     right = [p.name == p.picture.parent.name for p in predict(out, folder / "test")]
     grades = next(d.said for d in decisions if d.key == "curriculum.grades")
     return {
-        "accuracy": fmean(right), "student": recipe.student.model, "grades": grades,
-        "seconds": round(seconds, 1), "tested": len(right),
+        "accuracy": fmean(right), "student": recipe.student.model, "size": recipe.data.image_size,
+        "grades": grades, "seconds": round(seconds, 1), "tested": len(right),
     }  # fmt: skip
 
 
 def plain(
-    folder: Path, model: str, seconds: str, seed: str, weights: str | None = None
+    folder: Path, model: str, size: str, seconds: str, seed: str, weights: str | None = None
 ) -> dict[str, Any]:
     from plain import train
     from sets import mirrors
 
     sets = folder / "pictures", folder / "test"
     flip = mirrors(folder.name)
-    return {"accuracy": train(*sets, model, float(seconds), int(seed), flip=flip, weights=weights)}
+    limits = int(size), float(seconds)
+    return {"accuracy": train(*sets, model, *limits, int(seed), flip=flip, weights=weights)}
 
 
 def write_table() -> None:
     """Into the page, between its marks."""
-    heads = (
-        "pictures",
-        "minutes",
-        "seeds",
-        "student",
-        "edufast train folder",
-        "plain loop",
-        "ahead",
-    )
-    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    results = _results()
+    rows: list[tuple[str, ...]] = [
+        ("pictures", "minutes", "seeds", "student", "edufast train folder", "plain loop", "ahead")
+    ]
+    results = RESULTS.read()
     kinds = dict.fromkeys(_kind(r) for r in results)
     for kind in sorted(kinds, key=_order):
         of = [r for r in results if _kind(r) == kind]
@@ -151,12 +133,10 @@ def write_table() -> None:
         students = ", ".join(dict.fromkeys(r["student"] for r in of)) + ", pretrained" * pretrained
         source, _, size = name.partition("-")
         cells = (f"{source}, {size.replace('x', ' x ')}", f"{minutes:g}", str(len(of)), students)
-        scores = (_spread([r[who] for r in of]) for who in ("accuracy", "plain"))
-        ahead = _spread([r["accuracy"] - r["plain"] for r in of], sign="+")
-        rows.append("| " + " | ".join((*cells, *scores, ahead)) + " |")
-    text = PAGE.read_text("utf-8")
-    pattern = r"(<!-- contest -->\n).*?(<!-- end -->)"
-    _write(PAGE, re.sub(pattern, rf"\1{chr(10).join(rows)}\n\2", text, flags=re.DOTALL))
+        scores = (spread([r[who] for r in of]) for who in ("accuracy", "plain"))
+        ahead = spread([r["accuracy"] - r["plain"] for r in of], sign="+")
+        rows.append((*cells, *scores, ahead))
+    put_table("contest", rows)
 
 
 def _kind(result: dict[str, Any]) -> tuple[bool, str, float]:
@@ -166,11 +146,6 @@ def _kind(result: dict[str, Any]) -> tuple[bool, str, float]:
 def _order(kind: tuple[bool, str, float]) -> tuple[bool, int, str, float]:
     pretrained, name, minutes = kind
     return pretrained, SETS.index(name) if name in SETS else len(SETS), name, minutes
-
-
-def _spread(shares: list[float], sign: str = "") -> str:
-    text = f"{100 * fmean(shares):{sign}.1f}"
-    return text + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -17,20 +17,22 @@ from edufast.data import load_dataset
 from edufast.data.folder import file_samples
 from edufast.models.zoo import create_model
 
-SIZE, BATCH, RATE, WARMUP = 32, 64, 0.1, 0.05
+BATCH, RATE, WARMUP = 64, 0.1, 0.05
 
 
 def train(
     pictures: Path,
     test: Path,
     model: str,
+    size: int,
     seconds: float,
     seed: int,
     *,
     flip: bool,
     weights: str | None = None,
 ) -> float:
-    """Accuracy on ``test`` after ``seconds`` of this process' processor time since it began.
+    """Accuracy on ``test``, at ``size`` pixels, after ``seconds`` of this process' processor time
+    since it began.
 
     Nesterov momentum with weight decay, warm-up and cosine by the time that has passed, random
     resized crops and mirroring, label smoothing; the pictures are decoded once. It learns from the
@@ -38,12 +40,12 @@ def train(
     file of the same model for other classes, whose head is replaced. (At a third or a tenth of the
     rate for what starts from it, two draws of Caltech-101 came out 0.6 to 2.5 points worse.)
     """
-    data = load_dataset(str(pictures), image_size=SIZE)
+    data = load_dataset(str(pictures), image_size=size)
     files = file_samples([sorted((test / name).iterdir()) for name in data.classes])
     normalise = v2.Compose(
         [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
     )
-    crops = v2.RandomResizedCrop(SIZE, (0.35, 1), antialias=True)
+    crops = v2.RandomResizedCrop(size, (0.35, 1), antialias=True)
     augment = v2.Compose([crops, v2.RandomHorizontalFlip(0.5 * flip), normalise])
     images = [Image.open(path).convert("RGB") for path in data.train.images]
     labels = torch.from_numpy(data.train.labels)
@@ -69,7 +71,7 @@ def train(
             F.cross_entropy(logits, labels[chosen], label_smoothing=0.1).backward()
             optimizer.step()
             optimizer.zero_grad()
-    whole = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), normalise])
+    whole = v2.Compose([v2.Resize((size, size), antialias=True), normalise])
     shown = torch.stack([whole(Image.open(path).convert("RGB")) for path in files.images])
     return _accuracy(network, shown, torch.from_numpy(files.labels))
 

@@ -23,8 +23,9 @@ from edufast.ops import augment
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.teacher import Teacher
-from edufast.training.settings import Compile, Training
+from edufast.training.settings import Training
 from edufast.training.step import TrainStep
+from edufast.utils.choices import Compile
 
 FILE = "steps.jsonl"
 CLASSES = 100

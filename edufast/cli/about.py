@@ -44,8 +44,8 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes that come with the package, or tell what one of them takes."""
-    from edufast.experiments.open_recipe import stated
     from edufast.experiments.recipe import read_recipe, shipped_recipes
+    from edufast.experiments.written import stated
 
     if recipe is None:
         _list([stated(read_recipe(name), name) for name in shipped_recipes()])

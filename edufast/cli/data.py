@@ -93,8 +93,8 @@ def _print(found: Survey) -> None:
     overview.add_row("most", _those_with(max(counts.values()), counts))
     overview.add_row("imbalance", f"{found.imbalance:.1f} to 1, most to fewest")
     overview.add_row("sizes", "unknown" if found.sizes is None else _sizes(found.sizes))
-    seen = f"{found.image_size} x {found.image_size} pixels, unless set or decided otherwise"
-    overview.add_row("a run sees", seen)
+    overview.add_row("train folder sees", _seen(found.decided_sizes))
+    overview.add_row("other recipes see", f"{_seen([found.image_size])}, unless they say otherwise")
     overview.add_row("left out", counted(found.left_out) or "nothing")
     overview.add_row(
         "corrupt", _number(len(found.unreadable), "file") if found.unreadable else "none"
@@ -129,6 +129,11 @@ def _sizes(sizes: Sizes) -> str:
         f"smallest {smallest}, median {median}, largest {largest} pixels, of "
         f"{_number(sizes.images, 'image')}"
     )
+
+
+def _seen(sizes: list[int]) -> str:
+    most = f"{sizes[-1]} x {sizes[-1]} pixels"
+    return most if len(sizes) == 1 else f"{sizes[0]} x {sizes[0]} to {most}, as time allows"
 
 
 def _duplicates(found: Survey) -> str:

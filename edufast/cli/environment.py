@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, T]:
-    """``command``, which begins with :func:`check_environment` and fails as :func:`user` says.
+    """``command``, which begins with what is written in its recipe, if it takes one, and
+    :func:`check_environment`, and fails as :func:`user` says.
 
     Args:
         command: to be wrapped.
@@ -26,6 +27,8 @@ def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, 
 
     @functools.wraps(command)
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
+        if isinstance(recipe := options.get("recipe"), str):
+            user(_check_keys, recipe, options.get("set_"))
         configure_openmp()
         # Of a notebook, whose package may be missing here: plots are only written to files.
         os.environ.pop("MPLBACKEND", None)
@@ -34,6 +37,12 @@ def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, 
             return user(command, *arguments, **options)
 
     return checked
+
+
+def _check_keys(recipe: str, changes: object) -> None:
+    from edufast.experiments.written import check_keys
+
+    check_keys(recipe, changes if isinstance(changes, list) else [])
 
 
 def check_environment(*, by_ranks: bool = False) -> None:

@@ -77,8 +77,8 @@ def _check_exits(recipe: str, overrides: list[str]) -> None:
     Raises:
         UserError: the student of the recipe has no exits, or the recipe makes no sense.
     """
-    from edufast.experiments.open_recipe import stated
     from edufast.experiments.recipe import read_recipe
+    from edufast.experiments.written import stated
 
     if not stated(read_recipe(recipe, overrides), recipe).curriculum.keeps_exits:
         raise UserError(

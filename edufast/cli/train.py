@@ -35,6 +35,7 @@ from edufast.cli.options import (
 )
 from edufast.experiments import RUN_FILE, SWEEP_FILE
 from edufast.utils.errors import Interrupted, TrainingError, unknown
+from edufast.utils.extras import require_all
 
 # What trains is imported by the command that needs it: help comes at once.
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from edufast.experiments.run import Results
     from edufast.experiments.run_folder import RunConfig
     from edufast.experiments.sweep_config import SweepConfig
+
+# From the first picture to the exports and the report; told at once, not one after the other.
+_NEEDS = {"train": ("PIL", "matplotlib"), "export": ("onnx", "onnxscript", "onnxruntime")}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,10 +119,11 @@ def train(
     model that can be used is there soon, and a better one the longer it goes on:
     after Ctrl-C the best so far is in the run folder.
     """
-    from edufast.experiments.open_recipe import is_open
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run_folder import RunConfig
+    from edufast.experiments.written import is_open
 
+    user(require_all, "training", _NEEDS)
     changes = [*(set_ or [])]
     if data is not None:
         changes.append(f"data.source={json.dumps(str(data))}")
@@ -266,17 +271,15 @@ def _prepared(
     recipe: str, overrides: list[str] | None, device: str, out: Path | None, suffix: str = ""
 ) -> tuple[Recipe, tuple[Decision, ...], Path]:
     """The recipe, of which nothing is open and nothing depends on where the command was typed; the
-    decisions that were made for that, which are told; and the run's folder."""
-    from edufast.experiments.open_recipe import closed, stated
+    decisions that were made for that; and the run's folder."""
+    from edufast.experiments.open_recipe import closed
     from edufast.experiments.recipe import read_recipe
+    from edufast.experiments.written import stated
     from edufast.utils.ranks import from_first
 
     content = user(read_recipe, recipe, overrides or [])
     folder = out or Path("runs") / f"{user(stated, content, recipe).name}{suffix}"
-    parsed, decisions = _attempt(folder, from_first, closed, content, recipe, device, folder)
-    if decisions:
-        console.print(decisions_table(decisions))
-    return parsed, decisions, folder
+    return *_attempt(folder, from_first, closed, content, recipe, device, folder), folder
 
 
 def decisions_table(decisions: tuple[Decision, ...]) -> Table:
@@ -303,8 +306,12 @@ def _carry_out(
     config: RunConfig, folder: Path, as_json: bool = False, log: str | None = None
 ) -> None:
     from edufast.experiments.run import run
-    from edufast.utils.ranks import is_first
+    from edufast.experiments.run_folder import RunFolder
+    from edufast.utils.ranks import from_first, is_first
 
+    _attempt(folder, from_first, RunFolder(folder).holds, config)  # or it is refused
+    if config.decisions:
+        console.print(decisions_table(config.decisions))
     trackers = [] if log is None else [name.strip() for name in log.split(",")]
     results = _attempt(folder, run, config, folder, console, trackers)
     if as_json and is_first():

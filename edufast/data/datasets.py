@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edufast.data.centre_crop import CentreCrop
 from edufast.data.image_files import naming_unreadable, without_unreadable
+from edufast.data.image_size import usual_size
 from edufast.data.leave_out import leave_out as without_listed
-from edufast.data.outline import PHOTOGRAPH, held_out, outline
+from edufast.data.outline import held_out
 from edufast.data.pictures import read_picture
 from edufast.data.reduced import reduced
 from edufast.data.rng import Stream, generator
 from edufast.data.samples import LARGEST_IMAGE, Channels, DataSet, Samples, Splits
 from edufast.data.sources import read
+from edufast.utils.choices import OnError
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.instances import check_choice, check_instance
 from edufast.utils.numbers import whole_number
-
-OnError = Literal["stop", "skip"]
 
 _MIN_STD = 1e-3  # of a constant channel, since images are divided by it
 
@@ -54,10 +54,10 @@ def load_dataset(
             ``validation`` or ``test``), or ``<folder>/<class>/*``, of which about a fifth of each
             class becomes the validation split, chosen by file name, so that adding files does not
             move the others. The reader may be left out where a path is recognised: ``.csv``,
-            ``.parquet`` and ``.tar`` files, folders of shards, and saved data sets. Or a function
-            of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or ``"<reader>:<path>"``,
-            where the reader is a registered name, an import path such as ``mypackage.data:pets``,
-            or an entry point of the group ``edufast.data_sets``.
+            ``.parquet``, ``.tar`` and ``.tar.gz`` files, folders of shards, and saved data sets. Or
+            a function of your own, see :mod:`edufast.data.sources`: ``"<reader>"`` or
+            ``"<reader>:<path>"``, where the reader is a registered name, an import path such as
+            ``mypackage.data:pets``, or an entry point of the group ``edufast.data_sets``.
         image_size: height and width in pixels; None: 64 for Tiny ImageNet, 224 for image files, the
             longer side of your own arrays, and 32 for the others.
         holdout: share of each class's training images, in [0, 1), that replaces the validation
@@ -122,17 +122,6 @@ def load_dataset(
             with naming_unreadable(train, val):
                 mean, std = pixel_statistics(train, size)
         return DataSet(source, splits.classes, train, val, size, mean, std)
-
-
-def usual_size(source: str, found: Splits | DataSet) -> int:
-    """Height and width of the images unless a recipe says otherwise."""
-    if isinstance(found, DataSet):
-        return found.image_size
-    known = outline(source)
-    if known is not None:
-        return known.image_size
-    images = found.train.images
-    return max(images.shape[1:3]) if isinstance(images, np.ndarray) else PHOTOGRAPH
 
 
 def hold_out(found: Splits | DataSet, share: float, seed: int) -> Splits:

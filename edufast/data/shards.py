@@ -16,23 +16,23 @@ _FOLDERS = frozenset({"data", "default", "train", *VAL_NAMES})  # that may hold 
 _DEPTH = 2  # of folders in folders: default/train
 
 
-def shards(given: Path, suffix: str) -> list[tuple[Path, str | None]]:
+def shards(given: Path, *suffixes: str) -> list[tuple[Path, str | None]]:
     """The shards at ``given``, sorted, and the split that each belongs to; None: to be chosen.
 
     Args:
         given: one, or a folder: they are in it, or in folders in it that are called data, default,
             or as a split is. Their own names may begin with that of a split, too.
-        suffix: of their names.
+        suffixes: of their names.
 
     Raises:
         UserError: there is none; or some belong to a split and others to none.
     """
     if not given.is_dir():
         return [(given, None)]
-    found = sorted(shard for place in _places(given) for shard in _shards(place, suffix))
+    found = sorted(shard for place in _places(given) for shard in _shards(place, suffixes))
     if not found:
         raise UserError(
-            f"{given}: has no {suffix} files; expected them there, or in folders called "
+            f"{given}: has no {suffixes[0]} files; expected them there, or in folders called "
             f"{', '.join(sorted(_FOLDERS))}"
         )
     splits = {path: _split(path, given) for path in found}
@@ -41,19 +41,19 @@ def shards(given: Path, suffix: str) -> list[tuple[Path, str | None]]:
     without = next((path for path, split in splits.items() if split is None), None)
     if without is not None:
         raise UserError(
-            f"{without}: belongs to no split, and other {suffix} files do; expected names that "
-            f"begin with train, {', '.join(VAL_NAMES)}"
+            f"{without}: belongs to no split, and other {suffixes[0]} files do; expected names "
+            f"that begin with train, {', '.join(VAL_NAMES)}"
         )
     used = used_splits(str(given), (split for split in splits.values() if split))
     return [(path, used[split]) for path, split in splits.items() if split in used]
 
 
-def has_shards(folder: Path, suffix: str) -> bool:
+def has_shards(folder: Path, *suffixes: str) -> bool:
     """Whether ``folder`` is a data set of shards. One with folders of pictures is not: there such
     files are tables about these pictures, or the archive that they came in."""
     there = False
     for place in _places(folder):
-        found = _shards(place, suffix)
+        found = _shards(place, suffixes)
         there = there or bool(found)
         if found or _SPLIT.fullmatch(place.name):
             others = (entry for entry in _visible(place) if entry.name not in _FOLDERS)
@@ -70,8 +70,8 @@ def _places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             yield from _places(folder / entry.name, depth - 1)
 
 
-def _shards(place: Path, suffix: str) -> list[Path]:
-    files = (entry for entry in _visible(place) if entry.name.lower().endswith(suffix))
+def _shards(place: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    files = (entry for entry in _visible(place) if entry.name.lower().endswith(suffixes))
     return [place / entry.name for entry in files if not entry.is_dir()]
 
 

@@ -40,6 +40,7 @@ from edufast.data.parquet import parquet
 from edufast.data.samples import DataSet, Samples, Splits
 from edufast.data.shards import has_shards
 from edufast.data.tiny_imagenet import tiny_imagenet
+from edufast.data.webdataset import SUFFIXES as TAR_SUFFIXES
 from edufast.data.webdataset import webdataset
 from edufast.utils.errors import UserError
 from edufast.utils.registry import Registry, is_import_path
@@ -64,10 +65,10 @@ DATA_SETS: Registry[Reader] = Registry(
         "food101": food101,
         "tiny_imagenet": tiny_imagenet,
     },
-    also="an existing folder, a .csv, .parquet or .tar file",
+    also="an existing folder, a .csv, .parquet, .tar or .tar.gz file",
 )
-_SHARDS = (".parquet", ".tar")
-_BY_SUFFIX = {".csv": "manifest", ".parquet": "parquet", ".tar": "webdataset"}
+_SHARDS = {"parquet": (".parquet",), "webdataset": TAR_SUFFIXES}
+_BY_SUFFIX = {"manifest": (".csv",), **_SHARDS}
 
 register_data_set = DATA_SETS.register
 
@@ -122,7 +123,8 @@ def parsed(source: str) -> tuple[str | None, Path | None]:
     if name not in DATA_SETS:
         if os.path.isdir(source):  # unlike Path.is_dir, False for a name that is too long
             return _recognised(Path(source)), Path(source)
-        by_suffix = _BY_SUFFIX.get(Path(source).suffix.lower())
+        matching = (reader for reader, ends in _BY_SUFFIX.items() if source.lower().endswith(ends))
+        by_suffix = next(matching, None)
         if by_suffix and (os.path.isfile(source) or not colon):
             return by_suffix, Path(source)
         attribute, second, further = rest.partition(":")
@@ -135,8 +137,7 @@ def _recognised(folder: Path) -> str | None:
     """The reader of what is in ``folder``; None: images, or nothing that is known."""
     if is_saved(folder):
         return "hf"
-    suffix = next((each for each in _SHARDS if has_shards(folder, each)), None)
-    return None if suffix is None else _BY_SUFFIX[suffix]
+    return next((reader for reader, ends in _SHARDS.items() if has_shards(folder, *ends)), None)
 
 
 def _reads_path(reader: Reader) -> bool:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edufast.data.datasets import hold_out, usual_size
+from edufast.data.datasets import hold_out
 from edufast.data.duplicates import Place, duplicates
 from edufast.data.folder import folder_content
 from edufast.data.image_files import unreadable_of
+from edufast.data.image_size import sizes_to_decide, usual_size
 from edufast.data.leave_out import leave_out as without_listed
 from edufast.data.outline import OUTLINES
 from edufast.data.samples import DataSet, Samples, Splits
@@ -54,7 +55,10 @@ class Survey:
         layout: that was recognised, in words.
         classes: names.
         train, val: the two splits, with the files that cannot be decoded.
-        image_size: height and width of the images in pixels, unless a recipe says otherwise.
+        image_size: height and width in pixels at which a recipe such as quickstart sees the images,
+            unless it says otherwise.
+        decided_sizes: those, ascending, of which a recipe that leaves decisions open, such as
+            folder, has one, by the time that there is.
         sizes: of the images as they are stored; None: none could be looked at.
         left_out: how many entries in the folders of the classes are no images, by kind.
         unreadable: files that cannot be read or decoded, each once.
@@ -67,6 +71,7 @@ class Survey:
     train: Samples
     val: Samples
     image_size: int
+    decided_sizes: list[int]
     sizes: Sizes | None
     left_out: dict[str, int]
     unreadable: list[Path]
@@ -116,6 +121,7 @@ class Survey:
             "source": self.source,
             "layout": self.layout,
             "image_size": self.image_size,
+            "decided_sizes": self.decided_sizes,
             "train": len(self.train),
             "val": len(self.val),
             "classes": {
@@ -185,8 +191,7 @@ def overview(
             warnings.simplefilter("ignore")  # the run tells how many these are
             splits = without_listed(splits, leave_out, source)
     train = splits.train
-    sides = sorted(min(size) for size in _looked_at(train.images))
-    return Overview(len(splits.classes), train, sides[len(sides) // 2] if sides else None)
+    return Overview(len(splits.classes), train, _side(train))
 
 
 def survey(source: str) -> Survey:
@@ -212,6 +217,7 @@ def survey(source: str) -> Survey:
             train=found.train,
             val=found.val,
             image_size=usual_size(source, found),
+            decided_sizes=sizes_to_decide(_side(found.train)),
             sizes=_sizes([image for samples in splits.values() for image in samples.images]),
             left_out=left_out,
             unreadable=unreadable,
@@ -238,6 +244,12 @@ def _sizes(images: list[Any]) -> Sizes | None:
         return None
     sizes.sort(key=lambda size: (size[0] * size[1], size))
     return Sizes(sizes[0], sizes[len(sizes) // 2], sizes[-1], len(sizes))
+
+
+def _side(samples: Samples) -> int | None:
+    """Median of the images' shorter side; None: no header could be read."""
+    sides = sorted(min(size) for size in _looked_at(samples.images))
+    return sides[len(sides) // 2] if sides else None
 
 
 def _looked_at(images: Any) -> list[Size]:

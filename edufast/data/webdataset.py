@@ -1,4 +1,5 @@
 """Tar shards of WebDataset: ``<key>.jpg`` and ``<key>.cls``, or ``<key>.json``, for each picture.
+They may be compressed by gzip.
 
 https://github.com/webdataset/webdataset describes the layout.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +21,8 @@ from edufast.data.shards import shards
 from edufast.data.unpacked import Packed, unpacked
 from edufast.utils.errors import UserError, one_line
 
-_SUFFIX = ".tar"
+SUFFIXES = ".tar", ".tar.gz", ".tgz"
+_CHUNK = 1 << 20
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # key, and what comes after the first dot
 _KEYS = ("label", "class", "cls")  # of the class, in a .json file
 
@@ -42,7 +45,7 @@ def webdataset(path: Path, seed: int = 0) -> Splits:
     """
     pictures = (
         picture._replace(split=split)
-        for shard, split in shards(path, _SUFFIX)
+        for shard, split in shards(path, *SUFFIXES)
         for picture in unpacked(shard, _pictures(shard))
     )
     return listed_splits(str(path), pictures, seed)
@@ -60,18 +63,19 @@ def _pictures(shard: Path) -> Iterator[Packed]:
 def _files(shard: Path) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix in lower case, and content of each file of a shard."""
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(shard, "r:gz" if shard.name.lower().endswith("gz") else "r:") as archive:
             for member in archive:
                 parts = _MEMBER.fullmatch(member.name)
                 if member.isfile() and parts:
                     file = archive.extractfile(member)
                     assert file is not None
                     yield parts[1], parts[2].lower(), file.read()
-            end = archive.offset
-        with open(shard, "rb") as raw:  # tarfile takes an archive that was cut off for a whole one
-            raw.seek(end)
-            whole = raw.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError, ValueError) as error:
+            assert archive.fileobj is not None
+            archive.fileobj.seek(archive.offset)  # tarfile takes one that was cut off for a whole
+            whole = archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+            while archive.fileobj.read(_CHUNK):  # to the checksum, of one that is compressed
+                pass
+    except (tarfile.TarError, OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{shard}: cannot be read as a tar file: {one_line(error)}") from error
     if not whole:
         raise UserError(f"{shard}: is damaged or cut off; expected a whole tar file")

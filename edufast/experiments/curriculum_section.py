@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from edufast.data import DataSet
 from edufast.experiments.fields import ClassIds, Epochs, ImageSize, check_class_ids
 from edufast.experiments.schema import Section
-from edufast.teachers.targets import find_target
-from edufast.training.curriculum import Curriculum, Grade, Order, Schedule
+from edufast.utils.choices import Order, Schedule
 from edufast.utils.errors import UserError
+
+# What carries a section out is imported by its methods: checking a recipe takes no torch.
+if TYPE_CHECKING:
+    from edufast.training.curriculum import Curriculum
 
 # Of a curriculum as a whole.
 _OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
@@ -67,6 +70,8 @@ class CurriculumSection(Section):
         Raises:
             UserError: one is not; the message names its key.
         """
+        from edufast.teachers.targets import find_target
+
         targets = {"curriculum": self.target}
         for number, grade in enumerate(self.grades or ()):
             targets[f"curriculum.grades.{number}"] = grade.target
@@ -106,6 +111,8 @@ class CurriculumSection(Section):
         return curriculum
 
     def _preset(self, knows: Sequence[Sequence[int]], data: DataSet) -> Curriculum:
+        from edufast.training.curriculum import Curriculum
+
         if self.epochs is None:
             raise UserError("curriculum.epochs: missing; expected a number, or grades")
         full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
@@ -137,9 +144,13 @@ class CurriculumSection(Section):
         return replace(curriculum, grades=grades)
 
     def _explicit(self, knows: Sequence[Sequence[int]]) -> Curriculum:
+        from edufast.training.curriculum import Curriculum, Grade
+
         if self.epochs or self.preset:
             raise UserError("curriculum: found grades and epochs; expected either of them")
-        self._refuse(("samples", *_OF_THE_DEFAULT_PRESET), "grades have their own")
+        self._refuse(("samples", "shares", "freeze"), "grades have their own")
+        if self.image_sizes:  # that there are none is what a folder's recipe may ask
+            self._refuse(("image_sizes",), "grades have their own")
         grades = []
         taught: set[int] = set()
         for number, section in enumerate(self.grades or ()):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from edufast.data import Augment, Samples
+from edufast.data.image_size import sizes_to_decide
 from edufast.data.survey import Overview
 from edufast.experiments.schema import Section
 from edufast.models.zoo import create_model
@@ -20,7 +21,6 @@ _SHARE = 0.8  # of the minutes; the rest goes to measuring, validation, exports 
 _LEAST_SHARE = 0.1  # for training, where making copies takes more than all minutes
 _EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
 _BATCH = 64
-_SIZES = (32, 48, 64, 96, 128)
 # A network that learned CIFAR-100 before had 48 % of 101 x 20 photographs after 5 passes, 51 %
 # after 11 and after 14 (benchmarks/evidence/pretrained.yaml).
 _ENOUGH_PRETRAINED = 20
@@ -32,10 +32,10 @@ _STUDENTS = ("resnet8", "resnet20")
 _ENOUGH, _MOST = 125, 375
 # Image sizes of the grades, as shares of the whole, and the shares of the time that they get. At
 # equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200); with trained weights, at
-# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml).
+# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml). It lost 32 where a letter is a small part
+# of a picture: curriculum.image_sizes=[] keeps them whole.
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
 _SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
-_LEAST = 8  # pixels, below which networks have nothing to reduce
 # Pictures with more than twice as many pixels at their shorter side are read from copies of this
 # size. A photograph of 12 megapixels took 54 ms of a processor, to learn from it 1 ms.
 _COPIES = 256
@@ -111,7 +111,10 @@ def decide(
     if teachers:
         choices.make("algorithm", *_ALGORITHM)
     if not (given.get("curriculum.preset") or given.get("curriculum.epochs")):
-        made = _grades(found, costs, student, teachers, size, batch, seconds)
+        fixed = given.get("curriculum.image_sizes") == []
+        grows = student in _STUDENTS and size >= _SMALLEST_GROWING and not fixed
+        sizes = [(round(size * r), share) for r, share in _GROWTH] if grows else [(size, 1.0)]
+        made = _grades(found, costs, student, teachers, sizes, batch, seconds)
         choices.make("curriculum.grades", *made)
     choices.make("training.lr", *_LEARNING_RATE)
     choices.make("training.balance", *_balance(found))
@@ -148,7 +151,7 @@ class _Costs:
         self, found: Overview, machine: Machine, augment: Augment, *, reduces: bool
     ) -> None:
         self._classes, self._machine = found.classes, machine
-        self._probe = max(_LEAST, min(found.side or _PROBE, _PROBE))
+        self._probe = min(sizes_to_decide(found.side)[-1], _PROBE)
         files = found.files  # arrays are loaded in no time
         self._loading = machine.loading(found.train, self._probe, augment) if files else 0.0
         self.copying = 0.0
@@ -199,14 +202,11 @@ def _reduce_to(found: Overview) -> tuple[int | None, str, str]:
 def _image_size(
     found: Overview, costs: _Costs, model: str, seconds: float, learned_at: int | None
 ) -> tuple[int, str, str]:
-    side = found.side or _SIZES[0]
-    enough, most = _ENOUGH, side
-    why = f"the pictures' median side is {side}"
+    enough, why = _ENOUGH, f"the pictures' median side is {found.side or 'not known'}"
     if learned_at is not None:
-        enough, most = _ENOUGH_PRETRAINED, min(side, learned_at)
+        enough = _ENOUGH_PRETRAINED
         why += f", and the weights learned from images of {learned_at}"
-    sizes = {*_SIZES, most} if learned_at else _SIZES
-    fitting = sorted(size for size in sizes if size <= most) or [max(_LEAST, side)]
+    fitting = sizes_to_decide(found.side, learned_at)
     for size in reversed(fitting):
         passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= enough:
@@ -250,13 +250,13 @@ def _grades(
     costs: _Costs,
     student: str,
     teachers: list[dict[str, Any]],
-    size: int,
+    sizes: list[tuple[int, float]],
     batch: int,
     seconds: float,
 ) -> tuple[list[dict[str, Any]], str, str]:
-    """Grades of all classes and the whole student, in which the images grow."""
-    grows = student in _STUDENTS and size >= _SMALLEST_GROWING
-    sizes = [(round(size * ratio), share) for ratio, share in _GROWTH] if grows else [(size, 1.0)]
+    """Grades of all classes and the whole student, of images of these sizes, each with a share of
+    the time."""
+    size = sizes[-1][0]
     full = [k for k, teacher in enumerate(teachers) if teacher.get("classes", "all") == "all"]
     taught_by = full[-1:] or list(range(len(teachers)))
     answers = sum(costs.answering(teachers[k]["model"], size) for k in taught_by)
@@ -284,8 +284,8 @@ def _grades(
     passes = steps * batch / len(found.train)
     why = f"{steps:,} steps, {passes:.0f} passes over the pictures: "
     why += "more gained nothing" if scale < 1 else "what fits the minutes"
-    if not grows:
-        return grades, "1", f"{why}; {student} is trained on pictures of one size"
+    if len(sizes) == 1:
+        return grades, "1", f"{why}; the pictures stay of one size"
     pixels = ", ".join(str(side) for side, _ in sizes)
     why += "; on photographs growing pictures pay, growing depth and classes do not"
     return grades, f"{len(grades)}: {pixels} pixels", why

@@ -1,4 +1,4 @@
-"""Recipes that leave things open: read, checked, decided, and kept."""
+"""Recipes that leave things open: decided, and kept."""
 
 from __future__ import annotations
 
@@ -14,31 +14,7 @@ from edufast.experiments.pace import Pace
 from edufast.experiments.recipe import Recipe, parse_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.schema import override
-from edufast.utils.errors import UserError
-
-# Takes the place of what is open while the rest is checked.
-_STAND_IN: dict[str, Any] = {
-    "student": {"model": "resnet8"},
-    "curriculum": {"grades": [{"epochs": 1}]},
-}
-
-
-def is_open(content: Mapping[str, Any]) -> bool:
-    """Whether the recipe names minutes, within which what it leaves out is to be decided."""
-    return content.get("minutes") is not None
-
-
-def stated(content: Mapping[str, Any], source: str) -> Recipe:
-    """What the recipe says, checked; what is open has stand-ins.
-
-    Raises:
-        UserError: the first thing wrong with it.
-    """
-    student = content.get("student")
-    if isinstance(student, Mapping) and student.get("weights") and not student.get("model"):
-        raise UserError(f"{source}: student.model: missing; expected the model of student.weights")
-    whole = merged(_STAND_IN, content) if is_open(content) else dict(content)
-    return parse_recipe(whole, source).located()
+from edufast.experiments.written import merged, stated
 
 
 def closed(
@@ -83,17 +59,6 @@ def _kept(content: dict[str, Any], source: str, kept: RunConfig) -> Recipe:
     """``content`` with what it leaves out as an earlier start of the run decided."""
     known = kept.recipe.model_dump(mode="json")
     return parse_recipe(merged(known, content), source).located()
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``above`` in which keys that it lacks, at any depth, are those of ``below``."""
-    result = dict(below)
-    for key, value in above.items():
-        lower = below.get(key)
-        if isinstance(value, Mapping) and isinstance(lower, Mapping):
-            value = merged(lower, value)
-        result[key] = value
-    return result
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

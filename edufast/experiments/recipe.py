@@ -7,14 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
-from torch import nn
 
 from edufast.data import DataSet, absolute_source, load_dataset
-from edufast.data.datasets import OnError
-from edufast.distill import Algorithm, create_algorithm
 from edufast.experiments.curriculum_section import CurriculumSection
 from edufast.experiments.fields import (
     SHARE,
@@ -36,11 +33,17 @@ from edufast.experiments.schema import (
     read_yaml,
 )
 from edufast.experiments.training_section import TrainingSection
-from edufast.models.heads import Kind
-from edufast.models.pretrained import Start, Weights, started
-from edufast.training.curriculum import Curriculum
-from edufast.training.settings import Training
+from edufast.utils.choices import HeadKind, OnError, Weights
 from edufast.utils.errors import UserError, unknown
+
+# What carries a recipe out is imported by its methods: checking one takes no torch.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edufast.distill import Algorithm
+    from edufast.models.pretrained import Start
+    from edufast.training.curriculum import Curriculum
+    from edufast.training.settings import Training
 
 _MOST_TEACHERS = 1024  # far above what any run needs
 
@@ -83,7 +86,7 @@ class StudentSection(Section):
 
     model: str
     weights: Weights | None = None
-    head: Kind = "grid"
+    head: HeadKind = "grid"
     head_width: PositiveInt | None = None
     cuts: list[str] | None = None
 
@@ -213,6 +216,8 @@ class Recipe(Section):
             UserError: ``teacher_image_sizes`` has more sizes than that, or larger ones than the
                 data's images.
         """
+        from edufast.training.curriculum import Curriculum
+
         classes = self.teacher_classes(data)[k]
         if max(self.teacher_image_sizes, default=0) > data.image_size:
             raise UserError(
@@ -265,6 +270,8 @@ class Recipe(Section):
 
     def create_algorithm(self) -> Algorithm:
         """The distillation algorithm."""
+        from edufast.distill import create_algorithm
+
         options = dict(self.algorithm.model_extra or {})
         return create_algorithm(self.algorithm.name, **options)
 
@@ -316,6 +323,8 @@ def _located(section: Trained) -> Trained:
 
 
 def _started(key: str, name: str, num_classes: int, weights: Weights | None) -> Start:
+    from edufast.models.pretrained import started
+
     try:
         return started(name, num_classes, weights)
     except UserError as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from edufast.data import Augment
 from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.fields import BatchSize
 from edufast.experiments.schema import Section
-from edufast.training.mixing import Mix
-from edufast.training.policy import Policy
-from edufast.training.settings import Compile, Precision, Training
+from edufast.utils.choices import Compile, Mix, Optimizer, Policy, Precision
+
+# What carries a section out is imported by its methods: checking a recipe takes no torch.
+if TYPE_CHECKING:
+    from edufast.training.settings import Training
 
 
 class AugmentSection(Section):
@@ -30,7 +31,7 @@ class TrainingSection(Section):
     batch_size: BatchSize = 128
     lr: PositiveFloat = 0.1
     pretrained_lr: Annotated[float, Field(gt=0, le=1)] = 0.3
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     clip: Annotated[float, Field(ge=0)] = 0.0
@@ -47,5 +48,8 @@ class TrainingSection(Section):
 
     def create(self) -> Training:
         """The settings that a School takes."""
+        from edufast.data import Augment
+        from edufast.training.settings import Training
+
         augment = Augment(**self.augment.model_dump())
         return Training(**self.model_dump(exclude={"augment"}), augment=augment)

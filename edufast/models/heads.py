@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edufast.utils.choices import HeadKind
 from edufast.utils.errors import unknown
-
-Kind = Literal["grid", "pool_first", "paper", "linear"]
 
 _GRID = 16  # largest number of cells of a grid head: 4 x 4 for a map, 16 for tokens
 
@@ -51,7 +50,7 @@ class ReferenceHead(nn.Module):
         in_channels: int,
         width: int,
         num_classes: int,
-        kind: Kind = "pool_first",
+        kind: HeadKind = "pool_first",
         *,
         size: Sequence[int] = (),
         channels_last: bool = False,
@@ -91,11 +90,11 @@ class ReferenceHead(nn.Module):
 
 
 def check_kind(kind: str) -> None:
-    if not isinstance(kind, str) or kind not in get_args(Kind):
-        raise unknown("head", kind, get_args(Kind))
+    if not isinstance(kind, str) or kind not in get_args(HeadKind):
+        raise unknown("head", kind, get_args(HeadKind))
 
 
-def head_width(in_channels: int, size: Sequence[int], width: int, kind: Kind) -> int:
+def head_width(in_channels: int, size: Sequence[int], width: int, kind: HeadKind) -> int:
     """Input width of a head's linear layer; arguments as for :class:`ReferenceHead`."""
     if kind == "grid":
         cells, _ = _cells(size)
@@ -104,7 +103,11 @@ def head_width(in_channels: int, size: Sequence[int], width: int, kind: Kind) ->
 
 
 def head_flops(
-    in_channels: int, size: Sequence[int], width: int, num_classes: int, kind: Kind = "pool_first"
+    in_channels: int,
+    size: Sequence[int],
+    width: int,
+    num_classes: int,
+    kind: HeadKind = "pool_first",
 ) -> int:
     """Forward FLOPs per image (2 x multiply-adds); arguments as for :class:`ReferenceHead`."""
     adapter = 0

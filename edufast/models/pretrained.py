@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,9 @@ from edufast.models.tensor_file import open_tensors, read_tensor
 from edufast.models.weights import INFO, read_weights
 from edufast.models.wrappers import wrapper_prefix
 from edufast.models.zoo import Logits, create_model, import_library
+from edufast.utils.choices import Weights
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.hub import from_hub, from_server
-
-Weights: TypeAlias = Literal["pretrained"] | Path
 
 # Under which training scripts keep the state dict in a checkpoint, beside the optimiser's.
 _KEYS = ("state_dict", "model", "model_state_dict")

@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from edufast.data.class_map import ClassMap
 from edufast.models.cutting import Fragment, truncate
 from edufast.models.feature_taps import pooled
-from edufast.models.heads import Kind, ReferenceHead, check_kind, head_flops, head_width
+from edufast.models.heads import ReferenceHead, check_kind, head_flops, head_width
 from edufast.models.wrappers import unwrapped
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
+from edufast.utils.choices import HeadKind
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_number
@@ -59,7 +60,7 @@ class Student(nn.Module):
         *,
         input_size: Sequence[int] = (3, 32, 32),
         cuts: Sequence[str] | None = None,
-        head: Kind = "grid",
+        head: HeadKind = "grid",
         head_width: int | None = None,
         seed: int = 0,
         learned: Collection[str] = (),
@@ -75,7 +76,7 @@ class Student(nn.Module):
         self.model = model
         self.exits = nn.ModuleDict()  # heads kept from earlier grades, by number of fragments
         self.head: ReferenceHead | None = None
-        self.head_kind: Kind = head
+        self.head_kind: HeadKind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
         self.seed = seed
         self.learned = _parameters(model, learned)

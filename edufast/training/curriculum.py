@@ -6,16 +6,14 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 from edufast.data.class_map import ClassMap
 from edufast.teachers.targets import find_target
 from edufast.teachers.teacher import Teacher
+from edufast.utils.choices import Order, Schedule
 from edufast.utils.instances import all_of, check_choice, check_instance
 from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
-
-Order = Literal["mixed", "slices"]
-Schedule = Literal["held", "restart", "paper"]
 
 # Authors' schedule: 240 epochs, rate x0.1 at 150, 180 and 210, new grades at 150 and 180.
 PAPER_EPOCHS = (150, 30, 60)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edufast.data import Batch, ClassSampler, DataSet, Loader
 from edufast.data.class_map import ClassMap
-from edufast.training.settings import Precision, autocast
+from edufast.training.settings import autocast
+from edufast.utils.choices import Precision
 from edufast.utils.modes import eval_mode
 
 _BATCH = 256  # of evaluate_on

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from edufast.data import Batch
 from edufast.data.rng import Stream, generator
+from edufast.utils.choices import Mix
 from edufast.utils.collectives import gather_rows
 from edufast.utils.devices import to_device
 from edufast.utils.ranks import own_rows
-
-Mix: TypeAlias = Literal["none", "mixup", "cutmix"]
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from edufast.data import Batch
 from edufast.data.rng import Stream, generator
+from edufast.utils.choices import Policy
 from edufast.utils.devices import to_device
 from edufast.utils.extras import needed_for
 from edufast.utils.ranks import own_rows
-
-Policy: TypeAlias = Literal["none", "randaugment", "trivialaugment"]
 
 
 @functools.cache

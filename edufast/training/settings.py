@@ -6,22 +6,17 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from edufast.data import Augment
-from edufast.training.mixing import Mix
-from edufast.training.policy import Policy
+from edufast.utils.choices import Compile, Mix, Optimizer, Policy, Precision
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
 from edufast.utils.instances import check_choice, check_instance
 from edufast.utils.numbers import real_number, whole_number
-
-Optimizer: TypeAlias = Literal["sgd", "adamw"]
-Precision: TypeAlias = Literal["fp32", "bf16"]
-Compile: TypeAlias = Literal["auto", True, False]
 
 _NUMBERS = (
     "lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "label_smoothing", "erase",

@@ -21,8 +21,9 @@ from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.models.global_batch_norm import batch_norms, global_statistics
 from edufast.student.student import Student
 from edufast.training.average import Average
-from edufast.training.settings import Precision, Training, autocast
+from edufast.training.settings import Training, autocast
 from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
+from edufast.utils.choices import Precision
 from edufast.utils.collectives import average_, gather_columns, gather_rows
 from edufast.utils.cuda_graph import Replays
 from edufast.utils.errors import TrainingError, UserError

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import chain
 
 from edufast.utils.errors import UserError
 
@@ -21,11 +22,11 @@ _KNOWN_AS = {
 
 
 class MissingPackageError(UserError, ImportError):
-    """A package is not installed; the message names the extra that brings it."""
+    """Packages are not installed; the message names the extras that bring them."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
-        name = _KNOWN_AS.get(package, package)
-        super().__init__(f"{what} needs {name}: pip install 'edufast[{extra}]'")
+    def __init__(self, what: str, packages: Iterable[str], extras: Iterable[str]) -> None:
+        names = ", ".join(_KNOWN_AS.get(package, package) for package in packages)
+        super().__init__(f"{what} needs {names}: pip install 'edufast[{','.join(extras)}]'")
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def needed_for(what: str, extra: str) -> Iterator[None]:
         extras = _extras_with(package)
         if not extras:
             raise UserError(f"{what} needs the module {error.name!r}{_place(error)}") from error
-        raise MissingPackageError(what, package, extra if extra in extras else extras[0]) from error
+        brings = extra if extra in extras else extras[0]
+        raise MissingPackageError(what, [package], [brings]) from error
 
 
 def _extras_with(package: str) -> list[str]:
@@ -83,4 +85,19 @@ def require(what: str, extra: str, *packages: str) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(what, package, extra)
+            raise MissingPackageError(what, [package], [extra])
+
+
+def require_all(what: str, packages: Mapping[str, Sequence[str]]) -> None:
+    """Look for ``packages``, by the extra that brings them, without loading them.
+
+    Raises:
+        MissingPackageError: some are not installed; the message names all of these.
+    """
+    missing = {
+        extra: [package for package in of if importlib.util.find_spec(package) is None]
+        for extra, of in packages.items()
+    }
+    extras = [extra for extra, of in missing.items() if of]
+    if extras:
+        raise MissingPackageError(what, chain(*missing.values()), extras)

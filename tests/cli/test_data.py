@@ -40,6 +40,8 @@ def test_one_screen_tells_what_a_run_would_see(pictures):
     assert told["fewest"].endswith(": dog") and told["most"].endswith(": cat")
     assert told["imbalance"].endswith(" to 1, most to fewest")
     assert told["sizes"] == "12 x 10 pixels"
+    assert told["train"] == "folder sees 10 x 10 pixels"
+    assert told["other"] == "recipes see 224 x 224 pixels, unless they say otherwise"
     assert told["left"] == "out 1 .txt"
     assert told["corrupt"] == "2 files"
     assert said.stderr == ""

@@ -400,12 +400,21 @@ def test_ctrl_c_leaves_the_best_so_far_and_decisions_that_stay(folder, tmp_path)
     assert (out / "student.safetensors").exists() and not (out / "best.safetensors").exists()
     changed = edufast(*arguments, "--set", "training.lr=0.05", code=2)
     assert "recipe.training.lr was 0.1, is 0.05" in one_line(changed)
+    assert "because" not in changed.stderr, "what is refused is not decided"
 
 
 def test_minutes_are_for_recipes_that_leave_their_length_open(folder):
     result = edufast("train", folder / "recipe.yaml", "--minutes", 1, code=2)
     assert "--minutes" in one_line(result) and "expected a recipe such as folder" in one_line(
         result
+    )
+
+
+def test_all_packages_that_are_missing_are_told_first(monkeypatch):
+    for package in ("matplotlib", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert one_line(edufast("train", "folder", "--data", "nowhere", code=2)) == (
+        "edufast: training needs matplotlib, onnx: pip install 'edufast[train,export]'"
     )
 
 

@@ -72,7 +72,7 @@ def write_saved(folder: Path, *tables: Any) -> Path:
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w:") as archive:
         for name, data in members:
             about = tarfile.TarInfo(name)
             about.size = len(data)

@@ -30,6 +30,15 @@ def test_names_begin_with_that_of_a_split(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_names_may_end_in_several_ways(tmp_path: Path) -> None:
+    make(tmp_path, "train-0.tar", "train-1.tar.gz", "val.tgz", "val.gz")
+    both = shards(tmp_path, ".tar", ".tgz")
+    assert [(path.name, split) for path, split in both] == [
+        ("train-0.tar", "train"), ("val.tgz", "val"),
+    ]  # fmt: skip
+    assert has_shards(tmp_path, ".parquet", ".tar.gz") and not has_shards(tmp_path, ".parquet")
+
+
 def test_folders_are_called_as_splits_are(tmp_path: Path) -> None:
     make(tmp_path, "default/train/0000.tar", "default/test/0000.tar", "default/0/train-0.tar")
     assert found(tmp_path) == {"default/train/0000.tar": "train", "default/test/0000.tar": "val"}
@@ -44,6 +53,8 @@ def test_train_alone_and_names_without_a_split_are_to_be_split(tmp_path: Path) -
 def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no \.tar files; expected them there, or in folders"):
         found(tmp_path)
+    with pytest.raises(UserError, match=r"has no \.tar files"):
+        shards(make(tmp_path, "x.gz"), ".tar", ".tgz")
     with pytest.raises(UserError, match=r"2\.tar: belongs to no split, and other \.tar files do"):
         found(make(tmp_path / "a", "train-1.tar", "2.tar"))
     with pytest.raises(UserError, match="has the splits test; expected train"):

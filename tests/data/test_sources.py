@@ -136,7 +136,7 @@ def test_unknown_sources_say_what_is_near_and_what_there_is():
     )
     assert f"data source is '/none'; expected one of {everything}; or" in told("/none")
     assert told("/none").endswith(
-        "; or an existing folder, a .csv, .parquet or .tar file or an import path"
+        "; or an existing folder, a .csv, .parquet, .tar or .tar.gz file or an import path"
     )
     assert "there is no module 'nowhere'" in told("nowhere:f")
 
@@ -201,7 +201,12 @@ def test_what_is_in_a_folder_is_recognised(files, reader, tmp_path):
 
 
 def test_a_file_is_recognised_by_its_suffix(tmp_path, monkeypatch):
-    for name, reader in (("a.CSV", "manifest"), ("a.parquet", "parquet"), ("a.tar", "webdataset")):
+    for name, reader in (
+        ("a.CSV", "manifest"),
+        ("a.parquet", "parquet"),
+        ("a.tar", "webdataset"),
+        ("a.TGZ", "webdataset"),
+    ):
         assert parsed(name) == (reader, Path(name)), "whether it is there or not"
         (tmp_path / f"b:{name}").touch()
         assert parsed(f"{tmp_path}/b:{name}") == (reader, tmp_path / f"b:{name}")

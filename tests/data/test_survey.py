@@ -46,6 +46,7 @@ def test_everything_is_found_once(pictures, recwarn):
     assert found.layout == "train and test, each with a folder of images for each class"
     assert found.counts == {"cat": (11, 6), "dog": (5, 7), "emu": (6, 0)}
     assert found.imbalance == 11 / 5 and found.image_size == 224
+    assert found.decided_sizes == [10]
     assert found.sizes == Sizes((3, 2), (12, 10), (400, 300), 32)
     assert found.left_out == {".txt": 1, "hidden": 1}
     bad = ["train/dog/bad.jpg", "test/cat/empty too.png", "test/cat/empty.png"]

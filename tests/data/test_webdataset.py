@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edufast.data.sources import parsed as source_path
 from edufast.data.webdataset import webdataset
 from edufast.utils.errors import UserError
 from tests.data.packed import content, contents, expected, samples, write_tar
@@ -22,6 +23,24 @@ def test_shards_are_those_of_splits(tmp_path: Path) -> None:
     found = webdataset(tmp_path)
     assert found.classes == ("cat", "dog")
     assert contents(found.train) == expected(12) and contents(found.val) == expected(5, 50)
+
+
+def test_compressed_shards_are_read_and_those_with_damage_anywhere_are_refused(
+    tmp_path: Path,
+) -> None:
+    write_tar(tmp_path / "train-0.tar.gz", samples(8))
+    write_tar(tmp_path / "train-1.TAR", samples(4, 8))
+    path = write_tar(tmp_path / "val.tgz", samples(5, 50))
+    assert source_path(str(path))[0] == source_path(str(tmp_path))[0] == "webdataset"
+    found = webdataset(tmp_path)
+    assert contents(found.train) == expected(12) and contents(found.val) == expected(5, 50)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes([whole[half] ^ 255]) + whole[half + 1 :]
+    for damaged in (b"", whole[:9], whole[:half], whole[:-9], whole[:-1], flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"val\.tgz: (cannot be read as a tar|is damaged)"):
+            webdataset(path)
 
 
 def test_shards_without_splits_are_split_by_the_seed(tmp_path: Path) -> None:

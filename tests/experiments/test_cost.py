@@ -13,7 +13,6 @@ from edufast.data import load_dataset
 from edufast.data.outline import OUTLINES
 from edufast.experiments.cost import expected_cost
 from edufast.experiments.method import plan_methods
-from edufast.experiments.open_recipe import stated
 from edufast.experiments.recipe import (
     Recipe,
     parse_recipe,
@@ -21,6 +20,7 @@ from edufast.experiments.recipe import (
     shipped_recipes,
 )
 from edufast.experiments.teacher_training import load_teacher, train_teacher
+from edufast.experiments.written import stated
 from edufast.models.weights import read_info
 from edufast.teachers.faculty import Faculty
 from edufast.utils.event_log import EventLog

@@ -124,6 +124,14 @@ def test_tiny_images_and_networks_of_unknown_needs_do_not_grow(found, given):
     assert grade["image_size"] is None
 
 
+def test_images_stay_whole_where_no_other_sizes_are_wanted():
+    given = {"curriculum.image_sizes": []}
+    (grade,) = values(machine=Machine(2e10), minutes=2, **given)["curriculum.grades"]
+    grown = values(machine=Machine(2e10), minutes=2)["curriculum.grades"]
+    assert grade["image_size"] is None
+    assert samples([grade]) < samples(grown), "small images take less time"
+
+
 def test_larger_networks_need_time_for_enough_passes():
     chosen = [values(minutes=m, machine=Machine(5e10))["student.model"] for m in (0.5, 2, 6, 100)]
     order = [rules._STUDENTS.index(model) for model in chosen]

@@ -1,4 +1,4 @@
-"""Recipes that leave things open: what is said of them is checked, the rest decided once."""
+"""Recipes that leave things open: they are decided once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import edufast.experiments.open_recipe as open_recipe
-from edufast.experiments.open_recipe import closed, flattened, is_open, merged, stated
+from edufast.experiments.open_recipe import closed, flattened
 from edufast.experiments.recipe import load_recipe, read_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.experiments.written import merged
 from edufast.models.weights import ModelInfo, save_model
 from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
@@ -44,20 +45,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
 def content(tmp_path: Path) -> dict[str, Any]:
     write_pictures(tiny_data(), tmp_path / "pictures")
     return read_recipe("folder", [f"data.source={tmp_path / 'pictures'}", "minutes=1"])
-
-
-def test_a_recipe_with_minutes_is_open():
-    assert is_open(read_recipe("folder")) and not is_open(read_recipe("quickstart"))
-    assert not is_open({"minutes": None})
-
-
-def test_what_is_said_is_checked_before_anything_is_decided():
-    with pytest.raises(UserError, match=r"training\.lr: found -1"):
-        stated(read_recipe("folder", ["training.lr=-1"]), "folder")
-    with pytest.raises(UserError, match="minutes: found 0"):
-        stated(read_recipe("folder", ["minutes=0"]), "folder")
-    with pytest.raises(UserError, match="mintues: unknown key; did you mean 'minutes'"):
-        stated(read_recipe("folder", ["mintues=3"]), "folder")
 
 
 def test_what_is_left_out_is_decided_and_what_is_set_stays(content, machine, tmp_path):
@@ -105,14 +92,6 @@ def test_a_run_that_exists_keeps_what_was_decided(content, machine, tmp_path):
     assert machine.asked == 1
     other, _ = closed({**again, "minutes": 2, "seed": 3}, "folder", "cpu", tmp_path / "run")
     assert (other.minutes, other.seed, other.curriculum) == (2, 3, first.curriculum)
-
-
-def test_keys_above_hide_those_below():
-    below = {"a": {"b": 1, "c": 2}, "d": [1, 2], "e": {"f": 1}}
-    above = {"a": {"c": 3}, "d": [4], "e": 5, "g": 6}
-    assert merged(below, above) == {"a": {"b": 1, "c": 3}, "d": [4], "e": 5, "g": 6}
-    assert below["a"] == {"b": 1, "c": 2}
-    assert merged({"a": None}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
 def test_keys_are_told_with_their_sections():

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edufast.experiments.open_recipe import stated
 from edufast.experiments.recipe import load_recipe, parse_recipe, read_recipe, shipped_recipes
 from edufast.experiments.schema import read_yaml
+from edufast.experiments.written import stated
 from edufast.utils.errors import UserError
 from tests.experiments.recipes import content
 from tests.tiny import tiny_data

@@ -14,7 +14,7 @@ import pytest
 
 import edufast
 from edufast.utils.errors import UserError
-from edufast.utils.extras import MissingPackageError, needed_for, require
+from edufast.utils.extras import MissingPackageError, needed_for, require, require_all
 from tests.test_layers import modules
 
 EXTRA = re.compile(r"needs (.+): pip install 'edufast\[(\w+)\]'")
@@ -168,6 +168,16 @@ def test_every_package_that_is_imported_is_required_or_in_an_extra() -> None:
             for name in names:
                 package = name.partition(".")[0]
                 assert {package, distribution(package)} & known, (path, name)
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    here = {"cli": ("typer",), "train": ("json", "no_such_1"), "export": ("no_such_2", "no_such_3")}
+    with pytest.raises(MissingPackageError) as error:
+        require_all("this", here)
+    assert str(error.value) == (
+        "this needs no_such_1, no_such_2, no_such_3: pip install 'edufast[train,export]'"
+    )
+    require_all("this", {"cli": ("typer",), "train": ("json",)})
 
 
 def test_a_missing_package_is_an_import_error_and_a_user_error() -> None:

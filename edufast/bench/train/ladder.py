@@ -21,9 +21,10 @@ from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.teacher import Teacher
-from edufast.training.curriculum import Curriculum, Schedule
+from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
-from edufast.training.settings import Precision, SchoolOptions, Training
+from edufast.training.settings import SchoolOptions, Training
+from edufast.utils.choices import Precision, Schedule
 
 
 class WithLoader(PlainLoop):

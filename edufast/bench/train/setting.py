@@ -11,7 +11,7 @@ from torch import nn
 
 from edufast.data import Augment, DataSet, Samples
 from edufast.models.zoo import create_model
-from edufast.training.settings import Precision
+from edufast.utils.choices import Precision
 
 TEMPERATURE, ALPHA = 4.0, 0.1  # of the repositories: 0.1 cross-entropy + 0.9 distillation
 LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
