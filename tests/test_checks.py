@@ -89,3 +89,12 @@ def test_text_is_read_and_written_in_an_encoding_of_its_own_and_not_the_locales(
         if isinstance(node, ast.Call) and _names_no_encoding(node)
     ]
     assert found == []
+
+
+def test_no_duration_is_taken_from_a_clock_that_may_be_set_back():
+    found = [
+        path.relative_to(ROOT)
+        for path in sorted((ROOT / "edufast").rglob("*.py"))
+        if re.search(r"\btime\.time\(|date(time)?\.(now|today|utcnow)\(", path.read_text("utf-8"))
+    ]
+    assert found == []

@@ -106,11 +106,15 @@ THOROUGH = (
     "cli/test_train.py::test_a_run_in_a_relative_place_*",
     "cli/test_train.py::test_ctrl_c_leaves_a_run_*",
     "edge/test_bundle.py::test_a_file_for_executorch_*",
+    "edge/test_bundle.py::test_a_model_is_replayed_alone_*",
     "edge/test_one_image.py::test_quantising_again_*",
+    "edge/test_trained.py::test_a_file_that_prepares_pictures_wrongly_*",
     "experiments/test_run.py::test_without_dali_*",
+    "experiments/test_sweep.py::test_processes_that_share_*",
     "ops/test_kd_loss_accuracy.py::test_triton_*",
     "test_examples.py::test_a_program_in_cpp_*",
     "test_examples.py::test_a_graded_training_in_one_file",
+    "test_examples.py::test_a_notebook_*",
     "test_gpu_check.py::test_every_part_*",
     "training/test_step.py::test_one_compile_a_grade_beyond_dynamos_limit",
 )
@@ -119,7 +123,6 @@ THOROUGH = (
 # emulate a GPU or compile for each case.
 SAMPLED = (
     "cli/test_train.py::test_a_signal_*",
-    "edge/test_trained.py::test_a_file_that_prepares_pictures_wrongly_*",
     "experiments/test_shipped_recipes.py::test_runs_*",
     "models/test_architectures.py::test_cuts_*",
     "models/test_cutting.py::test_fragments_*",
@@ -129,7 +132,6 @@ SAMPLED = (
     "ops/test_merge_build.py::test_no_spills_*",
     "ops/test_numbers_compile.py::*",
     "ops/test_soft_labels.py::*",
-    "test_examples.py::test_a_notebook_*",
     "test_examples.py::test_two_experts_*",
     "utils/test_extras.py::test_without_extras_the_python_interface_*",
 )

@@ -251,6 +251,14 @@ def resume(
         Path, typer.Argument(parser=path_of("run"), help="The folder of a run or a sweep.")
     ],
     jobs: JobsOption = 1,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Help the process that is at work on the sweep, here or on another machine that "
+            "has the folder at the same path.",
+        ),
+    ] = False,
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -258,11 +266,13 @@ def resume(
     from edufast.experiments.run_folder import RunFolder
     from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
+    if join and not is_sweep(run):
+        fail(f"--join: {run} is no sweep; expected the folder of one", 2)
     if is_sweep(run):
         if log is not None:
             fail(f"--log: {run} is a sweep; expected a run", 2)
         user(check_environment)  # again: not by ranks
-        _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json)
+        _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json, join)
     else:
         _carry_out(user(RunFolder(run).read_config), run, as_json, log)
 
@@ -343,10 +353,18 @@ def results_table(results: Results) -> Table:
     return found
 
 
-def _carry_out_sweep(config: SweepConfig, folder: Path, jobs: int, as_json: bool) -> None:
-    from edufast.experiments.sweep import run_sweep
+def _carry_out_sweep(
+    config: SweepConfig, folder: Path, jobs: int, as_json: bool, join: bool = False
+) -> None:
+    from edufast.experiments.sweep import join_sweep, run_sweep
 
-    summary = _attempt(folder, run_sweep, config, folder, jobs, console)
+    if join:
+        summary = _attempt(folder, join_sweep, folder, jobs, console)
+        if summary is None:
+            say(f"all trainings are done; the process that began {folder} summarises them")
+            return
+    else:
+        summary = _attempt(folder, run_sweep, config, folder, jobs, console)
     # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
     from edufast.experiments.report.sweep import note
 

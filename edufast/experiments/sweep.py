@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +16,7 @@ from edufast.experiments.sweep_config import SweepConfig
 from edufast.experiments.sweep_tasks import plan_tasks, sweep_runs
 from edufast.experiments.workers import run_tasks
 from edufast.utils.files import remove_partial_files
-from edufast.utils.lock import folder_lock
+from edufast.utils.lock import InUse, folder_lock
 from edufast.utils.progress import message_console
 
 
@@ -56,3 +59,28 @@ def run_sweep(
             summary = write_summary(path, config, sweep_runs(config, path), teachers)
         write_figures(path, summary)  # not where somebody stopped it, and waits
     return summary
+
+
+def join_sweep(path: Path, jobs: int = 1, console: Console | None = None) -> SweepSummary | None:
+    """Help a sweep that another process has begun, perhaps on another machine.
+
+    Every training is done by one of them. What one leaves when it is stopped, another goes on with.
+
+    Args:
+        path: the folder, which has this path on all machines, on a file system with locks.
+        jobs: processes at a time, of this one.
+        console: told what happens; None: standard error.
+
+    Returns:
+        None: the process that began the sweep is still there, and summarises it.
+
+    Raises:
+        Interrupted, UserError, TrainingError: as :func:`run_sweep`.
+    """
+    console = console or message_console()
+    config = SweepConfig.read(path)
+    logs = path / "logs" / f"{socket.gethostname()}-{os.getpid()}"
+    run_tasks(plan_tasks(config, path).in_order(), jobs, logs, console)
+    with suppress(InUse):
+        return run_sweep(config, path, console=console)
+    return None

@@ -22,10 +22,11 @@ from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.sweep_config import SweepConfig
 from edufast.experiments.teacher_training import train_teacher
-from edufast.experiments.workers import Task
+from edufast.experiments.workers import DONE_ELSEWHERE, Task
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
+from edufast.utils.lock import lock
 
 
 @functools.lru_cache(maxsize=2)
@@ -80,16 +81,19 @@ class TeacherTask:
         return self.product.exists()
 
     def run(self, console: Console) -> str:
-        event = train_teacher(
-            self.recipe,
-            self.k,
-            _load(self.recipe.data),
-            self.product,
-            device=self.device,
-            checkpoint=self.product.with_suffix(".pt"),
-            event_log=EventLog(self.metrics),
-            console=console,
-        )
+        with lock(self.product.with_suffix(".lock"), self.product):
+            if self.done():
+                return DONE_ELSEWHERE
+            event = train_teacher(
+                self.recipe,
+                self.k,
+                _load(self.recipe.data),
+                self.product,
+                device=self.device,
+                checkpoint=self.product.with_suffix(".pt"),
+                event_log=EventLog(self.metrics),
+                console=console,
+            )
         return f"{event.accuracy:.1%}, {event.seconds:.0f} s"
 
 

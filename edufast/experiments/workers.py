@@ -1,4 +1,8 @@
-"""Tasks that depend on each other, done one by one or by several processes at a time."""
+"""Tasks that depend on each other, done one by one or by several processes at a time.
+
+Processes that know nothing of each other, on other machines even, may do the same tasks: each is
+locked by who does it, and the others take another one, or wait.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -19,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edufast.utils.errors import Interrupted, TrainingError, UserError
+from edufast.utils.lock import InUse
 from edufast.utils.progress import message_console
 from edufast.utils.signals import (
     blocked_signals,
@@ -28,6 +33,8 @@ from edufast.utils.signals import (
 )
 
 _GRACE = 20.0  # seconds that a worker has to end before it is killed
+_LOOK_AGAIN = 2.0  # seconds, at what another process does
+DONE_ELSEWHERE = "done by another process"
 
 
 class Task(Protocol):
@@ -47,7 +54,12 @@ class Task(Protocol):
     def done(self) -> bool: ...
 
     def run(self, console: Console) -> str:
-        """Do it, or go on where it was interrupted. Returns the outcome in a few words."""
+        """Do it, or go on where it was interrupted, unless it is done by now. Returns the outcome
+        in a few words.
+
+        Raises:
+            InUse: another process does it.
+        """
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int, logs: Path, console: Console) -> None:
@@ -68,9 +80,36 @@ def run_tasks(tasks: Sequence[Task], jobs: int, logs: Path, console: Console) ->
     if jobs > 1 and len(waiting) > 1:
         _run_in_processes(waiting, jobs, logs, console)
         return
-    for number, task in enumerate(waiting, start=len(tasks) - len(waiting) + 1):
-        console.print(f"{number}/{len(tasks)}  {task.name}", style="bold")
+    elsewhere: set[Path] = set()
+    while waiting:
+        for task in _ready(waiting, waiting):
+            number = len(tasks) - len(waiting) + 1
+            if _done(task, f"{number}/{len(tasks)}", elsewhere, console):
+                waiting.remove(task)
+                break
+        else:
+            time.sleep(_LOOK_AGAIN)
+
+
+def _done(task: Task, number: str, elsewhere: set[Path], console: Console) -> bool:
+    """Do ``task``, unless another process does, which is told once."""
+    known = task.product in elsewhere
+    if not known:
+        console.print(f"{number}  {task.name}", style="bold")
+    try:
         task.run(console)
+    except InUse as error:
+        elsewhere.add(task.product)
+        if not known:
+            console.print(f"{error}")
+        return False
+    return True
+
+
+def _ready(waiting: Sequence[Task], unfinished: Iterable[Task]) -> list[Task]:
+    """Those of ``waiting`` whose needs are met."""
+    unmet = {task.product for task in unfinished}
+    return [task for task in waiting if unmet.isdisjoint(task.needs)]
 
 
 def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Console) -> None:
@@ -78,6 +117,7 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
     threads = max(1, torch.get_num_threads() // jobs)
     pool = [_Worker(logs / f"worker{i}.log", threads) for i in range(min(jobs, len(waiting)))]
     total, done, stopping = len(waiting), 0, False
+    elsewhere: dict[Path, float] = {}  # what another process does, and when to look again
     failure: Exception | None = None
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -97,16 +137,22 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
                     for worker in pool:
                         worker.interrupt()
                 if not stopping:
-                    _assign(waiting, pool)
+                    _assign(waiting, pool, elsewhere)
                 busy = [worker for worker in pool if worker.task is not None]
                 if not busy:
-                    break
+                    if stopping or not waiting:
+                        break
+                    time.sleep(0.2)
                 for connection in wait([worker.connection for worker in busy], timeout=0.2):
                     worker = next(w for w in busy if w.connection is connection)
                     task = worker.task
                     assert task is not None
                     try:
                         outcome = worker.collect(stopping or interrupted())
+                    except InUse:
+                        waiting.insert(0, task)
+                        elsewhere[task.product] = time.monotonic() + _LOOK_AGAIN
+                        continue
                     except (TrainingError, UserError) as error:
                         failure = failure or error
                         continue
@@ -123,13 +169,15 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
         raise Interrupted("trainings")
 
 
-def _assign(waiting: list[Task], pool: Sequence[_Worker]) -> None:
-    """Give idle workers the first tasks whose needs are met."""
-    unmet = {task.product for task in waiting}
-    unmet |= {worker.task.product for worker in pool if worker.task is not None}
-    ready = [task for task in waiting if unmet.isdisjoint(task.needs)]
+def _assign(waiting: list[Task], pool: Sequence[_Worker], elsewhere: dict[Path, float]) -> None:
+    """Give idle workers the first tasks whose needs are met, and that no other process had a moment
+    ago."""
+    at_work = [worker.task for worker in pool if worker.task is not None]
     idle = (worker for worker in pool if worker.task is None)
-    for worker, task in zip(idle, ready, strict=False):
+    now = time.monotonic()
+    ready = _ready(waiting, [*waiting, *at_work])
+    free = (task for task in ready if elsewhere.get(task.product, now) <= now)
+    for worker, task in zip(idle, free, strict=False):
         waiting.remove(task)
         worker.start(task)
 
@@ -162,6 +210,7 @@ class _Worker:
             stopping: whether processes are asked to end.
 
         Raises:
+            InUse: another process does it.
             UserError, TrainingError: it failed.
         """
         assert self.task is not None
@@ -192,7 +241,11 @@ class _Worker:
             self._process.kill()
 
 
-_FAILURES: dict[str, type[Exception]] = {"user": UserError, "training": TrainingError}
+_FAILURES: dict[str, type[Exception]] = {
+    "in use": InUse,
+    "user": UserError,
+    "training": TrainingError,
+}
 
 
 def _serve(connection: Connection, log: Path, threads: int) -> None:
@@ -227,6 +280,9 @@ def _outcome(task: Task, console: Console) -> tuple[str, str]:
         return "done", task.run(console)
     except (Interrupted, KeyboardInterrupt):
         return "interrupted", ""
+    except InUse as error:
+        console.print(f"{error}")
+        return "in use", str(error)
     except UserError as error:
         return "user", str(error)
     except TrainingError as error:

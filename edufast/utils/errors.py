@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _LISTED = 20  # largest number of names in a message
+_BREAK = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")  # as str.splitlines breaks lines
 
 
-class UserError(ValueError):
+class _OneLine(Exception):
+    """Its message is one line, whatever the names in it hold, which may come from a file."""
+
+    def __str__(self) -> str:
+        return _BREAK.sub(" ", super().__str__())
+
+
+class UserError(_OneLine, ValueError):
     """Something a user typed (a path, a recipe value, an argument) cannot be used as it is."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(_OneLine, RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
 
 

@@ -18,21 +18,40 @@ _NAME = ".lock"
 _MOMENT = 0.1  # seconds, far more than is_locked takes
 
 
+class InUse(UserError):
+    """Another process holds it."""
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold ``folder``, which is made where it does not exist, for the time of the block.
 
+    Raises:
+        InUse, UserError: as :func:`lock`.
+    """
+    with lock(folder / _NAME, folder):
+        yield
+
+
+@contextmanager
+def lock(path: Path, held: Path) -> Iterator[None]:
+    """Hold what the lock file ``path`` stands for, for the time of the block.
+
     The kernel releases the lock when the process ends, however it ends: a lock file that is left
     behind locks nothing.
 
+    Args:
+        path: made where it does not exist, with its folder.
+        held: what it stands for, in messages.
+
     Raises:
-        UserError: another process holds the folder, and the message says which; or no file can be
-            written in the place of the lock's.
+        InUse: another process holds it, and the message says which.
+        UserError: no file can be written in the place of the lock's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    refuse_special_file(folder / _NAME)
-    with open(folder / _NAME, "a+", encoding="utf-8", errors="replace") as file:
-        with naming(folder / _NAME):  # not every file system has locks
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_special_file(path)
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
+        with naming(path):  # not every file system has locks
             taken = _taken(file)
             if not taken:
                 time.sleep(_MOMENT)  # it may only have been looked at
@@ -40,10 +59,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
         if not taken:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{folder} is in use by {holder}; wait until it ends, or choose another folder"
+            raise InUse(
+                f"{held} is in use by {holder}; wait until it ends, or choose another folder"
             )
-        with naming(folder / _NAME):
+        with naming(path):
             file.truncate(0)
             file.write(
                 f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n"

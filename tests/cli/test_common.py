@@ -191,7 +191,7 @@ def test_a_command_prints_warnings_so(monkeypatch):
         warnings.warn_explicit("look out", UserWarning, OURS, 1)
         raise UserError("over")
 
-    monkeypatch.setattr("edufast.experiments.recipe.read_recipe", warn)
+    monkeypatch.setattr("edufast.experiments.written.read_recipe", warn)
     assert edufast("recipes", "x", code=2).stderr == "warning: look out\nedufast: over\n"
 
 

@@ -189,6 +189,12 @@ def sets(tmp_path_factory):
     return {path: path.read_bytes() for path in sorted(root.glob("*/*"))}
 
 
+def test_the_names_of_other_arrays_are_told_in_the_same_line(tmp_path):
+    np.savez(tmp_path / "train.npz", **{"im\nages": np.zeros(3)})
+    with pytest.raises(UserError, match=r"has no array 'images'; expected .* found im ages$"):
+        arrays(tmp_path)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_is_damaged_is_told_in_one_line_or_read(sets, data):

@@ -184,3 +184,30 @@ def test_ctrl_c_stops_all_processes_and_the_sweep_resumes(recipe):
     result = edufast("resume", out, "--json")
     assert all(entry["seeds"] == [0] for entry in json.loads(result.stdout)["variants"])
     assert teachers.items() <= {p: p.stat().st_mtime_ns for p in teachers}.items()
+
+
+def test_processes_that_share_a_sweep_do_each_training_once(recipe):
+    """As on two machines; who helps leaves the summary to who began."""
+    out = recipe.parent / "shared"
+    command = [sys.executable, "-m", "edufast"]
+    options = ["--only", "plain;kd", "--seeds", "2", "--out", out]
+    first = subprocess.Popen([*command, "sweep", recipe, *options], stderr=subprocess.DEVNULL)
+    while not (out / "sweep.yaml").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = subprocess.run([*command, "resume", out, "--join"], capture_output=True, text=True)
+    assert (first.wait(), second.returncode) == (0, 0), second.stderr
+    assert entries(json.loads((out / "sweep.json").read_text()))["kd"]["unfinished"] == []
+    for run in (out / "runs").iterdir():
+        assert [e["event"] for e in events(run)].count("result") == 1
+    (teacher,) = (out / "teachers").glob("*.jsonl")
+    assert len(teacher.read_text().splitlines()) == len(set(teacher.read_text().splitlines()))
+
+
+def test_what_is_joined_is_a_sweep_and_is_summarised_if_nobody_else_does(swept, recipe):
+    out, _ = swept
+    (out / "sweep.md").unlink()
+    edufast("resume", out, "--join")
+    assert (out / "sweep.md").exists()
+    run = out / "runs" / "plain-0"
+    assert "is no sweep; expected" in one_line(edufast("resume", run, "--join", code=2))

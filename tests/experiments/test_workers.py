@@ -1,5 +1,6 @@
 """Tasks in several processes: their order, and how a failure is told."""
 
+import io
 import os
 import re
 import signal
@@ -7,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from edufast.experiments import workers
-from edufast.experiments.workers import run_tasks
+from edufast.experiments.workers import DONE_ELSEWHERE, run_tasks
 from edufast.utils.errors import Interrupted, TrainingError
+from edufast.utils.lock import InUse
 
 
 class FileTask:
@@ -33,6 +36,10 @@ class FileTask:
         assert all(path.exists() for path in self.needs)
         if self.verb == "die":
             os._exit(3)
+        if self.verb == "leave" and self.product.with_suffix(".lock").exists():
+            raise InUse(f"{self.name} is in use")
+        if self.done():
+            return DONE_ELSEWHERE
         self.product.write_text(str(os.getpid()))
         return "written"
 
@@ -101,6 +108,32 @@ def test_processes_keep_the_order_and_tell_a_failure(tmp_path):
         run_tasks(tasks, 2, tmp_path / "logs", Console(quiet=True))
     assert a.exists() and b.exists() and c.exists() and not late.exists()
     assert a.read_text() != c.read_text(), "processes share the work"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("finishes", [True, False])
+def test_what_another_process_does_is_waited_for_or_taken_over(
+    tmp_path, monkeypatch, jobs, finishes
+):
+    """It finishes the task, or is killed, which frees the lock; what needs the task comes after."""
+    held, free, last = (tmp_path / name for name in ("held", "free", "last"))
+    tasks = [FileTask(held, verb="leave"), FileTask(free), FileTask(last, (held,))]
+    held.with_suffix(".lock").touch()
+
+    def end(seconds):
+        assert free.exists() and not last.exists()
+        if finishes:
+            held.write_text("by another")
+        held.with_suffix(".lock").unlink(missing_ok=True)
+        real(0.05)
+
+    real = time.sleep
+    monkeypatch.setattr(workers, "_LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(workers, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
+    said = Console(record=True, file=io.StringIO())
+    run_tasks(tasks, jobs, tmp_path / "logs", said)
+    assert (held.read_text() == "by another") == finishes
+    assert last.exists() and (jobs > 1 or said.export_text().count("held is in use") == 1)
 
 
 def handles_ctrl_c(pid: int) -> bool:

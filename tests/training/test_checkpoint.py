@@ -1,4 +1,7 @@
 import hashlib
+import itertools
+import os
+import sys
 
 import pytest
 import torch
@@ -97,6 +100,29 @@ def forged(change):
 
 def first_momentum(state):
     return next(iter(state["optimizer"]["state"].values()))
+
+
+def _killed_after(steps):
+    """This process, after so many things that Python asks of the system."""
+    left = iter(range(steps))
+    sys.addaudithook(lambda *_: next(left, None) is None and os._exit(9))
+
+
+def test_a_process_that_is_killed_anywhere_within_a_write_leaves_a_whole_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for steps in itertools.count():
+        save_checkpoint(path, {"number": 0})
+        child = os.fork()
+        if not child:
+            _killed_after(steps)
+            save_checkpoint(path, {"number": 1})
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        found = latest_checkpoint(path, pytest.fail)
+        if not status:
+            break
+        assert found in ({"number": 0}, {"number": 1})
+    assert steps > 10 and found == {"number": 1}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """The error for an unknown name suggests close names and lists those that exist."""
 
-from edufast.utils.errors import UserError, one_line, unknown
+import pickle
+
+import pytest
+
+from edufast.utils.errors import TrainingError, UserError, one_line, unknown
 
 
 def test_close_names_come_first_whatever_their_case():
@@ -27,3 +31,10 @@ def test_long_lists_are_cut_but_searched_to_the_end():
 def test_a_message_of_several_lines_becomes_one():
     assert one_line(ValueError("first\n\tsecond  third\n")) == "first second third"
     assert one_line(ValueError()) == ""
+
+
+@pytest.mark.parametrize("error", [UserError, TrainingError])
+@pytest.mark.parametrize("end", "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
+def test_a_name_in_a_message_does_not_break_its_line(error, end):
+    assert str(error(f"found a  name{end} of a file")) == "found a  name of a file"
+    assert str(pickle.loads(pickle.dumps(error(f"a{end}b")))) == "a b"

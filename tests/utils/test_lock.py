@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edufast.utils.errors import UserError
-from edufast.utils.lock import folder_lock, is_locked
+from edufast.utils.lock import InUse, folder_lock, is_locked, lock
 
 HOLD = """
 import sys
@@ -30,6 +30,14 @@ def test_a_second_user_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
         pass
     with folder_lock(folder):  # free again
         pass
+
+
+def test_a_file_has_a_lock_beside_it(tmp_path: Path) -> None:
+    weights = tmp_path / "new" / "weights"
+    held = weights.with_suffix(".lock"), weights
+    with lock(*held), pytest.raises(InUse, match="new/weights is in use by process"), lock(*held):
+        pass
+    assert not weights.exists()
 
 
 def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
