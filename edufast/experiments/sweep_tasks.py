@@ -26,7 +26,7 @@ from edufast.experiments.workers import DONE_ELSEWHERE, Task
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
-from edufast.utils.lock import lock
+from edufast.utils.lock import InUse, is_locked, lock
 
 
 @functools.lru_cache(maxsize=2)
@@ -145,6 +145,8 @@ class StudentTask:
         return _result(self.product) is not None or RunFolder(self.product).diverged.exists()
 
     def run(self, console: Console) -> str:
+        if is_locked(self.product):  # before its data and teachers are read, perhaps often
+            raise InUse(f"{self.product} is in use by another process")
         setup = Setup(self.config(), self.product, console, _load)
         try:
             with setup.opened():
