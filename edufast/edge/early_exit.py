@@ -146,7 +146,7 @@ def _check_program(
     with torch.inference_mode():
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            expected = reference(torch.tensor(original.prepared(images[part])))
+            expected = reference(torch.from_numpy(original.prepared(images[part])))
             classes = expected.logits.argmax(1).numpy() == logits[part].argmax(1)
             same += int((classes & (expected.depth.numpy() == left[part])).sum())
     least = MIN_AGREEMENT if form.EXACT else MIN_AGREEMENT_ALONE

@@ -131,14 +131,21 @@ class Original:
         return self.samples[:RUNS]
 
     def prepared(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Images in the layout of the files' input as the model takes them."""
-        return images if self.constants is None else normalise(images, *self.constants)
+        """Images in the layout of the files' input as the model takes them, the caller's to change:
+        a model may write into them."""
+        return _prepared(images, self.constants)
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """The model's logits for images in the layout of the files' input, by PyTorch."""
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.model(torch.tensor(self.prepared(images))).numpy()
+            logits: NDArray[np.float32] = self.model(
+                torch.from_numpy(self.prepared(images))
+            ).numpy()
         return logits
+
+
+def _prepared(images: NDArray[Any], constants: Constants | None) -> NDArray[np.float32]:
+    return images.copy() if constants is None else normalise(images, *constants)
 
 
 def _frozen(model: nn.Module) -> nn.Module:
@@ -151,10 +158,7 @@ def _frozen(model: nn.Module) -> nn.Module:
 def _expected(
     model: nn.Module, samples: Images, constants: Constants | None
 ) -> NDArray[np.float32]:
-    def prepared(images: NDArray[Any]) -> NDArray[np.float32]:
-        return images if constants is None else normalise(images, *constants)
-
-    logits = torch_logits(model, samples, prepared)
+    logits = torch_logits(model, samples, lambda images: _prepared(images, constants))
     if logits.ndim != 2:
         raise ValueError(f"model must return logits (N, classes), got shape {logits.shape}")
     if not np.isfinite(logits).all():

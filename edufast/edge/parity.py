@@ -123,17 +123,17 @@ def compare(
 def torch_logits(
     model: nn.Module,
     images: Images,
-    prepared: Callable[[NDArray[Any]], NDArray[np.float32]] = lambda images: images,
+    prepared: Callable[[NDArray[Any]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """(N, classes) float32 logits of ``model`` on images that ``prepared`` turns, batch by batch,
-    into (N, C, H, W) float32.
+    into (N, C, H, W) float32, which the model may write into.
 
     Raises:
         ValueError: the model does not take them, or returns something else.
     """
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        taken = torch.tensor(prepared(batch))  # a copy: the model may write into it
+        taken = torch.from_numpy(prepared(batch))
         try:
             logits = model(taken)
         except RuntimeError as error:

@@ -139,10 +139,8 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
                 if not stopping:
                     _assign(waiting, pool, elsewhere)
                 busy = [worker for worker in pool if worker.task is not None]
-                if not busy:
-                    if stopping or not waiting:
-                        break
-                    time.sleep(0.2)
+                if not busy and (stopping or not waiting):
+                    break
                 for connection in wait([worker.connection for worker in busy], timeout=0.2):
                     worker = next(w for w in busy if w.connection is connection)
                     task = worker.task

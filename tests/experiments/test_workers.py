@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -120,18 +120,21 @@ def test_what_another_process_does_is_waited_for_or_taken_over(
     tasks = [FileTask(held, verb="leave"), FileTask(free), FileTask(last, (held,))]
     held.with_suffix(".lock").touch()
 
-    def end(seconds):
-        assert free.exists() and not last.exists()
+    def end():
+        while not free.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)  # several looks, at what is locked
+        assert not last.exists()
         if finishes:
             held.write_text("by another")
-        held.with_suffix(".lock").unlink(missing_ok=True)
-        real(0.05)
+        held.with_suffix(".lock").unlink()
 
-    real = time.sleep
     monkeypatch.setattr(workers, "_LOOK_AGAIN", 0.1)
-    monkeypatch.setattr(workers, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
     said = Console(record=True, file=io.StringIO())
-    run_tasks(tasks, jobs, tmp_path / "logs", said)
+    with ThreadPoolExecutor(1) as other:
+        ended = other.submit(end)
+        run_tasks(tasks, jobs, tmp_path / "logs", said)
+        ended.result()
     assert (held.read_text() == "by another") == finishes
     assert last.exists() and (jobs > 1 or said.export_text().count("held is in use") == 1)
 
