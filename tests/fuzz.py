@@ -23,6 +23,7 @@ from edufast.data.manifest import manifest
 from edufast.data.webdataset import webdataset
 from edufast.edge.contract import BundledFile, Contract
 from edufast.edge.device_rows import DeviceRow, read_rows
+from edufast.edge.onnx_model import OnnxModel
 from edufast.experiments.recipe import load_recipe
 from edufast.experiments.run_folder import RunFolder
 from edufast.experiments.run_log import read_run
@@ -33,6 +34,7 @@ from edufast.teachers.logit_store import LogitStore
 from edufast.training.checkpoint import load_checkpoint, save_checkpoint
 from edufast.utils.errors import UserError
 from tests.data.packed import samples, write_tar
+from tests.edge.linear_onnx import write_linear
 from tests.experiments.logs import trial
 from tests.experiments.small import small_config
 from tests.tiny import tiny_data, tiny_faculty
@@ -148,6 +150,11 @@ def _rows(folder: Path) -> None:
     (folder / "rows.txt").write_text(json.dumps(asdict(row)) + "\n")
 
 
+def _onnx(folder: Path) -> None:
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 6))
+    write_linear(folder / "teacher.onnx", layer)
+
+
 TARGETS = {
     "recipe": Target("recipe.yaml", _recipe, lambda f: load_recipe(str(f / "recipe.yaml"))),
     "config of a run": Target("config.yaml", _config, lambda f: RunFolder(f).read_config()),
@@ -165,6 +172,9 @@ TARGETS = {
     "table of pictures": Target("list.csv", _table, lambda f: manifest(f / "list.csv")),
     "list to leave out": Target("list.csv", _left_out, lambda f: read_list(f / "list.csv")),
     "tar shard": Target("a.tar", _shard, lambda f: webdataset(f / "a.tar")),
+    "teacher of onnxruntime": Target(
+        "teacher.onnx", _onnx, lambda f: OnnxModel(f / "teacher.onnx")(torch.zeros(2, 3, 16, 16))
+    ),
     "contract of a bundle": Target("contract.json", _contract, Contract.read),
     "rows of bench.py": Target("rows.txt", _rows, lambda f: read_rows(f / "rows.txt")),
 }

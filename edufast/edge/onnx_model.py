@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edufast.edge.runtime import open_session, run_session
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, one_line
 from edufast.utils.instances import check_instance
 
 
@@ -39,15 +41,31 @@ class OnnxModel(nn.Module):
             raise UserError(f"no model at {path}; expected an .onnx file")
         self.register_buffer("content", torch.from_numpy(np.fromfile(path, dtype=np.uint8)))
         self._session: Any = None
-        taken = self._opened().get_inputs()
-        if len(taken) != 1 or taken[0].type != "tensor(float)" or len(taken[0].shape) != 4:
-            found = ", ".join(f"{one.type} {one.shape}" for one in taken)
+        with self._refused("takes inputs that cannot be read"):
+            taken = [(one.type, one.shape) for one in self._opened().get_inputs()]
+        if len(taken) != 1 or taken[0][0] != "tensor(float)" or len(taken[0][1]) != 4:
+            found = ", ".join(f"{kind} {shape}" for kind, shape in taken)
             raise UserError(f"{path} takes {found}; expected float32 images (N, 3, H, W)")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Its first output (N, ...) for images (N, 3, H, W), on their device."""
-        outputs = run_session(self._opened(), images.detach().float().cpu().numpy())
-        return torch.from_numpy(outputs[0]).to(images.device)
+        """Its first output (N, ...) for images (N, 3, H, W), on their device.
+
+        Raises:
+            UserError: the file cannot take images of this size, or gives no tensor.
+        """
+        session = self._opened()
+        with self._refused(f"cannot take images {tuple(images.shape)}"):
+            outputs = run_session(session, images.detach().float().cpu().numpy())
+            return torch.from_numpy(outputs[0]).to(images.device)
+
+    @contextmanager
+    def _refused(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise UserError(f"{self.name} {what}: {one_line(error)}") from error
 
     def _opened(self) -> Any:
         if self._session is None:

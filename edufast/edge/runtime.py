@@ -69,8 +69,11 @@ def open_session(content: bytes, name: str, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is an error is told below, in one line
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    try:  # without its second try, by the same provider, which it announces in four lines
+        return onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors share no public base class
         raise UserError(
             f"{name} cannot be loaded; expected an .onnx file: {one_line(error)}"

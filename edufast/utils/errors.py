@@ -51,6 +51,7 @@ def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") ->
     by_lower = {other.lower(): other for other in names}
     close = [by_lower[c] for c in difflib.get_close_matches(str(name).lower(), by_lower)]
     hint = f"did you mean {' or '.join(map(repr, close))}? Expected" if close else "expected"
-    listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    separator = "; " if any("," in other for other in names) else ", "
+    listed = separator.join(names[:_LISTED] + ["…"] * (len(names) > _LISTED))
     choices = [f"one of {listed}"] * bool(names) + [also] * bool(also)
     return UserError(f"{what} is {name!r}; {hint} {'; or '.join(choices) or 'none'}")

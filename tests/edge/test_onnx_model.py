@@ -15,6 +15,7 @@ from edufast.teachers.teacher import Teacher
 from edufast.training.curriculum import Curriculum
 from edufast.training.school import School
 from edufast.utils.errors import UserError
+from tests.edge.linear_onnx import write_linear
 from tests.tiny import TRAINING, tiny_data, tiny_model
 
 SIZE, CLASSES = 3 * 16 * 16, 6
@@ -28,30 +29,7 @@ def linear() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def path(linear, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("onnx") / "linear.onnx", linear)
-
-
-def written(path, linear, kind="FLOAT", shape=("n", 3, 16, 16)):
-    """The layer as another program may write it."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    weight, bias = (parameter.detach().numpy() for parameter in linear[1].parameters())
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["cast"], to=TensorProto.FLOAT),
-            helper.make_node("Flatten", ["cast"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("images", getattr(TensorProto, kind), shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
-        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
-    )
-    return path
+    return write_linear(tmp_path_factory.mktemp("onnx") / "linear.onnx", linear)
 
 
 def taught(faculty):
@@ -85,15 +63,29 @@ def test_copies_compute_alike_in_any_precision_and_know_their_file(path):
     assert teacher.fingerprint != before
 
 
-def test_other_files_are_refused_in_one_line(linear, path, tmp_path):
-    other = written(tmp_path / "bytes.onnx", linear, "UINT8")
+def test_other_files_are_refused_in_one_line(linear, path, tmp_path, capfd):
+    other = write_linear(tmp_path / "bytes.onnx", linear, "UINT8")
     with pytest.raises(UserError, match=r"takes tensor\(uint8\) .*; expected float32 images"):
         OnnxModel(other)
     other.write_bytes(np.random.default_rng(0).bytes(500))
     with pytest.raises(UserError, match=r"bytes.onnx cannot be loaded; expected an .onnx file: "):
         OnnxModel(other)
+    other.write_bytes(path.read_bytes().replace(b"Gemm", b"Gem\xe4"))
+    with pytest.raises(UserError, match=r"bytes.onnx cannot be loaded; expected an .onnx file: "):
+        OnnxModel(other)
+    assert capfd.readouterr().out == ""  # of onnxruntime
+    other = write_linear(tmp_path / "names.onnx", linear, shape=("name", 3, 16, 16))
+    other.write_bytes(other.read_bytes().replace(b"name", b"nam\xe4"))
+    with pytest.raises(UserError, match=r"names.onnx takes inputs that cannot be read: .*utf-8"):
+        OnnxModel(other)
     with pytest.raises(UserError, match=r"no model at .*; expected an .onnx file"):
         OnnxModel(tmp_path / "none.onnx")
+
+
+def test_images_that_a_file_does_not_take_are_refused_in_one_line(path):
+    with pytest.raises(UserError, match=r"linear.onnx cannot take images \(2, 3, 8, 8\): ") as told:
+        OnnxModel(path)(torch.zeros(2, 3, 8, 8))
+    assert "\n" not in str(told.value)
 
 
 def test_a_program_of_torch_export_is_a_module_already():

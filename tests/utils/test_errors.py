@@ -22,6 +22,11 @@ def test_without_a_close_name_all_are_listed_and_what_else_is_accepted():
     assert str(unknown("option", "x", [])) == "option is 'x'; expected none"
 
 
+def test_names_with_commas_are_told_apart():
+    message = str(unknown("--only", "x", ["kd, lr=0.1", "dist"]))
+    assert message == "--only is 'x'; expected one of kd, lr=0.1; dist"
+
+
 def test_long_lists_are_cut_but_searched_to_the_end():
     message = str(unknown("model", "net999", [f"net{i}" for i in range(1000)]))
     assert "did you mean 'net999'" in message
