@@ -50,9 +50,9 @@ def from_labels(logits, pixels, labels):
 
 def from_teachers(logits, pixels, labels):
     with torch.no_grad():
-        said = [teacher(pixels) for teacher in teachers]
+        teacher_logits = [teacher(pixels) for teacher in teachers]
     return kd_loss(
-        logits, said, labels, slices=HALVES, weighting="routed", temperature=2, alpha=0.5,
+        logits, teacher_logits, labels, slices=HALVES, weighting="routed", temperature=2, alpha=0.5,
         reduction="sum",
     )  # fmt: skip
 

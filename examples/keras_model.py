@@ -31,10 +31,11 @@ class Distilled(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         with torch.no_grad():
-            said = [teacher(x, training=False) for teacher in self.teachers]
+            teacher_logits = [teacher(x, training=False) for teacher in self.teachers]
         return kd_loss(
-            y_pred, said, y, slices=self.slices, weighting="routed", temperature=2, alpha=0.5
-        )
+            y_pred, teacher_logits, y, slices=self.slices, weighting="routed",
+            temperature=2, alpha=0.5,
+        )  # fmt: skip
 
 
 def network(width: int, classes: int) -> keras.Model:

@@ -26,8 +26,8 @@ class EduFastLoss(nn.Module):
         self.options = options
 
     def forward(self, student_io_dict, teacher_io_dict, targets=None, *args, **kwargs):
-        said = teacher_io_dict["."]["output"]
-        return kd_loss(student_io_dict["."]["output"], said, targets, **self.options)
+        teacher_logits = teacher_io_dict["."]["output"]
+        return kd_loss(student_io_dict["."]["output"], teacher_logits, targets, **self.options)
 
 
 class Experts(nn.ModuleList):
