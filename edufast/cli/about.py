@@ -1,4 +1,4 @@
-"""Commands that tell: recipes, doctor, and the option --version."""
+"""Commands that inform: recipes, doctor, and the option --version."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def version(asked: bool) -> None:
 def recipes(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="Tell what this one takes: a shipped recipe's name, or a YAML file."),
+        typer.Argument(help="Describe this one: a shipped recipe's name, or a YAML file."),
     ] = None,
 ) -> None:
-    """List the recipes that come with the package, or tell what one of them takes."""
+    """List the recipes that come with the package, or describe one and what it costs."""
     from edufast.experiments.recipe import read_recipe, shipped_recipes
     from edufast.experiments.written import stated
 
@@ -123,7 +123,7 @@ def _short(model: str) -> str:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what this installation can do, and why not more."""
+    """Show what this installation can do, and what it lacks."""
     from edufast.cli.doctor import diagnose
 
     checks = diagnose()

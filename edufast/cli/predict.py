@@ -32,16 +32,16 @@ def predict(
         ),
     ],
     top: Annotated[
-        int, typer.Option(min=1, help="Classes a picture: the most probable, and runners-up.")
+        int, typer.Option(min=1, help="Classes per picture: the most probable and runners-up.")
     ] = 2,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each picture, as it is done.")
+        bool, typer.Option("--json", help="Print a line of JSON for each picture, immediately.")
     ] = False,
 ) -> None:
-    """Tell which class pictures show, by an exported student, without torch.
+    """Classify pictures with an exported student, without torch.
 
-    They are decoded, turned upright, cropped and resized as in validation. Of
-    a folder whose student has exits, every exit is asked, and timed.
+    Pictures are decoded, turned upright, cropped and resized as in validation.
+    If a run folder's student has exits, every exit answers and is timed.
     """
     from edufast.data.image_files import UnreadableImage
     from edufast.edge.predict import exported_models, pictures_of, predict_each
