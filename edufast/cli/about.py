@@ -81,7 +81,7 @@ def _describe(recipe: Recipe) -> None:
         described = table("recipe", recipe.name, wraps=[recipe.name])
         described.add_row("data", data)
         described.add_row("source", "a folder of yours")
-        open_ = f"what is left out is decided before a run begins, for {recipe.minutes:g} minutes"
+        open_ = f"open settings are decided before a run begins, for {recipe.minutes:g} minutes"
         described.add_row("total", f"depends on the pictures: {open_}")
         show(described)
         return
@@ -99,7 +99,7 @@ def _describe(recipe: Recipe) -> None:
         pace = Pace(device_name("auto"), recipe.training)
         duration = expected_duration(recipe, cost, size, pace)
         total = f"{si(cost.flops, 'FLOP')}, about {seconds(duration.total)} on this machine"
-        total += "; baselines and validation come on top"
+        total += ", not counting baselines and validation"
     else:
         total = "depends on the number of images"
 

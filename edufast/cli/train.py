@@ -267,7 +267,7 @@ def resume(
     from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
     if join and not is_sweep(run):
-        fail(f"--join: {run} is no sweep; expected the folder of one", 2)
+        fail(f"--join: {run} is not a sweep; expected the folder of one", 2)
     if is_sweep(run):
         if log is not None:
             fail(f"--log: {run} is a sweep; expected a run", 2)

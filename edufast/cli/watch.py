@@ -154,4 +154,4 @@ def _end(now: Now) -> Iterator[str]:
     if (rest := now.remaining) is not None:
         yield f"{rest.method}: {percent(rest.done)} of the run, {in_words(rest.seconds_left)} left"
     elif now.state == "stopped":
-        yield "no process is in its folder; edufast resume goes on with it"
+        yield "no process is in its folder; edufast resume continues it"

@@ -99,7 +99,7 @@ def _npy(folder: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Errors of reading, in one line that begins with ``what``."""
+    """Turn errors of reading into one line that begins with ``what``."""
     try:
         yield
     except UserError as error:

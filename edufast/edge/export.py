@@ -168,7 +168,7 @@ def export(
 
     Raises:
         UserError: there is no such format, the suffix does not go with it, a package of the
-            ``export`` extra is missing, or ``path`` exists and is no regular file.
+            ``export`` extra is missing, or ``path`` exists and is not a regular file.
         ValueError: the arguments do not fit together.
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
             keeps its old content.

@@ -119,8 +119,8 @@ class Method:
         """
         torch.manual_seed(seed)
         start = self.recipe.start_student(len(self.data.classes))
-        if start.said:
-            say(start.said)
+        if start.summary:
+            say(start.summary)
         return School(
             self._student(start, seed),
             faculty,

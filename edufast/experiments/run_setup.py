@@ -1,4 +1,4 @@
-"""What a run works with, put together and checked before anything is trained."""
+"""Everything a run works with, assembled and checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ def _check_folders(config: RunConfig) -> None:
     """Of teachers and of their logits: where they are wrong, they would be found so after hours."""
     for name, folder in (("teachers", config.teachers), ("cache", config.cache)):
         if folder is not None and folder.exists() and not folder.is_dir():
-            raise UserError(f"{name}: {folder} is no folder; expected one, or a name for a new one")
+            raise UserError(
+                f"{name}: {folder} is not a folder; expected one, or a name for a new one"
+            )
     teachers = config.teachers
     if teachers is not None and any(teachers.glob("teacher*.safetensors")):
         raise UserError(

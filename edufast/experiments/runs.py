@@ -1,4 +1,4 @@
-"""Runs beside each other: what each has reached, and in what two of them differ."""
+"""Several runs: how far each has got, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_runs(folder: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; expected one that holds runs")
+        raise UserError(f"{folder} is not a folder; expected one that holds runs")
     found = []
     for path, below, files in os.walk(folder):
         if RUN_FILE in files:
@@ -112,7 +112,7 @@ class Comparison:
 
 
 def compare_runs(one: Path, other: Path) -> Comparison:
-    """In what two runs differ, and what came of it.
+    """How the settings and results of two runs differ.
 
     Raises:
         UserError: a folder holds no run, or one that cannot be read.

@@ -241,7 +241,7 @@ def _load(network: nn.Module, state: dict[str, Tensor]) -> str:
     there = {id(own[name]) for name in state if name in own}
     for name in {**own, **state}:
         if name not in own:
-            return f"it has a tensor {name!r}, which the model has not"
+            return f"it has a tensor {name!r}, which the model does not have"
         if name not in state:
             if id(own[name]) not in there:
                 return f"it has no tensor {name!r}"

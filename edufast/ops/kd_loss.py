@@ -231,7 +231,9 @@ def kd_loss_arguments(
 def _all_of(options: dict[str, Any]) -> dict[str, Any]:
     unknown = options.keys() - _DEFAULTS.keys()
     if unknown:
-        raise TypeError(f"{min(unknown)} is no argument; expected one of {', '.join(_DEFAULTS)}")
+        raise TypeError(
+            f"{min(unknown)} is not an argument; expected one of {', '.join(_DEFAULTS)}"
+        )
     return {**_DEFAULTS, **options}
 
 

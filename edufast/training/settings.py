@@ -117,7 +117,7 @@ class Training:
 
     @property
     def unstored(self) -> str | None:
-        """The first setting that makes images of which no logits are stored, and its value."""
+        """The first setting that alters images, so that logits cannot be stored, and its value."""
         altering = {"policy": "none", "erase": 0.0, "mix": "none"}
         found = {name: getattr(self, name) for name in altering}
         return next((f"{n} is {v!r}" for n, v in found.items() if v != altering[n]), None)
