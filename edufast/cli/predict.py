@@ -62,12 +62,12 @@ def predict(
 
 def _print_lines(predictions: Iterable[Predictions], top: int) -> None:
     for of_files in predictions:
-        first, *others = (_said(file, each, top) for file, each in of_files.items())
+        first, *others = (_as_json(file, each, top) for file, each in of_files.items())
         picture = next(iter(of_files.values())).picture
         typer.echo(json.dumps({"picture": str(picture), **first, "others": others}))
 
 
-def _said(file: str, prediction: Prediction, top: int) -> dict[str, Any]:
+def _as_json(file: str, prediction: Prediction, top: int) -> dict[str, Any]:
     first, *others = (
         {"class": name, "probability": probability} for name, probability in prediction.top(top)
     )

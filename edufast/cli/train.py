@@ -225,8 +225,9 @@ def sweep(
     """Train variants of a recipe with several seeds each and compare them.
 
     The variants come from the recipe's section `variants`, from --vary, or else
-    are the methods of `edufast compare`. Teachers are trained once and shared. Run
-    it again with the same folder to add variants and seeds.
+    are the methods scratch, kd, routed, alone, grades and education. Teachers are
+    trained once and shared. Run it again with the same folder to add variants and
+    seeds.
     """
     from edufast.experiments.events import Equal
     from edufast.experiments.recipe import load_recipe
@@ -280,8 +281,8 @@ def resume(
 def _prepared(
     recipe: str, overrides: list[str] | None, device: str, out: Path | None, suffix: str = ""
 ) -> tuple[Recipe, tuple[Decision, ...], Path]:
-    """The recipe, of which nothing is open and nothing depends on where the command was typed; the
-    decisions that were made for that; and the run's folder."""
+    """The recipe with nothing left open and all paths absolute, the decisions made for that, and
+    the run's folder."""
     from edufast.experiments.open_recipe import closed
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.written import stated
@@ -365,7 +366,7 @@ def _carry_out_sweep(
             return
     else:
         summary = _attempt(folder, run_sweep, config, folder, jobs, console)
-    # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
+    # Not earlier: it needs matplotlib, and run_sweep reports in one line if that is missing.
     from edufast.experiments.report.sweep import note
 
     if as_json:

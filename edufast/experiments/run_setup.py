@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.experiments.device_budget import fitting_files, told
+from edufast.experiments.device_budget import fitting_files, fitting_text
 from edufast.experiments.events import FileKey, PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
@@ -75,7 +75,7 @@ class Setup:
             countable_views(self.recipe.create_training().augment)
         self._fitting = from_first(self._check_begin)
         if self._fitting is not None:
-            self.console.print(told(self._fitting))
+            self.console.print(fitting_text(self._fitting))
         self.event_log = EventLog()
 
     def _check_begin(self) -> list[FileKey] | None:

@@ -68,7 +68,7 @@ class CachedFaculty(Faculty):
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
         self._augment: Augment | None = None
-        self._told = False  # that logits are missing
+        self._warned = False  # of missing logits
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Open the store for the training split of ``data``, augmented by ``augment``.
@@ -235,15 +235,15 @@ class CachedFaculty(Faculty):
         return self._data
 
     def _check_may_compute(self, teacher: int) -> None:
-        """Logits that are missing in a training."""
+        """Refuse to compute logits that are missing in a training, or warn of the cost."""
         if self._sharded[teacher]:
             raise UserError(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}), which is "
                 "sharded: not all ranks lack them, to run it together; expected all that this "
                 "training asks for, see edufast teach --cache"
             )
-        if ranks.size() > 1 and ranks.is_first() and not self._told:
-            self._told = True
+        if ranks.size() > 1 and ranks.is_first() and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}); they are "
                 "computed at every step, since several processes store none in a training: "
