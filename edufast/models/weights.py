@@ -204,7 +204,7 @@ def load_model(
 ) -> tuple[nn.Module, ModelInfo]:
     """The model of a file, in eval mode on the CPU, and what it is.
 
-    Files that were written before they said a hash are taken as they are.
+    Files from versions that wrote no hash are accepted without one.
 
     Args:
         path: a file of :func:`save_model`.

@@ -179,7 +179,7 @@ def kd_loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """:func:`kd_loss` and its gradient for the student logits, without going through autograd.
 
-    For loops that want no bookkeeping: ``loss, grad = kd_loss_and_grad(logits, ...)`` then
+    For loops without autograd's overhead: ``loss, grad = kd_loss_and_grad(logits, ...)`` then
     ``logits.backward(grad)``.
 
     Args:

@@ -36,8 +36,8 @@ class CachedFaculty(Faculty):
     and curriculum. Logits that are missing or damaged are computed by the teacher and stored.
     Reading never waits for the device; storing does. Features are not stored.
 
-    Of several ranks the first one stores, and only in :meth:`fill`: what a training does not find
-    is computed at every step. A sharded teacher can be filled in, and has to be before a training.
+    Of several ranks the first one stores, and only in :meth:`fill`: logits that a training does not
+    find are computed at every step. Those of a sharded teacher must be stored before a training.
 
     Args:
         teachers, device, dtype, compile: as of :class:`Faculty`.
@@ -140,7 +140,7 @@ class CachedFaculty(Faculty):
         return Answer(logits, len(missing))
 
     def stand_by(self, teacher: int, image: Tensor) -> None:
-        """Nothing: sharded teachers do not run where all is stored."""
+        """Do nothing: sharded teachers do not run when everything is stored."""
 
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:
         """Compute all missing logits, with a progress bar. Several ranks share the work, and the
