@@ -1,4 +1,4 @@
-"""A loop with Accelerate: several teachers, accumulated gradients.
+"""A loop with Accelerate: several teachers, gradient accumulation.
 
 The loss of a step is a sum over its batches, divided by the number of their samples: the last
 batches may be smaller, and a mean of means would weigh their samples more. Needs accelerate and

@@ -1,9 +1,9 @@
-"""Hugging Face's Trainer with several teachers and accumulated gradients, by EduFast's loss.
+"""Hugging Face's Trainer with several teachers and gradient accumulation, with EduFast's loss.
 
-Trainer wants a loss that is a sum over the batch, divided by ``num_items_in_batch``: the number of
-labels in all batches of a step, on all devices. A mean over the batch would come out too large by
-the number of batches. Needs transformers, accelerate and scikit-learn; pixels may as well come from
-`datasets`.
+Trainer expects a loss summed over the batch and divided by ``num_items_in_batch``: the number of
+labels in all batches of a step, on all devices. A mean over the batch would be too large by
+the number of batches. Needs transformers, accelerate and scikit-learn; the pixels could also come
+from `datasets`.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""A Keras 3 model with several teachers, by EduFast's loss, on Keras's torch backend. Needs keras
+"""A Keras 3 model with several teachers and EduFast's loss, on Keras's torch backend. Needs keras
 and scikit-learn.
 
-On other backends logits are no tensors of torch, and the loss is of no use.
+On other backends logits are not torch tensors, and the loss cannot be used.
 """
 
 import os
