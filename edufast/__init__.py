@@ -1,7 +1,7 @@
 """Education distillation (arXiv 2311.13811): big expert classifiers into a small edge model, fast.
 
-``edufast.ops`` stands alone: fused operators for any training loop. Everything else is imported
-when it is first asked for, so that ``import edufast`` costs next to nothing.
+``edufast.ops`` can be used on its own: fused operators for any training loop. Everything else is
+imported when it is first used, so that ``import edufast`` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A loop with Accelerate: several teachers, accumulated gradients.
+"""A loop with Accelerate: several teachers, gradient accumulation.
 
 The loss of a step is a sum over its batches, divided by the number of their samples: the last
 batches may be smaller, and a mean of means would weigh their samples more. Needs accelerate and
@@ -50,9 +50,9 @@ def from_labels(logits, pixels, labels):
 
 def from_teachers(logits, pixels, labels):
     with torch.no_grad():
-        said = [teacher(pixels) for teacher in teachers]
+        teacher_logits = [teacher(pixels) for teacher in teachers]
     return kd_loss(
-        logits, said, labels, slices=HALVES, weighting="routed", temperature=2, alpha=0.5,
+        logits, teacher_logits, labels, slices=HALVES, weighting="routed", temperature=2, alpha=0.5,
         reduction="sum",
     )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""Hugging Face's Trainer with several teachers and accumulated gradients, by EduFast's loss.
+"""Hugging Face's Trainer with several teachers and gradient accumulation, with EduFast's loss.
 
-Trainer wants a loss that is a sum over the batch, divided by ``num_items_in_batch``: the number of
-labels in all batches of a step, on all devices. A mean over the batch would come out too large by
-the number of batches. Needs transformers, accelerate and scikit-learn; pixels may as well come from
-`datasets`.
+Trainer expects a loss summed over the batch and divided by ``num_items_in_batch``: the number of
+labels in all batches of a step, on all devices. A mean over the batch would be too large by
+the number of batches. Needs transformers, accelerate and scikit-learn; the pixels could also come
+from `datasets`.
 """
 
 import torch
@@ -25,12 +25,14 @@ class DistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, *arguments, **options):
         with torch.no_grad():
-            self.said = [teacher(inputs["pixel_values"]).logits for teacher in self.teachers]
+            self.teacher_logits = [
+                teacher(inputs["pixel_values"]).logits for teacher in self.teachers
+            ]
         return super().compute_loss(model, inputs, *arguments, **options)
 
     def loss(self, outputs, labels, num_items_in_batch=None):
         total = kd_loss(
-            outputs.logits, self.said, labels, slices=self.slices, weighting="routed",
+            outputs.logits, self.teacher_logits, labels, slices=self.slices, weighting="routed",
             temperature=2, alpha=0.5, reduction="sum",
         )  # fmt: skip
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -65,8 +67,8 @@ def main() -> None:
         train_dataset=digits(slice(1200), range(10)),
     )  # fmt: skip
     trainer.train()
-    said = trainer.predict(digits(slice(1200, None), range(10)))
-    accuracy = (said.predictions.argmax(1) == said.label_ids).mean()
+    predicted = trainer.predict(digits(slice(1200, None), range(10)))
+    accuracy = (predicted.predictions.argmax(1) == predicted.label_ids).mean()
     print(f"student of two experts: accuracy {accuracy:.1%}")
 
 

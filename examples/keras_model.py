@@ -1,7 +1,7 @@
-"""A Keras 3 model with several teachers, by EduFast's loss, on Keras's torch backend. Needs keras
+"""A Keras 3 model with several teachers and EduFast's loss, on Keras's torch backend. Needs keras
 and scikit-learn.
 
-On other backends logits are no tensors of torch, and the loss is of no use.
+On other backends logits are not torch tensors, and the loss cannot be used.
 """
 
 import os
@@ -31,10 +31,11 @@ class Distilled(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         with torch.no_grad():
-            said = [teacher(x, training=False) for teacher in self.teachers]
+            teacher_logits = [teacher(x, training=False) for teacher in self.teachers]
         return kd_loss(
-            y_pred, said, y, slices=self.slices, weighting="routed", temperature=2, alpha=0.5
-        )
+            y_pred, teacher_logits, y, slices=self.slices, weighting="routed",
+            temperature=2, alpha=0.5,
+        )  # fmt: skip
 
 
 def network(width: int, classes: int) -> keras.Model:

@@ -1,9 +1,9 @@
 """A small language model learns from two others: kd_loss on (batch, tokens, vocabulary) logits.
 
 Two languages share a vocabulary and differ in which word follows which. Each teacher knows one of
-them; the student is to speak both, and reads from the first word which it is. Padding has the
+them; the student learns both, and sees from the first word which it is. Padding has the
 label -100, which the loss leaves out. Each loss is a sum divided by the number of labels that
-count: loops that accumulate gradients need it so, because batches are padded unequally.
+count, as gradient accumulation requires, because batches have different amounts of padding.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""A LightningModule with several teachers, by EduFast's loss. Needs lightning and scikit-learn.
+"""A LightningModule with several teachers and EduFast's loss. Needs lightning and scikit-learn.
 
-With Fabric the loop is one's own, as in your_own_loop.py: ``fabric.backward(loss)`` takes the
-place of ``loss.backward()``.
+With Fabric you write the loop yourself, as in your_own_loop.py, with ``fabric.backward(loss)``
+instead of ``loss.backward()``.
 """
 
 import lightning

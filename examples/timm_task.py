@@ -1,8 +1,7 @@
 """timm's training with several teachers: a task for its loops, with EduFast's loss.
 
-timm's training script asks a task for the loss; its own task for distillation has one teacher that
-knows all classes. This one has experts, each for some of them, and goes wherever a task of timm
-goes: it is averaged, wrapped for several GPUs and saved as others are. Needs timm and scikit-learn.
+timm's own distillation task has one teacher that knows all classes; this one has experts, each for
+some of them. timm averages, wraps and saves it like its own tasks. Needs timm and scikit-learn.
 """
 
 import timm
@@ -41,10 +40,11 @@ class ExpertsTask(TrainingTask):
     def forward(self, input, target):
         logits = self.trainable_module(input)
         with torch.no_grad():
-            said = [expert(input) for expert in self.experts]
+            teacher_logits = [expert(input) for expert in self.experts]
         loss = kd_loss(
-            logits, said, target, slices=self.slices, weighting="routed", temperature=2, alpha=0.5
-        )
+            logits, teacher_logits, target, slices=self.slices, weighting="routed",
+            temperature=2, alpha=0.5,
+        )  # fmt: skip
         return {"loss": loss, "output": logits}
 
 

@@ -1,8 +1,8 @@
 """EduFast's loss in torchdistill's registry, for several teachers. Needs torchdistill and
 scikit-learn.
 
-torchdistill has one teacher model: here it is a module that asks all of them and returns a list. In
-a YAML file the loss is named as below: ``criterion: {key: EduFastLoss, kwargs: {...}}``.
+torchdistill has one teacher model: here a module that runs all teachers and returns a list. A YAML
+file names the loss as below: ``criterion: {key: EduFastLoss, kwargs: {...}}``.
 """
 
 import torch
@@ -26,8 +26,8 @@ class EduFastLoss(nn.Module):
         self.options = options
 
     def forward(self, student_io_dict, teacher_io_dict, targets=None, *args, **kwargs):
-        said = teacher_io_dict["."]["output"]
-        return kd_loss(student_io_dict["."]["output"], said, targets, **self.options)
+        teacher_logits = teacher_io_dict["."]["output"]
+        return kd_loss(student_io_dict["."]["output"], teacher_logits, targets, **self.options)
 
 
 class Experts(nn.ModuleList):

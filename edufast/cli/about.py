@@ -1,4 +1,4 @@
-"""Commands that tell: recipes, doctor, and the option --version."""
+"""Commands that inform: recipes, doctor, and the option --version."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def version(asked: bool) -> None:
 def recipes(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="Tell what this one takes: a shipped recipe's name, or a YAML file."),
+        typer.Argument(help="Describe this one: a shipped recipe's name, or a YAML file."),
     ] = None,
 ) -> None:
-    """List the recipes that come with the package, or tell what one of them takes."""
+    """List the recipes that come with the package, or describe one and what it costs."""
     from edufast.experiments.recipe import read_recipe, shipped_recipes
     from edufast.experiments.written import stated
 
@@ -81,7 +81,7 @@ def _describe(recipe: Recipe) -> None:
         described = table("recipe", recipe.name, wraps=[recipe.name])
         described.add_row("data", data)
         described.add_row("source", "a folder of yours")
-        open_ = f"what is left out is decided before a run begins, for {recipe.minutes:g} minutes"
+        open_ = f"open settings are decided before a run begins, for {recipe.minutes:g} minutes"
         described.add_row("total", f"depends on the pictures: {open_}")
         show(described)
         return
@@ -99,7 +99,7 @@ def _describe(recipe: Recipe) -> None:
         pace = Pace(device_name("auto"), recipe.training)
         duration = expected_duration(recipe, cost, size, pace)
         total = f"{si(cost.flops, 'FLOP')}, about {seconds(duration.total)} on this machine"
-        total += "; baselines and validation come on top"
+        total += ", not counting baselines and validation"
     else:
         total = "depends on the number of images"
 
@@ -123,7 +123,7 @@ def _short(model: str) -> str:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what this installation can do, and why not more."""
+    """Show what this installation can do, and what it lacks."""
     from edufast.cli.doctor import diagnose
 
     checks = diagnose()

@@ -37,7 +37,7 @@ def _beside_compiled() -> Iterator[None]:
     except compiler_error() as error:
         why = str(error).strip().partition("\n")[0]  # pages of advice follow
         raise UserError(
-            f"torch.compile, which is measured too, does not work here: {why}"
+            f"torch.compile, which is part of the measurement, does not work here: {why}"
         ) from error
 
 
@@ -51,11 +51,11 @@ def bench_kd(
     model: Annotated[
         bool,
         typer.Option(
-            "--model", help="Instead, what the CUDA kernels' machine code promises; needs no GPU."
+            "--model", help="Instead, predict from the CUDA kernels' machine code; needs no GPU."
         ),
     ] = False,
 ) -> None:
-    """The multi-teacher loss beside eager PyTorch, torch.compile, Liger-Kernel and the floors."""
+    """The multi-teacher loss against eager PyTorch, torch.compile, Liger-Kernel and the floors."""
     from edufast.bench import kd_loss, kd_loss_model
 
     if model:
@@ -109,7 +109,7 @@ def bench_train(
         str | None,
         typer.Option(
             parser=text_of("--batch"),
-            help="Batch sizes, comma-separated (default: 64,256; on a GPU 1024, too).",
+            help="Batch sizes, comma-separated (default: 64,256; on a GPU also 1024).",
         ),
     ] = None,
     out: Annotated[
@@ -118,20 +118,20 @@ def bench_train(
             "--out",
             "-o",
             parser=out_path,
-            help="Folder for JSON, Markdown and plot; what is there is not repeated.",
+            help="Folder for JSON, Markdown and plot; existing results are not repeated.",
         ),
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Instead, a trace and a plot of one step.")
+        bool, typer.Option("--profile", help="Instead, write a trace and a plot of one step.")
     ] = False,
     accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Instead, whether the fast way learns as well.")
+        bool, typer.Option("--accuracy", help="Instead, compare the accuracies they reach.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Students, with --accuracy.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of students, with --accuracy.")] = 3,
 ) -> None:
-    """Training steps beside a plain loop, a careful one and the arithmetic alone."""
+    """Training steps against a plain loop, a careful one and the arithmetic alone."""
     from edufast.bench import train
 
     where = user(device_name, device)
@@ -158,18 +158,18 @@ def bench_edge(
         list[Path] | None,
         typer.Argument(
             parser=path_of("tables"),
-            help="What a bundle's bench.py printed on a device: goes into the run's report.",
+            help="Output of a bundle's bench.py on a device, to be added to the run's report.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", parser=out_path, help="File for what was measured."),
+        typer.Option("--out", "-o", parser=out_path, help="File for the results."),
     ] = None,
 ) -> None:
     """Latency and memory of exported files on this machine, or read back from a device.
 
-    On the device: python bench.py student.onnx > board.jsonl, with numpy and
-    onnxruntime only. Here: edufast bench edge runs/RUN board.jsonl
+    On the device, with only numpy and onnxruntime: python bench.py student.onnx >
+    board.jsonl. Then, here: edufast bench edge runs/RUN board.jsonl
     """
     from edufast.bench import edge
 
@@ -179,7 +179,7 @@ def bench_edge(
 @bench.command("export")
 @computes
 def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None:
-    """Exported files beside the model in PyTorch, one image on one thread of the CPU."""
+    """Exported files against the model in PyTorch, one image on one CPU thread."""
     from edufast.bench import export
 
     user(export.main, quick, out)
@@ -189,10 +189,10 @@ def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None
 @computes
 def bench_all(
     quick: Annotated[
-        bool, typer.Option("--quick", help="The small version of each: a few minutes.")
+        bool, typer.Option("--quick", help="A small version of each: a few minutes.")
     ] = False,
     html: Annotated[
-        bool, typer.Option("--html", help="One page of it all, index.html in the folder.")
+        bool, typer.Option("--html", help="Also write one page with everything, index.html.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -200,13 +200,13 @@ def bench_all(
             "--out",
             "-o",
             parser=out_path,
-            help="Folder for the results (default: bench); what is there is not repeated.",
+            help="Folder for the results (default: bench); existing results are not repeated.",
         ),
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Every benchmark, one after the other; goes on where it was stopped."""
+    """Every benchmark, one after the other; continues where it was stopped."""
     from edufast.bench import book
 
     folder = out or Path("bench")
@@ -217,15 +217,15 @@ def bench_all(
 @computes
 def bench_diff(
     before: Annotated[
-        Path, typer.Argument(parser=path_of("before"), help="Folder that a benchmark wrote.")
+        Path, typer.Argument(parser=path_of("before"), help="Folder written by a benchmark.")
     ],
     after: Annotated[
-        Path, typer.Argument(parser=path_of("after"), help="Another, of the same machine.")
+        Path, typer.Argument(parser=path_of("after"), help="Another, from the same machine.")
     ],
 ) -> None:
-    """What became slower or faster between two folders, and what is noise.
+    """What became slower or faster between two folders, beyond noise.
 
-    Noise is what the rivals, which are the same code in both, changed by.
+    Noise is estimated from the other libraries, whose code is the same in both.
     Exit code 1: something became slower.
     """
     from edufast.bench import diff

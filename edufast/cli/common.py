@@ -25,7 +25,7 @@ from edufast.utils.progress import message_console
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# People read here; programs read standard output.
+# Messages for people; standard output is for programs.
 console = message_console()
 
 DeviceOption = Annotated[
@@ -72,11 +72,11 @@ def show(what: Table) -> None:
 
 
 def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """Call ``function``; what the user got wrong ends the command in one line and code 2.
+    """Call ``function``; a user error ends the command with one line and exit code 2.
 
-    So does what the file system refuses (a full disk, a file in the place of a folder), and memory
-    that is not enough, with code 1: files are written whole or not at all, so the same command goes
-    on when that is mended.
+    File system errors (a full disk, a file in the place of a folder) and lack of memory end it with
+    one line and code 1: files are written whole or not at all, so the same command continues once
+    that is fixed.
     """
     try:
         with needed_for("this command", "train"):
@@ -106,8 +106,8 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):
             raise
-        said = ". ".join(one_line(error).split(". ")[:2])  # torch goes on with advice on settings
-        fail(f"there is not enough memory: {said}", 1)
+        message = ". ".join(one_line(error).split(". ")[:2])  # without torch's advice on settings
+        fail(f"there is not enough memory: {message}", 1)
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -24,8 +24,8 @@ def data(
         str,
         typer.Argument(
             parser=text_of("source"),
-            help="A folder of pictures, a .csv table, Parquet files, a saved data set of Hugging "
-            "Face, tar shards, or what else data.source of a recipe takes.",
+            help="A folder of pictures, a .csv table, Parquet files, a data set saved by Hugging "
+            "Face's datasets, tar shards, or anything else that data.source of a recipe takes.",
         ),
     ],
     contact_sheet: Annotated[
@@ -39,8 +39,8 @@ def data(
         Path | None,
         typer.Option(
             parser=path_of("--fix-list"),
-            help="Also write which files to leave out, and why, into this .csv file: those that "
-            "are corrupt, there twice, or in several classes. A run obeys it: --set "
+            help="Also write which files to leave out, and why, into this .csv file: corrupt "
+            "files, duplicates, and images in several classes. To apply it to a run: --set "
             "data.leave_out=FILE.",
         ),
     ] = None,
@@ -48,8 +48,8 @@ def data(
 ) -> None:
     """Look at a data set as a run would see it, before anything is trained.
 
-    Tells its layout, classes, sizes of images, what is left out, which files
-    are corrupt, and which images are there more than once.
+    Shows its layout, classes, image sizes, what is left out, corrupt files and
+    duplicate images.
     """
     from edufast.data.contact_sheet import check_path, write_contact_sheet
     from edufast.data.leave_out import faults, write_list

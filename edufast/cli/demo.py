@@ -19,12 +19,12 @@ def demo(
         ),
     ],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page's address; 0: any that is free.")
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: any that is free.")
     ] = 0,
 ) -> None:
-    """Show a page on which to drop pictures, and what the model says of them.
+    """Serve a web page that classifies pictures dropped on it.
 
-    It is for this machine only, and there until Ctrl-C.
+    Only this machine can open it; Ctrl-C ends it.
     """
     from edufast.edge.demo import HOST, Demo, DemoServer
 

@@ -1,4 +1,4 @@
-"""What commands that compute check first: the variables that say how."""
+"""Environment variables, which commands that compute check first."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, T]:
-    """``command``, which begins with what is written in its recipe, if it takes one, and
-    :func:`check_environment`, and fails as :func:`user` says.
+    """``command``, which first checks the keys of its recipe, if it takes one, and the environment
+    (:func:`check_environment`), and fails as :func:`user` does.
 
     Args:
         command: to be wrapped.
@@ -30,7 +30,7 @@ def computes(command: Callable[P, T], *, by_ranks: bool = False) -> Callable[P, 
         if isinstance(recipe := options.get("recipe"), str):
             user(_check_keys, recipe, options.get("set_"))
         configure_openmp()
-        # Of a notebook, whose package may be missing here: plots are only written to files.
+        # A notebook's value may need a package that is missing here; plots only go to files.
         os.environ.pop("MPLBACKEND", None)
         user(check_environment, by_ranks=by_ranks)
         with as_rank() if by_ranks else nullcontext():

@@ -34,7 +34,7 @@ def export(
             "--out",
             "-o",
             parser=out_path,
-            help="File to write. A name that ends with .edge: a folder of all that a device needs.",
+            help="File to write; or, if the name ends in .edge, a folder with all a device needs.",
         ),
     ] = None,
     max_drop: MaxDropOption = MAX_DROP,
@@ -50,8 +50,8 @@ def export(
         str | None,
         typer.Option(
             parser=text_of("--model"),
-            help="Import path of its model, if it has one: a file alone does not make edufast run "
-            "code. Of a run folder, config.yaml says it.",
+            help="Import path of its model, if it has one: edufast runs no code that only a file "
+            "names. For a run folder, config.yaml has it.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -69,15 +69,15 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(
         parser=path_of("--cache"),
-        help="Keep the teachers' logits in this folder, for this and later students (see edufast "
+        help="Store the teachers' logits in this folder, for this and later students (see edufast "
         "teach --cache).",
     ),
 ]
 EqualOption = Annotated[
     str,
     typer.Option(
-        help="In what every method's budget equals that of education distillation: samples, "
-        "flops (of the student) or time (education goes first)."
+        help="What all methods use as much of as education distillation: samples, flops (of the "
+        "student) or time (education is then trained first)."
     ),
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Student seeds, from 0.")]
@@ -86,30 +86,30 @@ LogOption = Annotated[
     typer.Option(
         "--log",
         parser=text_of("--log"),
-        help="Draw the curves elsewhere, too: tensorboard (files in the run folder), wandb, "
-        "mlflow, trackio; comma-separated.",
+        help="Also draw the curves in tensorboard (files in the run folder), wandb, mlflow or "
+        "trackio; comma-separated.",
     ),
 ]
 JobsOption = Annotated[
     int,
-    typer.Option("--jobs", "-j", min=1, help="Processes of a sweep; they share the CPU threads."),
+    typer.Option("--jobs", "-j", min=1, help="Parallel processes; they share the CPU threads."),
 ]
 ToOption = Annotated[
     str,
     typer.Option(
         parser=text_of("--to"),
-        help="Formats, comma-separated: onnx, executorch and litert are float32, onnx-int8, "
-        "executorch-int8 and litert-int8 of 8-bit integers.",
+        help="Formats, comma-separated: onnx, executorch and litert (float32); onnx-int8, "
+        "executorch-int8 and litert-int8 (8-bit integers).",
     ),
 ]
 MaxDropOption = Annotated[
-    float, typer.Option(help="Points of accuracy that a file of integers may lose.")
+    float, typer.Option(help="Points of accuracy that an 8-bit integer file may lose.")
 ]
 EarlyExitOption = Annotated[
     str | None,
     typer.Option(
         parser=text_of("--early-exit"),
-        help="Write a program, too, that ends at the first exit that is sure: 0.5 loses at most "
-        "half a point of accuracy, 60% costs at most that much on average.",
+        help="Also write a model that stops at the first confident exit: 0.5 loses at most half a "
+        "point of accuracy, 60% takes at most that share of the FLOPs on average.",
     ),
 ]

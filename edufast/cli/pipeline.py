@@ -32,10 +32,10 @@ def pipeline(
 ) -> None:
     """Train by a recipe, export, check, bundle, replay and report.
 
-    The same command goes on where it stopped: what was made of the same
-    content with the same packages is not made again. Exit codes: 0 a bundle
-    that may be shipped is there; 1 a step or a check failed, an earlier bundle
-    stays; 2 something was asked for wrongly; 130 stopped.
+    The same command continues where it stopped; nothing is made again unless
+    its inputs or packages have changed. Exit codes: 0 there is a bundle that
+    passed every check; 1 a step or a check failed, an earlier bundle stays;
+    2 the recipe or an option is invalid; 130 stopped.
     """
     from edufast.edge.bundle import bundled_formats
     from edufast.edge.exit_choice import Target

@@ -22,20 +22,20 @@ T = TypeVar("T")
 def plan(
     flash: Annotated[
         str | None,
-        typer.Option(parser=text_of("--flash"), help="For weights, such as 256k (of 1024 bytes)."),
+        typer.Option(parser=text_of("--flash"), help="Bytes for weights, such as 256k (x 1024)."),
     ] = None,
     ram: Annotated[
         str | None,
-        typer.Option(parser=text_of("--ram"), help="For activations, such as 128k."),
+        typer.Option(parser=text_of("--ram"), help="Bytes for activations, such as 128k."),
     ] = None,
     latency: Annotated[
         str | None,
         typer.Option(
             parser=text_of("--latency"),
-            help="Of one image on one thread of this machine, such as 5ms.",
+            help="Time for one image on one thread of this machine, such as 5ms.",
         ),
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="That the student is to know.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     image_size: Annotated[
         int, typer.Option(min=8, max=4096, help="Height and width in pixels.")
     ] = 32,
@@ -49,11 +49,11 @@ def plan(
     to: ToOption = "onnx,onnx-int8",
     as_json: JsonOption = False,
 ) -> None:
-    """Tell which students, and which of their exits, fit a device.
+    """List the students, and their exits, that fit a device.
 
-    Flash and RAM are counted from the layers; latency is measured here, with
-    random weights, of what fits otherwise. The largest that fits is proposed;
-    exit code 1 if nothing does.
+    Flash and RAM are calculated from the layers; latency is measured here, with
+    random weights, for those that fit. The largest that fits is proposed; exit
+    code 1 if none does.
     """
     from edufast.edge.fitting import GRADES, STUDENTS, Budget, candidates, propose
     from edufast.utils.progress import counting

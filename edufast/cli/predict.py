@@ -32,16 +32,16 @@ def predict(
         ),
     ],
     top: Annotated[
-        int, typer.Option(min=1, help="Classes a picture: the most probable, and runners-up.")
+        int, typer.Option(min=1, help="Classes per picture: the most probable and runners-up.")
     ] = 2,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each picture, as it is done.")
+        bool, typer.Option("--json", help="Print a line of JSON for each picture, immediately.")
     ] = False,
 ) -> None:
-    """Tell which class pictures show, by an exported student, without torch.
+    """Classify pictures with an exported student, without torch.
 
-    They are decoded, turned upright, cropped and resized as in validation. Of
-    a folder whose student has exits, every exit is asked, and timed.
+    Pictures are decoded, turned upright, cropped and resized as in validation.
+    If a run folder's student has exits, every exit answers and is timed.
     """
     from edufast.data.image_files import UnreadableImage
     from edufast.edge.predict import exported_models, pictures_of, predict_each
@@ -62,12 +62,12 @@ def predict(
 
 def _print_lines(predictions: Iterable[Predictions], top: int) -> None:
     for of_files in predictions:
-        first, *others = (_said(file, each, top) for file, each in of_files.items())
+        first, *others = (_as_json(file, each, top) for file, each in of_files.items())
         picture = next(iter(of_files.values())).picture
         typer.echo(json.dumps({"picture": str(picture), **first, "others": others}))
 
 
-def _said(file: str, prediction: Prediction, top: int) -> dict[str, Any]:
+def _as_json(file: str, prediction: Prediction, top: int) -> dict[str, Any]:
     first, *others = (
         {"class": name, "probability": probability} for name, probability in prediction.top(top)
     )

@@ -25,10 +25,10 @@ def runs(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs below a folder, or compare two: edufast runs A B.
+    """List the runs in a folder, or compare two: edufast runs A B.
 
-    Two runs are compared by the recipe keys in which they differ, and by their
-    results side by side.
+    A comparison shows the recipe keys in which they differ, and their results
+    side by side.
     """
     from edufast.experiments.runs import compare_runs, find_runs, run_state
 

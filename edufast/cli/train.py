@@ -37,7 +37,7 @@ from edufast.experiments import RUN_FILE, SWEEP_FILE
 from edufast.utils.errors import Interrupted, TrainingError, unknown
 from edufast.utils.extras import require_all
 
-# What trains is imported by the command that needs it: help comes at once.
+# The commands import what they train with themselves, so that --help is fast.
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edufast.experiments.run_folder import RunConfig
     from edufast.experiments.sweep_config import SweepConfig
 
-# From the first picture to the exports and the report; told at once, not one after the other.
+# For the whole run, from pictures to report: all that are missing are named in one error.
 _NEEDS = {"train": ("PIL", "matplotlib"), "export": ("onnx", "onnxscript", "onnxruntime")}
 
 P = ParamSpec("P")
@@ -65,13 +65,13 @@ def teach(
         bool,
         typer.Option(
             "--cache",
-            help="Store what they say about every view of every training sample, too, in the run "
-            "folder's cache/, for later runs with --cache. Takes a training.augment that can be "
-            "counted: pad and flip, or replay.",
+            help="Also store their logits for every view of every training sample in the run "
+            "folder's cache/, for later runs with --cache. The views of training.augment must be "
+            "countable: pad and flip, or replay.",
         ),
     ] = False,
 ) -> None:
-    """Train a recipe's teachers only, to be used by later runs with --teachers."""
+    """Train only the teachers of a recipe, for later runs with --teachers."""
     from edufast.experiments.run_folder import RunConfig
 
     on = user(device_name, device)
@@ -99,25 +99,25 @@ def train(
         typer.Option(
             parser=path_of("--data"),
             help="Train on these pictures instead of the recipe's data: a folder of class folders, "
-            "a .csv table, Parquet files, a saved data set of Hugging Face, tar shards.",
+            "a .csv table, Parquet files, a data set saved by Hugging Face's datasets, tar shards.",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0.1,
-            help="How long the run may take, about, on this machine: of a recipe that leaves its "
-            "length open, such as folder, which takes 10 unless told otherwise.",
+            help="About how long the run may take on this machine, for recipes that leave their "
+            "length open, such as folder (default: 10).",
         ),
     ] = None,
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> Path:
-    """Distil a student by a recipe: teach, grow, graduate, export, verify, report.
+    """Train teachers and student by a recipe, export, verify and report.
 
-    What the recipe leaves open is decided first, and told with the reasons. A
-    model that can be used is there soon, and a better one the longer it goes on:
-    after Ctrl-C the best so far is in the run folder.
+    What the recipe leaves open is decided first and shown with the reasons. A
+    usable model is written early and replaced by better ones: after Ctrl-C the
+    run folder holds the best so far.
     """
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run_folder import RunConfig
@@ -156,8 +156,8 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Which, comma-separated: scratch; kd (one full teacher); sizes (kd, images that "
-            "grow); routed, gated, joint, centred, energy (how slice teachers are merged); alone "
+            help="Comma-separated: scratch; kd (one full teacher); sizes (kd with growing "
+            "images); routed, gated, joint, centred, energy (how slice teachers are merged); alone "
             "(the recipe's algorithm without grades); grades (without teachers); education."
         ),
     ] = "scratch,kd,routed,education",
@@ -166,7 +166,7 @@ def compare(
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the same student in several ways on an equal budget, several seeds."""
+    """Train the same student in several ways on equal budgets, with several seeds."""
     from edufast.experiments.events import Equal
     from edufast.experiments.method import METHODS
     from edufast.experiments.run_folder import RunConfig
@@ -195,16 +195,16 @@ def sweep(
     device: DeviceOption = "auto",
     seeds: SeedsOption = 5,
     teacher_seeds: Annotated[
-        int, typer.Option(min=1, help="Sets of teachers; student seeds take turns on them.")
+        int, typer.Option(min=1, help="Sets of teachers, over which student seeds are spread.")
     ] = 1,
     data_seeds: Annotated[
-        int, typer.Option(min=1, help="Draws of the data, each with teachers of its own; likewise.")
+        int, typer.Option(min=1, help="Draws of the data, each with its own teachers; likewise.")
     ] = 1,
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run every variant with each of these, e.g. --vary method=alone,education "
-            "(repeatable: every combination)."
+            help="Run every variant with each of these values, e.g. --vary method=alone,education "
+            "(repeatable, for all combinations)."
         ),
     ] = None,
     only: Annotated[
@@ -215,8 +215,8 @@ def sweep(
         bool,
         typer.Option(
             "--cache",
-            help="Keep the teachers' logits in the folder, for all students that learn from them. "
-            "Takes a training.augment that can be counted: pad and flip, or replay.",
+            help="Store the teachers' logits in the folder, shared by all students. The views of "
+            "training.augment must be countable: pad and flip, or replay.",
         ),
     ] = False,
     jobs: JobsOption = 1,
@@ -224,9 +224,10 @@ def sweep(
 ) -> None:
     """Train variants of a recipe with several seeds each and compare them.
 
-    The variants are those of the recipe's section `variants`, else what --vary
-    makes of it, else the usual methods. Teachers are trained once and shared.
-    The same folder takes further variants and seeds.
+    The variants come from the recipe's section `variants`, from --vary, or else
+    are the methods scratch, kd, routed, alone, grades and education. Teachers are
+    trained once and shared. Run it again with the same folder to add variants and
+    seeds.
     """
     from edufast.experiments.events import Equal
     from edufast.experiments.recipe import load_recipe
@@ -255,19 +256,19 @@ def resume(
         bool,
         typer.Option(
             "--join",
-            help="Help the process that is at work on the sweep, here or on another machine that "
-            "has the folder at the same path.",
+            help="Help the process that is running the sweep, here or on another machine that "
+            "sees the folder at the same path.",
         ),
     ] = False,
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with an interrupted run or sweep, at the step where it stopped."""
+    """Continue an interrupted run or sweep at the step where it stopped."""
     from edufast.experiments.run_folder import RunFolder
     from edufast.experiments.sweep_config import SweepConfig, is_sweep
 
     if join and not is_sweep(run):
-        fail(f"--join: {run} is no sweep; expected the folder of one", 2)
+        fail(f"--join: {run} is not a sweep; expected the folder of one", 2)
     if is_sweep(run):
         if log is not None:
             fail(f"--log: {run} is a sweep; expected a run", 2)
@@ -280,8 +281,8 @@ def resume(
 def _prepared(
     recipe: str, overrides: list[str] | None, device: str, out: Path | None, suffix: str = ""
 ) -> tuple[Recipe, tuple[Decision, ...], Path]:
-    """The recipe, of which nothing is open and nothing depends on where the command was typed; the
-    decisions that were made for that; and the run's folder."""
+    """The recipe with nothing left open and all paths absolute, the decisions made for that, and
+    the run's folder."""
     from edufast.experiments.open_recipe import closed
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.written import stated
@@ -365,7 +366,7 @@ def _carry_out_sweep(
             return
     else:
         summary = _attempt(folder, run_sweep, config, folder, jobs, console)
-    # Only here: it needs matplotlib, whose absence run_sweep has told in one line.
+    # Not earlier: it needs matplotlib, and run_sweep reports in one line if that is missing.
     from edufast.experiments.report.sweep import note
 
     if as_json:

@@ -22,15 +22,15 @@ def verify(
         Path,
         typer.Argument(
             parser=path_of("bundle"),
-            help="A folder that edufast export wrote, student.edge, or one model in it.",
+            help="A bundle that edufast export wrote (student.edge), or one model in it.",
         ),
     ],
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle on this machine: its hashes, and its answers for the images in it.
 
-    Runs without torch. A model that answers otherwise than where it was
-    exported ends the command with exit code 1.
+    Runs without torch. If a model does not give the same answers as where it was
+    exported, the exit code is 1.
     """
     from edufast.edge.replay import ReplayError, replay
 

@@ -29,11 +29,11 @@ _BARS, _LONGEST = "▁▂▃▄▅▆▇█", 24  # of a curve, and its epochs
 def watch(
     run: Annotated[Path, typer.Argument(parser=path_of("run"), help="The folder of a run.")],
 ) -> None:
-    """Show a run as it goes: grades, loss, accuracy, and how long the rest takes.
+    """Follow a run: grades, loss, accuracy, and the time left.
 
-    Reads the run's event log, from whichever terminal or machine sees its folder.
-    Ctrl-C ends the view and leaves the run alone. Where the output is no
-    terminal, what there is to see is printed once.
+    Reads the run's event log, from any terminal or machine that sees its folder.
+    Ctrl-C ends the view, not the run. If the output is not a terminal, the
+    current state is printed once.
     """
     from edufast.experiments.following import Following
 
@@ -154,4 +154,4 @@ def _end(now: Now) -> Iterator[str]:
     if (rest := now.remaining) is not None:
         yield f"{rest.method}: {percent(rest.done)} of the run, {in_words(rest.seconds_left)} left"
     elif now.state == "stopped":
-        yield "no process is in its folder; edufast resume goes on with it"
+        yield "no process is in its folder; edufast resume continues it"

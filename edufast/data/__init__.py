@@ -1,6 +1,6 @@
 """Data sets, the order of their samples, and loaders.
 
-Names are imported when they are first asked for: reading a picture needs no torch.
+Names are imported when they are first used: reading a picture needs no torch.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def arrays(given: Path, seed: int = 0) -> Splits:
 
 
 def _npz(path: Path) -> tuple[Samples, tuple[str, ...]]:
-    with _told(str(path)), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with _errors_in_one_line(str(path)), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         there = archive.namelist()
         for name in ("images", "labels", "class_names"):
             if f"{name}.npy" not in there:
@@ -90,16 +90,16 @@ def _npy(folder: Path, split: str) -> tuple[Samples, tuple[str, ...]]:
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing; expected it beside {split}_images.npy")
-        with _told(str(path)), path.open("rb") as file:
+        with _errors_in_one_line(str(path)), path.open("rb") as file:
             header = _header(file, path.stat().st_size)
             found.append(_mapped(file, header, file.tell()))
-    with _told(f"{folder}: {split}"):
+    with _errors_in_one_line(f"{folder}: {split}"):
         return _checked(*found)
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Errors of reading, in one line that begins with ``what``."""
+def _errors_in_one_line(what: str) -> Iterator[None]:
+    """Turn errors of reading into one line that begins with ``what``."""
     try:
         yield
     except UserError as error:
@@ -113,7 +113,7 @@ def _told(what: str) -> Iterator[None]:
 
 def _member(file: IO[bytes], archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     """An array of an .npz file, mapped where it is stored as it is."""
-    with _told(member.filename), archive.open(member) as content:
+    with _errors_in_one_line(member.filename), archive.open(member) as content:
         header = _header(content, member.file_size)
         start = content.tell()
         if member.compress_type != zipfile.ZIP_STORED:

@@ -1,4 +1,4 @@
-"""A batch: what it holds, and what is known of it before its images are made."""
+"""A batch, and what is known of it before its images are made."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
         return together.split([len(row) for row in rows])
 
     def batch(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
-        """With what is on the device by now: images of its own rows, the rest of all."""
+        """The batch, from tensors on the device: images of its own rows, the rest of all."""
         rows = range(len(self.samples))[self.own]
         if len(rows) == len(labels):
             return Batch(images, labels, index, self.view_ids, self.parts)
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 
 
 class BatchMaker(Protocol):
-    """Makes what is planned."""
+    """Makes the batches that are planned."""
 
     def batches(self, plans: Iterator[Plan]) -> Iterator[Batch]:
         """One for each plan, in order. A newer call ends the older."""

@@ -65,9 +65,9 @@ def load_dataset(
         seed: of everything that is not official: which images are held out, which ones glyphs
             renders, and how digits, Caltech-256 and folders without a validation split are split.
         on_error: what to do about image files that cannot be read or decoded. "stop": the first one
-            that is met ends the run with an error that names them all. "skip": all are decoded
-            beforehand, and these are left out; a warning counts them. The others stay in the split
-            that they would have been in.
+            ends the run with an error that names them all. "skip": all files are decoded
+            beforehand, and the bad ones are left out; a warning counts them. The others stay in
+            the split that they would have been in.
         reduce_to: image files with more pixels at their shorter side are read from copies that have
             as many, see :func:`edufast.data.reduced.reduced`; decoding large files takes longer
             than learning from them. None: files are read as they are.

@@ -1,4 +1,4 @@
-"""How large images are shown to networks where a recipe does not say it."""
+"""The image size where a recipe does not give one."""
 
 from __future__ import annotations
 

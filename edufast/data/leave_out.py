@@ -1,4 +1,4 @@
-"""Lists of pictures to leave out: written by a look at a data set, and obeyed by runs."""
+"""Lists of pictures to leave out: written by ``edufast data --fix-list``, read by runs."""
 
 from __future__ import annotations
 

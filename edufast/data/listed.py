@@ -1,4 +1,4 @@
-"""Pictures that are listed one by one, with their classes: what all lists are checked for."""
+"""Lists of pictures with their classes, and the checks that all kinds of lists share."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def listed_splits(where: str, pictures: Iterable[Listed], seed: int) -> Splits:
             raise UserError(f"{each.where}: split is {split!r}; expected one of {expected}")
         named = named or each.split is not None
         if not os.path.isfile(each.picture):
-            raise UserError(f"{each.where}: {str(each.picture)!r} is no file")
+            raise UserError(f"{each.where}: {str(each.picture)!r} is not a file")
         place = os.path.abspath(each.picture)  # the same for every way to write it
         if place in seen:
-            raise UserError(f"{each.where}: {str(each.picture)!r} is there twice")
+            raise UserError(f"{each.where}: {str(each.picture)!r} is listed twice")
         seen.add(place)
         parts[_SPLITS[split]].setdefault(each.name, []).append(each.picture)
     return class_splits(where, parts["train"], parts["val"] if named else None, seed=seed)

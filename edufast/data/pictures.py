@@ -1,4 +1,4 @@
-"""Pictures of a user: finding them, and reading one without DALI as DALI does."""
+"""A user's pictures: finding them, and reading one without DALI but like DALI."""
 
 from __future__ import annotations
 

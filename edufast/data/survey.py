@@ -1,4 +1,4 @@
-"""A look at a data set before anything is trained on it."""
+"""What ``edufast data`` finds out about a data set before anything is trained on it."""
 
 from __future__ import annotations
 

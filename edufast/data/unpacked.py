@@ -1,5 +1,5 @@
-"""Pictures that lie in other files, such as archives: copied into files of their own, once, so that
-they are read as all others are."""
+"""Pictures inside other files, such as archives: copied once into files of their own, which are
+read like all others."""
 
 from __future__ import annotations
 

@@ -80,9 +80,11 @@ def write_bundle(
             than a bundle is at ``folder``.
     """
     if folder.suffix != SUFFIX:
-        raise UserError(f"{folder} is no name for a bundle; expected one that ends with {SUFFIX}")
+        raise UserError(
+            f"{folder} is not a name for a bundle; expected one that ends with {SUFFIX}"
+        )
     if folder.exists() and not (folder / CONTRACT).is_file():
-        raise UserError(f"{folder} exists and is no bundle; expected another name")
+        raise UserError(f"{folder} exists and is not a bundle; expected another name")
     forms = bundled_formats(formats)
     with atomic_folder(folder) as temporary:
         paths = {name: temporary / f"student{form.SUFFIX}" for name, form in forms.items()}

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: contract.json, read and written without torch."""
+"""A bundle's description of itself, contract.json, read and written without torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Contract:
         """Of the bundle ``folder``.
 
         Raises:
-            UserError: it is no bundle, or one of another version, or its contract makes no sense.
+            UserError: it is not a bundle, is of another version, or its contract makes no sense.
         """
         path = folder / CONTRACT
         if not path.is_file():

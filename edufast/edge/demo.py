@@ -1,4 +1,4 @@
-"""A page on this machine on which to drop pictures: what exported files say of them."""
+"""A local web page that shows what exported files predict for pictures dropped on it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class DemoServer(ThreadingHTTPServer):
             ) from error
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Browsers that go away in the middle are nobody's fault."""
+        """Ignore browsers that disconnect in the middle of a request."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

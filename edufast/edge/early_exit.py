@@ -1,4 +1,4 @@
-"""A program that ends at the first exit that is sure: chosen, written, and run on every image."""
+"""A program that ends at the first confident exit: chosen, written, and run on every image."""
 
 from __future__ import annotations
 

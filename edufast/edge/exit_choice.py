@@ -15,7 +15,7 @@ _CANDIDATES = 1000  # quantiles of the confidences
 
 @dataclass(frozen=True)
 class Target:
-    """What early exits are to save or may lose.
+    """What early exits should save, or may lose.
 
     Attributes:
         limit: the largest number of points of accuracy that may be lost against the whole student,

@@ -52,7 +52,7 @@ class ExportReport:
         torch_latency: likewise, of the model in PyTorch, not compiled.
         alone: the file in a process of its own, in the runtime that devices have.
         exit: number of the student's fragments in it, if it ends at an exit.
-        early: of a program that ends where it is sure.
+        early: of a program with early exits.
     """
 
     path: Path
@@ -109,7 +109,7 @@ class Wanted:
         format: its name.
         path: the file to write.
         exit: number of the student's fragments in ``original``, if it ends at an exit.
-        early: of a program that ends where it is sure: the student with exits whose graduate
+        early: of a program with early exits: the student with exits whose graduate
             ``original`` is, and what the threshold is chosen for.
     """
 
@@ -139,7 +139,7 @@ def export(
     """Write ``model`` to ``path`` as one file, and verify it before it appears there.
 
     With ``mean`` and ``std`` the input is image bytes, uint8 (N, H, W, C), which the file scales
-    and normalises itself, and its metadata says how validation cuts and resizes pictures to that
+    and normalises itself, and its metadata says how validation crops and resizes pictures to that
     size; without them it is float32 (N, C, H, W), already normalised. The input is called
     ``image``, the output ``logits``, where the format has names. An .onnx file takes any batch size
     N, others one image. The exported model is in eval mode; ``model`` itself is not changed and may
@@ -168,7 +168,7 @@ def export(
 
     Raises:
         UserError: there is no such format, the suffix does not go with it, a package of the
-            ``export`` extra is missing, or ``path`` exists and is no regular file.
+            ``export`` extra is missing, or ``path`` exists and is not a regular file.
         ValueError: the arguments do not fit together.
         ExportError: the model cannot be exported, or the file fails verification; ``path`` then
             keeps its old content.

@@ -114,7 +114,7 @@ def needed(
 
 
 def propose(found: Sequence[Candidate]) -> Candidate | None:
-    """The one that fits with the most FLOPs, of equal ones the first; None: nothing fits."""
+    """The candidate with the most FLOPs that fits (the first of equal ones); None: none fits."""
     fitting = [each for each in found if each.fits]
     return max(fitting, key=lambda each: each.flops) if fitting else None
 

@@ -1,4 +1,4 @@
-"""From an ONNX program with several exits to one that ends at the first exit that is sure."""
+"""From an ONNX program with several exits to one that ends at the first confident exit."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from edufast.utils.instances import check_instance
 
 
 class OnnxModel(nn.Module):
-    """Runs an .onnx file in onnxruntime on the CPU, whatever wrote it; it cannot learn.
+    """Runs an .onnx file, from any program, in onnxruntime on the CPU; it cannot learn.
 
-    Its logits can be distilled and stored, its features not be read, and its arithmetic is not
+    Its logits can be distilled and stored, but its features cannot be read, and its FLOPs are not
     counted. The file must be whole: weights in files of their own are not found.
 
     Args:

@@ -101,7 +101,7 @@ class Original:
             wrong = labels[(labels < 0) | (labels >= count)][0]
             raise ValueError(f"labels: found {wrong}; expected positions from 0 to {count - 1}")
         if classes is not None and len(set(classes)) != len(classes):
-            raise ValueError("classes: a name is there twice; expected another for each class")
+            raise ValueError("classes: a name appears twice; expected another for each class")
         if classes is not None and len(classes) != count:
             raise ValueError(f"classes: {len(classes)} names for a model with {count} logits")
         return cls(

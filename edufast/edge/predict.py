@@ -29,7 +29,7 @@ _PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of a picture.
+    """A model's prediction for a picture.
 
     Attributes:
         picture: the file.
@@ -62,7 +62,7 @@ class Prediction:
 
 
 def predict(path: _PathLike, pictures: _PathLike | Iterable[_PathLike]) -> Iterator[Prediction]:
-    """What an exported student says of pictures, in their order, 16 at a time.
+    """The predictions of an exported student for pictures, in their order, 16 at a time.
 
         for prediction in edufast.predict("student.onnx", "folder/of/pictures"):
             print(prediction.picture, prediction.name, prediction.probability)

@@ -57,7 +57,7 @@ def replay(path: Path) -> list[Replay]:
         path: the bundle, or one model in it.
 
     Raises:
-        UserError: it is no bundle, or a runtime is missing.
+        UserError: it is not a bundle, or a runtime is missing.
         ReplayError: a file is missing, damaged or exchanged, or answers otherwise.
     """
     folder = path.parent if path.is_file() else path
@@ -65,7 +65,7 @@ def replay(path: Path) -> list[Replay]:
     models = [file for file in contract.files if path in (folder, folder / file.name)]
     if not models:
         names = ", ".join(file.name for file in contract.files)
-        raise UserError(f"{path} is no model of its bundle; expected one of {names}")
+        raise UserError(f"{path} is not a model of its bundle; expected one of {names}")
     hashes = contract.hashes
     for name in (GOLDEN, *(file.name for file in models)):
         _check_hash(folder / name, hashes[name])

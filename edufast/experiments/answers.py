@@ -1,4 +1,4 @@
-"""What exported files answer about the images set aside, one by one, kept with the run."""
+"""The predictions of exported files for each validation image, kept with the run."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.training.school import School
 from edufast.utils.errors import UserError, one_line
 
-# Between two exports are at least so many seconds, and so many times what the last one took: an
-# export is verified on the whole validation split.
+# Between two exports are at least this many seconds, and this many times what the last one took,
+# since each is verified on the whole validation split.
 EXPORT_EVERY, EXPORT_SHARE = 60.0, 20.0
 
 

@@ -1,4 +1,4 @@
-"""What a recipe will take, before any image is read and anything is trained."""
+"""The compute that a recipe takes, estimated before any image is read or anything is trained."""
 
 from __future__ import annotations
 

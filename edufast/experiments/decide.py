@@ -1,6 +1,6 @@
-"""What a recipe leaves open, decided from the data, this machine, and the minutes there are.
+"""Decides what a recipe leaves open from the data, this machine, and the minutes given.
 
-Every rule stands beside what it was measured on; docs/own_pictures.md tells of the runs.
+Every rule is next to the measurement behind it; docs/own_pictures.md describes the runs.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def decide(
 
 
 class _Choices:
-    """Decisions as they are made. What is given takes the place of what the rules would say."""
+    """Decisions as they are made. Given values take precedence over the rules."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._given = given
         self.made: list[Decision] = []
 
     def make(self, key: str, value: Any, said: str, reason: str) -> Any:
-        """The value that counts."""
+        """Record the decision for ``key``; returns its value, the given one if there is one."""
         own = self._given.get(key)
         if isinstance(own, Mapping) and isinstance(value, Mapping):
             value, reason = {**value, **own}, f"{reason}; {', '.join(own)} set by you"

@@ -37,12 +37,12 @@ def fitting_files(method: Method) -> list[FileKey] | None:
         least = min(found.values(), key=lambda needs: needs.flash)
         raise UserError(
             f"budget: no exit of {method.recipe.student.model} fits, the smallest takes "
-            f"{_told(least)}; expected a larger budget, or another student, see edufast plan"
+            f"{_needs_text(least)}; expected a larger budget, or another student, see edufast plan"
         )
     return fitting
 
 
-def told(fitting: Sequence[FileKey]) -> str:
+def fitting_text(fitting: Sequence[FileKey]) -> str:
     """The files that fit, in words."""
     names = [
         f"student{'' if exit is None else f'-exit{exit}'}{FORMATS[form].SUFFIX}"
@@ -51,6 +51,6 @@ def told(fitting: Sequence[FileKey]) -> str:
     return f"the budget has room for {', '.join(names)}"
 
 
-def _told(needs: Needs) -> str:
+def _needs_text(needs: Needs) -> str:
     latency = "" if needs.latency_ms is None else f" and {needs.latency_ms:.2f} ms for an image"
     return f"{needs.flash / 1024:,.1f}k of flash, {needs.ram / 1024:,.1f}k of RAM{latency}"

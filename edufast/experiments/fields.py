@@ -30,7 +30,7 @@ def _class_ids(value: object) -> object:
         match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
         if not match:
             raise ValueError(
-                f"{quoted(part.strip())} is no class range; expected for instance 0-19"
+                f"{quoted(part.strip())} is not a class range; expected for instance 0-19"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < MOST_CLASSES or len(ids) + last - first >= MOST_CLASSES:

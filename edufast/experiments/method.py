@@ -43,7 +43,7 @@ METHODS: dict[MethodName, str] = {
     "grades": "the recipe's curriculum with cross-entropy only",
     "education": "the recipe: its algorithm under its curriculum",
 }
-# What a sweep compares unless it is told.
+# What a sweep compares by default.
 USUAL: tuple[MethodName, ...] = ("scratch", "kd", "routed", "alone", "grades", "education")
 GRADED: tuple[MethodName, ...] = ("sizes", "grades", "education")  # the others have one grade
 _NEED_FULL_TEACHER = {"kd", "sizes", "alone"}
@@ -119,8 +119,8 @@ class Method:
         """
         torch.manual_seed(seed)
         start = self.recipe.start_student(len(self.data.classes))
-        if start.said:
-            say(start.said)
+        if start.summary:
+            say(start.summary)
         return School(
             self._student(start, seed),
             faculty,

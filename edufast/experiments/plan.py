@@ -36,10 +36,10 @@ def planned(setup: Setup) -> Remaining | None:
     one = expected_duration(setup.recipe, cost, data.image_size, pace, loading)
     if not (log.teachers or log.methods):
         teaching, total = sum(one.teaching), one.total + one.learning * (len(config.seeds) - 1)
-        of_teachers = f", {seconds(teaching)} of them for teachers" if teaching else ""
-        more = "baselines and validation come" if config.methods[1:] else "validation comes"
+        of_teachers = f", {seconds(teaching)} of it for teachers" if teaching else ""
+        more = "baselines and validation" if config.methods[1:] else "validation"
         setup.console.print(
-            f"this takes about {seconds(total)} on this machine{of_teachers}; {more} on top"
+            f"this takes about {seconds(total)} on this machine{of_teachers}, not counting {more}"
         )
     return Remaining(_parts(setup, cost, one), setup.event_log)
 

@@ -49,12 +49,12 @@ def run(
         TrainingError, ExportError: a step failed; the message says why.
     """
     if _exports(config):
-        find_format("onnx")  # what is missing for the last step is told before the first
+        find_format("onnx")  # a package that the last step needs is missed before the first
     setup = Setup(config, path, console, trackers=trackers)
     with setup.opened():
         try:
             results = _carry_out(setup)
-        except (Interrupted, LostRank):  # by somebody who does not want to wait for the report
+        except (Interrupted, LostRank):  # whoever stopped it does not want to wait for the report
             raise
         except Exception:
             _report(setup)
@@ -129,7 +129,7 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
                 checkpoint=setup.folder.checkpoint(f"teacher{k}"),
                 event_log=setup.event_log,
                 console=setup.console,
-                # Who gave minutes takes any model; to others student.onnx is the student.
+                # With minutes given, a teacher may be the best so far; else only the student is.
                 after_epoch=watch.over(
                     setup.recipe.teachers[k].model if setup.recipe.minutes else None
                 ),

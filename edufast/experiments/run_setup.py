@@ -1,4 +1,4 @@
-"""What a run works with, put together and checked before anything is trained."""
+"""Everything a run works with, assembled and checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.experiments.device_budget import fitting_files, told
+from edufast.experiments.device_budget import fitting_files, fitting_text
 from edufast.experiments.events import FileKey, PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
@@ -75,7 +75,7 @@ class Setup:
             countable_views(self.recipe.create_training().augment)
         self._fitting = from_first(self._check_begin)
         if self._fitting is not None:
-            self.console.print(told(self._fitting))
+            self.console.print(fitting_text(self._fitting))
         self.event_log = EventLog()
 
     def _check_begin(self) -> list[FileKey] | None:
@@ -149,7 +149,9 @@ def _check_folders(config: RunConfig) -> None:
     """Of teachers and of their logits: where they are wrong, they would be found so after hours."""
     for name, folder in (("teachers", config.teachers), ("cache", config.cache)):
         if folder is not None and folder.exists() and not folder.is_dir():
-            raise UserError(f"{name}: {folder} is no folder; expected one, or a name for a new one")
+            raise UserError(
+                f"{name}: {folder} is not a folder; expected one, or a name for a new one"
+            )
     teachers = config.teachers
     if teachers is not None and any(teachers.glob("teacher*.safetensors")):
         raise UserError(

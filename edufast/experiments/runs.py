@@ -1,4 +1,4 @@
-"""Runs beside each other: what each has reached, and in what two of them differ."""
+"""Several runs: how far each has got, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_runs(folder: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; expected one that holds runs")
+        raise UserError(f"{folder} is not a folder; expected one that holds runs")
     found = []
     for path, below, files in os.walk(folder):
         if RUN_FILE in files:
@@ -112,7 +112,7 @@ class Comparison:
 
 
 def compare_runs(one: Path, other: Path) -> Comparison:
-    """In what two runs differ, and what came of it.
+    """How the settings and results of two runs differ.
 
     Raises:
         UserError: a folder holds no run, or one that cannot be read.
@@ -124,23 +124,23 @@ def compare_runs(one: Path, other: Path) -> Comparison:
         for key, old, new in changed(first, second)
         if key.partition(".")[0] != "decisions"  # which are in the recipe
     ]
-    told = [_told(folder.log()) for folder in folders]
-    names = dict.fromkeys(name for results in told for name in results)
-    return Comparison(keys, [(name, told[0].get(name), told[1].get(name)) for name in names])
+    of_one, of_other = (_result_texts(folder.log()) for folder in folders)
+    names = dict.fromkeys([*of_one, *of_other])
+    return Comparison(keys, [(name, of_one.get(name), of_other.get(name)) for name in names])
 
 
-def _told(log: RunLog) -> dict[str, str]:
+def _result_texts(log: RunLog) -> dict[str, str]:
     """The results of all methods in words, and the size and speed of the exported files."""
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for method in log.methods.values():
         if found := method.results:
-            told |= {f"{method.name}: {what}": text for what, text in _of_seeds(found).items()}
+            texts |= {f"{method.name}: {what}": text for what, text in _of_seeds(found).items()}
     for export in log.exports:
         name = Path(export.path).name
-        told[f"{name}: accuracy"] = percent(export.accuracy)
-        told[f"{name}: size"] = f"{export.bytes / 1e6:.2f} MB"
-        told[f"{name}: an image"] = f"{export.latency_ms:.2f} ms"
-    return told
+        texts[f"{name}: accuracy"] = percent(export.accuracy)
+        texts[f"{name}: size"] = f"{export.bytes / 1e6:.2f} MB"
+        texts[f"{name}: an image"] = f"{export.latency_ms:.2f} ms"
+    return texts
 
 
 def _of_seeds(found: list[ResultEvent]) -> dict[str, str]:

@@ -191,7 +191,9 @@ def _enter(section: Any, name: str, source: str) -> Any:
     """The item ``name`` of a section or list of sections; a section that is not there begins."""
     if isinstance(section, list):
         if name not in map(str, range(len(section))):
-            raise UserError(f"{source}: {name} is no position in a list of {len(section)} entries")
+            raise UserError(
+                f"{source}: {name} is not a position in a list of {len(section)} entries"
+            )
         return section[int(name)]
     if section.get(name) is None:
         section[name] = {}

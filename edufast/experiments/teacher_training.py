@@ -45,8 +45,8 @@ def train_teacher(
     section, classes = recipe.teachers[k], recipe.teacher_classes(data)[k]
     torch.manual_seed(recipe.seed + k)
     start = recipe.start_teacher(k, len(classes))
-    if start.said:
-        console.print(f"teacher {k}: {start.said}")
+    if start.summary:
+        console.print(f"teacher {k}: {start.summary}")
     size = (3, data.image_size, data.image_size)
     school = School(
         Student(start.model, 1, input_size=size, learned=start.learned),

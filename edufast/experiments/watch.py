@@ -1,4 +1,4 @@
-"""What a run does after every epoch, beside training."""
+"""What a run does after every epoch: report the time left, and keep the best model."""
 
 from __future__ import annotations
 

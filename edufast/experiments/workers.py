@@ -1,7 +1,7 @@
 """Tasks that depend on each other, done one by one or by several processes at a time.
 
-Processes that know nothing of each other, on other machines even, may do the same tasks: each is
-locked by who does it, and the others take another one, or wait.
+Independent processes, even on other machines, may share the same tasks: each task is locked by the
+process that does it, and the others take another one, or wait.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from edufast.utils.signals import (
 )
 
 _GRACE = 20.0  # seconds that a worker has to end before it is killed
-_LOOK_AGAIN = 2.0  # seconds, at what another process does
+_LOOK_AGAIN = 2.0  # seconds until a task of another process is tried again
 DONE_ELSEWHERE = "done by another process"
 
 
@@ -84,15 +84,15 @@ def run_tasks(tasks: Sequence[Task], jobs: int, logs: Path, console: Console) ->
     while waiting:
         for task in _ready(waiting, waiting):
             number = len(tasks) - len(waiting) + 1
-            if _done(task, f"{number}/{len(tasks)}", elsewhere, console):
+            if _attempt(task, f"{number}/{len(tasks)}", elsewhere, console):
                 waiting.remove(task)
                 break
         else:
             time.sleep(_LOOK_AGAIN)
 
 
-def _done(task: Task, number: str, elsewhere: set[Path], console: Console) -> bool:
-    """Do ``task``, unless another process does, which is told once."""
+def _attempt(task: Task, number: str, elsewhere: set[Path], console: Console) -> bool:
+    """Do ``task`` unless another process does (said once); returns whether it is done."""
     known = task.product in elsewhere
     if not known:
         console.print(f"{number}  {task.name}", style="bold")
@@ -117,7 +117,7 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
     threads = max(1, torch.get_num_threads() // jobs)
     pool = [_Worker(logs / f"worker{i}.log", threads) for i in range(min(jobs, len(waiting)))]
     total, done, stopping = len(waiting), 0, False
-    elsewhere: dict[Path, float] = {}  # what another process does, and when to look again
+    elsewhere: dict[Path, float] = {}  # tasks of other processes, and when to try again
     failure: Exception | None = None
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -168,8 +168,8 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
 
 
 def _assign(waiting: list[Task], pool: Sequence[_Worker], elsewhere: dict[Path, float]) -> None:
-    """Give idle workers the first tasks whose needs are met, and that no other process had a moment
-    ago."""
+    """Give idle workers the first tasks whose needs are met and which no other process was doing a
+    moment ago."""
     at_work = [worker.task for worker in pool if worker.task is not None]
     idle = (worker for worker in pool if worker.task is None)
     now = time.monotonic()

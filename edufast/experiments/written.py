@@ -1,4 +1,4 @@
-"""What a recipe says, checked before anything that it leaves open is decided."""
+"""Checks what a recipe says, before anything that it leaves open is decided."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, decay: float | None = None) -> None:
-        """Take in the model as it is now; ``decay`` for this step only, say to warm up."""
+        """Update the average with the model as it is now; ``decay`` is for this step only, for
+        instance to warm up."""
         self._step(keep=self.decay if decay is None else _check_decay(decay))
 
     @torch.no_grad()
@@ -201,7 +202,7 @@ def average_files(
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the first; the message names the
-            file and the tensor. Or ``out`` exists and is no regular file.
+            file and the tensor. Or ``out`` exists and is not a regular file.
     """
     files = [Path(path) for path in paths]
     shares = _shares(files, weights)

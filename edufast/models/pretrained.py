@@ -34,13 +34,13 @@ class Start(NamedTuple):
         model: with a head for the classes that it will learn.
         learned: names of its parameters that were trained already.
         images: that they learned from; None: those of the data at hand.
-        said: what was read, in words.
+        summary: what was read, in words.
     """
 
     model: nn.Module
     learned: frozenset[str] = frozenset()
     images: ImageFormat | None = None
-    said: str = ""
+    summary: str = ""
 
     def shown(self, data: DataSet) -> DataSet:
         """``data``, normalised as the network expects it."""
@@ -78,14 +78,14 @@ def started(name: str, num_classes: int, weights: Weights | None) -> Start:
         images = _usual_images(name, model)
     replaced = _load(name, model, state, num_classes, source)
     learned = frozenset(n for n, _ in model.named_parameters() if n not in replaced)
-    said = f"{name} starts from {source}"
+    summary = f"{name} starts from {source}"
     if replaced:
         widths = [len(state[n]) for n in replaced if n in state]
         lost = f"head of {widths[0]:,} classes" if widths else "missing head"
-        said += f"; its {lost} is replaced by one of {num_classes:,}"
+        summary += f"; its {lost} is replaced by one of {num_classes:,}"
     if images is not None and images.size is not None:
-        said += f"; it learned from images of {images.size} pixels"
-    return Start(model, learned, images, said)
+        summary += f"; it learned from images of {images.size} pixels"
+    return Start(model, learned, images, summary)
 
 
 # --- published -----------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes make torch and pickle run into
         reason = one_line(error).partition(". ")[0] or type(error).__name__
-        raise UserError(f"{path} is no file of tensors and plain data: {reason}") from error
+        raise UserError(f"{path} is not a file of tensors and plain data: {reason}") from error
     nested = (found[key] for key in _KEYS if key in found) if isinstance(found, Mapping) else ()
     state = next((inner for inner in nested if isinstance(inner, Mapping)), found)
     if not isinstance(state, Mapping) or not state:
@@ -213,7 +213,7 @@ def _load(
     _rename(state, own, "model." if isinstance(model, Logits) else "")
     for name in state:
         if name not in own:
-            raise UserError(f"{source}: there is a tensor {name!r}, which the model has not")
+            raise UserError(f"{source}: there is a tensor {name!r}, which the model does not have")
         _check_tensor(f"{source}: {name!r}", state[name], own[name])
     tied = {id(own[name]) for name in state}
     replaced = [
@@ -254,7 +254,7 @@ def _classifiers(name: str, own: Mapping[str, Tensor], num_classes: int) -> set[
 
 
 def _rename(state: dict[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> None:
-    """Take off what wrappers write before the names, and put on what ours does."""
+    """Remove the prefixes of other wrappers from the names, and add that of ours."""
     if state.keys() <= own.keys():
         return
     wrapped = wrapper_prefix(state)

@@ -204,7 +204,7 @@ def load_model(
 ) -> tuple[nn.Module, ModelInfo]:
     """The model of a file, in eval mode on the CPU, and what it is.
 
-    Files that were written before they said a hash are taken as they are.
+    Files from versions that wrote no hash are accepted without one.
 
     Args:
         path: a file of :func:`save_model`.
@@ -241,7 +241,7 @@ def _load(network: nn.Module, state: dict[str, Tensor]) -> str:
     there = {id(own[name]) for name in state if name in own}
     for name in {**own, **state}:
         if name not in own:
-            return f"it has a tensor {name!r}, which the model has not"
+            return f"it has a tensor {name!r}, which the model does not have"
         if name not in state:
             if id(own[name]) not in there:
                 return f"it has no tensor {name!r}"

@@ -1,4 +1,4 @@
-"""What torch.compile and data parallelism wrap around a model, and write before its names."""
+"""The wrappers of torch.compile and data parallelism, and their prefixes of parameter names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ATTRIBUTES = ("_orig_mod", "module")  # of torch.compile; of DataParallel and i
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without these wrappers, however deep it lies in them."""
+    """The model itself, without any number of these wrappers."""
     while True:
         if "_orig_mod" in model._modules:
             model = model.get_submodule("_orig_mod")

@@ -285,7 +285,7 @@ def _usable(name: str) -> Iterator[None]:
                 "pretrained once, which downloads it"
             ) from error
         raise UserError(
-            f"model {name!r}: its configuration makes no network: {one_line(error)}"
+            f"model {name!r}: its configuration does not make a network: {one_line(error)}"
         ) from error
 
 

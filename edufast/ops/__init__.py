@@ -1,4 +1,4 @@
-"""Fused operators, usable alone in anybody's training loop."""
+"""Fused operators, usable on their own in any training loop."""
 
 from edufast.ops.augment import augment
 from edufast.ops.backends import BACKENDS, select_backend

@@ -1,4 +1,4 @@
-"""Validation that the operators share; what only one of them has is checked beside it.
+"""Validation shared by several operators; checks of a single operator are in its own module.
 
 Messages name the argument, the value found and the value expected. The bounds are those of the
 operators in C++ (csrc/checks.h).
@@ -38,7 +38,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def tensors(name: str, values: Any) -> list[Tensor]:
-    """A list of dense tensors from any iterable of them."""
+    """A list of dense tensors, from any iterable."""
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise TypeError(f"{name} is of type {type(values).__name__}; expected a list of tensors")
     found = list(values)
@@ -49,7 +49,8 @@ def tensors(name: str, values: Any) -> list[Tensor]:
 
 
 def teachers_of(student: Tensor, teachers: Any) -> list[Tensor]:
-    """The teachers' logits; a tensor with as many dimensions as the student's is that of one."""
+    """The teachers' logits as a list; a tensor with the student's number of dimensions is one of
+    them."""
     if isinstance(teachers, Tensor) and teachers.dim() == student.dim():
         teachers = [teachers]
     return tensors("teachers", teachers)
@@ -204,7 +205,7 @@ def check_float(name: str, x: Tensor) -> None:
 
 
 def check_device(name: str, x: Tensor, student: Tensor) -> None:
-    """A kernel must not meet memory of another device, nor a meta tensor, which has none."""
+    """A kernel must not be given memory of another device, nor a meta tensor, which has none."""
     if x.device != student.device:
         raise ValueError(f"{name} is on {x.device}; expected {student.device}, like student")
 

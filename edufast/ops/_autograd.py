@@ -88,7 +88,7 @@ _HAS_SCALE = has_kernel("edufast::scale_", "CUDA")
 
 
 def _times(grad: Tensor, d_loss: Tensor, owned: bool) -> Tensor:
-    """``grad * d_loss``, without the pass over memory where ``loss.backward()`` began.
+    """``grad * d_loss``, without a pass over memory if d_loss is 1, as after ``loss.backward()``.
 
     Where d_loss is 1 a CPU sees it at once; a GPU's kernel does, which then leaves the gradient as
     it is. A kept graph will need ``grad`` again, while its receiver may change it: it is copied.

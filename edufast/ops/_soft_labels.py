@@ -1,4 +1,4 @@
-"""Soft labels, as of mixup: a probability for every class in the place of a class.
+"""Soft labels, such as those of mixup: a probability for every class instead of a single class.
 
 The distillation is the operator's, without its cross-entropy; the cross-entropy is plain PyTorch.
 """

@@ -77,7 +77,7 @@ def augment(
         mean: C numbers, of pixel / 255.
         std: C numbers above 0, of pixel / 255.
         pad: largest shift, in pixels.
-        flip: whether views are mirrored, too.
+        flip: whether views may also be mirrored.
         dtype: of the result: float32, bfloat16 or float16.
         backend: "reference", "cpp", "cuda", "triton"; None: the best for the device.
 

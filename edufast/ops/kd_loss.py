@@ -179,7 +179,7 @@ def kd_loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """:func:`kd_loss` and its gradient for the student logits, without going through autograd.
 
-    For loops that want no bookkeeping: ``loss, grad = kd_loss_and_grad(logits, ...)`` then
+    For loops without autograd's overhead: ``loss, grad = kd_loss_and_grad(logits, ...)`` then
     ``logits.backward(grad)``.
 
     Args:
@@ -231,7 +231,9 @@ def kd_loss_arguments(
 def _all_of(options: dict[str, Any]) -> dict[str, Any]:
     unknown = options.keys() - _DEFAULTS.keys()
     if unknown:
-        raise TypeError(f"{min(unknown)} is no argument; expected one of {', '.join(_DEFAULTS)}")
+        raise TypeError(
+            f"{min(unknown)} is not an argument; expected one of {', '.join(_DEFAULTS)}"
+        )
     return {**_DEFAULTS, **options}
 
 

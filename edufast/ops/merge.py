@@ -176,8 +176,9 @@ class MergePlan:
     """A merge that is repeated, such as a moving average after every step: checked once.
 
     Takes the arguments of :func:`merge_`; those that are numbers come with each call. For lists of
-    small tensors a call costs a fifth of :func:`merge_`, whose time goes into the lists. A tensor
-    that was given other memory since (``parameter.data = ...``) is noticed, and checked again.
+    small tensors a call costs a fifth of :func:`merge_`, whose time goes into the lists. If a
+    tensor has since moved to other memory (``parameter.data = ...``), it is noticed, and
+    checked again.
 
     Raises: as :func:`merge_`, when constructed and when called.
     """

@@ -115,7 +115,7 @@ def min_norm_weights(
         temperatures if numbers is None else [], numbers,
     )  # fmt: skip
     p.check()
-    if isinstance(cap, Tensor):  # to look whether it leaves one point only is to wait for it
+    if isinstance(cap, Tensor):  # its value cannot be checked without waiting
         raise TypeError("cap is a tensor; expected a float or None")
     cap = 1.0 if cap is None else float(number("cap", cap, student))
     if not 1 / k <= cap * (1 + 1e-9) or cap > 1:

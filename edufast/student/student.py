@@ -210,7 +210,7 @@ class Student(nn.Module):
                 break
             # Heads of frozen fragments keep learning: as exits they are students of their own.
             x = embedding = self._run(depth, x)
-            features.append(_channels_in_place(x, fragment))
+            features.append(_standard_layout(x, fragment))
             if depth in heads:
                 embedding = heads[depth].embed(x)
                 logits.append(heads[depth].linear(embedding))
@@ -218,7 +218,7 @@ class Student(nn.Module):
             *body, classifier = self.cutting.current.closing
             for piece in body:
                 x = piece(self.model, x)
-                embedding = _channels_in_place(x, piece)
+                embedding = _standard_layout(x, piece)
                 if piece.places > 1:
                     features.append(embedding)
             logits.append(classifier(self.model, x)[:, : self.classes])
@@ -234,7 +234,7 @@ class Student(nn.Module):
         pieces = list(self.fragments[: self.grown])
         if self.grown == len(self.fragments):
             pieces[-1:] = [piece for piece in self.cutting.current.closing[:-1] if piece.places > 1]
-        shapes = [_channels_in_place(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
+        shapes = [_standard_layout(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
         return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
 
     def read(self, features: Tensor, depth: int) -> Tensor:
@@ -459,7 +459,7 @@ class Student(nn.Module):
         return "\n".join(lines)
 
 
-def _channels_in_place(x: Tensor, piece: Fragment) -> Tensor:
+def _standard_layout(x: Tensor, piece: Fragment) -> Tensor:
     """Maps as (B, C, H, W), tokens as (B, N, C)."""
     if x.dim() == 4 and piece.channels_last:
         return x.movedim(-1, 1)

@@ -36,8 +36,8 @@ class CachedFaculty(Faculty):
     and curriculum. Logits that are missing or damaged are computed by the teacher and stored.
     Reading never waits for the device; storing does. Features are not stored.
 
-    Of several ranks the first one stores, and only in :meth:`fill`: what a training does not find
-    is computed at every step. A sharded teacher can be filled in, and has to be before a training.
+    Of several ranks the first one stores, and only in :meth:`fill`: logits that a training does not
+    find are computed at every step. Those of a sharded teacher must be stored before a training.
 
     Args:
         teachers, device, dtype, compile: as of :class:`Faculty`.
@@ -68,7 +68,7 @@ class CachedFaculty(Faculty):
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
         self._augment: Augment | None = None
-        self._told = False  # that logits are missing
+        self._warned = False  # of missing logits
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Open the store for the training split of ``data``, augmented by ``augment``.
@@ -140,7 +140,7 @@ class CachedFaculty(Faculty):
         return Answer(logits, len(missing))
 
     def stand_by(self, teacher: int, image: Tensor) -> None:
-        """Nothing: sharded teachers do not run where all is stored."""
+        """Do nothing: sharded teachers do not run when everything is stored."""
 
     def fill(self, questions: Mapping[int, Collection[int]]) -> int:
         """Compute all missing logits, with a progress bar. Several ranks share the work, and the
@@ -235,15 +235,15 @@ class CachedFaculty(Faculty):
         return self._data
 
     def _check_may_compute(self, teacher: int) -> None:
-        """Logits that are missing in a training."""
+        """Refuse to compute logits that are missing in a training, or warn of the cost."""
         if self._sharded[teacher]:
             raise UserError(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}), which is "
                 "sharded: not all ranks lack them, to run it together; expected all that this "
                 "training asks for, see edufast teach --cache"
             )
-        if ranks.size() > 1 and ranks.is_first() and not self._told:
-            self._told = True
+        if ranks.size() > 1 and ranks.is_first() and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}); they are "
                 "computed at every step, since several processes store none in a training: "

@@ -310,7 +310,7 @@ def _are_probabilities(answers: Tensor) -> bool:
 
 
 def _near_chance(correct: int, total: int, classes: int) -> bool:
-    """Whether guessing would be correct as often, within two standard deviations."""
+    """Whether guessing would be right as often, within two standard deviations."""
     chance = total / classes
     limit = chance + 2 * math.sqrt(chance * (1 - 1 / classes))
     return correct <= limit < total

@@ -187,8 +187,7 @@ class Supervision:
         return logits[:, taught], self.taps[position].features
 
     def _classes(self, k: int, class_map: ClassMap) -> tuple[int, ...]:
-        """Class ids that are taught and that teacher ``k`` speaks about, in the order of the
-        target's logits."""
+        """Class ids taught that teacher ``k`` knows, in the order of the target's logits."""
         teacher = self._faculty[k]
         if self._target != "full":
             taught = tuple(c for c in teacher.classes if c in class_map.position_of)

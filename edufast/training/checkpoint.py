@@ -124,7 +124,7 @@ def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[s
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load ``state``, which PyTorch takes without a look at shapes and options.
+    """Load ``state``, checking shapes and options, which PyTorch does not.
 
     Raises:
         ValueError: it is of other parameters, or with other options than the optimiser has.

@@ -39,8 +39,8 @@ class Grade:
             stops learning, which saves its backward pass. (0.5,): the first fragment, half-way.
         rehearsal: share of every batch, in (0, 1), for classes of earlier grades; in mixed order
             only. None: in proportion to their samples.
-        image_size: height and width to which the student's images are reduced, which saves in
-            proportion to the area. Teachers see them as they are. None: as they are.
+        image_size: height and width to which the student's images are reduced; cost is proportional
+            to the area. Teachers see whole images. None: whole images.
     """
 
     epochs: int

@@ -18,7 +18,7 @@ from edufast.utils.ranks import own_rows
 
 @functools.cache
 def transform(policy: Policy) -> Callable[[Tensor], Tensor]:
-    """What changes an image (3, H, W) of bytes at random, by torch's global generator.
+    """A transform that alters an image (3, H, W) uint8 at random, by torch's global generator.
 
     Raises:
         MissingPackageError: torchvision is not installed.

@@ -30,13 +30,13 @@ class Records:
         self._log = (options.event_log if ranks.is_first() else None) or EventLog()
 
     def write(self, at: Progress, event: type[TrainingEvent], **fields: Any) -> None:
-        """An event of what happened at ``at``."""
+        """Write an event that happened at the point ``at`` of the training."""
         where: dict[str, Any] = {"method": self._options.name, "seed": self._options.seed}
         self._log.write(event(**where, grade=at.grade + 1, epoch=at.epoch, **fields))
 
     def compiled(self, at: Progress, step: TrainStep, training: Training) -> None:
-        """Whether the step is compiled, and why; said where it was decided here, unless it was
-        decided so in the grade before."""
+        """Log whether the step is compiled, and why; also print it if it was decided automatically
+        and differs from the grade before."""
         self.write(at, CompileEvent, compiled=step.compiled, reason=step.reason)
         if training.compile == "auto" and step.compiled != self._compiled:
             self._say(f"{'compiled' if step.compiled else 'not compiled'}: {step.reason}")

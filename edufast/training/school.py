@@ -329,7 +329,7 @@ class School:
         return sum(plan.grade.epochs for plan in self.plans[: at.grade]) + at.epoch
 
     def _altered(self, batch: Batch, targets: Tensor) -> tuple[Batch, Tensor]:
-        """With images that are changed, erased and mixed."""
+        """The batch with its images altered, erased and mixed, as ``training`` says."""
         at, data, training = self.progress, self.data, self.training
         seed = grade_seed(self.options.seed, at.grade)
         where = {"seed": seed, "epoch": at.epoch, "iteration": at.step}

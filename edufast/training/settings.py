@@ -42,25 +42,25 @@ class Training:
         momentum: of SGD.
         weight_decay: of both optimisers.
         clip: largest norm of the gradient of all weights together, adapters of the algorithm
-            included; a longer one is scaled down to it. 0: none is.
+            included; a larger one is scaled down to it. 0: no clipping.
         ema: decay of an exponential moving average of the student over its steps, below 1, such as
             0.999: about 1 / (1 - ema) steps. The average is what is validated and graduates, see
             :class:`edufast.training.average.Average`. 0: none.
         augment: random augmentation of the training images.
-        policy: "randaugment" or "trivialaugment" changes every image once more, as teachers see it,
-            too, see :func:`edufast.training.policy.altered`. "none": it stays as it is.
-        erase: share of the images, up to 1, in which a rectangle shows nothing, which teachers see,
-            too, see :func:`edufast.training.erasing.erased`. 0: none.
-        mix: "mixup" or "cutmix" mixes the images of a batch in pairs, which teachers see, too, and
-            their labels alike, see :func:`edufast.training.mixing.mixed`. With targets "full" and
-            "none", and algorithms that take soft labels. "none": they stay as they are.
+        policy: "randaugment" or "trivialaugment" also alters every image, for the teachers too, see
+            :func:`edufast.training.policy.altered`. "none": images are not altered.
+        erase: share of the images, up to 1, in which a rectangle is erased, for the teachers too,
+            see :func:`edufast.training.erasing.erased`. 0: none.
+        mix: "mixup" or "cutmix" mixes the images of a batch in pairs, for the teachers too, and
+            their labels likewise, see :func:`edufast.training.mixing.mixed`. Needs the targets
+            "full" or "none", and an algorithm that takes soft labels. "none": no mixing.
         label_smoothing: share of each label, below 1, that is spread evenly over the classes
-            taught, see :func:`edufast.training.mixing.smoothed`. Not with the target "routed", and
-            with algorithms that take soft labels. 0: none.
+            taught, see :func:`edufast.training.mixing.smoothed`. Needs another target than
+            "routed", and an algorithm that takes soft labels. 0: none.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
-        patience: end the last grade after as many of its epochs in a row in which validation was no
-            better than before; the student graduates as it is then. 0: all epochs are taught.
+        patience: the last grade ends after this many of its epochs in a row without a better
+            validation; the student graduates as it is then. 0: all epochs are taught.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
             the losses stay float32. In a run, the teachers compute entirely in bfloat16. Faster if
             the hardware supports it (GPUs, CPUs with AVX512-BF16 or AMX), slower otherwise.
@@ -117,7 +117,7 @@ class Training:
 
     @property
     def unstored(self) -> str | None:
-        """The first setting that makes images of which no logits are stored, and its value."""
+        """The first setting that alters images, so that logits cannot be stored, and its value."""
         altering = {"policy": "none", "erase": 0.0, "mix": "none"}
         found = {name: getattr(self, name) for name in altering}
         return next((f"{n} is {v!r}" for n, v in found.items() if v != altering[n]), None)

@@ -116,8 +116,8 @@ class TrainStep:
         return self._replays(self._learn_and_update, images, targets, outputs)
 
     def renew(self) -> None:
-        """To be called where fragments may have been frozen, or state has been loaded: a captured
-        step is of the parameters as they were."""
+        """Call this when fragments may have been frozen, or state was loaded: a captured step
+        refers to the parameters as they were."""
         self._replays.forget()
 
     def update(self) -> None:
@@ -186,7 +186,7 @@ class TrainStep:
 
 @contextmanager
 def _capturable(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """AdamW refuses to be captured unless it was told, and warns if it is not captured then."""
+    """AdamW must be told that it will be captured, and warns if it then is not."""
     on_gpu = groups[0]["params"][0].is_cuda and "capturable" in groups[0]
     asked = groups if on_gpu and torch.cuda.is_current_stream_capturing() else []
     for group in asked:

@@ -48,7 +48,7 @@ def graph_is_kept() -> bool:
 
 
 def values_are_at_hand(x: Tensor) -> bool:
-    """Whether Python may look at the numbers: nothing is traced and no device has to be awaited."""
+    """Whether Python may read the values: nothing is traced, and no device has to be waited for."""
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
@@ -59,13 +59,13 @@ def values_are_at_hand(x: Tensor) -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether this is called by a function that torch.func transforms."""
+    """Whether the caller is inside a torch.func transform."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_transformed(*arguments: Any) -> bool:
-    """Whether an argument, or a tensor in a list of them, is what torch.func transforms, or one of
-    the batches of gradients that ``torch.autograd.grad(is_grads_batched=True)`` hands on."""
+    """Whether an argument, or a tensor in a list of them, is wrapped by a torch.func transform, or
+    is a batch of gradients of ``torch.autograd.grad(is_grads_batched=True)``."""
     functorch = torch._C._functorch
     return any(
         is_transformed(*x)
@@ -77,24 +77,24 @@ def is_transformed(*arguments: Any) -> bool:
 
 
 def in_forward_mode() -> bool:
-    """Whether tensors may have tangents, which forward-mode derivatives are computed with."""
+    """Whether forward-mode differentiation is on, so that tensors may have tangents."""
     return torch.autograd.forward_ad._current_level >= 0
 
 
 def has_tangent(x: Tensor) -> bool:
-    """Of forward mode, or of a transform by torch.func."""
+    """Whether ``x`` has a tangent, of forward mode or of a torch.func transform."""
     return is_transformed(x) or torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
 
 def is_constant(x: Any) -> bool:
-    """Within code that torch.compile traces: whether the graph has the number as a constant."""
+    """In code traced by torch.compile: whether the number is a constant of the graph."""
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     return has_static_value(x)
 
 
 def as_constant(x: float) -> float:
-    """Within code that torch.compile traces: ``x`` as a constant, for which alone the graph is."""
+    """In code traced by torch.compile: ``x`` as a constant; the graph is for this value only."""
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
     constant: float = guard_scalar(x)
@@ -102,7 +102,7 @@ def as_constant(x: float) -> float:
 
 
 def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
-    """A copy of a Python function that torch.compile takes for another.
+    """A copy of a Python function that torch.compile treats as a different one.
 
     Dynamo counts recompilations by code object and gives up at the eighth; a copy begins at zero.
     """
@@ -112,8 +112,8 @@ def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether a call runs more than the forward of its class: hooks, as pruning's and spectral
-    norm's, which make the weight, or a forward of its own."""
+    """Whether a call runs more than the forward of its class: hooks, such as those of pruning and
+    spectral norm, which compute the weight, or a forward set on the instance."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -133,7 +133,7 @@ def compiler_error() -> type[Exception]:
 
 
 def fresh_compiler_cache() -> AbstractContextManager[Any]:
-    """Within it nothing is found that was compiled earlier or elsewhere."""
+    """Within the block, nothing that was compiled before or elsewhere is reused."""
     from torch._inductor.utils import fresh_cache
 
     cache: AbstractContextManager[Any] = fresh_cache()

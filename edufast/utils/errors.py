@@ -26,11 +26,11 @@ class TrainingError(_OneLine, RuntimeError):
 
 
 class LostRank(Exception):
-    """Another process of a distributed training has ended; that one says why."""
+    """Another process of a distributed training has ended, and says why."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop (Ctrl-C); what was done so far is saved."""
+    """The user asked to stop (Ctrl-C); the work so far is saved."""
 
 
 def one_line(error: BaseException | str) -> str:

@@ -31,13 +31,13 @@ Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends events to ``path``, and tells them to listeners.
+    """Appends events to ``path``, and passes them to listeners.
 
     Every line is flushed as it is written, so that neither a reader nor an interruption misses
     one. A last line cut short by a crash is dropped when the run goes on.
 
     Args:
-        path: of the log; None: nothing is kept.
+        path: of the log; None: no file is written.
         listeners: each is called with every event, in order, once its line is written. What they
             raise ends the training.
     """
@@ -62,7 +62,7 @@ class EventLog:
                 temporary.write_bytes(content[: content.rfind(b"\n") + 1])
 
     def write(self, event: Event) -> None:
-        """Append ``event``, and tell it."""
+        """Append ``event``, and pass it to the listeners."""
         if self._path is not None:
             with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event.to_dict()) + "\n")

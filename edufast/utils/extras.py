@@ -22,7 +22,7 @@ _KNOWN_AS = {
 
 
 class MissingPackageError(UserError, ImportError):
-    """Packages are not installed; the message names the extras that bring them."""
+    """Packages are not installed; the message names the extras that contain them."""
 
     def __init__(self, what: str, packages: Iterable[str], extras: Iterable[str]) -> None:
         names = ", ".join(_KNOWN_AS.get(package, package) for package in packages)

@@ -26,7 +26,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     it held before. What a killed process left of writing ``path`` is removed.
 
     Raises:
-        UserError: ``path`` exists and is no regular file: a device would be replaced by a file.
+        UserError: ``path`` exists and is not a regular file: a device would be replaced by a file.
     """
     refuse_special_file(path)
     target = Path(os.path.realpath(path))
@@ -71,15 +71,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Where files are kept that can be made again: ``$EDUFAST_CACHE``, or ``~/.cache/edufast``."""
+    """The folder for files that can be made again: ``$EDUFAST_CACHE``, or ``~/.cache/edufast``."""
     folder = os.environ.get("EDUFAST_CACHE")
     return Path(folder) if folder else Path.home() / ".cache" / "edufast"
 
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors of the file system within the block name ``path`` where they name no file, as those
-    of a full disk."""
+    """Within the block, file system errors that name no file, such as those of a full disk, name
+    ``path``."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def refuse_special_file(path: str | os.PathLike[str]) -> None:
     with suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise UserError(f"{os.fspath(path)} is {what}; expected a file to write")
 
 

@@ -39,7 +39,7 @@ def from_hub(what: str) -> Iterator[None]:
             raise _unreachable(what, constants.ENDPOINT) from error
         # Some list every model that there is.
         reason = shorten(one_line(error), 400, placeholder=" …")
-        raise UserError(f"{what} cannot be had: {reason}") from error
+        raise UserError(f"{what} cannot be loaded: {reason}") from error
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -61,7 +61,7 @@ def from_server(what: str, url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{what} cannot be had: {one_line(error)}") from error
+        raise UserError(f"{what} cannot be loaded: {one_line(error)}") from error
 
 
 def _answers(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind, told by name in one line."""
+"""Type checks of arguments: errors are one line that names the argument."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ T = TypeVar("T")
 
 
 def listed(values: Any) -> list[Any] | None:
-    """``values`` as a list; None: they are text, or cannot be gone through, as a tensor without
-    dimensions cannot."""
+    """``values`` as a list; None: they are text, or cannot be iterated over (a 0-d tensor, say)."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         return None
     try:
@@ -37,7 +36,7 @@ def all_of(name: str, values: Any, kind: type[T], *more: type) -> tuple[T, ...]:
     """``values`` as a tuple of objects of one kind, or of one of several.
 
     Raises:
-        TypeError: they cannot be gone through, or one is of another kind.
+        TypeError: they cannot be iterated over, or one is of another kind.
     """
     found = listed(values)
     if found is None:

@@ -24,7 +24,7 @@ class InUse(UserError):
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which is made where it does not exist, for the time of the block.
+    """Lock ``folder``, which is created if it does not exist, for the duration of the block.
 
     Raises:
         InUse, UserError: as :func:`lock`.
@@ -35,7 +35,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(path: Path, held: Path) -> Iterator[None]:
-    """Hold what the lock file ``path`` stands for, for the time of the block.
+    """Lock what the lock file ``path`` stands for, for the duration of the block.
 
     The kernel releases the lock when the process ends, however it ends: a lock file that is left
     behind locks nothing.
@@ -72,7 +72,7 @@ def lock(path: Path, held: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds ``folder``; on another machine, where the file system tells."""
+    """Whether a process holds ``folder``; one on another machine only if the file system tells."""
     if not (folder / _NAME).is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Numbers that are given from outside."""
+"""Checks of numbers that users pass."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def counting(
     label: str, total: int | None, *, quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """A bar that counts to ``total``, if that is known; yields a function that advances it by a
-    number of items. None if it is to be ``quiet``."""
+    number of items. With ``quiet`` there is no bar."""
     bar = None if quiet else _bar(numbers=False)
     if bar is None:
         yield lambda more: None

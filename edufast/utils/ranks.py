@@ -218,7 +218,7 @@ class Stop:
 
 
 def first_to_tell() -> bool:
-    """Whether no other rank has told yet why the command ends: one of them does, once."""
+    """Whether no other rank has said yet why the command ends: only one of them does, once."""
     if _store is None:
         return (os.environ.get("RANK") or "0") == "0"
     try:
@@ -228,7 +228,7 @@ def first_to_tell() -> bool:
 
 
 def others_told() -> bool:
-    """Whether another rank tells within a few seconds why the command ends. Signals, by which
+    """Whether another rank says within a few seconds why the command ends. Signals, by which
     torchrun ends the ranks that are left, are not heeded meanwhile."""
     if _store is None:
         return False

@@ -1,4 +1,4 @@
-"""How many threads this process may run at a time, and how they wait for each other."""
+"""How many threads this process may use, and how they wait for each other."""
 
 from __future__ import annotations
 

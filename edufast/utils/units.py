@@ -8,10 +8,10 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
 def parse_bytes(text: str) -> int:
-    """The bytes that ``text`` says, in units of 1024 where it has one.
+    """The number of bytes in ``text``, whose units k and M are of 1024 and 1024^2.
 
     Raises:
-        ValueError: it says none; the message is what was expected.
+        ValueError: it is not a size; the message says what was expected.
     """
     found = re.fullmatch(r"([0-9]{1,12})([kKmM]?)", text.strip())
     if found is None:
@@ -20,7 +20,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_milliseconds(text: str) -> float:
-    """The milliseconds that ``text`` says, with or without their unit.
+    """The number of milliseconds in ``text``, with or without the unit.
 
     Raises:
         ValueError: likewise.

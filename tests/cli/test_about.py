@@ -70,7 +70,7 @@ def test_a_recipe_of_unknown_images_has_no_total(tmp_path):
 
 def test_a_recipe_that_leaves_things_open_says_so():
     told = " ".join(edufast("recipes", "folder").stdout.split())
-    assert "what is left out is decided before a run begins, for 10 minutes" in told
+    assert "open settings are decided before a run begins, for 10 minutes" in told
     (row,) = (line for line in edufast("recipes").stdout.splitlines() if line.startswith("folder"))
     assert row.split()[2:] == ["as", "is", "decided"]
 

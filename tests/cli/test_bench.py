@@ -86,5 +86,8 @@ def test_without_a_compiler_what_compares_with_compiled_code_ends_in_one_line(tm
     command = [sys.executable, "-m", "edufast", "bench", "kd", "--quick"]
     env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
-    told = "edufast: torch.compile, which is measured too, does not work here: InvalidCxxCompiler"
+    told = (
+        "edufast: torch.compile, which is part of the measurement, does not work here: "
+        "InvalidCxxCompiler"
+    )
     assert done.returncode == 2 and done.stderr.startswith(told) and done.stderr.count("\n") == 1

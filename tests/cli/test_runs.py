@@ -42,6 +42,6 @@ def test_what_is_neither_a_folder_nor_two_runs_is_refused(tmp_path):
     assert "holds no run: " in one_line(edufast("runs", one, tmp_path, code=2))
     refused = edufast("runs", one, one, one, code=2)
     assert "paths: 3 folders; expected one that holds runs, or two runs" in one_line(refused)
-    assert "none is no folder" in one_line(edufast("runs", tmp_path / "none", code=2))
+    assert "none is not a folder" in one_line(edufast("runs", tmp_path / "none", code=2))
     (tmp_path / "empty").mkdir()
     assert "empty holds no runs" in one_line(edufast("runs", tmp_path / "empty"))

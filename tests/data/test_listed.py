@@ -39,7 +39,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:
     pictures = listed(tmp_path, "new")
     with pytest.raises(UserError, match="row 0: split is 'new'; expected one of train, val"):
         listed_splits("list", pictures, 0)
-    with pytest.raises(UserError, match=r"row 3: '.*gone\.png' is no file"):
+    with pytest.raises(UserError, match=r"row 3: '.*gone\.png' is not a file"):
         gone = Listed("row 3", tmp_path / "gone.png", "cat", None)
         listed_splits("list", [gone], 0)
     with pytest.raises(UserError, match="list: class 'cat' is in validation only"):

@@ -48,7 +48,7 @@ def test_a_list_is_read_as_that_in_a_csv_file(tmp_path: Path) -> None:
     columns["split"] = ["train" if "00" in p and "000" not in p else "test" for p in pictures]
     found = parquet(write_parquet(tmp_path / "split.parquet", columns))
     assert [path.name for path in found.val.images] == ["000.png", "000.png"]
-    with pytest.raises(UserError, match="is there twice"):
+    with pytest.raises(UserError, match="is listed twice"):
         parquet(
             write_parquet(tmp_path / "t.parquet", {"picture": pictures[:1] * 2, "class": [0, 1]})
         )

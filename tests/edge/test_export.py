@@ -123,7 +123,7 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"labels": np.zeros(3, int)}, ValueError, "labels must be 70 integers"),
         ({"labels": np.full(70, 6)}, ValueError, "labels: found 6; expected positions from 0 to 5"),
         ({"classes": "abcdef"}, TypeError, "classes is 'abcdef'; expected a list of names"),
-        ({"classes": ["a"] * 6}, ValueError, "classes: a name is there twice"),
+        ({"classes": ["a"] * 6}, ValueError, "classes: a name appears twice"),
         ({"input_size": (12, 16)}, ValueError, r"input_size is \(12, 16\); expected \(C, H, W\)"),
         ({"input_size": 12}, ValueError, "input_size is 12; expected a sequence of integers"),
         ({"to": ["onnx"]}, TypeError, "to is of type list; expected str"),

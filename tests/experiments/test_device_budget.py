@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edufast.edge import fitting
-from edufast.experiments.device_budget import fitting_files, told
+from edufast.experiments.device_budget import fitting_files, fitting_text
 from edufast.experiments.method import plan_methods
 from edufast.experiments.recipe import load_recipe
 from edufast.utils.errors import UserError
@@ -74,6 +74,6 @@ def test_a_budget_that_makes_no_sense_is_refused_by_its_key(key, value, expected
 
 
 def test_what_fits_is_told_by_the_names_of_files() -> None:
-    assert told([("onnx", 1), ("onnx-int8", None)]) == (
+    assert fitting_text([("onnx", 1), ("onnx-int8", None)]) == (
         "the budget has room for student-exit1.onnx, student.int8.onnx"
     )

@@ -116,7 +116,7 @@ def test_weights_that_cannot_be_had_are_told_before_anything_is_trained(tmp_path
     broken.write_bytes(b"nothing")
     teacher = {"model": "resnet8", "weights": str(broken), "epochs": 1}
     of = methods(("kd",), teachers=[teacher], curriculum=GRADE)
-    with pytest.raises(UserError, match=r"teachers.0: .*w.pth is no file of tensors"):
+    with pytest.raises(UserError, match=r"teachers.0: .*w.pth is not a file of tensors"):
         dry_run(of, ["kd"], "cpu")
 
 

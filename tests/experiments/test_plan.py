@@ -58,7 +58,7 @@ def test_a_run_without_teachers_to_train_says_nothing_of_them(tmp_path, monkeypa
     planned_as(Duration(teaching=(0, 0), learning=90), monkeypatch)
     console = Console(file=io.StringIO(), width=300)
     run(small_config("education", recipe=DIGITS, export=False), tmp_path / "a", console)
-    said = "this takes about 1 min 30 s on this machine; validation comes on top"
+    said = "this takes about 1 min 30 s on this machine, not counting validation"
     assert said in console.file.getvalue()
 
 

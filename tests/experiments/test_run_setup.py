@@ -79,7 +79,7 @@ def test_a_teacher_that_cannot_learn_from_a_batch_of_one_is_named(tmp_path):
 def test_folders_of_teachers_and_logits_are_looked_at_first(tmp_path):
     (tmp_path / "file").touch()
     for name in ("teachers", "cache"):
-        with pytest.raises(UserError, match=f"^{name}: .*file is no folder; expected one, or a"):
+        with pytest.raises(UserError, match=f"^{name}: .*file is not a folder; expected one, or a"):
             small_setup(tmp_path / "run", "education", **{name: tmp_path / "file"})
     within = tmp_path / "earlier" / "teachers"
     within.mkdir(parents=True)

@@ -95,7 +95,7 @@ def test_runs_are_found_wherever_they_are_below_a_folder(tmp_path):
     (tmp_path / "no_run").mkdir()
     assert find_runs(tmp_path) == sorted(paths)
     assert find_runs(paths[0]) == [paths[0]]
-    with pytest.raises(UserError, match="missing is no folder; expected one that holds runs"):
+    with pytest.raises(UserError, match="missing is not a folder; expected one that holds runs"):
         find_runs(tmp_path / "missing")
 
 

@@ -136,13 +136,13 @@ def test_values_are_set_by_key():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("items.1.rate", "--set: 1 is no position in a list of 1 entries"),
-        ("items.x", "--set: x is no position in a list of 1 entries"),
+        ("items.1.rate", "--set: 1 is not a position in a list of 1 entries"),
+        ("items.x", "--set: x is not a position in a list of 1 entries"),
         ("name.rate", "--set: name is not a section"),
         ("numbers.0.rate", "--set: 0 is not a section"),
         ("a\nb.c", r"--set: key 'a\\nb.c': expected names with dots between them"),
-        ("items.²", "--set: ² is no position in a list of 1 entries"),
-        ("items." + "1" * 5000, "is no position in a list of 1 entries"),
+        ("items.²", "--set: ² is not a position in a list of 1 entries"),
+        ("items." + "1" * 5000, "is not a position in a list of 1 entries"),
         ("x." * 2000 + "x", "--set: 2001 levels; expected at most 16"),
     ],
 )

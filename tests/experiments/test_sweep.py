@@ -210,4 +210,4 @@ def test_what_is_joined_is_a_sweep_and_is_summarised_if_nobody_else_does(swept, 
     edufast("resume", out, "--join")
     assert (out / "sweep.md").exists()
     run = out / "runs" / "plain-0"
-    assert "is no sweep; expected" in one_line(edufast("resume", run, "--join", code=2))
+    assert "is not a sweep; expected" in one_line(edufast("resume", run, "--join", code=2))

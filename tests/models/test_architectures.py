@@ -171,10 +171,10 @@ def test_the_page_has_these_architectures_only() -> None:
 INTRODUCTION = """\
 # Architectures
 
-Where `Student(model, 3)` cuts, found without any hint. `python -m tests.models.test_architectures`
-writes this page, and a test of every line keeps it true: the fragments in a row give the model's
-logits bit for bit, each of three grades takes a training step, and the graduate's weights load
-into a fresh model.
+Where `Student(model, 3)` cuts each model, found automatically. `python -m
+tests.models.test_architectures` writes this page, and each line has a test: the fragments in
+sequence give the model's logits bit for bit, each of three grades takes a training step, and the
+graduate's weights load into a fresh model.
 
 A cut is named by the module it follows, with the shape of the features of one image, (C, H, W) or
 tokens (N, C); maps that are (H, W, C) are marked as channels last. FLOPs are those of the three
@@ -188,15 +188,16 @@ the smallest of their families, those of Hugging Face smaller than their default
 NOTES = """
 ## What cannot be cut
 
-- Two classifiers whose logits are averaged (CrossViT, EfficientFormer, LeViT, RepViT, SwiftFormer
-  and VOLO with their distillation or auxiliary heads): no single layer has the classes for rows.
-- Two tensors all the way (NASNet, PNASNet): no cut lets a single one pass. The error lists the cuts
-  that are possible.
-- A model's own `forward` with control flow that depends on pixel values. In a submodule it is no
-  obstacle: the submodule stays in one piece.
+- Models with two classifiers whose logits are averaged (CrossViT, EfficientFormer, LeViT, RepViT,
+  SwiftFormer and VOLO with their distillation or auxiliary heads): no single layer has a row for
+  each class.
+- Models in which two tensors pass from block to block (NASNet, PNASNet): nowhere is there a single
+  tensor to cut at. The error lists the cuts that are possible.
+- Models whose own `forward` has control flow that depends on pixel values. In a submodule this does
+  not matter: the submodule stays in one piece.
 
-Control flow that depends on sizes (`if height % 2`), and sizes that one stage hands to the next,
-are settled for the `input_size` given to `Student`.
+Control flow that depends on sizes (`if height % 2`), and sizes that one stage passes to the next,
+are fixed for the `input_size` given to `Student`.
 """
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_a_file_of_as_many_classes_is_taken_whole(saved: Path) -> None:
     start = started("resnet8", 3, saved)
     same(start.model, network())
     assert start.learned == {name for name, _ in network().named_parameters()}
-    assert start.said == f"resnet8 starts from {saved}; it learned from images of 24 pixels"
+    assert start.summary == f"resnet8 starts from {saved}; it learned from images of 24 pixels"
 
 
 def test_a_head_of_another_number_of_classes_is_replaced_and_that_is_said(saved: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_head_of_another_number_of_classes_is_replaced_and_that_is_said(saved:
     assert start.model(torch.zeros(1, 3, 24, 24)).shape == (1, 7)
     names = {name for name, _ in network().named_parameters()}
     assert start.learned == names - HEAD
-    assert "; its head of 3 classes is replaced by one of 7; " in start.said
+    assert "; its head of 3 classes is replaced by one of 7; " in start.summary
 
 
 def test_data_are_shown_as_the_weights_learned_from_them(saved: Path) -> None:
@@ -124,7 +124,7 @@ def test_checkpoints_of_others_are_read(
     write(network(classes=5).state_dict(), tmp_path / name)
     start = started("resnet8", 3, tmp_path / name)
     assert torch.equal(start.model.conv1.weight, network(classes=5).conv1.weight)
-    assert "its head of 5 classes is replaced by one of 3" in start.said
+    assert "its head of 5 classes is replaced by one of 3" in start.summary
     assert start.images is None
 
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
     state = {n: t for n, t in network().state_dict().items() if n not in HEAD}
     save_file(state, tmp_path / "m.safetensors")
     start = started("resnet8", 3, tmp_path / "m.safetensors")
-    assert "its missing head is replaced by one of 3" in start.said
+    assert "its missing head is replaced by one of 3" in start.summary
     assert not HEAD & start.learned
 
 
@@ -164,7 +164,7 @@ ONES = torch.ones(8)
             lambda s: s.update({"fc.weight": torch.zeros(5, 7)}),
             "'fc.weight': it has the shape (5, 7); expected (3, 64)",
         ),
-        (lambda s: s.update(more=torch.zeros(1)), "a tensor 'more', which the model has not"),
+        (lambda s: s.update(more=torch.zeros(1)), "a tensor 'more', which the model does not have"),
         (lambda s: s.update({3: torch.zeros(1)}), "a tensor is called 3; expected names"),
         (lambda s: s.update({(): torch.zeros(1)}), "a tensor is called (); expected names"),
         (lambda s: s.update(as_meta(s)), "'conv1.weight' is torch.strided on meta; expected a de"),
@@ -202,8 +202,8 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Evil(), "no file of tensors and plain data"),
-        ({"state_dict": Evil()}, "no file of tensors and plain data"),
+        (Evil(), "not a file of tensors and plain data"),
+        ({"state_dict": Evil()}, "not a file of tensors and plain data"),
         ({"a": 1}, "'a' is a int; expected a state dict of tensors"),
         ({}, "holds no state dict"),
         (torch.zeros(3), "holds no state dict"),
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused(saved: Path, tmp_path: Path) -> None:
     assert "not a readable safetensors file" in told("resnet8", saved)
     torch.save(network().state_dict(), tmp_path / "m.pt")
     (tmp_path / "m.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:1000])
-    assert "no file of tensors and plain data" in told("resnet8", tmp_path / "m.pt")
+    assert "not a file of tensors and plain data" in told("resnet8", tmp_path / "m.pt")
     assert "no model at" in told("resnet8", tmp_path / "none.safetensors")
 
 
@@ -268,7 +268,7 @@ def test_published_weights_of_timm_come_from_the_cache(hub_cache: Path) -> None:
     save_file(published.state_dict(), folder / "snapshots" / ("1" * 40) / "model.safetensors")
     start = started("timm/test_resnet", 5, "pretrained")
     assert torch.equal(start.model.conv1[0].weight, published.conv1[0].weight)
-    assert "its head of 1,000 classes is replaced by one of 5" in start.said
+    assert "its head of 1,000 classes is replaced by one of 5" in start.summary
     assert start.images is not None and start.images.size == 160
     assert start.images.mean == tuple(published.pretrained_cfg["mean"])
 
@@ -304,7 +304,7 @@ def test_a_hugging_face_model_starts_from_its_repository(
     start = started("hf/someone/tiny", 5, "pretrained")
     found = start.model.model.resnet.embedder.embedder.convolution.weight
     assert torch.equal(found, published.resnet.embedder.embedder.convolution.weight)
-    assert "its head of 9 classes is replaced by one of 5" in start.said
+    assert "its head of 9 classes is replaced by one of 5" in start.summary
     assert start.images == ((0.5,) * 3, (0.5,) * 3, 48)
     assert start.model(torch.zeros(1, 3, 48, 48)).shape == (1, 5)
     file = tmp_path / "someone" / "tiny" / "model.safetensors"

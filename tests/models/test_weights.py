@@ -129,7 +129,7 @@ def test_malformed_descriptions_are_told_in_a_line(
     [
         ({"fc.bias": None}, "it has no tensor 'fc.bias'"),
         ({"fc.bias": torch.zeros(3)}, r"'fc.bias' has the shape \(3,\); expected \(2,\)"),
-        ({"extra": torch.zeros(3)}, "it has a tensor 'extra', which the model has not"),
+        ({"extra": torch.zeros(3)}, "it has a tensor 'extra', which the model does not have"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named_in_a_line(

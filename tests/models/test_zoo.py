@@ -132,7 +132,9 @@ def test_damaged_configurations_of_a_repository_are_one_line(
     monkeypatch.chdir(tmp_path)
     Path("someone", "model").mkdir(parents=True)
     Path("someone", "model", "config.json").write_text(config)
-    with pytest.raises(UserError, match="'hf/someone/model': its configuration makes no") as caught:
+    with pytest.raises(
+        UserError, match="'hf/someone/model': its configuration does not make"
+    ) as caught:
         create_model("hf/someone/model", 10)
     assert "\n" not in str(caught.value)
 

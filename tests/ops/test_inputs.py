@@ -240,7 +240,7 @@ SLIPS = [
     ("backend is ''; expected one of", lambda: kd_loss(Z, T, LABELS, backend="")),
     ("temperature is True; expected a number", lambda: kd_loss(Z, T, LABELS, temperature=True)),
     ("ignore_index is 9223372036854775808", lambda: kd_loss(Z, T, LABELS, ignore_index=2**63)),
-    ("lr is no argument; expected one of slices", lambda: kd_loss_and_grad(Z, T, LABELS, lr=1)),
+    ("lr is not an argument; expected one of slices", lambda: kd_loss_and_grad(Z, T, LABELS, lr=1)),
     ("teacher is of type list; expected a tensor", lambda: dist_loss(Z, [T])),
     ("beta is None; expected a number", lambda: dist_loss(Z, T, beta=None)),
     ("cap is 'x'; expected a number", lambda: min_norm_weights(Z, [T, U], cap="x")),

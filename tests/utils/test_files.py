@@ -111,7 +111,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
         if kind == "link":
             path.symlink_to(tmp_path / "pipe")
     before = sorted(tmp_path.iterdir())
-    message = r"is (no regular file|a folder); expected a file to write"
+    message = r"is (not a regular file|a folder); expected a file to write"
     with pytest.raises(UserError, match=message), atomic_write(path):
         pytest.fail("went on to write")
     assert sorted(tmp_path.iterdir()) == before

@@ -84,7 +84,7 @@ def told(opened):
 
 def test_other_failures_keep_their_reason_in_one_line(monkeypatch, server):
     monkeypatch.setattr(constants, "ENDPOINT", server)
-    expected = "the weights of x cannot be had: two lines"
+    expected = "the weights of x cannot be loaded: two lines"
     assert told(hub.from_hub("the weights of x")) == expected
     assert told(hub.from_server("the weights of x", server)) == expected
     with pytest.raises(UserError, match="as it was"), hub.from_hub("the weights of x"):
@@ -93,7 +93,7 @@ def test_other_failures_keep_their_reason_in_one_line(monkeypatch, server):
 
 def test_damage_on_this_machine_is_told_also_without_a_network(monkeypatch, nobody):
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    assert told(hub.from_hub("the weights of x")) == "the weights of x cannot be had: two lines"
+    assert told(hub.from_hub("the weights of x")) == "the weights of x cannot be loaded: two lines"
     long = pytest.raises(UserError, match=r"expected one of a, a, .* …$")
     with long as caught, hub.from_hub("the weights of x"):
         raise ValueError("expected one of " + "a, " * 1000)

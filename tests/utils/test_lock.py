@@ -55,7 +55,9 @@ def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
 
 def test_what_is_no_file_locks_nothing_and_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
-    refused = pytest.raises(UserError, match=r"\.lock is no regular file; expected a file to write")
+    refused = pytest.raises(
+        UserError, match=r"\.lock is not a regular file; expected a file to write"
+    )
     with refused, folder_lock(tmp_path):
         pass
 

@@ -35,7 +35,7 @@ def write_report(folder: Path) -> Path:
     """
     run = RunFolder(folder)
     if not run.metrics.is_file():
-        raise UserError(f"{folder} is no run directory: it has no {run.metrics.name}")
+        raise UserError(f"{folder} is not a run folder: it has no {run.metrics.name}")
     log = run.log()
     with needed_for("a report", "train"):
         from edufast.experiments.report.page import render

@@ -61,7 +61,7 @@ def choose(
         times = best.bytes / chosen.bytes
         return Choice(
             chosen,
-            f"{best.path} is more accurate by {points} only, and {times:.1f} times as large.",
+            f"{best.path} is only {points} more accurate, and {times:.1f} times as large.",
         )
     others = ", ".join(
         f"{export.path}: {percent(export.accuracy)}, {si(export.bytes, 'B')}"
@@ -171,9 +171,9 @@ def next_steps(answers: Answers, file: str, minutes: float | None) -> list[str]:
     """What to do for a better model, in sentences.
 
     Args:
-        answers: about the images set aside.
+        answers: for the images set aside.
         file: the one to ship.
-        minutes: that the run was given, if it was.
+        minutes: that the run was given, or None.
     """
     count = len(answers.labels)
     right = int((answers.chosen[file] == answers.labels).sum())
@@ -184,30 +184,30 @@ def next_steps(answers: Answers, file: str, minutes: float | None) -> list[str]:
             f"{s.name} ({s.right} of {s.count} recognised, learned from {s.trained})"
             for s in weak[:_NAMED]
         )
-        steps.append(f"Add pictures of what is recognised least: {named}.")
+        steps.append(f"Add pictures of the classes that are recognised least: {named}.")
     elif right < count and answers.trained.min() < _FEW:
         steps.append(
-            f"Add pictures of all classes: the rarest has {answers.trained.min()} to learn from, "
-            f"and {_FEW} are a good number."
+            f"Add pictures of all classes: the rarest has {answers.trained.min()} to learn from; "
+            f"{_FEW} are a good number."
         )
     pairs = [pair for pair in confused(answers, file) if pair[2] > 1]
     if pairs:
         first, second, times = pairs[0]
         steps.append(
             f"Mixed up most: {first} and {second}, {times} times. Add pictures that show what "
-            "tells them apart, or make them one class if that will do."
+            "tells them apart, or make them one class if that is good enough."
         )
     certain = int((answers.confidence[file][most_wrong(answers, file)] >= _CERTAIN).sum())
     if certain:
         steps.append(
-            f"Look whether the labels are right where the model disagrees with much confidence: "
+            f"Check the labels where the model disagrees with high confidence: "
             f"above {_CERTAIN:.0%} in {certain} of the {count} pictures set aside."
         )
     low, high = proportion(right, count)
     if (high - low) / 2 > _WIDE:
         steps.append(
-            f"With {count} pictures set aside, the accuracy is known to lie between {percent(low)} "
-            f"and {percent(high)} only: more pictures also make it better known."
+            f"With {count} pictures set aside, the accuracy may be anywhere between {percent(low)} "
+            f"and {percent(high)}: with more pictures it is also known more precisely."
         )
     if minutes is not None:
         steps.append(f"Give it more time: --minutes {6 * minutes:g} instead of {minutes:g}.")

@@ -1,4 +1,4 @@
-"""What somebody needs who has to decide: which file to ship, how good it is, what to do next."""
+"""The first part of a report: which file to ship, how good it is, and what to do next."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def _file(choice: Choice, exports: Sequence[ExportEvent], answers: Answers) -> s
     low, high = proportion(round(file.accuracy * count), count)
     cards = [
         ("accuracy", percent(file.accuracy), f"{percent(low)} to {percent(high)}, 95 % interval"),
-        ("size", si(file.bytes, "B"), "one file, with all that it needs"),
-        ("time for a picture", f"{file.latency_ms:.2f} ms", "one thread of the machine at hand"),
+        ("size", si(file.bytes, "B"), "one self-contained file"),
+        ("time for a picture", f"{file.latency_ms:.2f} ms", "one thread of this machine"),
         ("classes", str(len(answers.classes)), f"{answers.trained.sum():,} pictures learned from"),
     ]
     said = note(
-        f"{choice.reason} Accuracy is the share recognised of {count:,} pictures that were set "
-        "aside: the model has not learned from them."
+        f"{choice.reason} Accuracy is the share recognised of {count:,} pictures set aside, which "
+        "the model has not learned from."
     )
     use = (
-        '<p class="note">To use it: <code>edufast predict</code> with this file and pictures, or '
-        "without EduFast <code>python predict.py</code> likewise; predict.py lies beside it.</p>"
+        '<p class="note">To use it, run <code>edufast predict</code> with this file and pictures; '
+        "without EduFast, <code>python predict.py</code>, which is in the same folder.</p>"
     )
     if len(exports) < 2:
         return tiles(cards) + said + use
@@ -159,7 +159,7 @@ def _pictures(answers: Answers, file: str) -> str:
         for title, some in parts
         if len(some)
     )
-    return shown + note("This page holds these pictures: mind to whom you give it.")
+    return shown + note("This page holds these pictures: consider who you share it with.")
 
 
 def _picture(answers: Answers, file: str, i: int) -> str:

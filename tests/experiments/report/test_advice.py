@@ -28,7 +28,7 @@ FILE = "student.onnx"
         (
             [("a", 0.9, 300), ("b", 0.895, 100)],
             "b",
-            "a is more accurate by 0.5 points only, and 3.",
+            "a is only 0.5 points more accurate, and 3.",
         ),
         (
             [("a", 0.9, 300), ("b", 0.88, 100)],
@@ -37,7 +37,7 @@ FILE = "student.onnx"
         ),
         ([("a", 0.6, 300), ("b", 0.65, 100)], "b", "2 files, and it is the smallest (a: 60.0 %"),
         ([("a", 0.9, 300), ("b", 0.9, 100)], "b", "2 files, and it is the smallest"),
-        ([("a", 0.9, 300), ("b", 0.895, 200), ("c", 0.891, 100)], "c", "0.9 points only"),
+        ([("a", 0.9, 300), ("b", 0.895, 200), ("c", 0.891, 100)], "c", "only 0.9 points more"),
     ],
 )
 def test_a_smaller_file_is_taken_if_it_is_nearly_as_accurate(files, chosen, reason):
@@ -98,7 +98,7 @@ def test_what_to_do_next_names_classes_labels_and_time():
     ) or steps[0].endswith("least: <b>one</b> (1 of 4 recognised, learned from 10).")
     assert steps[1].startswith("Mixed up most: <b>one</b> and two, 3 times.")
     assert "above 90% in 1 of the 24 pictures" in steps[2]
-    assert steps[3].startswith("With 24 pictures set aside, the accuracy is known to lie between 6")
+    assert steps[3].startswith("With 24 pictures set aside, the accuracy may be anywhere between 6")
     assert steps[4] == "Give it more time: --minutes 60 instead of 10."
 
 

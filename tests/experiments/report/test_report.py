@@ -34,7 +34,7 @@ def test_writing_again_gives_the_same_page(finished: Path) -> None:
 
 
 def test_no_run_directory(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run directory: it has no metrics\.jsonl"):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no metrics\.jsonl"):
         write_report(tmp_path)
 
 
