@@ -29,12 +29,17 @@ def on_ranks(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     return [answer for _, answer in answers]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @functools.cache
 def _pair() -> list[Connection]:
     """Started by the first test that needs it; Python and torch take seconds to start."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context, pipes = multiprocessing.get_context("spawn"), []
     for rank in range(RANKS):
         ours, theirs = context.Pipe()

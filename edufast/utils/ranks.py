@@ -23,13 +23,16 @@ from edufast.utils.signals import deferred_interrupt
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Ranks wait for each other while the first one measures and exports. One that died is noticed by
-# its closed connections, or by torchrun, which then ends the others.
-_PATIENCE = timedelta(hours=1)
+# A rank that died is noticed by its closed connections, or by torchrun, which then ends the others;
+# one whose machine is gone, by nothing but time. The first one may measure and export for longer.
+_PATIENCE = timedelta(minutes=10)
+_PATIENCE_WITH_FIRST = timedelta(hours=1)
 _ASK_EVERY = 1.0  # seconds between two agreements on whether to stop, or looks for torchrun
 _TOLD_WITHIN = 3.0  # seconds
 
-_store: dist.Store | None = None  # that join() made
+# Made by join(); without, all have the patience of the process group that somebody else made.
+_store: dist.Store | None = None
+_with_first: dist.ProcessGroup | None = None
 
 
 def size() -> int:
@@ -65,7 +68,7 @@ def join() -> bool:
         UserError: the variables that torchrun sets are incomplete or make no sense, or the first
             process cannot listen where they say.
     """
-    global _store
+    global _store, _with_first
     count = _variable("WORLD_SIZE", default=1)
     if count == 1 or dist.is_initialized():
         return False
@@ -77,7 +80,7 @@ def join() -> bool:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local % torch.cuda.device_count())
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE_WITH_FIRST))
         dist.init_process_group(
             backend,
             store=dist.PrefixStore("group", store),
@@ -85,6 +88,7 @@ def join() -> bool:
             world_size=count,
             timeout=_PATIENCE,
         )
+        _with_first = dist.new_group(timeout=_PATIENCE_WITH_FIRST, backend="gloo")
     except (ValueError, dist.DistError) as error:
         raise UserError(
             f"WORLD_SIZE is {str(count)!r}, but {one_line(error)}; expected the variables that "
@@ -120,6 +124,8 @@ def leave(*, failed: bool = False) -> None:
         failed: other ranks may be waiting for this one. NCCL could wait for them in turn, so that
             it is left to the end of the process.
     """
+    global _with_first
+    _with_first = None
     if not failed or dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
@@ -147,12 +153,14 @@ def together() -> Iterator[None]:
     """Around a collective operation.
 
     Raises:
-        LostRank: it failed, because another rank has ended.
+        LostRank: it failed, because another rank has ended, or was waited for too long.
     """
     try:
         yield
     except RuntimeError as error:
-        raise LostRank(f"another process of this training has ended: {one_line(error)}") from error
+        raise LostRank(
+            f"another process of this training has ended, or is silent: {one_line(error)}"
+        ) from error
 
 
 def wait() -> None:
@@ -174,7 +182,7 @@ def from_first(function: Callable[P, T], *arguments: P.args, **keywords: P.kwarg
             found = [function(*arguments, **keywords), False]
     finally:
         with together():
-            dist.broadcast_object_list(found)
+            dist.broadcast_object_list(found, group=_with_first)
     if found[1]:
         raise LostRank("the first process of this training has failed")
     result: T = found[0]

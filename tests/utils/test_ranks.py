@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from edufast.utils import ranks
 from edufast.utils.errors import LostRank, UserError
-from tests.pair import on_ranks
+from tests.pair import free_port, on_ranks
 
 CPU = torch.device("cpu")
 
@@ -96,9 +99,42 @@ def test_a_single_process_stops_at_once():
 
 
 def test_a_collective_that_fails_means_a_lost_rank():
-    message = r"another process of this training has ended: \[x\] reset"
+    message = r"another process of this training has ended, or is silent: \[x\] reset"
     with pytest.raises(LostRank, match=message), ranks.together():
         raise RuntimeError("[x]\nreset")
+
+
+def test_a_rank_that_is_gone_is_not_waited_for_as_long_as_the_first_one():
+    ports = [free_port(), free_port()]
+    assert on_ranks(impatient, ports) == [("done", "LostRank"), ("done", "")]
+
+
+def impatient(ports: list[int]) -> tuple[str, str]:
+    patience, ranks._PATIENCE = ranks._PATIENCE, timedelta(seconds=1)
+    joined_at(ports[0])
+    try:
+        done = ranks.from_first(lambda: time.sleep(3) or "done")
+        if not ranks.is_first():  # its machine is gone
+            ranks._store.wait(["noticed"])
+            return done, ""
+        try:
+            with ranks.together():
+                dist.all_reduce(torch.zeros(1))
+        except LostRank as error:
+            return done, type(error).__name__
+        finally:
+            ranks._store.set("noticed", "")
+    finally:
+        ranks._PATIENCE = patience
+        joined_at(ports[1])
+    return done, ""
+
+
+def joined_at(port: int) -> None:
+    """The pair joins anew."""
+    ranks.leave(failed=True)
+    os.environ["MASTER_PORT"] = str(port)
+    assert ranks.join()
 
 
 def test_variables_that_torchrun_did_not_set_are_named(monkeypatch):
