@@ -32,7 +32,7 @@ _TOLD_WITHIN = 3.0  # seconds
 
 # Made by join(); without, all have the patience of the process group that somebody else made.
 _store: dist.Store | None = None
-_with_first: dist.ProcessGroup | None = None
+_with_first: Any = None  # a process group
 
 
 def size() -> int:
