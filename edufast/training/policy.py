@@ -59,6 +59,7 @@ def altered(
     seeds = rng.integers(0, 2**63, len(batch.whole.labels))[own_rows()].tolist()
     with torch.random.fork_rng(devices=[]):
         for image, own in zip(pixels, seeds, strict=True):
-            torch.manual_seed(own)
+            # Not torch.manual_seed, which would also seed the accelerators.
+            torch.default_generator.manual_seed(own)
             image.copy_(change(image))
     return batch._replace(images=(pixels.to(images.dtype) - shift) / scale)

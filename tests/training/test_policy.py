@@ -30,9 +30,13 @@ def changed(policy: str, **changes: Any) -> Tensor:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_images_are_those_of_torchvision_for_some_seed_of_their_own(policy, monkeypatch):
-    seeds, seed = [], torch.manual_seed
+    seeds, seed = [], torch.default_generator.manual_seed
+
+    class Generator:  # not torch.manual_seed, which would also seed the accelerators
+        manual_seed = staticmethod(lambda value: seeds.append(value) or seed(value))
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "manual_seed", lambda value: seeds.append(value) or seed(value))
+        patch.setattr(torch, "default_generator", Generator)
         before = torch.get_rng_state()
         found = changed(policy)
         assert torch.equal(torch.get_rng_state(), before)
