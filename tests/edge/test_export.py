@@ -69,6 +69,15 @@ def test_torchvision_bfloat16_and_compile_wrapper(samples, tmp_path) -> None:
     assert next(net.parameters()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("constants", [{}, {"mean": MEAN, "std": STD}])
+def test_what_torch_takes_for_the_default_device_changes_nothing(
+    model, tmp_path, constants
+) -> None:
+    with torch.device("meta"):
+        report = export(model, tmp_path / "student.onnx", input_size=SIZE, **constants)
+    assert report.parity.agreement == 1
+
+
 def test_a_failed_verification_keeps_the_old_file(model, samples, tmp_path, monkeypatch) -> None:
     path = tmp_path / "student.onnx"
     path.write_text("the last good one")
