@@ -315,7 +315,7 @@ def _rule(target: Tensor, sources: list[Tensor]) -> str:
 
 def _launch(table: _Table, lists: int, kept: bool, device: torch.device) -> None:
     if table.tiles:
-        numbers: Any = torch.tensor(table.numbers, dtype=torch.int64)
+        numbers: Any = torch.tensor(table.numbers, dtype=torch.int64, device="cpu")
         if device.type == "cuda":
             numbers = numbers.pin_memory().to(device, non_blocking=True)
         with torch.cuda.device_of(numbers):

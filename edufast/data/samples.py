@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edufast.utils.errors import UserError
 from edufast.utils.instances import all_of, check_instance
 
 if TYPE_CHECKING:
@@ -101,6 +102,20 @@ class DataSet:
                 raise ValueError(f"classes has {name!r} {count} times; expected each name once")
         for split in ("train", "val"):
             check_instance(split, getattr(self, split), Samples)
+
+    def check_taught(self, classes: Iterable[int]) -> None:
+        """Check that ``classes``, positions among the names, can be taught and validated.
+
+        Raises:
+            UserError: a split has no image of one of them.
+        """
+        for split, samples in (("train", self.train), ("val", self.val)):
+            missing = np.setdiff1d(list(classes), samples.labels)
+            if len(missing):
+                raise UserError(
+                    f"{split} of {self.name} has no image of class {missing[0]} "
+                    f"({self.classes[missing[0]]}); expected some of every class that is taught"
+                )
 
     @classmethod
     def from_torch(

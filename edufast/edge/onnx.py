@@ -83,9 +83,9 @@ def _graph(original: Original, outputs: Sequence[str]) -> onnx.ModelProto:
     opset = original.opset
     # torch.export treats a batch size of 0 or 1 as a constant: trace with 2.
     if original.constants is None:
-        example = torch.zeros(2, channels, height, width)
+        example = torch.zeros(2, channels, height, width, device="cpu")
     else:
-        example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
+        example = torch.zeros(2, height, width, channels, dtype=torch.uint8, device="cpu")
     proto = _trace(original.whole, example, opset, outputs)
     written = {entry.domain: entry.version for entry in proto.opset_import}[""]
     if written != opset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from edufast.edge.latency import RUNS
 from edufast.edge.parity import ExportError, Images, torch_logits
 from edufast.edge.preprocess import Preprocessed, check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
-from edufast.utils.instances import check_instance
+from edufast.utils.instances import all_of, check_instance
 from edufast.utils.numbers import whole_numbers
 from edufast.utils.registry import call_user
 
@@ -84,8 +85,7 @@ class Original:
         if len(sizes) != 3:
             raise ValueError(f"input_size is {input_size!r}; expected (C, H, W)")
         input_size = sizes[0], sizes[1], sizes[2]
-        if isinstance(classes, str):
-            raise TypeError(f"classes is {classes!r}; expected a list of names")
+        classes = None if classes is None else all_of("classes", classes, str)
         constants = check_constants(mean, std, input_size[0])
         noise = samples is None
         if samples is None:
@@ -113,7 +113,7 @@ class Original:
             noise=noise,
             expected=expected,
             calibration=calibration,
-            classes=None if classes is None else tuple(classes),
+            classes=classes,
             metadata=_entries(classes, input_size, constants, metadata or {}),
             opset=opset,
         )
@@ -220,9 +220,17 @@ def _entries(
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The file's metadata: what a device needs to know besides the graph."""
-    for key in metadata:
+    for key, value in metadata.items():
+        check_instance(f"the key {key!r} of metadata", key, str)
         if key in _OWN_METADATA:
             raise ValueError(f"metadata: {key!r} is set by export itself")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(
+                f"metadata[{key!r}] is of type {type(value).__name__}; expected text, or what JSON "
+                f"can say: {error}"
+            ) from error
     entries: dict[str, Any] = {"input_size": list(input_size)}
     if classes is not None:
         entries["classes"] = list(classes)

@@ -29,8 +29,9 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.model = model
         # In units of pixel values, so that the graph needs no operation for the factor 1 / 255.
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32) * 255)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32) * 255)
+        for name, values in (("mean", mean), ("std", std)):
+            constants = torch.tensor(values, dtype=torch.float32, device="cpu")
+            self.register_buffer(name, constants * 255)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, classes) float32 of image bytes (N, H, W, C) uint8."""

@@ -63,5 +63,5 @@ def _quantised(original: Original) -> torch.export.ExportedProgram:
     assert original.calibration is not None
     with torch.no_grad():
         for image in original.calibration:
-            observed(torch.tensor(image[None]))  # a copy: it may write into it
+            observed(torch.from_numpy(image[None].copy()))  # it may write into it
     return torch.export.export(convert_pt2e(observed), example(original))

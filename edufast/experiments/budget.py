@@ -106,7 +106,9 @@ def _compiled_as_planned(method: Method, device: str) -> Method:
 
 
 def _shortened(method: Method) -> Method:
-    """In each grade one epoch to warm up and one to measure."""
-    samples = PACE_STEPS * method.recipe.training.batch_size
+    """In each grade one epoch to warm up and one to measure, however patient the training is."""
+    training = method.recipe.training.model_copy(update={"patience": 0})
+    samples = PACE_STEPS * training.batch_size
     grades = [replace(grade, epochs=2, samples=samples) for grade in method.curriculum.grades]
-    return replace(method, curriculum=replace(method.curriculum, grades=grades))
+    recipe = method.recipe.model_copy(update={"training": training})
+    return replace(method, recipe=recipe, curriculum=replace(method.curriculum, grades=grades))

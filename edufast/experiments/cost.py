@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edufast.data import DataSet, MixedSampler, Sampler, Samples, SliceSampler
+from edufast.data import DataSet, Samples
 from edufast.data.outline import held_out, outline
 from edufast.experiments.baselines import samples_of_grades
 from edufast.experiments.method import Method, plan_methods
@@ -16,6 +16,7 @@ from edufast.experiments.recipe import DataSection, Recipe
 from edufast.experiments.teacher_training import absent_teacher
 from edufast.teachers.faculty import Faculty
 from edufast.teachers.supervision import Supervision
+from edufast.training.loaders import training_sampler
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
 
@@ -103,7 +104,8 @@ def _imageless(section: DataSection) -> DataSet | None:
 
 def _visits(education: Method, slices: Sequence[Sequence[int]]) -> list[int]:
     """Images that each teacher answers; ``slices`` are the class ids that each knows."""
-    curriculum, labels = education.curriculum, education.data.train.labels
+    curriculum, data = education.curriculum, education.data
+    training = education.recipe.create_training()
     faculty = Faculty([absent_teacher(classes) for classes in slices])
     visits = [0] * len(faculty)
     for g, (grade, samples) in enumerate(zip(curriculum.grades, education.samples, strict=True)):
@@ -112,20 +114,10 @@ def _visits(education: Method, slices: Sequence[Sequence[int]]) -> list[int]:
                 visits[k] += samples
             continue
         taught = curriculum.taught(g)
-        sampler: Sampler
-        training = education.recipe.training
-        if curriculum.order == "slices":
-            taught_slices = [
-                earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes
-            ]
-            sampler = SliceSampler(labels, taught_slices, 0, grade.samples, training.balance)
-        else:
-            groups = Supervision(faculty, grade.teachers, grade.target, taught, 1.0).groups
-            sampler = MixedSampler(
-                labels, groups, training.batch_size, 0, grade.samples, balance=training.balance
-            )
+        groups = Supervision(faculty, grade.teachers, grade.target, taught, 1.0).groups
+        sampler = training_sampler(data, curriculum, g, groups, training, seed=0)
         # Every epoch has as many samples of an owner as any other.
-        epoch = labels[sampler(0)[: samples // grade.epochs]]
+        epoch = data.train.labels[sampler(0)[: samples // grade.epochs]]
         for k in grade.teachers:
             visits[k] += grade.epochs * int(np.isin(epoch, slices[k]).sum())
     return visits

@@ -89,8 +89,8 @@ class CurriculumSection(Section):
             data: what is learned.
 
         Raises:
-            UserError: preset and grades do not fit, a class is in no grade or in two, a teacher
-                is named that there is not.
+            UserError: preset and grades do not fit, a class is in no grade or in two or has no
+                images, a teacher is named that there is not.
         """
         try:
             curriculum = self._preset(knows, data) if self.grades is None else self._explicit(knows)
@@ -108,6 +108,7 @@ class CurriculumSection(Section):
                 f"curriculum: class {forgotten[0]} ({data.classes[forgotten[0]]}) is in no grade; "
                 f"expected each of the {len(data.classes)} classes of {data.name} in one"
             )
+        data.check_taught(curriculum.class_map.ids)
         return curriculum
 
     def _preset(self, knows: Sequence[Sequence[int]], data: DataSet) -> Curriculum:

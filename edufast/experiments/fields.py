@@ -12,6 +12,7 @@ from edufast.data import DataSet
 from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.schema import quoted
 from edufast.utils.errors import UserError
+from edufast.utils.numbers import MOST_SEED
 from edufast.utils.units import parse_bytes, parse_milliseconds
 
 # `2/3`: the second of three equal shares of the classes.
@@ -45,7 +46,7 @@ ClassIds = Annotated[
     list[Annotated[int, Field(ge=0, lt=MOST_CLASSES)]], BeforeValidator(_class_ids)
 ]
 ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
 BatchSize = Annotated[int, Field(gt=0, le=1_000_000)]
 

@@ -276,7 +276,8 @@ class Recipe(Section):
         return create_algorithm(self.algorithm.name, **options)
 
     def teacher_classes(self, data: DataSet) -> list[tuple[int, ...]]:
-        """Class ids of each teacher.
+        """Class ids of each teacher, in the order of its logits: as the recipe has them where its
+        weights are there, else rising, as those of every graduate.
 
         Raises:
             UserError: an id the data set does not have.
@@ -289,7 +290,7 @@ class Recipe(Section):
             elif isinstance(teacher.classes, str):
                 classes = _share(everything, teacher.classes, f"teachers.{k}.classes")
             else:
-                classes = tuple(teacher.classes)
+                classes = tuple(teacher.classes if teacher.finished else sorted(teacher.classes))
             check_class_ids(f"teachers.{k}.classes", classes, data)
             slices.append(classes)
         return slices

@@ -164,7 +164,8 @@ def train(setup: Setup, faculty: Faculty, watch: Watch = _UNWATCHED) -> Results:
 
 def _fill(setup: Setup, faculty: CachedFaculty) -> None:
     """Store the logits of all views that the recipe's student will be shown."""
-    faculty.prepare(setup.data, setup.recipe.create_training().augment)
+    start = setup.recipe.start_student(len(setup.data.classes))
+    faculty.prepare(start.shown(setup.data), setup.recipe.create_training().augment)
     setup.console.print(
         f"storing the teachers' logits for {faculty.store.views} views of each of "
         f"{len(setup.data.train):,} samples"

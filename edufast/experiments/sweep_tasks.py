@@ -23,6 +23,7 @@ from edufast.experiments.run_setup import Setup
 from edufast.experiments.sweep_config import SweepConfig
 from edufast.experiments.teacher_training import train_teacher
 from edufast.experiments.workers import DONE_ELSEWHERE, Task
+from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.event_log import EventLog
 from edufast.utils.files import atomic_write
@@ -235,8 +236,16 @@ class _Variant:
 
     @property
     def caches(self) -> bool:
-        """Whether stored logits are all that it asks its teachers for."""
-        return bool(self.teachers) and not self.recipe.create_algorithm().reads_features
+        """Whether stored logits are all that it asks its teachers for.
+
+        Raises:
+            UserError: they would be of too many views.
+        """
+        training = self.recipe.create_training()
+        if not self.teachers or training.unstored or self.recipe.create_algorithm().reads_features:
+            return False
+        countable_views(training.augment)
+        return True
 
 
 def _planned(config: SweepConfig, name: str) -> _Variant:
@@ -262,14 +271,17 @@ def _seeded(recipe: Recipe, seed: int, config: SweepConfig) -> Recipe:
 
 
 def _cache(recipe: Recipe, folder: Path) -> Path:
-    """Folder of the logits of its teachers, named by all that determines them."""
+    """Folder of the logits of its teachers, named by all that determines them: also by the weights
+    that the student starts from, whose normalisation its images have."""
     teachers = [
         str(teacher.finished or TeacherTask(recipe, k, folder, "cpu").product.name)
         for k, teacher in enumerate(recipe.teachers)
     ]
     views = recipe.training.model_dump(mode="json", include={"augment", "precision"})
-    determined_by = json.dumps([teachers, recipe.data.model_dump(mode="json"), views])
-    return (folder / "caches" / hash_of(determined_by)).absolute()
+    determined_by = [teachers, recipe.data.model_dump(mode="json"), views]
+    if recipe.student.weights is not None:
+        determined_by.append(recipe.student.model_dump(mode="json", include={"model", "weights"}))
+    return (folder / "caches" / hash_of(json.dumps(determined_by))).absolute()
 
 
 def _with_weights(recipe: Recipe, tasks: Sequence[TeacherTask]) -> Recipe:

@@ -263,7 +263,8 @@ def _laid_out(
     elif tensor("labels", labels).dtype != torch.int64 and labels.dtype in INTEGERS:
         labels = labels.to(torch.int64)
     if isinstance(weighting, (list, tuple)):
-        weighting = torch.tensor([float(number("weighting", w, student)) for w in weighting])
+        given = [float(number("weighting", w, student)) for w in weighting]
+        weighting = torch.tensor(given, device="cpu")
     if isinstance(weighting, Tensor):
         if tensor("weighting", weighting).is_complex():
             raise TypeError(f"weighting has dtype {weighting.dtype}; expected real numbers")

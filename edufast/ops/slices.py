@@ -129,4 +129,4 @@ def _listed(item: Slice, k: int, num_classes: int) -> Tensor:
             raise ValueError(f"slices[{k}] names class {c}; expected classes in [0, {num_classes})")
     if len(set(classes)) != len(classes):
         raise ValueError(f"slices[{k}] names a class twice; expected each class once")
-    return torch.tensor(classes, dtype=torch.int64)
+    return torch.tensor(classes, dtype=torch.int64, device="cpu")

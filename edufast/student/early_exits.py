@@ -95,7 +95,7 @@ class EarlyExit(nn.Module):
         """
         if self.training:
             raise RuntimeError("early exits are for inference: call eval() first")
-        student, x = self.student, images
+        student, x = self.student, self.student.cutting.reduced(images)
         left = torch.arange(
             len(images), device=images.device
         )  # index of the image in each row of x

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.utils.errors import UserError
+from edufast.utils.numbers import whole_number
 
 Words = NDArray[np.uint32]
 
 _SCAN_BYTES = 64 << 20  # read at a time when all rows are checked
+_MOST_CLASSES = 1 << 16  # of which the number fits beside a logit
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,13 @@ class RowFormat:
             raise ValueError(f"dtype is {dtype}; expected torch.float32 or torch.bfloat16")
         if top_k is None:
             return cls(classes, dtype, None)
-        if top_k < 1 or dtype != torch.bfloat16:
+        top_k = whole_number("top_k", top_k)
+        if dtype != torch.bfloat16:
+            raise ValueError(f"top_k is {top_k} with dtype {dtype}; expected torch.bfloat16")
+        if classes > _MOST_CLASSES:
             raise ValueError(
-                f"top_k is {top_k} with dtype {dtype}; expected at least 1, with torch.bfloat16"
+                f"top_k is {top_k} for {classes} classes; expected None for more than "
+                f"{_MOST_CLASSES}"
             )
         return cls(classes, dtype, top_k if top_k < classes else None)
 

@@ -84,6 +84,7 @@ def check_fit(
     unknown = [c for c in curriculum.class_map.ids if not 0 <= c < classes]
     if unknown:
         raise ValueError(f"the curriculum teaches class {unknown[0]}; {data.name} has {classes}")
+    data.check_taught(curriculum.class_map.ids)
     if training.compile is True and curriculum.order == "slices":
         raise ValueError(
             "compile is True, but in the order 'slices' the composition of batches changes and "

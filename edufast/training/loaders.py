@@ -38,23 +38,7 @@ def training_batches(
         seed: of the training.
         device: of the batches.
     """
-    grade, labels = curriculum.grades[g], data.train.labels
-    own_seed = grade_seed(seed, g)
-    sampler: Sampler
-    if curriculum.order == "slices":
-        slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
-        sampler = SliceSampler(labels, slices, own_seed, grade.samples, training.balance)
-    else:
-        members, weights = _mixture(data, curriculum, g, groups)
-        sampler = MixedSampler(
-            labels,
-            members,
-            training.batch_size,
-            own_seed,
-            grade.samples,
-            weights,
-            training.balance,
-        )
+    sampler = training_sampler(data, curriculum, g, groups, training, seed=seed)
     return Loader(
         data.train,
         sampler=sampler,
@@ -64,11 +48,32 @@ def training_batches(
         mean=data.mean,
         std=data.std,
         augment=training.augment,
-        seed=own_seed,
+        seed=grade_seed(seed, g),
         device=device,
         groups=groups,
         drop_last=True,
         spread=True,
+    )
+
+
+def training_sampler(
+    data: DataSet,
+    curriculum: Curriculum,
+    g: int,
+    groups: Sequence[Sequence[int]],
+    training: Training,
+    *,
+    seed: int,
+) -> Sampler:
+    """The order of the samples of grade ``g``; the arguments are those of
+    :func:`training_batches`."""
+    grade, labels, seed = curriculum.grades[g], data.train.labels, grade_seed(seed, g)
+    if curriculum.order == "slices":
+        slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
+        return SliceSampler(labels, slices, seed, grade.samples, training.balance)
+    members, weights = _mixture(data, curriculum, g, groups)
+    return MixedSampler(
+        labels, members, training.batch_size, seed, grade.samples, weights, training.balance
     )
 
 

@@ -53,12 +53,14 @@ def altered(
         std: likewise.
     """
     images, change = batch.images, transform(policy)
-    shift, scale = to_device(255 * torch.tensor([mean, std]), images.device)[..., None, None]
+    constants = 255 * torch.tensor([mean, std], device="cpu")
+    shift, scale = to_device(constants, images.device)[..., None, None]
     pixels = (images * scale + shift).round().clamp(0, 255).to(torch.uint8)
     rng = generator(seed, Stream.POLICY, epoch, iteration)
     seeds = rng.integers(0, 2**63, len(batch.whole.labels))[own_rows()].tolist()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for image, own in zip(pixels, seeds, strict=True):
-            torch.manual_seed(own)
+            # Not torch.manual_seed, which would also seed the accelerators.
+            torch.default_generator.manual_seed(own)
             image.copy_(change(image))
     return batch._replace(images=(pixels.to(images.dtype) - shift) / scale)

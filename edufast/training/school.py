@@ -155,7 +155,8 @@ class School:
     # --- the whole training ------------------------------------------------------------------
 
     def fit(self, after_epoch: Callable[[], str] = lambda: "") -> nn.Module:
-        """Teach every grade and return the graduate: a plain module in eval mode.
+        """Teach every grade and return the graduate: a plain module in eval mode, its logits in the
+        order of class ids.
 
         Args:
             after_epoch: called, by every process, when an epoch has been validated; what it returns
@@ -245,6 +246,8 @@ class School:
 
     def begin_grade(self) -> None:
         """Bring student, algorithm and optimiser into the current grade."""
+        # A School of other data may have prepared the faculty since this one was made.
+        self.faculty.prepare(self.data, self.training.augment)
         with self.progress.phase("growth"):
             self._growth.begin(self.progress.grade)
         self._step = TrainStep(

@@ -16,7 +16,7 @@ from edufast.utils.choices import Compile, Mix, Optimizer, Policy, Precision
 from edufast.utils.devices import check_device
 from edufast.utils.event_log import EventLog
 from edufast.utils.instances import check_choice, check_instance
-from edufast.utils.numbers import real_number, whole_number
+from edufast.utils.numbers import MOST_SEED, real_number, whole_number
 
 _NUMBERS = (
     "lr", "pretrained_lr", "momentum", "weight_decay", "clip", "ema", "label_smoothing", "erase",
@@ -171,7 +171,7 @@ class SchoolOptions:
 
     Raises:
         UserError: torch finds no such device here.
-        ValueError, TypeError: ``seed`` is no integer from 0 to 2^63 - 1, or another argument is of
+        ValueError, TypeError: ``seed`` is no integer from 0 to 2^53, or another argument is of
             another kind.
     """
 
@@ -188,4 +188,4 @@ class SchoolOptions:
         if self.checkpoint is not None:
             check_instance("checkpoint", self.checkpoint, str, os.PathLike)
             object.__setattr__(self, "checkpoint", Path(self.checkpoint))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, MOST_SEED))

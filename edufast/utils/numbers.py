@@ -8,6 +8,8 @@ from typing import Any
 
 from edufast.utils.instances import listed
 
+MOST_SEED = 2**53  # of a training, whose grades multiply it by a thousand
+
 
 def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> int:
     """``value`` as an int, which NumPy's integers and tensors of one integer become.

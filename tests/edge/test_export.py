@@ -69,6 +69,15 @@ def test_torchvision_bfloat16_and_compile_wrapper(samples, tmp_path) -> None:
     assert next(net.parameters()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("constants", [{}, {"mean": MEAN, "std": STD}])
+def test_what_torch_takes_for_the_default_device_changes_nothing(
+    model, tmp_path, constants
+) -> None:
+    with torch.device("meta"):
+        report = export(model, tmp_path / "student.onnx", input_size=SIZE, **constants)
+    assert report.parity.agreement == 1
+
+
 def test_a_failed_verification_keeps_the_old_file(model, samples, tmp_path, monkeypatch) -> None:
     path = tmp_path / "student.onnx"
     path.write_text("the last good one")
@@ -122,7 +131,11 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"samples": np.zeros((1, 12, 16, 3), np.uint8)}, ValueError, "N >= 2"),
         ({"labels": np.zeros(3, int)}, ValueError, "labels must be 70 integers"),
         ({"labels": np.full(70, 6)}, ValueError, "labels: found 6; expected positions from 0 to 5"),
-        ({"classes": "abcdef"}, TypeError, "classes is 'abcdef'; expected a list of names"),
+        (
+            {"classes": "abcdef"},
+            TypeError,
+            "classes is of type str; expected a sequence, each a str",
+        ),
         ({"classes": ["a"] * 6}, ValueError, "classes: a name appears twice"),
         ({"input_size": (12, 16)}, ValueError, r"input_size is \(12, 16\); expected \(C, H, W\)"),
         ({"input_size": 12}, ValueError, "input_size is 12; expected a sequence of integers"),
@@ -140,6 +153,9 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
             r"model cannot take images of \(C, H, W\) \(3, 12, 16\): mat1 and mat2",
         ),
         ({"metadata": {"classes": 1}}, ValueError, "'classes' is set by export itself"),
+        ({"metadata": {5: "a"}}, TypeError, "the key 5 of metadata is of type int; expected str"),
+        ({"metadata": {"a": np.float32(1)}}, TypeError, r"metadata\['a'\] is of type float32; exp"),
+        ({"classes": range(6)}, TypeError, r"classes\[0\] is of type int; expected str"),
     ],
 )
 def test_bad_arguments(model, samples, tmp_path, change, error, message) -> None:

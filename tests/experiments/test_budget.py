@@ -1,8 +1,13 @@
 """Budgets are as equal as whole batches allow."""
 
+import itertools
+
 import pytest
 
-from edufast.experiments.budget import equal_flops, equal_samples, equal_time
+import edufast.experiments.budget as budget_module
+from edufast.experiments.budget import equal_flops, equal_samples, equal_time, measure_pace
+from edufast.training.evaluation import Accuracy
+from edufast.training.school import School
 from edufast.utils.flops import TRAINING_FACTOR
 from tests.experiments.plans import methods
 from tests.tiny import tiny_faculty
@@ -41,3 +46,18 @@ def test_equal_time_is_the_seconds_at_the_pace_that_was_measured():
     budget = equal_time(of["grades"], 10.0, tiny_faculty(), device="cpu", seed=3)
     assert budget.seconds == 10.0 and budget.images_per_second > 0
     assert budget.samples == round(10.0 * budget.images_per_second)
+
+
+def test_a_pace_is_measured_however_soon_patience_ends(monkeypatch):
+    accuracies = itertools.count(0, -1)  # the first is the best
+
+    def validate(self):
+        self.progress.accuracy = next(accuracies)
+        return Accuracy(self.progress.accuracy, (), ())
+
+    monkeypatch.setattr(School, "validate", validate)
+    monkeypatch.setattr(budget_module, "PACE_STEPS", 1)
+    training = {"batch_size": 16, "patience": 1}
+    curriculum = {"preset": "default", "epochs": 6, "image_sizes": [8, 12]}
+    of = methods(("sizes",), training=training, curriculum=curriculum)
+    assert measure_pace(of["sizes"], tiny_faculty(*[range(6)] * 4), device="cpu", seed=0) > 0

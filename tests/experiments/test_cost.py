@@ -41,7 +41,7 @@ def small(**changes) -> Recipe:
     return parse_recipe(content | changes)
 
 
-# Every target, both orders, kept exits, and batches that are not full.
+# Every target, both orders, rehearsal, kept exits, and batches that are not full.
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -65,6 +65,7 @@ def small(**changes) -> Recipe:
                         "teachers": [0, 1],
                         "target": "routed",
                         "freeze": [0.1, 0.5],
+                        "rehearsal": 0.2,
                     },
                 ],
             },

@@ -14,6 +14,8 @@ from edufast.experiments.events import ResultEvent
 from edufast.experiments.report.advice import choose
 from edufast.experiments.run import run, teach, train
 from edufast.experiments.run_log import read_events, read_run
+from edufast.models.weights import ModelInfo, save_model
+from edufast.models.zoo import create_model
 from edufast.teachers.faculty import Faculty
 from edufast.utils.errors import UserError
 from edufast.utils.lock import folder_lock
@@ -100,14 +102,17 @@ def test_only_the_teachers_that_are_asked_are_trained(tmp_path):
 
 
 def test_without_methods_all_teachers_are_trained_and_asked_ahead(tmp_path):
-    setup = small_setup(tmp_path / "run", cache=tmp_path / "cache")
+    # A student that starts from weights is shown images normalised as these learned them.
+    info = ModelInfo("resnet8", tuple("ab"), (0, 1), "x", 16, (0.5,) * 3, (0.5,) * 3, 0.9, 1)
+    save_model(tmp_path / "w.safetensors", create_model("resnet8", 2), info)
+    student = {"model": "resnet8", "weights": str(tmp_path / "w.safetensors")}
+    shared = {"cache": tmp_path / "cache", "recipe": {"student": student}}
+    setup = small_setup(tmp_path / "run", **shared)
     with setup.opened():
         teach(setup)
         assert [teacher.teacher for teacher in setup.folder.log().teachers] == [0, 1]
         assert train(setup, teach(setup)) == {}
-    cached = small_setup(
-        tmp_path / "cached", "education", teachers=tmp_path / "run", cache=tmp_path / "cache"
-    )
+    cached = small_setup(tmp_path / "cached", "education", teachers=tmp_path / "run", **shared)
     with cached.opened():
         result = train(cached, teach(cached))["education"][0]
     assert result.teacher_flops == 0 < result.teacher_training_flops

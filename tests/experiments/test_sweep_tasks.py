@@ -3,12 +3,17 @@
 import pytest
 import yaml
 
+from edufast.data import Augment
+from edufast.experiments import sweep_tasks
 from edufast.experiments.recipe import parse_recipe
 from edufast.experiments.sweep_config import SweepConfig, with_variants
 from edufast.experiments.sweep_tasks import plan_tasks
 from edufast.models.weights import ModelInfo, save_model
 from edufast.models.zoo import create_model
+from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
+
+CROPS = Augment(random_resized_crop=(0.5, 1.0))
 
 INFO = ModelInfo(
     "resnet8", tuple("abcdefghi"), tuple(range(9)), "x", 32, (0.4,) * 3, (0.2,) * 3, 0.9, 1
@@ -60,21 +65,36 @@ def test_equal_time_waits_for_its_reference(recipe, tmp_path):
 
 def test_students_of_the_same_teachers_share_their_logits(recipe, tmp_path):
     base = parse_recipe(yaml.safe_load(recipe.read_text()))
-    features = {"algorithm": {"name": "at"}}
+    features, weights = {"algorithm": {"name": "at"}}, tmp_path / "w.safetensors"
+    info = ModelInfo("resnet8", tuple("ab"), (0, 1), "x", 32, (0.5,) * 3, (0.5,) * 3, 0.9, 1)
+    save_model(weights, create_model("resnet8", 2), info)
     variants = {
         "a": {}, "b": {"training.lr": 0.2}, "other teachers": {"teacher_epochs": 2},
         "other views": {"training.augment.pad": 2}, "no teachers": {"method": "grades"},
-        "features": features,
+        "features": features, "altered images": {"training.erase": 0.5},
+        "other normalisation": {"student.weights": str(weights)},
     }  # fmt: skip
     both = base.model_copy(update={"variants": variants})
     config = SweepConfig(recipe=both, seeds=2, teacher_seeds=2, cache=True)
     caches = {task.name: task.cache for task in plan_tasks(config, tmp_path).students}
     assert caches["a, seed 0"] == caches["b, seed 0"] and caches["a, seed 0"].is_absolute()
     assert caches["no teachers, seed 0"] is caches["features, seed 0"] is None
-    others = [caches[f"{name}, seed 0"] for name in ("other teachers", "other views")]
-    assert len({caches["a, seed 0"], caches["a, seed 1"], *others}) == 4
+    assert caches["altered images, seed 0"] is None
+    names = ("other teachers", "other views", "other normalisation")
+    others = [caches[f"{name}, seed 0"] for name in names]
+    assert len({caches["a, seed 0"], caches["a, seed 1"], *others}) == 5
     without = config.model_copy(update={"cache": False})
     assert {task.cache for task in plan_tasks(without, tmp_path).students} == {None}
+
+
+def test_views_that_cannot_be_counted_are_told_before_anything_is_trained(
+    recipe, tmp_path, monkeypatch
+):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    config = SweepConfig(recipe=base, seeds=1, cache=True)
+    monkeypatch.setattr(sweep_tasks, "countable_views", lambda augment: countable_views(CROPS))
+    with pytest.raises(UserError, match="random resized crops have too many views"):
+        plan_tasks(config, tmp_path)
 
 
 def test_a_teacher_that_starts_from_weights_is_trained_once_and_then_taken_as_it_is(

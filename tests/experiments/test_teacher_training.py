@@ -8,10 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from edufast.data.class_map import ClassMap
 from edufast.experiments.run_log import read_run
 from edufast.experiments.teacher_training import absent_teacher, load_teacher, train_teacher
 from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.models.zoo import create_model
+from edufast.training.evaluation import evaluate_on
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import EventLog
 from tests.experiments.small import QUIET, small_recipe
@@ -51,6 +53,18 @@ def test_what_was_trained_is_logged_and_kept(folder):
 def test_a_teacher_that_does_not_fit_is_refused(folder, classes, data, message):
     with pytest.raises(UserError, match=message):
         load_teacher(folder / "t.safetensors", 1, classes, data, small_recipe().teachers[1])
+
+
+def test_logits_are_of_the_classes_that_the_file_says_in_whatever_order_a_recipe_has_them(tmp_path):
+    teacher = {"model": "resnet8", "classes": "3-5,1", "epochs": 4}
+    recipe, path = small_recipe(teachers=[teacher]), tmp_path / "t"
+    event = train_teacher(
+        recipe, 0, DATA, path, device="cpu", checkpoint=tmp_path / "t.pt",
+        event_log=EventLog(), console=QUIET,
+    )  # fmt: skip
+    teacher = load_teacher(path, 0, recipe.teacher_classes(DATA)[0], DATA, recipe.teachers[0])
+    found = evaluate_on(teacher.model, DATA, ClassMap.of(teacher.classes))
+    assert found.overall == event.accuracy > 0.5
 
 
 def test_an_absent_teacher_has_nothing_to_store():

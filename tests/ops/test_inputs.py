@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edufast.ops import (
     MergePlan,
+    augment,
     dist_loss,
     kd_loss,
     kd_loss_and_grad,
@@ -25,6 +26,7 @@ torch.manual_seed(0)
 Z, T, U = (torch.randn(6, 5) for _ in range(3))
 LABELS = torch.tensor([0, 4, -100, 2, 1, 3])
 BACKENDS = ["reference", "cpp"]
+MEAN = (0.5, 0.4, 0.3)
 
 
 def with_gradient(z: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -33,6 +35,28 @@ def with_gradient(z: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor
     loss.sum().backward()
     assert z.grad is not None
     return loss.detach(), z.grad
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_torch_takes_for_the_default_device_changes_nothing(backend):
+    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    index, slices = torch.arange(4), [[0, 2, 4], [1, 3]]
+    parts = [T[:, :3], U[:, :2]]
+
+    def results():
+        given = {"weighting": [0.3, 0.7], "temperature": [1.0, 2.0], "backend": backend}
+        return [
+            kd_loss(Z, parts, LABELS, slices=slices, **given),
+            kd_loss(Z, [T, U], Z.softmax(1), label_smoothing=0.1, backend=backend),
+            dist_loss(Z, T, backend=backend),
+            min_norm_weights(Z, parts, slices=slices, backend=backend),
+            augment(images, index, index, pad=1, mean=MEAN, std=MEAN, backend=backend),
+        ]
+
+    expected = results()
+    with torch.device("meta"):
+        found = results()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 # --- shapes -------------------------------------------------------------------------------------

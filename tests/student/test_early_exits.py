@@ -157,6 +157,15 @@ def test_every_exit_graduates_plain(head: str) -> None:
     assert torch.equal(model.forward_exits(images())[0], logits[0])  # a copy
 
 
+def test_images_are_reduced_as_by_the_student() -> None:
+    model = student()
+    model.grow(fragments=2, classes=CLASSES)
+    model.image_size = 12
+    torch.testing.assert_close(
+        EarlyExit(model, 1.0)(images()).logits[:, ORDER], model.eval()(images())
+    )
+
+
 @pytest.mark.parametrize("frozen", [1, 2])
 def test_frozen_fragments_stay_while_their_exits_learn(frozen: int) -> None:
     model = finished(head="grid")

@@ -65,11 +65,18 @@ def test_top_of_few_classes_is_everything():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "top_k"), [(torch.float16, None), (torch.bfloat16, 0), (torch.float32, 3)]
+    ("classes", "dtype", "top_k"),
+    [
+        (10, torch.float16, None),
+        (10, torch.bfloat16, 0),
+        (10, torch.bfloat16, 1.5),
+        (10, torch.float32, 3),
+        (65537, torch.bfloat16, 1),  # whose number has no place
+    ],
 )
-def test_formats_there_are_not(dtype, top_k):
+def test_formats_there_are_not(classes, dtype, top_k):
     with pytest.raises(ValueError, match="expected"):
-        RowFormat.of(10, dtype, top_k)
+        RowFormat.of(classes, dtype, top_k)
 
 
 @pytest.mark.parametrize("row", [WHOLE32, WHOLE16, TOP], ids=["float32", "bfloat16", "top"])

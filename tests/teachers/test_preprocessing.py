@@ -91,6 +91,22 @@ def test_features_and_flops_are_those_at_its_own_size():
     assert taps.shapes[0] == (8, 16, 16)
 
 
+def test_schools_of_other_data_share_a_faculty():
+    faculty = Faculty([Teacher(tiny_model().eval(), range(6), **IMAGENET)])
+
+    def school(data):
+        student = Student(tiny_model(), 1, input_size=(3, 16, 16))
+        return School(student, faculty, Curriculum.single(range(6), 1), data, training=TRAINING)
+
+    first = school(DATA)
+    school(replace(DATA, mean=(5.0,) * 3))
+    first.begin_grade()
+    batch, pixels = shown(DATA)
+    with torch.no_grad():
+        expected = faculty[0].model(normalised(pixels, *IMAGENET.values()))
+    torch.testing.assert_close(faculty.logits(0, batch.images), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_nobody_guesses_what_the_images_are():
     faculty = Faculty([Teacher(tiny_model(), range(6), "carl", mean=(0.5, 0.5, 0.5))])
     with pytest.raises(RuntimeError, match=r"teacher 0 \(carl\) expects images of its own mean"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from edufast.student.student import Student
@@ -27,6 +30,17 @@ def test_a_student_that_is_not_float32_is_refused():
     student = Student(tiny_model().bfloat16(), 1, input_size=(3, 16, 16))
     with pytest.raises(ValueError, match=r"of the student is torch\.bfloat16; expected torch\.flo"):
         School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_without_images_is_named_before_anything_is_taught(split):
+    data = tiny_data()
+    samples = getattr(data, split)
+    data = replace(data, **{split: samples.subset(np.flatnonzero(samples.labels != 5))})
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    curriculum = Curriculum([Grade(1, range(5)), Grade(1, [5])])
+    with pytest.raises(UserError, match=rf"{split} of tiny has no image of class 5 \(c5\)"):
+        School(student, Faculty([]), curriculum, data)
 
 
 def on_a_gpu_of_its_number() -> str:

@@ -153,6 +153,6 @@ def reference(*arguments: object) -> Tensor:
 def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """(C,) float32 on the CPU: what is subtracted from a pixel, and what it is multiplied by."""
     # 1 / std is computed in float32, too, from the std that is rounded already.
-    means = torch.tensor([255 * m for m in mean], dtype=torch.float32)
-    stds = torch.tensor([255 * s for s in std], dtype=torch.float32)
+    means = torch.tensor([255 * m for m in mean], dtype=torch.float32, device="cpu")
+    stds = torch.tensor([255 * s for s in std], dtype=torch.float32, device="cpu")
     return means, 1 / stds
