@@ -397,6 +397,6 @@ def _attempt(folder: Path, work: Callable[P, T], *arguments: P.args, **keywords:
         return user(work, *arguments, **keywords)
     except (Interrupted, KeyboardInterrupt):
         begun = any((folder / name).is_file() for name in (RUN_FILE, SWEEP_FILE))
-        fail(f"stopped; go on with: edufast resume {folder}" if begun else "stopped", 130)
+        fail(f"stopped; continue with: edufast resume {folder}" if begun else "stopped", 130)
     except (TrainingError, ExportError) as error:
         fail(str(error), 1)

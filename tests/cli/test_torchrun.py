@@ -99,7 +99,7 @@ def test_processes_restart_when_one_is_killed_stop_together_and_go_on_to_the_sam
         time.sleep(0.05)
     started.process.terminate()
     assert started.end() != 0
-    assert started.lines == [line, "edufast: stopped; go on with: edufast resume stopped"]
+    assert started.lines == [line, "edufast: stopped; continue with: edufast resume stopped"]
     assert len(set(epochs(run))) < EPOCHS
     for what in ("threads", "descriptors"):  # least, since a file may just be open
         half = len(held) // 2

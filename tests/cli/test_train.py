@@ -358,7 +358,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(folder):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert re.search(r"stopped; go on with:\s+edufast resume", stderr.decode())
+    assert re.search(r"stopped; continue with:\s+edufast resume", stderr.decode())
     assert "result" not in {event["event"] for event in events(out)}
     assert not (out / "report.html").exists(), "nobody waits for a report"
     edufast("resume", out)
@@ -446,7 +446,7 @@ def test_a_signal_outside_the_training_loop_leaves_a_run_that_resumes(
                              code=130)  # fmt: skip
     finally:
         signal.signal(number, before)
-    assert f"stopped; go on with: edufast resume {tmp_path / 'run'}" in one_line(result)
+    assert f"stopped; continue with: edufast resume {tmp_path / 'run'}" in one_line(result)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert "report.html" not in left
     # Where the student was trained, the best of its epochs is there.
