@@ -71,9 +71,9 @@ def _named(path: Path, find: Callable[[Any], list[Any]]) -> list[str]:
     try:
         names = find(json.loads(path.read_bytes()))
     except OSError as error:
-        raise UserError(f"{path}: missing; expected what save_to_disk wrote") from error
+        raise UserError(f"{path}: missing; expected a folder written by save_to_disk") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged; expected what save_to_disk wrote") from error
+        raise UserError(f"{path}: is damaged; expected a file written by save_to_disk") from error
     return [str(name) for name in names]
 
 

@@ -46,14 +46,14 @@ An image classifier of {classes} classes, trained by EduFast on `{data}`.
 |---|---|---|---|---|
 {rows}
 
-Accuracy is that of the file itself, run on {images:,} validation images. Pictures of another kind
-may be recognised less well: measure on your own.
+Accuracy is that of the file itself on {images:,} validation images. It may be lower on other kinds
+of pictures: measure it on your own.
 
 - `contract.json`: classes, layout of the input, resize rule, hashes.
-- `python {script} {first} picture.jpg`: predicts, with numpy, Pillow and onnxruntime.
-- `python {bench} {first}`: latency and memory on this machine, with numpy and onnxruntime.
-- `edufast verify .`: replays `{golden}` on this machine: {count} validation images and every file's
-  answers.
+- `python {script} {first} picture.jpg`: classifies pictures with numpy, Pillow and onnxruntime.
+- `python {bench} {first}`: measures latency and memory here, with numpy and onnxruntime.
+- `edufast verify .`: runs every file on the {count} validation images in `{golden}`, and compares
+  the answers with those recorded there.
 """
 
 
@@ -76,13 +76,11 @@ def write_bundle(
         exits, early: as for :func:`edufast.edge.trained.export_trained`.
 
     Raises:
-        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`; or something else
-            than a bundle is at ``folder``.
+        UserError, ValueError, ExportError: as :func:`edufast.edge.export.export`; or
+            ``folder`` exists and is not a bundle.
     """
     if folder.suffix != SUFFIX:
-        raise UserError(
-            f"{folder} is not a name for a bundle; expected one that ends with {SUFFIX}"
-        )
+        raise UserError(f"{folder} is not a name for a bundle; expected one ending in {SUFFIX}")
     if folder.exists() and not (folder / CONTRACT).is_file():
         raise UserError(f"{folder} exists and is not a bundle; expected another name")
     forms = bundled_formats(formats)

@@ -20,14 +20,14 @@ class BundledFile:
     """A model in a bundle, and what was measured when it was exported.
 
     Attributes:
-        name: of the file.
+        name: the file's name.
         format: see :data:`edufast.edge.registry.FORMATS`.
-        exact: it computes what the model computes, but for rounding.
+        exact: whether it computes what the model computes, apart from rounding.
         sha256: of its content.
-        accuracy, accuracy_torch: on ``images`` validation images, of the file and of the model.
-        interval: of their difference, paired, at 95 %.
+        accuracy, accuracy_torch: of the file and of the model, on ``images`` validation images.
+        interval: of their difference: paired, 95 %.
         exit: number of the student's fragments in it, if it ends at an exit.
-        early: of a program with early exits: see :class:`edufast.edge.early_exit.EarlyExits`.
+        early: for a program with early exits, see :class:`edufast.edge.early_exit.EarlyExits`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class BundledFile:
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything that a program on the device has to know besides the model's graph.
+    """Everything that a program on the device needs to know besides the model's graph.
 
     Attributes:
         classes: names, in the order of the logits.
@@ -53,8 +53,8 @@ class Contract:
         resize: the rule of validation, see :class:`edufast.data.centre_crop.CentreCrop`.
         output: name and type of the logits.
         files: the models.
-        golden: SHA-256 of the file of images with the logits that every model gives for them.
-        versions: of the packages that wrote the bundle.
+        golden: SHA-256 of the file that holds images and every model's logits for them.
+        versions: versions of the packages that wrote the bundle.
     """
 
     classes: tuple[str, ...]
@@ -67,20 +67,20 @@ class Contract:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of the bundle's files that must not change, by name."""
+        """SHA-256 of the files of the bundle that must not change, by name."""
         return {GOLDEN: self.golden, **{file.name: file.sha256 for file in self.files}}
 
     def write(self, folder: Path) -> None:
-        """As ``folder``'s contract.json."""
+        """Write contract.json into ``folder``."""
         text = json.dumps({"contract": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
         (folder / CONTRACT).write_text(text + "\n", "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Contract:
-        """Of the bundle ``folder``.
+        """Read the contract of the bundle ``folder``.
 
         Raises:
-            UserError: it is not a bundle, is of another version, or its contract makes no sense.
+            UserError: it is not a bundle, is of another version, or its contract is not valid.
         """
         path = folder / CONTRACT
         if not path.is_file():
@@ -100,7 +100,9 @@ class Contract:
         except UserError:  # a ValueError, too
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} makes no sense; expected what edufast export wrote") from error
+            raise UserError(
+                f"{path} is not a valid contract; expected one written by edufast export"
+            ) from error
         return contract
 
 

@@ -64,7 +64,7 @@ class Demo:
             try:
                 (predictions,) = predict_each(self._models, [path])
             except UnreadableImage as error:
-                raise UserError("it cannot be read or decoded") from error
+                raise UserError("this picture cannot be read or decoded") from error
         return [
             {
                 "file": name,
@@ -86,9 +86,9 @@ def _check_pixels(path: Path) -> None:
             with Image.open(path) as image:
                 pixels = image.width * image.height
     except Exception as error:  # decoders fail in any way
-        raise UserError("it cannot be read or decoded") from error
+        raise UserError("this picture cannot be read or decoded") from error
     if pixels > MOST_PIXELS:
-        raise UserError(f"it has {pixels:,} pixels; expected at most {MOST_PIXELS:,}")
+        raise UserError(f"this picture has {pixels:,} pixels; expected at most {MOST_PIXELS:,}")
 
 
 class DemoServer(ThreadingHTTPServer):
@@ -108,7 +108,7 @@ class DemoServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except OSError as error:
             raise UserError(
-                f"port {port} of {HOST}: {error.strerror}; expected a free one"
+                f"port {port} of {HOST}: {error.strerror}; expected a free port"
             ) from error
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -141,21 +141,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
         elif len(length) > 12 or int(length) > MOST_BYTES:
             limit = f"expected at most {MOST_BYTES / 1e6:.0f} MB"
-            self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"it is too large; {limit}")
+            self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"this picture is too large; {limit}")
         else:
             self._predict(int(length))
 
     def _predict(self, length: int) -> None:
         picture = self.rfile.read(length)
         if len(picture) < length:
-            self._fail(HTTPStatus.BAD_REQUEST, "it did not arrive whole")
+            self._fail(HTTPStatus.BAD_REQUEST, "the upload was cut off")
             return
         try:
             answers = self.server.demo.answer(picture)
         except UserError as error:
             self._fail(HTTPStatus.UNPROCESSABLE_ENTITY, one_line(error))
         except OSError as error:  # a full disk
-            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"this machine: {error.strerror}")
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"the server failed: {error.strerror}")
         else:
             self._reply(HTTPStatus.OK, json.dumps(answers).encode(), "application/json")
 
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         allowed = self.headers.get("Host") in hosts
         allowed &= origin is None or origin in [f"http://{host}" for host in hosts]
         if not allowed:
-            self._fail(HTTPStatus.FORBIDDEN, "only for pages of this server")
+            self._fail(HTTPStatus.FORBIDDEN, "requests are accepted only from pages of this server")
         return allowed
 
     def _fail(self, status: HTTPStatus, message: str) -> None:

@@ -61,13 +61,13 @@ def read_rows(table: Path) -> list[DeviceRow]:
     except (OSError, UnicodeError) as error:
         raise UserError(f"{table} cannot be read: {one_line(error)}") from error
     if not lines:
-        raise UserError(f"{table} is empty; expected what {SCRIPT} prints")
+        raise UserError(f"{table} is empty; expected the output of {SCRIPT}")
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(DeviceRow.parse(line))
         except ValueError as error:
-            raise UserError(f"{table}, line {number} is none that {SCRIPT} prints") from error
+            raise UserError(f"{table}, line {number} was not printed by {SCRIPT}") from error
     return rows
 
 

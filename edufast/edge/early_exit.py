@@ -88,7 +88,7 @@ def write_early_exit(
     if threshold is None:
         least = f"{cost[0]:.0%} of the cost is the least, and " if target.of_cost else ""
         raise ExportError(
-            f"no early exits reach what was asked for, {target}: {least}without them the accuracy "
+            f"no early exits satisfy {target}: {least}without them the accuracy "
             f"is {exits.right[-1].mean():.2%}, the whole student's in PyTorch "
             f"{exits.right_whole.mean():.2%}"
         )

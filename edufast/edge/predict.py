@@ -1,4 +1,4 @@
-"""Predicting pictures with an exported file, by onnxruntime on the CPU and without torch."""
+"""Classifying pictures with an exported file, by onnxruntime on the CPU and without torch."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Prediction:
         picture: the file.
         classes: names, in the order of the logits.
         probabilities: (classes,) float32, the softmax of the logits.
-        milliseconds: that the model took for it, on average over its batch.
-        exit: number of the student's fragments after which it left; None: there are no early exits.
+        milliseconds: time that the model took for it, on average over its batch.
+        exit: number of fragments that were run; None: the file has no early exits.
     """
 
     picture: Path
@@ -68,12 +68,12 @@ def predict(path: _PathLike, pictures: _PathLike | Iterable[_PathLike]) -> Itera
             print(prediction.picture, prediction.name, prediction.probability)
 
     Pictures are decoded, turned upright, cropped and resized as in validation, by the rule in the
-    file's metadata. In folders, at any depth, what is hidden or no picture is left out; a warning
-    counts it.
+    file's metadata. Folders are searched at any depth; hidden files and files that are not pictures
+    are left out, and a warning counts them.
 
     Args:
         path: an .onnx file that :func:`edufast.export` wrote with ``mean``, ``std`` and
-            ``classes``, or a run folder, of which student.onnx is taken.
+            ``classes``, or a run folder, whose student.onnx is used.
         pictures: files and folders, or one of them.
 
     Raises:
@@ -104,11 +104,11 @@ def pictures_of(given: Iterable[Path]) -> list[Path]:
 
 
 def exported_models(path: Path, *, integers: bool) -> dict[str, ExportedModel]:
-    """The exported file at ``path`` by its name; of a folder, that of the student and, if there
-    are some, those that end at its exits.
+    """The exported file at ``path``, by its name. For a folder: the student's file and, if there
+    are some, those of its exits.
 
     Args:
-        integers: of a folder, those of 8-bit integers, too.
+        integers: whether to include 8-bit files of a folder.
 
     Raises:
         UserError: as :class:`ExportedModel`.
@@ -124,8 +124,8 @@ def exported_models(path: Path, *, integers: bool) -> dict[str, ExportedModel]:
 def predict_each(
     models: Mapping[str, ExportedModel], pictures: Sequence[Path]
 ) -> Iterator[dict[str, Prediction]]:
-    """What each of ``models`` says of image files, in their order: one at a time, so that it can be
-    said how long a model takes for a picture; 16 at a time if there is one model.
+    """What each of ``models`` predicts for image files, in their order. Several models see one
+    picture at a time, so that their times can be compared; a single model sees 16 at a time.
 
     Raises:
         UnreadableImage: after the last one; names the files that cannot be read or decoded.
@@ -168,7 +168,7 @@ class ExportedModel:
         crop: the rule by which a decoded picture is cropped and resized.
 
     Raises:
-        UserError: there is no such file, or it is no file that predicts pictures.
+        UserError: there is no such file, or it cannot classify pictures.
     """
 
     classes: tuple[str, ...]
@@ -185,10 +185,10 @@ class ExportedModel:
         wanted = [("tensor(uint8)", [*self.crop.crop, 3])], [[len(self.classes)]]
         if (inputs, outputs[:1]) != wanted or outputs[1:] not in ([], [[]]):
             raise UserError(
-                f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, pictures "
-                "in RGB to the classes that its metadata names"
+                f"{file} maps {inputs} to {outputs}; expected {wanted[0]} to {wanted[1]}, from "
+                "pictures in RGB to the classes that its metadata names"
             )
-        # The first answer takes longer, and is no picture's.
+        # The first answer takes longer: not while a picture waits.
         run_session(self._session, np.zeros((1, *self.crop.crop, 3), np.uint8))
 
     def predict(self, pictures: Sequence[Path]) -> Iterator[Prediction]:
@@ -200,7 +200,7 @@ class ExportedModel:
         return (each[""] for each in predict_each({"": self}, pictures))
 
     def ask(self, pictures: Sequence[Path], views: NDArray[np.uint8]) -> list[Prediction]:
-        """The predictions of pictures, from what :attr:`crop` makes of them."""
+        """The predictions for pictures, given what :attr:`crop` makes of them."""
         started = time.perf_counter()
         logits, *exits = run_session(self._session, views)
         milliseconds = 1000 * (time.perf_counter() - started) / len(views)
@@ -233,12 +233,12 @@ def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], C
     """Classes and resize rule, as the file's metadata says.
 
     Raises:
-        UserError: it does not say them, or wants images that were normalised before.
+        UserError: they are missing, or the file expects normalised images.
     """
     for key in ("classes", "preprocessing"):
         if key not in metadata:
             raise UserError(
-                f"{file} has no {key!r} in its metadata; expected a file that edufast.export wrote "
+                f"{file} has no {key!r} in its metadata; expected a file written by edufast.export "
                 "with class names"
             )
     try:
@@ -251,13 +251,15 @@ def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], C
         names = tuple(map(str, classes))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{file} has metadata that make no sense; expected what edufast.export writes"
+            f"{file} has no valid metadata; expected those that edufast.export writes"
         ) from error
     if not takes_bytes:
         raise UserError(
-            f"{file} expects images that its caller has normalised; expected a file exported with "
-            "mean and std, which takes bytes"
+            f"{file} takes normalised images; expected a file that takes bytes, exported with mean "
+            "and std"
         )
     if rule is None:
-        raise UserError(f"{file} has no resize rule: an earlier version wrote it; export it again")
+        raise UserError(
+            f"{file} was written by an earlier version, without a resize rule; export it again"
+        )
     return names, rule

@@ -22,7 +22,7 @@ MIN_AGREEMENT = 0.9
 
 
 class ReplayError(RuntimeError):
-    """A bundle is damaged, or answers otherwise than where it was exported."""
+    """A bundle is damaged, or answers differently from where it was exported."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def replay(path: Path) -> list[Replay]:
         with np.load(folder / GOLDEN, allow_pickle=False) as golden:
             images, recorded = golden["images"], [golden[file.name] for file in models]
     except (KeyError, ValueError, OSError, BadZipFile) as error:
-        raise ReplayError(f"{folder / GOLDEN} has no answers of every file: {error}") from error
+        raise ReplayError(f"{folder / GOLDEN} lacks answers of a file: {error}") from error
     if not len(images):
-        raise ReplayError(f"{folder / GOLDEN} has no images; expected some")
+        raise ReplayError(f"{folder / GOLDEN} has no images; expected at least one")
     return [
         _replayed(folder / file.name, file, program, images, logits)
         for file, program, logits in zip(models, programs, recorded, strict=True)
@@ -87,7 +87,7 @@ def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file():
         raise ReplayError(f"{path} is missing")
     if hash_of(path) != expected:
-        raise ReplayError(f"{path} is damaged or was exchanged: its hash is another one")
+        raise ReplayError(f"{path} is damaged or was replaced: its hash does not match")
 
 
 def _loaded(path: Path) -> Program:

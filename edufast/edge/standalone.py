@@ -1,6 +1,6 @@
-"""Predict pictures with an exported student: python predict.py student.onnx a.jpg b.jpg
+"""Classify pictures with an exported student: python predict.py student.onnx a.jpg b.jpg
 
-Needs numpy, Pillow and onnxruntime only. Shows the model what validation showed it.
+Needs only numpy, Pillow and onnxruntime. Prepares pictures exactly as validation did.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Decides what a recipe leaves open from the data, this machine, and the minutes given.
+"""Decides what a recipe leaves open, from the data, this machine and the minutes given.
 
-Every rule is next to the measurement behind it; docs/own_pictures.md describes the runs.
+The measurement behind each rule is noted next to it; docs/own_pictures.md describes the runs.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from edufast.models.zoo import create_model
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
 
 _SHARE = 0.8  # of the minutes; the rest goes to measuring, validation, exports and the report
-_LEAST_SHARE = 0.1  # for training, where making copies takes more than all minutes
-_EPOCH_SECONDS = 10.0  # between validations, after the first of which there is a usable model
+_LEAST_SHARE = 0.1  # for training, if making copies takes longer than all the minutes
+_EPOCH_SECONDS = 10.0  # between validations; after the first there is a usable model
 _BATCH = 64
-# A network that learned CIFAR-100 before had 48 % of 101 x 20 photographs after 5 passes, 51 %
+# A network trained on CIFAR-100 before reached 48 % on 101 x 20 photographs after 5 passes, 51 %
 # after 11 and after 14 (benchmarks/evidence/pretrained.yaml).
 _ENOUGH_PRETRAINED = 20
-# From the cheapest. On 12 x 40 photographs resnet20 ended at 53.2 %, resnet8x4, of 16 times as many
+# Cheapest first. On 12 x 40 photographs resnet20 ended at 53.2 %, resnet8x4, with 16 times as many
 # weights as resnet8, at 53.4 %, resnet8 itself at 52.7 %.
 _STUDENTS = ("resnet8", "resnet20")
 # Passes over the training images. On 12 x 40 photographs resnet8 had 51.1 % after 125 and 51.7 %
-# after 375; on 12 x 200 at equal time 20 passes of it reached 63.3 %, 8 of resnet20 57.7 %.
+# after 375; on 12 x 200, in equal time, it reached 63.3 % in 20 passes, resnet20 57.7 % in 8.
 _ENOUGH, _MOST = 125, 375
-# Image sizes of the grades, as shares of the whole, and the shares of the time that they get. At
-# equal time growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200); with trained weights, at
-# equal FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml). It lost 32 where a letter is a small part
-# of a picture: curriculum.image_sizes=[] keeps them whole.
+# Image size of each grade, as a share of the whole, and its share of the time. At equal time,
+# growing images gained 1.6 points (12 x 40) and 7.8 (12 x 200); with trained weights, at equal
+# FLOPs, 1.4 (benchmarks/evidence/pretrained.yaml). They lost 32 points where a letter is a small
+# part of a picture: curriculum.image_sizes=[] keeps images whole.
 _GROWTH = ((1 / 2, 0.15), (3 / 4, 0.25), (1, 0.6))
-_SMALLEST_GROWING = 24  # pixels of whole images, that half of them still show something
-# Pictures with more than twice as many pixels at their shorter side are read from copies of this
-# size. A photograph of 12 megapixels took 54 ms of a processor, to learn from it 1 ms.
+_SMALLEST_GROWING = 24  # pixels of whole images, so that half as many still show something
+# Pictures whose shorter side has more than twice as many pixels are read from copies of this size.
+# Decoding a photograph of 12 megapixels took 54 ms of a processor, learning from it 1 ms.
 _COPIES = 256
-_LOADING_COPIES = 1e-3  # seconds, about
-_PROBE = 64  # pixels, at most, at which speeds are measured: they hardly depend on it
+_LOADING_COPIES = 1e-3  # seconds, roughly
+_PROBE = 64  # pixels at most for measuring speeds, which hardly depend on it
 # 12 x 200 photographs: 66.8 % with 0.03, 71.1 % with 0.1, 70.2 % with 0.3.
-_LEARNING_RATE = 0.1, "0.1", "the best of three on photographs"
+_LEARNING_RATE = 0.1, "0.1", "the best of three rates tried on photographs"
 _ALGORITHM = (
     {"name": "kd", "temperature": 2.0, "alpha": 0.3},
     "kd, temperature 2",
-    "as in the evidence on photographs",
+    "the setting used in docs/evidence.md",
 )
-_COMPILING = 60  # minutes: a grade's step takes 20 s to compile, and gains a twentieth
-_EVEN = 1.5  # images of the largest class for each of the smallest that need no balancing
+_COMPILING = 60  # minutes: compiling a grade's step takes 20 s, and gains a twentieth
+_EVEN = 1.5  # up to this ratio of the largest class to the smallest, no balancing is needed
 
 
 class Decision(Section):
-    """A value of a recipe that was open, or that somebody set.
+    """A value that the recipe left open, or that the user set.
 
     Attributes:
         key: of the recipe, with dots.
         value: of JSON types.
         said: the value in words.
-        reason: for it.
+        reason: why this value.
     """
 
     key: str
@@ -84,18 +84,18 @@ def decide(
     learned_at: int | None = None,
 ) -> list[Decision]:
     """Decide what ``given`` leaves open: image size, student, teachers, grades and their steps, and
-    how all are trained.
+    how they are trained.
 
     Args:
         found: the data.
-        machine: how fast it is.
+        machine: measures how fast it is.
         minutes: that the run may take.
-        given: what is set, by key with dots, sections and lists as a whole, too.
-        learned_at: height and width of the images that the student's weights learned from, if it
-            has any.
+        given: what is set, by key with dots; sections and lists are also there as a whole.
+        learned_at: height and width of the images that the student's weights were trained on, if it
+            starts from weights.
 
     Returns:
-        A decision for each key, also for those that are given.
+        A decision for each key, including those that are given.
     """
     choices = _Choices(given)
     batch = choices.make("training.batch_size", *_batch_size(found))
@@ -141,10 +141,10 @@ class _Choices:
 
 
 class _Costs:
-    """Seconds that an image takes.
+    """Seconds for one image.
 
     Attributes:
-        copying: all images once.
+        copying: seconds for making small copies of all images.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class _Costs:
     ) -> None:
         self._classes, self._machine = found.classes, machine
         self._probe = min(sizes_to_decide(found.side)[-1], _PROBE)
-        files = found.files  # arrays are loaded in no time
+        files = found.files  # loading arrays takes next to no time
         self._loading = machine.loading(found.train, self._probe, augment) if files else 0.0
         self.copying = 0.0
         if reduces:
@@ -179,40 +179,40 @@ class _Costs:
 
 def _batch_size(found: Overview) -> tuple[int, str, str]:
     batch = min(_BATCH, len(found.train))
-    return batch, str(batch), "small batches make many steps of few pictures"
+    return batch, str(batch), "small batches give more steps, even with few pictures"
 
 
 def _augment(found: Overview) -> tuple[dict[str, Any], str, str]:
     if not found.files:
         shift = max(1, (found.side or 32) // 8)
         value = {"pad": shift, "flip": True}
-        return value, f"shifts of {shift} pixels, mirroring", "arrays are not cropped at random"
+        return value, f"shifts of {shift} pixels, mirroring", "arrays are never cropped at random"
     # 12 x 40 photographs: 51.1 % with crops, 48.5 % with shifts.
     crops = {"random_resized_crop": [0.35, 1.0], "flip": True}
-    return crops, "random crops, mirroring", "crops gain; set flip=false for pictures of writing"
+    return crops, "random crops, mirroring", "crops help; set flip=false for pictures of text"
 
 
 def _reduce_to(found: Overview) -> tuple[int | None, str, str]:
     if not found.files or (found.side or 0) <= 2 * _COPIES:
-        return None, "no copies", "the pictures are small enough to be decoded every time"
+        return None, "no copies", "the pictures are small enough to decode each time"
     said = f"copies of {_COPIES} pixels"
-    return _COPIES, said, f"decoding {found.side} pixels takes longer than learning from them"
+    return _COPIES, said, f"decoding {found.side} pixels takes longer than training on them"
 
 
 def _image_size(
     found: Overview, costs: _Costs, model: str, seconds: float, learned_at: int | None
 ) -> tuple[int, str, str]:
-    enough, why = _ENOUGH, f"the pictures' median side is {found.side or 'not known'}"
+    enough, why = _ENOUGH, f"the median shorter side of the pictures is {found.side or 'not known'}"
     if learned_at is not None:
         enough = _ENOUGH_PRETRAINED
-        why += f", and the weights learned from images of {learned_at}"
+        why += f", and the weights were trained on images of {learned_at}"
     fitting = sizes_to_decide(found.side, learned_at)
     for size in reversed(fitting):
         passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= enough:
             break
     if size != fitting[-1]:
-        why += f"; larger ones leave less than {enough} passes over the pictures"
+        why += f"; with larger images, fewer than {enough} passes over the pictures fit"
     return size, f"{size} x {size}", why
 
 
@@ -221,27 +221,27 @@ def _student(found: Overview, costs: _Costs, size: int, seconds: float) -> tuple
         passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= _ENOUGH:
             return model, model, f"the largest with time for {_ENOUGH} passes over the pictures"
-    return model, model, f"the smallest: {passes:.0f} passes over the pictures fit"
+    return model, model, f"the smallest; there is time for {passes:.0f} passes over the pictures"
 
 
 def _teachers() -> tuple[list[Any], str, str]:
     # 12 x 200 photographs: 71.1 % alone in 35 s, 61.2 % with a teacher in 127 s. 12 x 40: 52.7 % in
     # 35 s, and 50.4 % in 76 s.
-    why = "in minutes a student learns more alone; slices of classes do not pay either"
+    why = "in so short a time a student learns more without; slices of classes do not help either"
     return [], "none", why
 
 
 def _compile(minutes: float) -> tuple[bool | str, str, str]:
     if minutes < _COMPILING:
-        return False, "no", "in minutes it takes longer than it saves"
-    return "auto", "where it pays", "by the length of each grade"
+        return False, "no", "in so short a run, compiling takes longer than it saves"
+    return "auto", "where it pays", "decided for each grade by its length"
 
 
 def _balance(found: Overview) -> tuple[float, str, str]:
     ratio = found.imbalance
     if ratio < _EVEN:
         return 0.0, "no", f"the largest class has {ratio:.1f} times the pictures of the smallest"
-    said = "rare classes more often"
+    said = "show rare classes more often"
     return 0.5, said, f"the largest class has {ratio:.0f} times the pictures of the smallest"
 
 
@@ -254,8 +254,8 @@ def _grades(
     batch: int,
     seconds: float,
 ) -> tuple[list[dict[str, Any]], str, str]:
-    """Grades of all classes and the whole student, of images of these sizes, each with a share of
-    the time."""
+    """Grades with all classes and the whole student, one for each image size, each with its share
+    of the time."""
     size = sizes[-1][0]
     full = [k for k, teacher in enumerate(teachers) if teacher.get("classes", "all") == "all"]
     taught_by = full[-1:] or list(range(len(teachers)))
@@ -283,9 +283,9 @@ def _grades(
     grades[0]["classes"] = f"0-{found.classes - 1}"
     passes = steps * batch / len(found.train)
     why = f"{steps:,} steps, {passes:.0f} passes over the pictures: "
-    why += "more gained nothing" if scale < 1 else "what fits the minutes"
+    why += "more did not help" if scale < 1 else "as many as there is time for"
     if len(sizes) == 1:
-        return grades, "1", f"{why}; the pictures stay of one size"
+        return grades, "1", f"{why}; all pictures at full size"
     pixels = ", ".join(str(side) for side, _ in sizes)
-    why += "; on photographs growing pictures pay, growing depth and classes do not"
+    why += "; on photographs, growing images help, growing depth or classes does not"
     return grades, f"{len(grades)}: {pixels} pixels", why

@@ -144,7 +144,7 @@ def record_devices(folder: Path, rows: Iterable[DeviceRow]) -> None:
         if not file.is_file() or hash_of(file) != row.sha256:
             raise UserError(
                 f"{folder} does not hold the {row.file} that was measured on {row.machine}; "
-                "expected the run that it was exported from, not exported otherwise since"
+                "expected the run that exported it, with that file unchanged"
             )
     with folder_lock(folder):
         log = EventLog(run.metrics)

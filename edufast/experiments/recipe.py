@@ -352,8 +352,8 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     content = read_recipe(source, overrides)
     if content.get("minutes") is not None and not content.get("curriculum"):
         raise UserError(
-            f"{source} leaves open what is decided when a run begins; expected a whole recipe, "
-            "such as that in config.yaml of a run of it"
+            f"{source} leaves values open that are decided when a run begins; expected a complete "
+            "recipe, such as that in config.yaml of one of its runs"
         )
     return parse_recipe(content, source)
 

@@ -142,18 +142,18 @@ class RunFolder:
                 run began; the message says which keys. Or there is a sweep.
         """
         if (self.path / SWEEP_FILE).exists():
-            raise UserError(f"{self.path} holds a sweep, no run; expected another folder")
+            raise UserError(f"{self.path} holds a sweep, not a run; expected another folder")
         if not self.config_file.exists():
             return False
         config = config.anywhere()
         written = read_section(RunConfig, self.config_file).anywhere()
         if written != config and not self._kept_anything():
-            return False  # it ended before there was anything to go on from
+            return False  # it ended before there was anything to continue from
         if written != config:
             raise UserError(
                 f"{self.path} holds a run of another recipe or with other options: "
-                f"{differences(written, config)}; choose another --out, or go on with it: edufast "
-                f"resume {self.path}"
+                f"{differences(written, config)}; choose another --out, or continue it with: "
+                f"edufast resume {self.path}"
             )
         about = self.log().run
         if about is not None and about.config is not None:

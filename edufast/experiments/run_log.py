@@ -162,7 +162,7 @@ def read_events(path: Path) -> list[Event]:
             continue
         except ValueError as error:
             raise UserError(
-                f"{path}:{number}: {error}; if the line is damaged, remove it and go on"
+                f"{path}:{number}: {error}; if the line is damaged, remove it and continue"
             ) from error
         if event is not None:
             events.append(event)

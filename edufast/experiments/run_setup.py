@@ -61,7 +61,7 @@ class Setup:
         _check_folders(config)
         self.console = console or message_console()
         if config.equal == "time" and config.seconds is None and "education" not in config.methods:
-            raise UserError("equal time: expected education among the methods, whose time it is")
+            raise UserError("equal time: expected education among the methods, which sets the time")
         config.recipe.check_files()
         self.data = load(config.recipe.data)
         self.methods = plan_methods(config.recipe, self.data, config.methods)

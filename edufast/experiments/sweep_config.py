@@ -59,7 +59,7 @@ class SweepConfig(Section):
                 compared; or the folder holds a run, whose event log a sweep would replace.
         """
         if (folder / RUN_FILE).exists():
-            raise UserError(f"{folder} holds a run, no sweep; expected another folder")
+            raise UserError(f"{folder} holds a run, not a sweep; expected another folder")
         if not is_sweep(folder):
             return self
         earlier = self.read(folder)
@@ -67,7 +67,7 @@ class SweepConfig(Section):
         if ours != theirs:
             raise UserError(
                 f"{folder} holds a sweep of another recipe or with other options: "
-                f"{differences(theirs, ours)}; choose another --out, or go on with it: edufast "
+                f"{differences(theirs, ours)}; choose another --out, or continue it with: edufast "
                 f"resume {folder}"
             )
         variants = earlier.recipe.variants | self.recipe.variants

@@ -264,7 +264,7 @@ def _entries(sources: Sequence[_Source]) -> dict[str, _Entry]:
                 )
             if mine.dtype not in _DTYPES:
                 raise UserError(
-                    f"{name!r} of {files[0]} has dtype {mine.dtype}, which no merge has"
+                    f"{name!r} of {files[0]} has dtype {mine.dtype}, which cannot be merged"
                 )
     order = sorted(first.values(), key=lambda e: (-_DTYPES[e.dtype].itemsize, e.name))
     return {entry.name: entry for entry in order}

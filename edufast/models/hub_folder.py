@@ -42,8 +42,8 @@ def save_hub_folder(folder: str | os.PathLike[str], model: nn.Module, info: Mode
     library, _, name = info.model.partition("/")
     if library not in ("timm", "hf"):
         raise UserError(
-            f"model is {info.model!r}; expected one of timm or of transformers, timm/<name> or "
-            "hf/<name>: others have no library that loads such a folder"
+            f"model is {info.model!r}; expected timm/<name> or hf/<name>, whose libraries load "
+            "such a folder"
         )
     folder = Path(folder)
     title = folder.absolute().name

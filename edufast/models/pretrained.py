@@ -84,7 +84,7 @@ def started(name: str, num_classes: int, weights: Weights | None) -> Start:
         lost = f"head of {widths[0]:,} classes" if widths else "missing head"
         summary += f"; its {lost} is replaced by one of {num_classes:,}"
     if images is not None and images.size is not None:
-        summary += f"; it learned from images of {images.size} pixels"
+        summary += f"; it was trained on images of {images.size} pixels"
     return Start(model, learned, images, summary)
 
 

@@ -263,8 +263,8 @@ def read_weights(path: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
         state = {name: read_tensor(file, name, path) for name in file.keys()}  # noqa: SIM118
     if INFO not in metadata:
         raise UserError(
-            f"{path} was not written by edufast: it does not say which model it holds; as the "
-            "beginning of a training it can be used all the same"
+            f"{path} was not written by edufast: it does not say which model it holds; it can "
+            "still be used to start a training"
         )
     info = ModelInfo.from_json(metadata[INFO], path)
     check_hash(metadata[INFO], Fingerprint(state), path)

@@ -33,7 +33,7 @@ def tensor(name: str, value: Any) -> Tensor:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether strides say where the numbers are."""
+    """Whether strides describe where the numbers lie in memory."""
     return x.layout == torch.strided and not (x.is_nested or x.is_quantized)
 
 
@@ -44,7 +44,7 @@ def tensors(name: str, values: Any) -> list[Tensor]:
     found = list(values)
     for k, value in enumerate(found):
         if not isinstance(value, Tensor) or not is_dense(value):
-            tensor(f"{name}[{k}]", value)  # names it; making the name takes longer than looking
+            tensor(f"{name}[{k}]", value)  # raises with the name, which is costly to make
     return found
 
 
@@ -57,7 +57,7 @@ def teachers_of(student: Tensor, teachers: Any) -> list[Tensor]:
 
 
 def rows_of(name: str, x: Tensor, leading: torch.Size) -> Tensor:
-    """``x`` (..., n) as (B, n), where ``leading`` is the shape in the place of the dots."""
+    """``x`` (..., n) as (B, n); ``leading`` is the shape that the dots stand for."""
     if not x.dim():
         raise ValueError(f"{name} has no dimensions; expected the last to count classes")
     if x.shape[:-1] != leading:
@@ -78,7 +78,7 @@ def class_slices(
 ) -> ClassSlices:
     """One slice for each teacher; None: every teacher knows all classes.
 
-    Of the teachers only the number of classes is looked at; the rest is left to the checks below.
+    Only the teachers' numbers of classes are checked here; the rest is left to the checks below.
     """
     check_student(student)
     classes = student.shape[1]
@@ -104,7 +104,7 @@ def class_slices(
 
 
 def check_student(student: Tensor) -> None:
-    """Logits (B, C) of a float type; more classes the kernels would not count in 32 bits."""
+    """Logits (B, C) of a float type; the kernels count at most 2^30 classes, in 32 bits."""
     if student.dim() != 2 or not 1 <= student.shape[1] <= 2**30:
         raise ValueError(
             f"student has shape {tuple(student.shape)}; expected (B, C) with 1 <= C <= 2^30"
@@ -113,7 +113,7 @@ def check_student(student: Tensor) -> None:
 
 
 def check_teachers(student: Tensor, teachers: Sequence[Tensor]) -> None:
-    """1 to 32 logits (B, C_k), each of its own float type, on the student's device."""
+    """1 to 32 logits (B, C_k) on the student's device; their float types may differ."""
     if not 1 <= len(teachers) <= MAX_TEACHERS:
         raise ValueError(f"teachers has {len(teachers)} tensors; expected 1 to {MAX_TEACHERS}")
     rows, classes = student.shape

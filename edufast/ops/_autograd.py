@@ -31,9 +31,8 @@ class FusedLoss(torch.autograd.Function):
         operator: returns the loss, its gradient for the first of ``inputs``, and, if it has them, a
             list of the gradients for the others.
         arguments: of the operator, ``inputs`` among them.
-        owned: whether nobody else will look at the gradients, which the backward pass may then
-            overwrite.
-        inputs: what the loss is differentiated for.
+        owned: whether nothing else uses the gradients: the backward pass may then overwrite them.
+        inputs: what the loss is differentiated with respect to.
     """
 
     @staticmethod

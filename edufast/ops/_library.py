@@ -47,13 +47,13 @@ def register(
     autograd: Callable[..., Any] | None = None,
     cpu: Callable[..., Any] | None = None,
 ) -> None:
-    """What an operator needs beside its kernels.
+    """Register what an operator needs besides its kernels.
 
     Args:
         operator: ``torch.ops.edufast.<name>.default``.
-        fake: gives results of the right shapes for arguments that hold no numbers.
+        fake: gives results of the right shapes for arguments without data.
         autograd: the kernel for the dispatch key Autograd; None: there is no derivative.
-        cpu: what it does on the CPU, where C++ has no kernel for it.
+        cpu: the kernel for the CPU, if C++ has none.
     """
     name = operator.name()
     torch.library.register_fake(name, fake, lib=_LIBRARY)
@@ -79,13 +79,13 @@ def define_like(operator: Operator, name: str, kernel: Callable[..., Any]) -> Op
     return defined
 
 
-# What the checks in C++ say, in some builds of torch behind the place in the source that says it.
+# Messages of the checks in C++; some builds of torch put the place in the source in front.
 _REFUSAL = re.compile(r"(?:\w+, [^,\n]*:\d+, )?(merge_: .*|.*; expected .*)")
 
 
 def checked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """``call(*arguments)``, where what the checks in C++ refuse is a ValueError of one line, and
-    what torch.func would need is a RuntimeError that names the way out."""
+    """``call(*arguments)``. What the checks in C++ refuse becomes a ValueError of one line; a call
+    under torch.func becomes a RuntimeError that says what to do instead."""
     try:
         return call(*arguments)
     except RuntimeError as error:

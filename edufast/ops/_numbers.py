@@ -1,8 +1,8 @@
 """Numbers that may change from call to call, such as a temperature: floats or tensors.
 
-An operator takes them as floats or, in their place, as its argument ``numbers``, one float64 tensor
-that holds them all. A compiled graph has a float as a constant: it is compiled anew for every
-value, and torch (2.14) may keep the old value where a float comes out of arithmetic.
+An operator takes them as floats or, instead, as its argument ``numbers``, one float64 tensor that
+holds them all. In a compiled graph a float is a constant: the graph is compiled again for every
+value, and torch (2.14) may keep the old value of a float that is computed from others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edufast.utils._torch_private import is_constant
 
 Number: TypeAlias = "float | Tensor"
 
-# --- ranges: of floats, and of tensors without a look at their values ---------------------------
+# --- ranges: of floats, and of tensors without reading their values -----------------------------
 
 # The bounds are literals: torch.compile would take a global float for a number that may change.
 # Those of csrc/checks.h.
@@ -40,21 +40,21 @@ def is_share(x: Number) -> bool | Tensor:
 
 
 def is_smoothing(x: Number) -> bool | Tensor:
-    """What the label gives up of its probability: not all of it."""
+    """The share that the label gives up of its probability: not all of it."""
     return (x >= 0) & (x < 1)
 
 
 def is_beta(x: Number) -> bool | Tensor:
-    """The teacher's share of a mixture, in which either side has one."""
+    """The teacher's share of a mixture; both sides have one."""
     return (x >= 1e-18) & (x < 1)
 
 
 def fits(x: Number, is_right: Callable[[Number], bool | Tensor]) -> bool:
-    """Whether a float is right; tensors are not looked at."""
+    """Whether a float is in range; tensors are not read."""
     return isinstance(x, Tensor) or bool(is_right(x))
 
 
-# --- from what users type to what operators take ------------------------------------------------
+# --- from what users pass to what operators take ------------------------------------------------
 
 
 def number(name: str, value: Number, student: Tensor) -> Number:
@@ -64,7 +64,9 @@ def number(name: str, value: Number, student: Tensor) -> Number:
         ValueError, TypeError: it is neither; the message names the argument.
     """
     if torch.compiler.is_compiling() and isinstance(value, (np.generic, np.ndarray)):
-        value = torch.as_tensor(value)  # to torch.compile it is one: as a float it would be read
+        value = torch.as_tensor(
+            value
+        )  # torch.compile treats it as one; as a float it would be read
     if not isinstance(value, Tensor):
         return _float(name, value)
     if value.dim() or value.is_complex():
@@ -83,7 +85,7 @@ def _float(name: str, value: Any) -> float:
         if type(value) is float:
             return value
         if not isinstance(value, bool):
-            return float(value + 0)  # NumPy's, too, and no text
+            return float(value + 0)  # also NumPy's; text fails
     except OverflowError:  # an int; printing it might take thousands of digits
         raise ValueError(f"{name} is beyond 1e308; expected a smaller number") from None
     except (TypeError, ValueError):
@@ -117,9 +119,9 @@ def _is_several(x: object) -> bool:
 
 
 def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
-    """The operator's argument ``numbers``; None where floats serve as well, at less cost.
+    """The operator's argument ``numbers``; None if floats do as well, at less cost.
 
-    One that lives on a device is not waited for: then all go there.
+    If one is on a device, all are sent there, so that nothing waits for it.
     """
     tensors = [x for x in numbers if isinstance(x, Tensor)]
     if tensors:
@@ -128,7 +130,7 @@ def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
         device = student.device
     else:
         return None
-    # What a graph makes of a float that changes: it has to go through a product with a tensor.
+    # A product with a tensor makes a changing float an input of the graph.
     one = torch.ones((), dtype=torch.float64, device=device)
     with torch.no_grad():
         return torch.stack(
@@ -137,9 +139,9 @@ def packed(numbers: Sequence[Number], student: Tensor) -> Tensor | None:
 
 
 def _stays(x: Number) -> bool:
-    """Whether a float is a constant of the graph, such as 0, for which alone a graph is then made.
+    """Whether a float is a constant of the graph, such as 0, which gets a graph of its own.
 
-    (With dynamic=True torch takes an argument's default, no smoothing, for one that may change.)
+    (With dynamic=True torch assumes that an argument's default, no smoothing, may change.)
     """
     return bool(x == 0) or is_constant(x)
 

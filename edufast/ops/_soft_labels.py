@@ -31,7 +31,7 @@ def depends_on_classes(weighting: Any, divergence: Any) -> bool:
 
 
 class SoftLabels(NamedTuple):
-    """``alpha * CE(student, labels)``, and what kd_loss is to be called with beside it."""
+    """``alpha * CE(student, labels)``, and the arguments of kd_loss for the remaining terms."""
 
     probabilities: Tensor  # (..., C) float32, float64 for float64 logits
     alpha: Number  # a float, or a tensor that may be NaN

@@ -61,13 +61,13 @@ def augment(
     dtype: torch.dtype = torch.float32,
     backend: str | None = None,
 ) -> Tensor:
-    """A batch of shifted, mirrored, normalised images, in one pass; the host waits for nothing.
+    """A batch of shifted, mirrored, normalised images, in one pass, without waiting for the device.
 
     Image b of the batch is view ``views[b]`` of ``images[index[b]]``: shifted by up to ``pad``
     pixels up, down, left or right, with a black border, mirrored left to right or not, and
     normalised, ``(pixel / 255 - mean) / std``. A view is a number, see
     :attr:`edufast.data.Augment.views`: ``((y + pad) * (2 pad + 1) + x + pad) * 2 + mirrored`` for a
-    shift by (y, x), without the last step where ``flip`` is False. All backends give the same bits,
+    shift by (y, x), without the last step if ``flip`` is False. All backends give the same bits,
     which are those of DALI's ``slice`` and ``crop_mirror_normalize`` on the CPU.
 
     Args:
@@ -85,8 +85,8 @@ def augment(
         (B, C, H, W) in channels_last.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. An index or a view on
-            a GPU is not waited for: one that is out of range makes its image NaN.
+        ValueError, TypeError: an argument does not fit; the message names it. Indices and
+            views on a GPU are not checked: one that is out of range makes its image NaN.
     """
     index, views = tensor("index", index).contiguous(), tensor("views", views).contiguous()
     images = tensor("images", images)

@@ -15,8 +15,8 @@ from edufast.utils.numbers import whole_numbers
 class SizedCutting:
     """A model cut into fragments, which can be resized: ``cutting.image_size = 16``.
 
-    Traced code knows sizes of feature maps, so each image size has fragments of its own. They run
-    the same weights.
+    Traced code depends on the sizes of feature maps, so each image size has its own fragments. They
+    share the same weights.
 
     Args:
         model: to cut; see :func:`edufast.models.cutting.cut`.

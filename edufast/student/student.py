@@ -469,7 +469,7 @@ def _standard_layout(x: Tensor, piece: Fragment) -> Tensor:
 
 
 def _parameters(model: nn.Module, names: Collection[str]) -> frozenset[nn.Parameter]:
-    """Those of ``model`` that have these names."""
+    """The parameters of ``model`` with these names."""
     known = dict(model.named_parameters(remove_duplicate=False))
     found = []
     for name in all_of("learned", names, str):

@@ -239,8 +239,8 @@ class CachedFaculty(Faculty):
         if self._sharded[teacher]:
             raise UserError(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}), which is "
-                "sharded: not all ranks lack them, to run it together; expected all that this "
-                "training asks for, see edufast teach --cache"
+                "sharded and runs only on all ranks together; expected all logits that training "
+                "needs, see edufast teach --cache"
             )
         if ranks.size() > 1 and ranks.is_first() and not self._warned:
             self._warned = True

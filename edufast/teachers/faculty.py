@@ -262,8 +262,8 @@ class Faculty(Sequence[Teacher]):
         teacher = self._teachers[k]
         if (teacher.mean, teacher.std, teacher.image_size) != (None, None, None):
             raise RuntimeError(
-                f"teacher {k} ({teacher.name}) expects images of its own mean, std or size, and "
-                "nobody has said what the images at hand are: call prepare(data, augment) first"
+                f"teacher {k} ({teacher.name}) expects images with its own mean, std or size, but "
+                "it is not known how these were prepared: call prepare(data, augment) first"
             )
         return images
 

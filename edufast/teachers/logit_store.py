@@ -125,7 +125,7 @@ class LogitStore:
             found["teachers"] = list(found["teachers"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is damaged; delete {self.folder}, it can be rebuilt"
+                f"{path} is damaged; delete {self.folder}, which can be rebuilt"
             ) from error
         return found
 

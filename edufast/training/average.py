@@ -17,8 +17,8 @@ class Average:
 
     ``decay * average + (1 - decay) * student`` after every step, of all that has grown: parameters
     and batch normalisation's running statistics alike (as in timm's and torchvision's averages);
-    its counts of batches are copied. Fragments, heads and rows that a grade adds begin at their own
-    weights. It is kept in float32, and updated in one launch, which may be captured.
+    its counts of batches are copied. Fragments, heads and rows that a grade adds start from their
+    own weights. It is kept in float32, and updated in one launch, which may be captured.
 
     Args:
         student: before it grows.
@@ -34,7 +34,7 @@ class Average:
         self._step: MergePlan | None = None
 
     def follow(self, student: Student) -> None:
-        """Average ``student`` from now on, which has grown as the average has."""
+        """Average ``student`` from now on, which has grown like the average."""
         targets, sources = _grown_tensors(self.student), _grown_tensors(student)
         # A captured call of Triton's merge_ would read a table that is gone by then.
         backend = "reference" if select_backend(None, targets[0]) == "triton" else None

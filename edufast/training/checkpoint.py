@@ -22,14 +22,14 @@ _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint whose content is not what was written."""
+    """A checkpoint whose content has changed since it was written."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists and dicts of them) to ``path``.
 
     A hash goes in front, because torch detects a truncated file but not a flipped bit. The
-    checkpoint before is kept beside it, see :func:`latest_checkpoint`.
+    previous checkpoint is kept next to it, see :func:`latest_checkpoint`.
     """
     path = Path(path)
     buffer = io.BytesIO()
@@ -78,14 +78,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 def latest_checkpoint(
     path: str | os.PathLike[str], say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The state in ``path`` or, where that is damaged, in the checkpoint before.
+    """The state in ``path`` or, if that is damaged, in the previous checkpoint.
 
     Args:
         path: of :func:`save_checkpoint`.
         say: gets a line about each damaged file.
 
     Returns:
-        None: there is no checkpoint that is whole.
+        None: there is no intact checkpoint.
 
     Raises:
         UserError: the checkpoint is of another version.

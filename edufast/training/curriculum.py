@@ -263,7 +263,7 @@ class Curriculum:
         """The authors' exact schedule for three slices (arXiv 2311.13811 and its code).
 
         New grades begin after 150 and 180 of 240 epochs, when the learning rate also decays. The
-        slices come one after the other within an epoch, targets are routed, and the momentum is
+        slices follow each other within an epoch, targets are routed, and the momentum is
         discarded when a grade begins. Other numbers of ``epochs`` are split in proportion.
 
         Raises:

@@ -170,6 +170,6 @@ def _complete_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _rates_as_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Each group's own, on the device: a captured step would repeat a number."""
+    """Learning rates as tensors on the device: a captured step would repeat a float."""
     for group in optimizer.param_groups:
         group["lr"] = torch.full((), float(group["lr"]), device=device)

@@ -45,9 +45,9 @@ def mixed(
     """A batch mixed with itself in another order, and its soft labels.
 
     mixup (Zhang et al. 2018): ``s * image + (1 - s) * other``. CutMix (Yun et al. 2019): a
-    rectangle of about 1 - s of the area is the other's. Labels have the images' shares. s is
-    uniform on [0, 1), that is Beta(1, 1), and like the rectangle one for the batch. Everything
-    drawn is a function of seed, epoch and iteration.
+    rectangle of about 1 - s of the area is the other's. Labels are mixed in the same shares. s is
+    uniform on [0, 1), that is Beta(1, 1); s and the rectangle are drawn once for the batch, as a
+    function of seed, epoch and iteration.
 
     Args:
         batch: on one rank of several, its own rows.

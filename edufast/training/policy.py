@@ -43,14 +43,14 @@ def altered(
 ) -> Batch:
     """A batch whose images are changed one by one.
 
-    Everything drawn is a function of seed, epoch, iteration and the row; torch's generator is left
+    Every random choice is a function of seed, epoch, iteration and row; torch's generator is left
     as it was.
 
     Args:
         policy: not "none".
         batch: on one rank of several, its own rows.
         mean: per channel, of pixel / 255, with which the images are normalised.
-        std: likewise.
+        std: as ``mean``.
     """
     images, change = batch.images, transform(policy)
     constants = 255 * torch.tensor([mean, std], device="cpu")

@@ -434,7 +434,7 @@ class School:
         if state["begun"] not in (at.grade, at.grade + 1):
             raise ValueError(f"begun is {state['begun']}; expected {at.grade} or {at.grade + 1}")
         self.progress = at
-        # Not progress.grade: when a grade ends it is already that of the next, which has not begun.
+        # Not progress.grade: once a grade ends, that is the next one, which has not begun.
         self._growth.begin(state["begun"] - 1)
         self.student.load_state_dict(state["student"])
         if self._growth.average is not None:

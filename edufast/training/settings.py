@@ -52,15 +52,15 @@ class Training:
         erase: share of the images, up to 1, in which a rectangle is erased, for the teachers too,
             see :func:`edufast.training.erasing.erased`. 0: none.
         mix: "mixup" or "cutmix" mixes the images of a batch in pairs, for the teachers too, and
-            their labels likewise, see :func:`edufast.training.mixing.mixed`. Needs the targets
+            their labels with them, see :func:`edufast.training.mixing.mixed`. Needs the targets
             "full" or "none", and an algorithm that takes soft labels. "none": no mixing.
         label_smoothing: share of each label, below 1, that is spread evenly over the classes
             taught, see :func:`edufast.training.mixing.smoothed`. Needs another target than
             "routed", and an algorithm that takes soft labels. 0: none.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.
-        patience: the last grade ends after this many of its epochs in a row without a better
-            validation; the student graduates as it is then. 0: all epochs are taught.
+        patience: the last grade ends after this many epochs in a row without a better validation
+            accuracy; the student graduates as it is then. 0: all epochs are run.
         precision: "bf16" runs the student in bfloat16 by autocast; its weights, their updates and
             the losses stay float32. In a run, the teachers compute entirely in bfloat16. Faster if
             the hardware supports it (GPUs, CPUs with AVX512-BF16 or AMX), slower otherwise.

@@ -48,7 +48,7 @@ class TrainStep:
     ranks.
 
     Args:
-        student: as grown in this grade.
+        student: grown for this grade.
         algorithm: how to distil.
         optimizer: of the student's active parameters.
         training: precision, and whether to compile.
@@ -186,7 +186,7 @@ class TrainStep:
 
 @contextmanager
 def _capturable(groups: list[dict[str, Any]]) -> Iterator[None]:
-    """AdamW must be told that it will be captured, and warns if it then is not."""
+    """AdamW must be told that it is being captured, and warns if told so without a capture."""
     on_gpu = groups[0]["params"][0].is_cuda and "capturable" in groups[0]
     asked = groups if on_gpu and torch.cuda.is_current_stream_capturing() else []
     for group in asked:

@@ -135,7 +135,7 @@ def test_early_exits_are_written_with_what_they_cost(copy):
     shown = " ".join(edufast("export", copy, "--early-exit", "100").stderr.split())
     assert "100.0% after 1, 0.0% after 2, 0.0% after 3 of 3 fragments; mean cost" in shown
     assert (
-        "of all images, 100.0 % after 1, 0.0 % after 2, 0.0 % after 3 of 3 fragments"
+        "images that stop: 100.0 % after 1, 0.0 % after 2, 0.0 % after 3 of 3 fragments"
         in (copy / "report.html").read_text()
     )
 

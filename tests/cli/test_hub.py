@@ -26,7 +26,7 @@ def test_a_run_becomes_a_folder_of_its_student_or_of_the_best_one_so_far(data, t
 def test_a_student_of_no_such_library_is_refused_in_one_line(data, tmp_path):
     weights = save(tmp_path / "a.safetensors", data)
     told = one_line(edufast("hub", weights, "-o", tmp_path / "hub", code=2))
-    assert told.startswith("edufast: model is 'resnet8'; expected one of timm or of transformers")
+    assert told.startswith("edufast: model is 'resnet8'; expected timm/<name> or hf/<name>")
     assert not (tmp_path / "hub").exists()
 
 

@@ -386,7 +386,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_decisions_that_stay(folder, tmp_path)
     assert process.returncode == 130
     told = " ".join(stderr.decode().split())
     assert "recipe key decided because" in told and "curriculum.grades 1 " in told
-    assert "usable: student.onnx" in told and "stopped; go on with" in told
+    assert "usable: student.onnx" in told and "stopped; continue with" in told
     picture = next((pictures / "val" / "c3").iterdir())
     (answer,) = map(json.loads, edufast("predict", out, picture, "--json").stdout.splitlines())
     assert Path(answer["picture"]) == picture
@@ -419,7 +419,7 @@ def test_all_packages_that_are_missing_are_told_first(monkeypatch):
 
 
 def test_a_sweep_needs_a_whole_recipe(folder):
-    assert "folder leaves open what is decided" in one_line(edufast("sweep", "folder", code=2))
+    assert "folder leaves values open that are" in one_line(edufast("sweep", "folder", code=2))
 
 
 @pytest.mark.parametrize(

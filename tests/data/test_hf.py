@@ -60,9 +60,9 @@ def test_what_is_missing_or_damaged_is_told(saved: Path) -> None:
     refuses(r"data-00001-of-00002\.arrow: missing; .*state\.json names it")
     for content in ("{", "[]", json.dumps({"_data_files": [3]})):
         (saved / "train" / "state.json").write_text(content)
-        refuses(r"train/state\.json: is damaged; expected what save_to_disk wrote")
+        refuses(r"train/state\.json: is damaged; expected a file written by save_to_disk")
     (saved / "train" / "state.json").unlink()
-    refuses(r"train/state\.json: missing; expected what save_to_disk wrote")
+    refuses(r"train/state\.json: missing; expected a folder written by save_to_disk")
     (saved / "dataset_dict.json").write_text('{"splits": ["test"]}')
     refuses("has the splits test; expected train")
 

@@ -32,12 +32,12 @@ def test_what_was_written_is_read(tmp_path) -> None:
     ("change", "message"),
     [
         ({"contract": 1, "more": 1}, "has version 1; expected 2"),
-        ({"files": [{"name": "x"}]}, "makes no sense"),
-        ({"files": [vars(FILE) | {"name": "../student.onnx"}]}, "makes no sense"),
-        ({"files": None}, "makes no sense"),
-        ({"files": []}, "makes no sense"),
-        ({"files": [vars(FILE) | {"exact": ""}]}, "makes no sense"),
-        ({"more": 1}, "makes no sense"),
+        ({"files": [{"name": "x"}]}, "is not a valid contract"),
+        ({"files": [vars(FILE) | {"name": "../student.onnx"}]}, "is not a valid contract"),
+        ({"files": None}, "is not a valid contract"),
+        ({"files": []}, "is not a valid contract"),
+        ({"files": [vars(FILE) | {"exact": ""}]}, "is not a valid contract"),
+        ({"more": 1}, "is not a valid contract"),
     ],
 )
 def test_another_contract_is_refused(change, message, tmp_path) -> None:
@@ -51,7 +51,7 @@ def test_another_contract_is_refused(change, message, tmp_path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"contract": 2}', "\udcff", "[" * 100_000])
 def test_a_damaged_contract_is_refused(text, tmp_path) -> None:
     (tmp_path / CONTRACT).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match="makes no sense; expected what edufast export wrote"):
+    with pytest.raises(UserError, match="is not a valid contract; expected one written by edufast"):
         Contract.read(tmp_path)
 
 

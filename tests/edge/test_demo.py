@@ -132,7 +132,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_shows_names_as_text(server: D
 
 @pytest.mark.parametrize("content", [b"", b"no picture", picture()[:300]])
 def test_what_is_no_picture_is_told(server: DemoServer, content: bytes) -> None:
-    assert refused(server, content) == (422, "it cannot be read or decoded")
+    assert refused(server, content) == (422, "this picture cannot be read or decoded")
 
 
 def test_decoders_print_nothing_about_damaged_pictures(run: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_is_told_and_the_server_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        assert refused(server, picture()) == (500, "this machine: No space left on device")
+        assert refused(server, picture()) == (500, "the server failed: No space left on device")
     assert ask(server, picture())[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
@@ -178,7 +178,7 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(
     assert status == 422  # Pillow refuses so many itself
     monkeypatch.setattr(module, "MOST_PIXELS", 500)
     status, reason = refused(server, picture())
-    assert (status, reason) == (422, "it has 600 pixels; expected at most 500")
+    assert (status, reason) == (422, "this picture has 600 pixels; expected at most 500")
 
 
 def test_too_large_an_upload_is_not_read(server: DemoServer) -> None:
@@ -213,7 +213,10 @@ def test_pages_of_other_origins_may_not_ask(server: DemoServer) -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
     ):
-        assert refused(server, picture(), **headers) == (403, "only for pages of this server")
+        assert refused(server, picture(), **headers) == (
+            403,
+            "requests are accepted only from pages of this server",
+        )
     own = f"http://localhost:{server.server_port}"
     assert ask(server, picture(), Origin=own)[0] == 200
     assert ask(server, path="/", method="GET", Host="evil.example")[0] == 403
@@ -244,7 +247,7 @@ def test_pictures_dropped_in_a_browser_are_answered(server: DemoServer, tmp_path
     content = base64.b64encode(picture()).decode()
     with browsing(f"http://{HOST}:{server.server_port}/", str(tmp_path)) as page:
         broken, answered = page.run(DROP % content)
-    assert broken == "b.png\n\nNo answer: it cannot be read or decoded"
+    assert broken == "b.png\n\nNo answer: this picture cannot be read or decoded"
     name, *lines = answered.split("\n")
     assert name == "<i>a</i>.png"
     assert [line.partition(", ")[0] for line in lines if line.endswith(" ms")] == FILES

@@ -43,10 +43,10 @@ def test_a_file_that_cannot_be_run_is_one_line(tmp_path) -> None:
 def test_another_table_is_refused_in_one_line(line, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
     path.write_text(json.dumps(asdict(ROW)) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=r"table\.jsonl, line 2 is none that bench\.py prints"):
+    with pytest.raises(UserError, match=r"table\.jsonl, line 2 was not printed by bench\.py"):
         read_rows(path)
     path.write_text("")
-    with pytest.raises(UserError, match="is empty; expected what"):
+    with pytest.raises(UserError, match="is empty; expected the output of"):
         read_rows(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path)

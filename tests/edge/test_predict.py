@@ -194,13 +194,13 @@ def rule(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("options", "metadata", "message"),
     [
-        ({"classes": ["a", "b", "c"]}, {}, "expects images that its caller has normalised"),
+        ({"classes": ["a", "b", "c"]}, {}, "takes normalised images"),
         ({**BYTES, "classes": None}, {}, "has no 'classes' in its metadata"),
         (BYTES, {"classes": None, "preprocessing": None}, "has no 'classes' in its metadata"),
-        (BYTES, {"preprocessing": rule()}, "has no resize rule: an earlier version wrote it"),
-        (BYTES, {"preprocessing": rule(resize={"cover": [8, 8]})}, "metadata that make no sense"),
-        (BYTES, {"preprocessing": "[]"}, "metadata that make no sense"),
-        (BYTES, {"classes": "a, b"}, "metadata that make no sense"),
+        (BYTES, {"preprocessing": rule()}, "was written by an earlier version"),
+        (BYTES, {"preprocessing": rule(resize={"cover": [8, 8]})}, "has no valid metadata"),
+        (BYTES, {"preprocessing": "[]"}, "has no valid metadata"),
+        (BYTES, {"classes": "a, b"}, "has no valid metadata"),
         (BYTES, {"classes": '["a", "b"]'}, "to the classes that its metadata names"),
     ],
     ids=range(8),

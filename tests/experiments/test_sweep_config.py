@@ -54,9 +54,9 @@ def test_a_folder_is_of_a_run_or_of_a_sweep(recipe, tmp_path):
     run = small_config("scratch")
     RunFolder(tmp_path / "run").claim(run)
     sweep.write(tmp_path / "sweep")
-    with pytest.raises(UserError, match="run holds a run, no sweep; expected another folder"):
+    with pytest.raises(UserError, match="run holds a run, not a sweep; expected another folder"):
         sweep.continuing(tmp_path / "run")
-    with pytest.raises(UserError, match="sweep holds a sweep, no run; expected another folder"):
+    with pytest.raises(UserError, match="sweep holds a sweep, not a run; expected another folder"):
         RunFolder(tmp_path / "sweep").claim(run)
     assert sweep.continuing(tmp_path / "sweep").seeds == 1
     assert RunFolder(tmp_path / "run").holds(run)

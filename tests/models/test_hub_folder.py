@@ -136,6 +136,6 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_model_of_another_library_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="model is 'resnet8'; expected one of timm or of transf"):
+    with pytest.raises(UserError, match="model is 'resnet8'; expected timm/<name> or hf/"):
         save_hub_folder(tmp_path / "x", create_model("resnet8", 3), info(32, "resnet8"))
     assert list(tmp_path.iterdir()) == []

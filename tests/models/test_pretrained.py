@@ -67,7 +67,7 @@ def test_a_file_of_as_many_classes_is_taken_whole(saved: Path) -> None:
     start = started("resnet8", 3, saved)
     same(start.model, network())
     assert start.learned == {name for name, _ in network().named_parameters()}
-    assert start.summary == f"resnet8 starts from {saved}; it learned from images of 24 pixels"
+    assert start.summary == f"resnet8 starts from {saved}; it was trained on images of 24 pixels"
 
 
 def test_a_head_of_another_number_of_classes_is_replaced_and_that_is_said(saved: Path) -> None:

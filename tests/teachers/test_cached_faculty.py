@@ -214,7 +214,7 @@ def test_ranks_read_what_is_stored_and_in_a_training_store_nothing(tmp_path):
     (found, computed, (line,)), other = on_ranks(answered, tmp_path, False)
     assert (found, computed) == (0, 32) and other == (0, 32, [])
     assert "lacks logits of teacher 0 (teacher); they are computed at every step" in line
-    with pytest.raises(AssertionError, match="which is sharded: not all ranks lack them"):
+    with pytest.raises(AssertionError, match="which is sharded and runs only on all ranks"):
         on_ranks(answered, tmp_path, True)
     assert fill(tmp_path, False, False) == 144 * 9
     assert on_ranks(answered, tmp_path, True) == [(32, 0, []), (32, 0, [])]

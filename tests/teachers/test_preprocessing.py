@@ -109,7 +109,7 @@ def test_schools_of_other_data_share_a_faculty():
 
 def test_nobody_guesses_what_the_images_are():
     faculty = Faculty([Teacher(tiny_model(), range(6), "carl", mean=(0.5, 0.5, 0.5))])
-    with pytest.raises(RuntimeError, match=r"teacher 0 \(carl\) expects images of its own mean"):
+    with pytest.raises(RuntimeError, match=r"teacher 0 \(carl\) expects images with its own mean"):
         faculty.logits(0, torch.randn(2, 3, 16, 16))
 
 

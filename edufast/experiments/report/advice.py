@@ -15,12 +15,12 @@ from edufast.experiments.answers import Answers
 from edufast.experiments.events import ExportEvent, FileKey
 from edufast.experiments.report.format import percent, si
 
-# A file that is less accurate by no more than this may be shipped for its size.
+# A smaller file is preferred if it is less accurate by no more than this.
 NEARLY = 0.01
 _CERTAIN = 0.9  # a wrong answer as confident as this may be a wrong label
-_WEAK = 0.1  # so much less than all classes together, and a class needs pictures
+_WEAK = 0.1  # a class this much below the overall accuracy needs more pictures
 _NAMED = 3  # classes in a piece of advice
-_WIDE = 0.05  # half an interval above which accuracies can hardly be compared
+_WIDE = 0.05  # half-width of an interval above which the accuracy is imprecise
 _FEW = 200  # pictures of a class, up to which more help most
 
 
@@ -39,8 +39,8 @@ def choose(
     None: nothing was exported and measured.
 
     Args:
-        fitting: those that the device has room for; None: all. If none was exported that fits, one
-            that does not is chosen, and the reason says so.
+        fitting: those that fit the device; None: all. If none of the exported files fits, the
+            smallest is chosen, and the reason says so.
     """
     measured = [export for export in exports if not export.noise]
     if not measured:
@@ -61,7 +61,7 @@ def choose(
         times = best.bytes / chosen.bytes
         return Choice(
             chosen,
-            f"{best.path} is only {points} more accurate, and {times:.1f} times as large.",
+            f"{best.path} is only {points} more accurate, but {times:.1f} times as large.",
         )
     others = ", ".join(
         f"{export.path}: {percent(export.accuracy)}, {si(export.bytes, 'B')}"
@@ -88,20 +88,20 @@ def _unfit(measured: Sequence[ExportEvent], fitting: Collection[FileKey]) -> Cho
     formats = ",".join(dict.fromkeys(form for form, _ in fitting))
     return Choice(
         smallest,
-        "It is the smallest, but no file that was exported fits the recipe's budget: edufast "
-        f"export RUN --to {formats} writes some that do.",
+        "It is the smallest, but none of the exported files fits the recipe's budget. To write "
+        f"files that do: edufast export RUN --to {formats}",
     )
 
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """What a file answers about the images of a class.
+    """How a file does on the images of a class.
 
     Attributes:
         name: of the class.
-        trained: images of it that were learned from.
-        count: images of it that were set aside.
-        right: of these, those that were recognised.
+        trained: its training images.
+        count: its images that were set aside.
+        right: how many of these were recognised.
         answered: images of any class that were taken for it.
         rival: name of the class that it is most often taken for, and how often; None: never.
     """
@@ -148,7 +148,7 @@ def by_class(answers: Answers, file: str) -> list[ClassSummary]:
 
 
 def confused(answers: Answers, file: str) -> list[tuple[str, str, int]]:
-    """Pairs of classes and how many images of either were taken for the other, from the most."""
+    """Pairs of classes and how many images of one were taken for the other, most first."""
     counts = confusion(answers, file)
     both = np.triu(counts + counts.T, 1)
     order = np.argsort(-both, axis=None, kind="stable")
@@ -157,13 +157,13 @@ def confused(answers: Answers, file: str) -> list[tuple[str, str, int]]:
 
 
 def most_wrong(answers: Answers, file: str) -> NDArray[np.int64]:
-    """Positions of the images that were taken for another class, from the most confident."""
+    """Positions of the images that were taken for another class, the most confident first."""
     wrong = np.flatnonzero(answers.chosen[file] != answers.labels)
     return wrong[np.argsort(-answers.confidence[file][wrong], kind="stable")]
 
 
 def least_certain(answers: Answers, file: str) -> NDArray[np.int64]:
-    """Positions of all images, from the one of the least confident answer."""
+    """Positions of all images, the least confident answer first."""
     return np.argsort(answers.confidence[file], kind="stable")
 
 
@@ -181,34 +181,34 @@ def next_steps(answers: Answers, file: str, minutes: float | None) -> list[str]:
     weak = [s for s in by_class(answers, file) if s.count and s.recall < right / count - _WEAK]
     if weak:
         named = "; ".join(
-            f"{s.name} ({s.right} of {s.count} recognised, learned from {s.trained})"
+            f"{s.name} ({s.right} of {s.count} recognised, trained on {s.trained})"
             for s in weak[:_NAMED]
         )
-        steps.append(f"Add pictures of the classes that are recognised least: {named}.")
+        steps.append(f"Add pictures of the classes that are recognised worst: {named}.")
     elif right < count and answers.trained.min() < _FEW:
         steps.append(
-            f"Add pictures of all classes: the rarest has {answers.trained.min()} to learn from; "
-            f"{_FEW} are a good number."
+            f"Add pictures of all classes: the rarest has {answers.trained.min()} for training; "
+            f"{_FEW} is a good number."
         )
     pairs = [pair for pair in confused(answers, file) if pair[2] > 1]
     if pairs:
         first, second, times = pairs[0]
         steps.append(
             f"Mixed up most: {first} and {second}, {times} times. Add pictures that show what "
-            "tells them apart, or make them one class if that is good enough."
+            "tells them apart, or merge the two classes if you need not tell them apart."
         )
     certain = int((answers.confidence[file][most_wrong(answers, file)] >= _CERTAIN).sum())
     if certain:
         steps.append(
-            f"Check the labels where the model disagrees with high confidence: "
-            f"above {_CERTAIN:.0%} in {certain} of the {count} pictures set aside."
+            "Check the labels of pictures on which the model disagrees with high confidence, above "
+            f"{_CERTAIN:.0%}: {certain} of the {count} pictures set aside."
         )
     low, high = proportion(right, count)
     if (high - low) / 2 > _WIDE:
         steps.append(
-            f"With {count} pictures set aside, the accuracy may be anywhere between {percent(low)} "
-            f"and {percent(high)}: with more pictures it is also known more precisely."
+            f"With only {count} pictures set aside, the accuracy may be anywhere between "
+            f"{percent(low)} and {percent(high)}. More pictures also make it more precise."
         )
     if minutes is not None:
-        steps.append(f"Give it more time: --minutes {6 * minutes:g} instead of {minutes:g}.")
+        steps.append(f"Train longer: --minutes {6 * minutes:g} instead of {minutes:g}.")
     return steps

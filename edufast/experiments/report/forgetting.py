@@ -41,8 +41,8 @@ def has_slices(method: MethodLog) -> bool:
 def caption(method: MethodLog) -> str:
     """Says what the matrix shows, with the forgetting of Chaudhry et al. (2018) as a number."""
     text = (
-        f"Columns are the class slices. Reading down a column of {method.name} shows what later "
-        "grades do to what earlier grades taught; blank: not yet taught."
+        f"Columns are the class slices of {method.name}. Reading down a column shows how accuracy "
+        "on a slice changes in later grades; blank: not yet taught."
     )
     matrix = accuracy_matrix(method)
     if matrix is None or len(matrix) < 2:
@@ -51,7 +51,7 @@ def caption(method: MethodLog) -> str:
     if not earlier.any():
         return text
     drop = float((np.nanmax(matrix[:-1, earlier], axis=0) - matrix[-1, earlier]).mean())
-    return f"{text} Forgetting, the mean fall from a slice's best: {100 * drop:.1f} points."
+    return f"{text} Forgetting, the mean drop from a slice's best: {100 * drop:.1f} points."
 
 
 def forgetting(method: MethodLog, theme: Theme) -> Figure:

@@ -32,11 +32,11 @@ _ROWS = 20  # classes that are shown at once, and for which there is a matrix
 
 
 def lead(log: RunLog, answers: Answers | None) -> str:
-    """The first part of the page; nothing where no file was exported, or not asked."""
+    """The first part of the page; empty if no file was exported or none was evaluated."""
     choice = choose(log.exports, log.run.fitting if log.run else None)
     if choice is None or answers is None:
         return ""
-    # Files of 8-bit integers that were written later answer as the one that they were made of.
+    # Of an 8-bit file written later, show the answers of the file that it was made from.
     file = choice.file.path if choice.file.path in answers.chosen else "student.onnx"
     if file not in answers.chosen:
         return ""
@@ -46,7 +46,7 @@ def lead(log: RunLog, answers: Answers | None) -> str:
         (f"The file to use: {choice.file.path}", _file(choice, log.exports, answers)),
         ("What to do next", f"<ul>{''.join(f'<li>{escape(s)}</li>' for s in steps)}</ul>"),
         ("Class by class", _classes(answers, file)),
-        ("What is taken for what", _confusion(answers, file)),
+        ("Which classes are mixed up", _confusion(answers, file)),
         ("Pictures", _pictures(answers, file)),
     ]
     return "\n".join(
@@ -61,16 +61,16 @@ def _file(choice: Choice, exports: Sequence[ExportEvent], answers: Answers) -> s
     cards = [
         ("accuracy", percent(file.accuracy), f"{percent(low)} to {percent(high)}, 95 % interval"),
         ("size", si(file.bytes, "B"), "one self-contained file"),
-        ("time for a picture", f"{file.latency_ms:.2f} ms", "one thread of this machine"),
-        ("classes", str(len(answers.classes)), f"{answers.trained.sum():,} pictures learned from"),
+        ("time per picture", f"{file.latency_ms:.2f} ms", "one thread of this machine"),
+        ("classes", str(len(answers.classes)), f"{answers.trained.sum():,} training pictures"),
     ]
     said = note(
-        f"{choice.reason} Accuracy is the share recognised of {count:,} pictures set aside, which "
-        "the model has not learned from."
+        f"{choice.reason} Accuracy is the share of correct answers on {count:,} pictures that were "
+        "set aside and never trained on."
     )
     use = (
         '<p class="note">To use it, run <code>edufast predict</code> with this file and pictures; '
-        "without EduFast, <code>python predict.py</code>, which is in the same folder.</p>"
+        "without EduFast, run <code>python predict.py</code>, which is in the same folder.</p>"
     )
     if len(exports) < 2:
         return tiles(cards) + said + use
@@ -104,10 +104,10 @@ def _classes(answers: Answers, file: str) -> str:
         )
     heads = [
         "class",
-        "learned from",
+        "training pictures",
         "recognised",
         "95 % interval",
-        "right when it says so",
+        "right when predicted",
         "most often taken for",
     ]
     shown = table(heads, rows[:_ROWS])
@@ -139,7 +139,7 @@ def _matrix(classes: Sequence[str], counts: NDArray[np.int64]) -> str:
     return (
         f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        + note("A row for what the pictures show, a column for what the model says.")
+        + note("Rows: what the pictures show. Columns: what the model answers.")
     )
 
 
@@ -159,7 +159,7 @@ def _pictures(answers: Answers, file: str) -> str:
         for title, some in parts
         if len(some)
     )
-    return shown + note("This page holds these pictures: consider who you share it with.")
+    return shown + note("This page contains these pictures: consider whom you share it with.")
 
 
 def _picture(answers: Answers, file: str, i: int) -> str:

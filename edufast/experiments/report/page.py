@@ -94,12 +94,12 @@ def _notice(log: RunLog) -> str:
         return ""
     return (
         '<p class="notice" role="status"><b>Unfinished run.</b> '
-        f"{escape('; '.join(phrases))}. What follows is what was logged until then.</p>"
+        f"{escape('; '.join(phrases))}. This page shows what was logged until then.</p>"
     )
 
 
 def _tiles(log: RunLog) -> str:
-    """The answer first: education against the baseline, in accuracy and cost."""
+    """The answer first: education compared with the baseline, in accuracy and cost."""
     education, baseline = log.methods.get("education"), log.baseline
     if education is None or not education.results:
         return ""
@@ -158,13 +158,13 @@ def _results(log: RunLog) -> str:
     ]
     text = (
         f"Accuracy {SPLITS[log.run.split if log.run else 'validation']}. Means over seeds; ± is "
-        "one sample standard deviation. The best epoch is chosen on the same images: read it as "
+        "one sample standard deviation. The best epoch is chosen on the same images, so it is "
         "optimistic. Teachers that several students share were trained once."
     )
     if log.run is not None:
-        text += f" Methods had equal {EQUAL[log.run.equal]}."
+        text += f" All methods were given equal {EQUAL[log.run.equal]}."
     flops = si(_mean(baseline, lambda result: result.student_flops), "FLOP")
-    text += f" Student FLOPs are relative to {baseline.name}, 1 × = {flops}."
+    text += f" Student FLOPs are relative to {baseline.name}: 1 × is {flops}."
     return table(heads, rows) + note(text)
 
 
@@ -183,9 +183,9 @@ def _slices(log: RunLog) -> str:
             [f"{method.name}, within the slice", *map(spread, zip(*masked, strict=True))],
         ]
     text = (
-        "Accuracy on the classes of each grade after the last epoch: with the answer free among "
-        "all classes, and within the slice, where the other classes are masked. The difference is "
-        "what a student loses between slices rather than within them."
+        "Accuracy on the classes of each grade after the last epoch: with all classes as possible "
+        "answers, and within the slice, with all other classes masked. The difference is what a "
+        "student loses by confusing slices rather than classes within them."
     )
     heads = ["method", *(f"slice {number}" for number in range(1, counts.pop() + 1))]
     return table(heads, rows) + note(text)
@@ -263,8 +263,8 @@ def _exports(log: RunLog) -> str:
         "accuracy",
         "compared on",
         "top-1 agreement",
-        "there: accuracy, PyTorch",
-        "accuracy, file",
+        "accuracy there, PyTorch",
+        "accuracy there, file",
         "difference, points (95 %)",
         "class that loses most",
         "largest logit difference",
@@ -274,8 +274,8 @@ def _exports(log: RunLog) -> str:
     ]
     early = "".join(note(_early(export)) for export in log.exports if export.early is not None)
     use = (
-        '<p class="note">To predict pictures: <code>edufast predict</code> with this folder, or '
-        "without EduFast <code>python predict.py student.onnx</code>, and the pictures.</p>"
+        '<p class="note">To classify pictures: <code>edufast predict</code> with this folder, or '
+        "without EduFast <code>python predict.py student.onnx</code>, then the pictures.</p>"
     )
     return table(heads, rows) + early + use
 
@@ -284,7 +284,7 @@ def _devices(log: RunLog) -> str:
     if not log.devices:
         return ""
     heads = ["file", "machine", "runtime", "one image, one thread", "95th percentile"]
-    heads += ["load, first answer", "peak memory", "before the file was loaded"]
+    heads += ["load and first answer", "peak memory", "memory before loading"]
     rows = [
         [
             row.file,
@@ -308,11 +308,11 @@ def _early(export: ExportEvent) -> str:
         for depth, share in zip(early["depths"], early["shares"], strict=True)
     )
     return (
-        f"{export.path} ends where a class has a probability of {early['threshold']:.4g} "
-        f"({early['target']}): of all images, {left} of "
-        f"{early['depths'][-1]} fragments; mean cost "
-        f"{percent(early['cost'])} of the whole student's. Accuracy on images that the threshold "
-        f"was not chosen on: {percent(early['accuracy_on_others'])}."
+        f"{export.path} stops at the first exit that gives a class a probability of "
+        f"{early['threshold']:.4g} or more ({early['target']}). Share of images that stop: {left} "
+        f"of {early['depths'][-1]} fragments. Mean cost: {percent(early['cost'])} of the whole "
+        f"student's. Accuracy on images that were not used to choose the threshold: "
+        f"{percent(early['accuracy_on_others'])}."
     )
 
 

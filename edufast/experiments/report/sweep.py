@@ -44,14 +44,14 @@ def note(summary: SweepSummary) -> str:
         f"Accuracy {SPLITS[summary.split]}: mean ± one sample standard deviation over seeds "
         f"({_count(summary.seeds, 'student seed')}, {_count(summary.teacher_seeds, 'set')} "
         f"of teachers, {_count(summary.data_seeds, 'draw')} of the data). The best epoch is "
-        "chosen on the same images: read it as optimistic. Baselines had equal "
+        "chosen on the same images, so it is optimistic. Baselines were given equal "
         f"{EQUAL[summary.equal]}. Teachers are shared between variants and were trained once."
     )
     diverged = {variant.name: len(variant.diverged) for variant in summary.variants}
     unfinished = {variant.name: len(variant.unfinished) for variant in summary.variants}
     for meaning, counts in (
-        ("Diverged, with the number of seeds, which are not among the means", diverged),
-        ("Unfinished, with the number of seeds missing", unfinished),
+        ("Diverged (number of seeds; the means leave them out)", diverged),
+        ("Unfinished (number of missing seeds)", unfinished),
     ):
         cases = [f"{name} ({count})" for name, count in counts.items() if count]
         if cases:

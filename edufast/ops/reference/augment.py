@@ -94,11 +94,11 @@ class Augment(NamedTuple):
                 )
 
     def _check_numbers(self, name: str, x: Tensor, count: int) -> None:
-        """Those of a device are not waited for: see :func:`reference`."""
+        """Skips tensors on a device, rather than wait for it: see :func:`reference`."""
         if not values_are_at_hand(x):
             return
         if not count and len(x):
-            raise ValueError(f"{name} has {len(x)} numbers; expected none, for there are no images")
+            raise ValueError(f"{name} has {len(x)} numbers; expected none without images")
         wrong = (x < 0) | (x >= count)
         if wrong.any():
             i = int(wrong.nonzero()[0])
@@ -108,16 +108,17 @@ class Augment(NamedTuple):
 def reference(*arguments: object) -> Tensor:
     """(B, H, W, C): view ``views[b]`` of image ``index[b]``, normalised.
 
-    Number v says by which (y, x) the view's corner lies off the image's, each from -pad to pad, and
-    whether it is then mirrored left to right: v = ((y + pad) * (2 pad + 1) + x + pad) * m +
-    mirrored, where m is 2, or 1 without ``flip``. Pixels outside of the image are 0.
+    View number v encodes the offset (y, x) of the view's corner from the image's, each from -pad to
+    pad, and whether the view is then mirrored left to right:
+    v = ((y + pad) * (2 pad + 1) + x + pad) * m + mirrored, where m is 2, or 1 without ``flip``.
+    Pixels outside the image are 0.
 
     Normalised is ``(pixel - mean') * (1 / std')``, with ``mean' = 255 mean`` and ``std' = 255 std``
     rounded to float32, and every operation rounded to float32: the bits of DALI's
     ``crop_mirror_normalize``. What is not float32 is rounded from it.
 
-    An index or a number that is out of range is an error where it can be looked at without waiting
-    for a device; elsewhere its image is NaN.
+    An index or view number out of range is an error if it can be read without waiting for a device;
+    otherwise its image is NaN.
     """
     p = Augment(*arguments)  # type: ignore[arg-type]
     count, height, width, _ = p.images.shape

@@ -50,7 +50,7 @@ class DistLoss(NamedTuple):
     temperature: float
     beta: float
     gamma: float
-    # In the place of the three floats, which are 0 beside it: float64 (3,), as in KDLoss.
+    # Replaces the three floats, which are then 0: float64 (3,), as in KDLoss.
     numbers: Tensor | None = None
 
     def check(self) -> None:
@@ -102,7 +102,7 @@ def reference(p: DistLoss) -> Tensor:
     Conventions, which every backend shares:
 
     - ``pearson(a, b) = sum a' b' / (|a'| |b'| + 1e-8)``, a' and b' centred; as in the authors'
-      code, whose loss likewise carries tau^2.
+      code, whose loss also has the factor tau^2.
     - A row or column that is constant on either side (deviations below 1e-6 of the mean) has
       correlation 0 and no gradient. So do the columns of a single row, and a single class.
     - Classes at -inf have probability 0. A row that is -inf throughout counts as zeros.

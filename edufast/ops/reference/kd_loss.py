@@ -82,7 +82,7 @@ class Numbers(NamedTuple):
             check_weight("divergence_params[1]", params[1])
 
     def are_in_range(self, divergence: str) -> bool | Tensor:
-        """What :meth:`check` asks, of tensors, too, and without waiting for the answer."""
+        """The checks of :meth:`check`, also for tensors, without waiting for the answer."""
         right = is_share(self.alpha) & is_smoothing(self.label_smoothing)
         for temperature in self.temperatures:
             right = right & is_temperature(temperature)
@@ -91,7 +91,7 @@ class Numbers(NamedTuple):
         return right
 
 
-NO_FLOATS = Numbers([], 0.0, 0.0, [])  # what stands in their places beside ``numbers``
+NO_FLOATS = Numbers([], 0.0, 0.0, [])  # their values when ``numbers`` is given
 
 
 class KDLoss(NamedTuple):
@@ -163,7 +163,7 @@ class KDLoss(NamedTuple):
         return Numbers(self.temperatures, self.alpha, self.label_smoothing, self.divergence_params)
 
     def with_floats(self) -> KDLoss:
-        """The same with floats in the place of ``numbers``, if nobody has to wait for them.
+        """The same with floats instead of ``numbers``, if they can be read without waiting.
 
         Raises:
             ValueError: one is out of range; the message names the argument.
@@ -200,7 +200,7 @@ def reference(p: KDLoss) -> Tensor:
       One above 1e32 counts as infinite, and so does such a mean of -log p in label smoothing: only
       logits that mask by a huge negative number instead of -inf make it, and sums overflow.
     - "mean" divides by the number of rows that are not ignored; if all are, the loss is 0.
-    - A label out of range is an error where it can be seen without waiting for a device; elsewhere
+    - A label out of range is an error if it can be read without waiting for a device; otherwise
       the row's loss is NaN. So is every row's where a temperature, alpha or another of the numbers
       is out of range.
     """
@@ -213,7 +213,7 @@ def reference(p: KDLoss) -> Tensor:
     exists = (p.labels >= 0) & (p.labels < classes)
     labels = p.labels.where(valid & exists, 0)
     z = p.student.to(dtype).masked_fill(~valid[:, None], 0)
-    # A term that counts for nothing is not read. The numbers may be tensors: nothing branches.
+    # A term with weight 0 is not read. Without branches, since the numbers may be tensors.
     read = z.masked_fill((n.alpha == 0) | ~valid[:, None], 0)
     row_loss = n.alpha * _cross_entropy(read, labels, n.label_smoothing)
     row_loss = _add_divergences(row_loss, p, n, z, labels, valid)
@@ -228,8 +228,8 @@ def reference(p: KDLoss) -> Tensor:
 def _cross_entropy(z: Tensor, labels: Tensor, smoothing: Number) -> Tensor:
     s = softmax(z)
     label_term = -s.log_p.gather(1, labels[:, None])[:, 0]
-    # Without smoothing, classes at -inf are not looked at.
-    # Divided first, since several of the smallest numbers, which mask as -inf does, overflow.
+    # Without smoothing, classes at -inf are not read. Dividing first keeps the sum of several
+    # logits masked by the smallest number from overflowing.
     spread = (s.log_p / s.log_p.shape[1]).masked_fill(s.masked & (smoothing == 0), 0).sum(1)
     far = (spread < -LARGEST_DIVERGENCE) & (smoothing != 0)
     loss = (1 - smoothing) * label_term - smoothing * spread.masked_fill(far, -math.inf)

@@ -35,7 +35,7 @@ class Gram(NamedTuple):
     columns: list[Tensor]  # as in KDLoss
     starts: list[int]  # K
     temperatures: list[float]  # K
-    # In the place of the temperatures, of which there are none beside it: float64, as in KDLoss.
+    # Replaces the temperatures, which are then empty: float64, as in KDLoss.
     numbers: Tensor | None = None
 
     def check(self) -> None:
@@ -73,7 +73,7 @@ class Weights(NamedTuple):
 
     gram: Tensor  # (K, K) float64
     cap: float
-    # In the place of the cap, which is 0 beside it: float64 (1,), as in KDLoss.
+    # Replaces the cap, which is then 0: float64 (1,), as in KDLoss.
     numbers: Tensor | None = None
 
     def check(self) -> None:

@@ -71,7 +71,7 @@ def test_pictures_are_shown_that_are_wrong_or_uncertain(tmp_path):
     data = re.search('src="data:image/jpeg;base64,(.*?)"', figures[0])[1]
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert shown.size == (96, 96) and abs(shown.getpixel((48, 48))[0] - 60) < 8
-    assert "This page holds these pictures" in page
+    assert "This page contains these pictures" in page
     assert "<figure>" not in lead(LOG, answers())  # of arrays
 
 

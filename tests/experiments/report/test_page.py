@@ -66,7 +66,7 @@ def test_results_table(finished: Path) -> None:
         "scratch, within the slice", "94.0 ± 1.4 %", "94.0 ± 1.4 %", "96.0 ± 1.4 %"
     ]  # fmt: skip
     assert "Unfinished" not in page.text
-    assert "1 × = 12 TFLOP" in page.text
+    assert "1 × is 12 TFLOP" in page.text
 
 
 def test_the_page_stands_alone(finished: Path) -> None:

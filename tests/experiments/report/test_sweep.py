@@ -42,8 +42,8 @@ def test_the_note_tells_what_the_numbers_are_and_what_is_missing(summary: SweepS
     text = note(summary)
     assert "2 student seeds, 2 sets of teachers, 1 draw of the data" in text
     assert "on a held-out part of the training split" in text and "equal student FLOPs" in text
-    assert "not among the means: wild (1)." in text
-    assert "number of seeds missing: wild (1)." in text
+    assert "the means leave them out): wild (1)." in text
+    assert "number of missing seeds): wild (1)." in text
 
 
 def test_points_are_the_means_of_last_and_best_epoch(summary: SweepSummary) -> None:
