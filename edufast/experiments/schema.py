@@ -24,11 +24,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_as_number(cls, value: Any, field: ValidationInfo) -> Any:
-        """Pydantic takes ``true`` for 1."""
-        if isinstance(value, bool):
+        """Pydantic takes ``true`` for 1, in lists, too."""
+        if any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
             kinds = set(_kinds(cls.model_fields[field.field_name or ""].annotation))
             if kinds & {int, float} and bool not in kinds:
-                raise ValueError("expected a number")
+                raise ValueError(f"expected {'a number' if isinstance(value, bool) else 'numbers'}")
         return value
 
 

@@ -101,7 +101,10 @@ def test_a_section_takes_finite_numbers_only(rate):
 class Typed(Section):
     number: int = 0
     share: float | None = None
+    shares: list[float] | None = None
+    sizes: tuple[int, int] = (1, 2)
     truth: bool = False
+    truths: list[bool] | None = None
     mode: int | Literal[True] = 0
     inner: Inner | None = None
 
@@ -113,8 +116,15 @@ def test_true_and_false_are_no_numbers(key, value):
         check(Typed, {key: value}, "f")
 
 
+@pytest.mark.parametrize("key", ["shares", "sizes"])
+def test_nor_are_they_in_lists(key):
+    with pytest.raises(UserError, match=rf"f: {key}: found \[1, True\]; expected numbers"):
+        check(Typed, {key: [1, True]}, "f")
+
+
 def test_true_and_false_are_taken_where_they_are_meant():
-    assert check(Typed, {"truth": True, "mode": True}, "f") == Typed(truth=True, mode=True)
+    meant = {"truth": True, "truths": [True], "mode": True}
+    assert check(Typed, meant, "f") == Typed(truth=True, truths=[True], mode=True)
 
 
 def test_a_value_in_the_place_of_a_section_is_told_with_its_keys():
