@@ -163,6 +163,12 @@ def parse_value(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML: {one_line(error)}") from error
 
 
+def written_value(text: str) -> str:
+    """``text`` as :func:`parse_value` reads it: in ASCII, whatever it holds. JSON would not do, which
+    writes letters beyond 16 bits as two."""
+    return yaml.safe_dump(text, default_style='"', width=math.inf).rstrip()
+
+
 def override(content: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set ``key``, such as ``training.lr`` or ``teachers.0.model``, in place.
 

@@ -11,6 +11,7 @@ from edufast.experiments.schema import (
     override,
     parse_value,
     read_section,
+    written_value,
 )
 from edufast.utils.errors import UserError
 
@@ -165,3 +166,10 @@ def test_values_are_yaml():
     assert parse_value("[1, a]", "--set") == [1, "a"]
     with pytest.raises(UserError, match="--set x=: not valid YAML"):
         parse_value("[", "--set x=")
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f600", "not UTF-8: \udcff", "a: b # c", "1e3", "'\"\\\n\t é" * 50]
+)
+def test_any_text_can_be_written_as_a_value(text):
+    assert parse_value(written_value(text), "--data") == text
