@@ -164,8 +164,10 @@ def parse_value(text: str, source: str) -> Any:
 
 
 def written_value(text: str) -> str:
-    """``text`` as :func:`parse_value` reads it: in ASCII, whatever it holds. JSON would not do, which
-    writes letters beyond 16 bits as two."""
+    """``text`` as :func:`parse_value` reads it, in ASCII.
+
+    Not in JSON, which writes letters beyond 16 bits as two.
+    """
     return yaml.safe_dump(text, default_style='"', width=math.inf).rstrip()
 
 
