@@ -69,7 +69,7 @@ DType result_dtype(ScalarType dtype) {
 // Only memory of the CPU can be looked at; a CUDA kernel looks itself, and makes images NaN.
 void check_in_range(const char* name, const int64_t* numbers, int64_t count, int64_t limit) {
   EDUFAST_CHECK(limit > 0 || count == 0, name, " has ", count,
-                " numbers; expected none, for there are no images");
+                " numbers; expected none without images");
   for (int64_t i = 0; i < count; ++i)
     EDUFAST_CHECK(numbers[i] >= 0 && numbers[i] < limit, Argument{name, i}, " is ", numbers[i],
                   "; expected 0 to ", limit - 1);

@@ -30,12 +30,12 @@ struct Augment {
 };
 
 // What the number of a view says.
-struct View {
+struct Window {
   int32_t y, x;   // of its corner in the image
   bool mirrored;  // left to right
 };
 
-EDUFAST_HOST_DEVICE inline View view_of(const Augment& p, int64_t number) {
+EDUFAST_HOST_DEVICE inline Window window_of(const Augment& p, int64_t number) {
   const auto in_range = static_cast<uint32_t>(number), shifts = static_cast<uint32_t>(p.shifts());
   const uint32_t cell = p.flip ? in_range / 2 : in_range;
   return {static_cast<int32_t>(cell / shifts) - p.pad, static_cast<int32_t>(cell % shifts) - p.pad,

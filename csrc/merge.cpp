@@ -32,7 +32,9 @@ class Plan {
  public:
   explicit Plan(MergeArguments arguments) : arguments_(std::move(arguments)) { prepare(); }
 
+  // By one thread at a time: threads run it without Python's lock.
   void run(const MergeWeights& weights) {
+    const std::lock_guard lock(mutex_);
     weights.check(arguments_);
     if (!items_ || !items_->reusable() || snapshot_->outdated()) {
       items_.reset();
@@ -49,6 +51,7 @@ class Plan {
     items_ = std::make_unique<MergeItems>(arguments_);
   }
 
+  std::mutex mutex_;
   MergeArguments arguments_;
   std::unique_ptr<Snapshot> snapshot_;
   std::unique_ptr<MergeItems> items_;  // none: the arguments do not fit any more

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,23 @@ def test_no_duration_is_taken_from_a_clock_that_may_be_set_back():
         if re.search(r"\btime\.time\(|date(time)?\.(now|today|utcnow)\(", path.read_text("utf-8"))
     ]
     assert found == []
+
+
+_OPENS = re.compile(r"namespace ([\w:]*) ?{$")
+_DEFINES = re.compile(r"(?:template <.*> )?(?:struct|class|union|enum class) (\w+).*{")
+
+
+def test_no_name_of_the_kernels_means_two_types():
+    """Nothing tells where files of one library disagree about what a name is."""
+    places = defaultdict(set)
+    for path in sorted((ROOT / "csrc").rglob("*.*")):
+        inside = []
+        for line in path.read_text("utf-8").splitlines():
+            if opened := _OPENS.match(line):
+                inside.append(opened[1] or path.name)  # without a name it is the file's own
+            elif line.startswith("}  // namespace"):
+                inside.pop()
+            elif defined := _DEFINES.match(line):
+                places["::".join([*inside, defined[1]])].add(path.name)
+    assert len(places) > 50
+    assert [name for name, files in places.items() if len(files) > 1] == []

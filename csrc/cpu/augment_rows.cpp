@@ -10,7 +10,7 @@ namespace edufast::EDUFAST_ISA {
 namespace {
 
 // Row y of a view: `width * channels` bytes, 0 where it leaves the image.
-void read_row(const Augment& p, const uint8_t* image, const View& view, int32_t y, uint8_t* row) {
+void read_row(const Augment& p, const uint8_t* image, const Window& view, int32_t y, uint8_t* row) {
   const int32_t channels = p.channels, width = p.width, source = y + view.y;
   // Columns of the row, before it is mirrored, that are in the image.
   const int32_t first = view.x < 0 ? -view.x : 0;
@@ -44,7 +44,7 @@ void write_rows(const Augment& p, int64_t begin, int64_t end, float* mean, float
   T* out = static_cast<T*>(p.out) + begin * p.image_bytes();
   for (int64_t b = begin; b < end; ++b) {
     const uint8_t* image = p.images + p.index[b] * p.image_bytes();
-    const View view = view_of(p, p.views[b]);
+    const Window view = window_of(p, p.views[b]);
     for (int32_t y = 0; y < p.height; ++y, out += size) {
       read_row(p, image, view, y, row);
       for (int32_t i = 0; i < size; ++i) narrow((row[i] - mean[i]) * scale[i], out + i);

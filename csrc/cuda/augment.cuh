@@ -39,7 +39,7 @@ void with_result(const Augment& p, Visit visit) {
 }
 
 // A pixel of a view: its place in the image, negative where the image has none.
-__device__ __forceinline__ int place_of(const Augment& p, const View& view, int y, int x) {
+__device__ __forceinline__ int place_of(const Augment& p, const Window& view, int y, int x) {
   const int row = y + view.y, column = (view.mirrored ? p.width - 1 - x : x) + view.x;
   const bool inside = row >= 0 && row < p.height && column >= 0 && column < p.width;
   return inside ? row * p.width + column : -1;
@@ -50,7 +50,7 @@ template <class T, int Channels>
 __device__ __forceinline__ void augment_elements(const Augment& p, int64_t b, int first) {
   const int64_t i = p.index[b], number = p.views[b];
   const bool known = i >= 0 && i < p.num_images && number >= 0 && number < p.num_views();
-  const View view = view_of(p, number);
+  const Window view = window_of(p, number);
   const int size = p.image_bytes(), skipped = first % Channels;  // channels of the first pixel
   constexpr int kPixels = (kAugmentHeld + 2 * Channels - 2) / Channels;
   int place[kPixels];

@@ -121,12 +121,13 @@ def train(
     """
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run_folder import RunConfig
+    from edufast.experiments.schema import written_value
     from edufast.experiments.written import is_open
 
     user(require_all, "training", _NEEDS)
     changes = [*(set_ or [])]
     if data is not None:
-        changes.append(f"data.source={json.dumps(str(data))}")
+        changes.append(f"data.source={written_value(str(data))}")
     if minutes is not None:
         if not is_open(user(read_recipe, recipe)):
             fail(f"--minutes: {recipe} sets how long it takes; expected a recipe such as folder", 2)

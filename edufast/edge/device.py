@@ -64,7 +64,13 @@ def timed(images: np.ndarray) -> float:
 if len(sys.argv) < 2:
     sys.exit("expected exported files: python bench.py student.onnx > board.jsonl")
 if len(sys.argv) > 2:  # each in a process of its own
-    sys.exit(max(subprocess.call([sys.executable, __file__, file]) for file in sys.argv[1:]))
+    failed = False
+    for file in sys.argv[1:]:
+        code = subprocess.call([sys.executable, __file__, file])
+        if code < 0:  # as where memory is short; then nothing was said
+            print(f"{file}: ended by signal {-code}", file=sys.stderr)
+        failed |= code != 0
+    sys.exit(failed)
 file = sys.argv[1]
 messages = os.fdopen(os.dup(2), "w")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what runtimes log, in C or in Python, is lost

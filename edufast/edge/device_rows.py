@@ -75,7 +75,7 @@ def measure_here(file: Path) -> DeviceRow:
     """Run the script on this machine.
 
     Raises:
-        UserError: it fails; the message is its last line.
+        UserError: it fails; the message is its last line, or the signal that ended it.
     """
     with as_file(files("edufast.edge") / "device.py") as script:
         # onnxruntime takes names in UTF-8 only, whatever the locale.
@@ -85,6 +85,8 @@ def measure_here(file: Path) -> DeviceRow:
         )
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2].removeprefix(f"{file}: ")
+        if done.returncode < 0:
+            last = f"its process was ended by signal {-done.returncode}"
         raise UserError(f"{file} cannot be measured: {last}")
     return DeviceRow.parse(done.stdout)
 

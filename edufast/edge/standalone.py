@@ -32,7 +32,7 @@ for picture in pictures:
     top, left = start = np.maximum(np.minimum((size - part + odd / scale) / 2, size - part), 0)
     bottom, right = np.minimum(start + part, size)
     image = image.resize(tuple(crop[::-1]), Image.Resampling.BILINEAR, (left, top, right, bottom))
-    ((logits,),) = session.run(None, {"image": np.asarray(image)[None]})
+    ((logits,),) = session.run(["logits"], {"image": np.asarray(image)[None]})
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     best = probabilities.argmax()
     print(f"{picture}: {classes[best]} {probabilities[best]:.1%}")

@@ -24,11 +24,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_as_number(cls, value: Any, field: ValidationInfo) -> Any:
-        """Pydantic takes ``true`` for 1."""
-        if isinstance(value, bool):
+        """Pydantic takes ``true`` for 1, in lists, too."""
+        if any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
             kinds = set(_kinds(cls.model_fields[field.field_name or ""].annotation))
             if kinds & {int, float} and bool not in kinds:
-                raise ValueError("expected a number")
+                raise ValueError(f"expected {'a number' if isinstance(value, bool) else 'numbers'}")
         return value
 
 
@@ -161,6 +161,14 @@ def parse_value(text: str, source: str) -> Any:
     # PyYAML lets through what Python says about values such as 2024-13-01 or !!bool x.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise UserError(f"{source}: not valid YAML: {one_line(error)}") from error
+
+
+def written_value(text: str) -> str:
+    """``text`` as :func:`parse_value` reads it, in ASCII.
+
+    Not in JSON, which writes letters beyond 16 bits as two.
+    """
+    return yaml.safe_dump(text, default_style='"', width=math.inf).rstrip()
 
 
 def override(content: dict[str, Any], key: str, value: Any, source: str) -> None:

@@ -148,6 +148,8 @@ class StudentTask:
     def run(self, console: Console) -> str:
         if is_locked(self.product):  # before its data and teachers are read, perhaps often
             raise InUse(f"{self.product} is in use by another process")
+        if self.done():
+            return DONE_ELSEWHERE
         setup = Setup(self.config(), self.product, console, _load)
         try:
             with setup.opened():

@@ -34,12 +34,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = folder / target.name
     try:
         with naming(path):
+            mode = _mode_of_new_files(folder)
             yield temporary
         _sync(temporary)
-        # What a plain open() would have given it, whatever wrote it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)  # whatever wrote it
         temporary.replace(target)
         _sync(target.parent)
     finally:
@@ -121,12 +119,26 @@ def _create_locked(target: Path) -> tuple[Path, int]:
     own beside the one that they are asked for, or in its place."""
     while True:
         folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=_PARTIAL)
-        lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.exists(folder):
-            return Path(folder), lock
-        os.close(lock)  # another process was faster, and took it for one left behind
+        # Another process may be faster, take it for one left behind, and remove it.
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(folder):
+                return Path(folder), lock
+            os.close(lock)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """What a plain open() gives, tried out in an empty folder.
+
+    To ask for the umask is to change it, for a moment and for all threads.
+    """
+    plain = folder / "plain"
+    plain.touch()
+    mode = stat.S_IMODE(plain.stat().st_mode)
+    plain.unlink()
+    return mode
 
 
 def _remove_unlocked(folder: Path) -> None:

@@ -65,10 +65,15 @@ def _heard_again() -> Iterator[None]:
     again = (threading.main_thread().ident, signal.SIGINT)  # to any other it would not end a wait
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(0.01, signal.pthread_kill, again).start()
-        else:
+        if unraisable.exc_type is not KeyboardInterrupt:
             before(unraisable)
+            return
+        while True:
+            try:
+                threading.Timer(0.01, signal.pthread_kill, again).start()
+                return
+            except KeyboardInterrupt:  # it came again before this has ended, on a busy machine
+                continue
 
     sys.unraisablehook = hook
     try:
@@ -82,8 +87,10 @@ def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[Non
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            # nohup ignores it, and then it stays ignored.
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            previous = signal.getsignal(number)
+            # What nohup ignores stays ignored; so does what a program in C, of which Python is a
+            # part, handles itself: it could not be given back.
+            if previous is not None and (number, previous) != (signal.SIGHUP, signal.SIG_IGN):
                 before[number] = signal.signal(number, handler)
     try:
         yield

@@ -13,7 +13,9 @@ import pytest
 
 import edufast
 from edufast.edge.contract import hash_of
+from edufast.edge.device_rows import measure_here
 from edufast.edge.onnx_early_exit import with_early_exit
+from edufast.utils.errors import UserError
 from tests.edge.test_onnx_early_exit import TEXT
 
 onnx = pytest.importorskip("onnx")
@@ -75,6 +77,18 @@ def test_what_cannot_be_measured_is_one_line(wrong, tmp_path) -> None:
     assert done.returncode == 1 and not done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("expected exported files" if wrong == "no file" else f"{file}: ")
+
+
+def test_a_file_whose_process_is_ended_is_told(tmp_path, monkeypatch) -> None:
+    """As where memory is short. Here by a runtime that ends it."""
+    (tmp_path / "onnxruntime.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = [sys.executable, SCRIPT, "a.onnx", "b.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.splitlines() == [f"{name}.onnx: ended by signal 9" for name in "ab"]
+    with pytest.raises(UserError, match=r"a\.onnx cannot be measured: .* ended by signal 9"):
+        measure_here(Path("a.onnx"))
 
 
 def test_golden_images_decide_where_early_exits_are_left(tmp_path, monkeypatch, capsys) -> None:

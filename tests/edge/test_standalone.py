@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from edufast.edge.early_exit import write_early_exit
+from edufast.edge.exit_choice import Target
 from edufast.edge.export import export
 from edufast.edge.predict import predict
+from edufast.edge.registry import FORMATS
 from edufast.edge.trained import write_script
 from tests.data.odd_pictures import smooth, write_odd_pictures
+from tests.edge.students import original, student_with_exits
 from tests.tiny import tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "predict.py"
@@ -67,3 +71,16 @@ def test_it_is_the_example_and_needs_three_packages_only() -> None:
     }
     assert modules == {"json", "os", "sys", "numpy", "onnxruntime", "PIL"}
     assert EXAMPLE.read_text() == (EXAMPLE.parents[1] / "edufast/edge/standalone.py").read_text()
+
+
+def test_it_predicts_with_a_program_that_ends_early(tmp_path, monkeypatch, capsys) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path, picture = tmp_path / "student-early.onnx", tmp_path / "a.png"
+    whole, all_leave = original(), Target(100.0, of_cost=False)
+    write_early_exit(whole, student_with_exits(), all_leave, FORMATS["onnx"], path, whole.metadata)
+    smooth(40, 41).save(picture)
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(path), str(picture)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    (expected,) = predict(path, picture)
+    assert capsys.readouterr().out == f"{picture}: {expected.name} {expected.probability:.1%}\n"

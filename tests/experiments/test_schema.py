@@ -11,6 +11,7 @@ from edufast.experiments.schema import (
     override,
     parse_value,
     read_section,
+    written_value,
 )
 from edufast.utils.errors import UserError
 
@@ -101,7 +102,10 @@ def test_a_section_takes_finite_numbers_only(rate):
 class Typed(Section):
     number: int = 0
     share: float | None = None
+    shares: list[float] | None = None
+    sizes: tuple[int, int] = (1, 2)
     truth: bool = False
+    truths: list[bool] | None = None
     mode: int | Literal[True] = 0
     inner: Inner | None = None
 
@@ -113,8 +117,15 @@ def test_true_and_false_are_no_numbers(key, value):
         check(Typed, {key: value}, "f")
 
 
+@pytest.mark.parametrize("key", ["shares", "sizes"])
+def test_nor_are_they_in_lists(key):
+    with pytest.raises(UserError, match=rf"f: {key}: found \[1, True\]; expected numbers"):
+        check(Typed, {key: [1, True]}, "f")
+
+
 def test_true_and_false_are_taken_where_they_are_meant():
-    assert check(Typed, {"truth": True, "mode": True}, "f") == Typed(truth=True, mode=True)
+    meant = {"truth": True, "truths": [True], "mode": True}
+    assert check(Typed, meant, "f") == Typed(truth=True, truths=[True], mode=True)
 
 
 def test_a_value_in_the_place_of_a_section_is_told_with_its_keys():
@@ -155,3 +166,10 @@ def test_values_are_yaml():
     assert parse_value("[1, a]", "--set") == [1, "a"]
     with pytest.raises(UserError, match="--set x=: not valid YAML"):
         parse_value("[", "--set x=")
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f600", "not UTF-8: \udcff", "a: b # c", "1e3", "'\"\\\n\t é" * 50]
+)
+def test_any_text_can_be_written_as_a_value(text):
+    assert parse_value(written_value(text), "--data") == text

@@ -12,6 +12,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edufast.experiments.sweep_config import SweepConfig
+from edufast.experiments.sweep_tasks import plan_tasks
+from edufast.experiments.workers import DONE_ELSEWHERE
+from edufast.utils.progress import message_console
 from tests.commands import edufast, events, one_line
 
 
@@ -136,6 +140,10 @@ def test_a_student_that_diverges_is_counted_and_the_others_go_on(recipe):
     assert (tame["seeds"], tame["diverged"]) == ([0], [])
     assert "plain, training.lr=1e30 (1)" in (out / "sweep.md").read_text()
     assert "done already" in edufast("resume", out).stderr  # not tried again
+    # Nor by a process that joined before it had diverged in another one.
+    tasks = plan_tasks(SweepConfig.read(out), out).students
+    (task,) = [task for task in tasks if "lr=1e30" in task.variant]
+    assert task.run(message_console()) == DONE_ELSEWHERE
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_one_line(backend: str) -> None:
         ({"std": (1.0, 1.0)}, "std has 2 numbers; expected 3, like the channels of images"),
         ({"dtype": torch.float64}, "dtype is .*; expected float32, bfloat16 or float16"),
         ({"images": torch.zeros(2, 8, 8, 3)}, "images has shape .*; expected contiguous uint8"),
-        ({"images": torch.zeros(0, 8, 8, 3, dtype=torch.uint8)}, "expected none, for there are no"),
+        ({"images": torch.zeros(0, 8, 8, 3, dtype=torch.uint8)}, "expected none without images"),
         ({"pad": 1.5}, "pad is 1.5; expected an integer"),
         ({"pad": 2**70}, "pad is 1180591620717411303424; expected at most 16383"),
         ({"mean": None}, "mean is None; expected a sequence of numbers"),

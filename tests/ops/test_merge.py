@@ -6,6 +6,8 @@ import copy
 import math
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -566,6 +568,23 @@ def test_a_plan_survives_copies() -> None:
     twin()
     assert twin_target.tolist() == [1, 1, 1] and target.tolist() == [0, 0, 0]
     pickle.loads(pickle.dumps(twin))()
+
+
+RUN_BY_THREADS = """
+import threading, torch
+from edufast.ops import MergePlan
+targets, sources = [[f(64, 64)[:, ::2] for _ in range(100)] for f in (torch.zeros, torch.ones)]
+plan = MergePlan(targets, [sources])  # which looks at views anew in every run
+threads = [threading.Thread(target=lambda: [plan() for _ in range(100)]) for _ in range(3)]
+for step in (threading.Thread.start, threading.Thread.join):
+    for thread in threads:
+        step(thread)
+assert all(target.eq(1).all() for target in targets)
+"""
+
+
+def test_threads_may_run_one_plan() -> None:
+    subprocess.run([sys.executable, "-c", RUN_BY_THREADS], check=True)
 
 
 def test_an_unknown_plan_is_refused() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_a_written_file_has_the_mode_that_open_would_have_given(tmp_path):
     assert (tmp_path / "new" / "f").read_text() == "all"
     modes = [os.stat(path).st_mode for path in (tmp_path / "new" / "f", tmp_path / "plain")]
     assert modes[0] == modes[1]
+
+
+def test_writing_leaves_the_umask_alone_which_other_threads_have_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("changed it"))
+    with atomic_write(tmp_path / "f") as temporary:
+        temporary.write_text("all")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -96,6 +104,22 @@ def test_what_is_being_written_is_not_taken_for_left_behind(tmp_path):
             fast.write_text("fast")
         assert path.read_text() == "fast"
     assert path.read_text() == "slow" and list(tmp_path.iterdir()) == [path]
+
+
+def test_one_that_another_process_took_for_left_behind_is_begun_again(tmp_path, monkeypatch):
+    made = []
+
+    def made_and_lost(**arguments):
+        made.append(mkdtemp(**arguments))
+        if len(made) == 1:
+            remove_partial_files(tmp_path)  # by the other one, before this one has locked it
+        return made[-1]
+
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", made_and_lost)
+    with atomic_write(tmp_path / "f") as temporary:
+        temporary.write_text("all")
+    assert (tmp_path / "f").read_text() == "all" and not Path(made[0]).exists()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder"])

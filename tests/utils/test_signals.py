@@ -85,6 +85,15 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(block):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("block", [deferred_interrupt, signals_as_interrupt])
+def test_handlers_of_a_program_in_c_stay(block, handlers, monkeypatch):
+    """Python is a part of it, and calls such a handler None."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with block():
+        monkeypatch.undo()
+        assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
 def test_outside_the_main_thread_nothing_is_deferred(handlers):
     found = []
 
@@ -132,3 +141,18 @@ def test_a_signal_within_a_weak_references_callback_is_not_lost(number):
         del thing
         assert reference() is None
         time.sleep(10)
+
+
+def test_nor_is_it_where_it_comes_again_too_soon(monkeypatch):
+    """On a busy machine: before Python has ended what it says about the first."""
+    start, started = threading.Timer.start, []
+
+    def start_and_wait(timer):
+        started.append(timer)
+        start(timer)
+        if len(started) == 1:
+            timer.join()
+
+    monkeypatch.setattr(threading.Timer, "start", start_and_wait)
+    test_a_signal_within_a_weak_references_callback_is_not_lost(signal.SIGINT)
+    assert len(started) == 2

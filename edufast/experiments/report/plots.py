@@ -8,6 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from edufast.experiments.content_names import hash_of
 from edufast.experiments.report.bars import graded, grades, time
 from edufast.experiments.report.curves import (
     accuracy,
@@ -20,6 +21,8 @@ from edufast.experiments.report.curves import (
 from edufast.experiments.report.forgetting import caption, forgetting, has_slices
 from edufast.experiments.report.style import Theme
 from edufast.experiments.run_log import RunLog
+
+_LONGEST = 40  # letters of a method in a file's name
 
 
 @dataclass(frozen=True)
@@ -107,4 +110,6 @@ def plots(log: RunLog) -> list[Plot]:
 
 
 def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
+    """Variants may have names of any length and with any characters."""
+    plain = "".join(c if c.isalnum() else "-" for c in name)[:_LONGEST]
+    return plain if plain == name else f"{plain}-{hash_of(name)}"

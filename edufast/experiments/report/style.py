@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 WIDTH = 8.0  # inches, of every figure
@@ -161,13 +162,17 @@ def readable(background: str | tuple[float, ...]) -> str:
 
 def png(drawn: Figure) -> bytes:
     """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", facecolor=drawn.get_facecolor())
-    return buffer.getvalue()
+    return _saved(drawn, "png")
 
 
 def svg(drawn: Figure) -> bytes:
     """The figure as an SVG file."""
+    return _saved(drawn, "svg", metadata={"Date": None})
+
+
+def _saved(drawn: Figure, kind: str, **options: Any) -> bytes:
+    for text in drawn.findobj(Text):
+        text.set_parse_math(False)  # names with dollar signs are no formulas
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="svg", facecolor=drawn.get_facecolor(), metadata={"Date": None})
+    drawn.savefig(buffer, format=kind, facecolor=drawn.get_facecolor(), **options)
     return buffer.getvalue()

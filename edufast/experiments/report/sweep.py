@@ -65,8 +65,9 @@ def _count(number: int, what: str) -> str:
 
 def markdown(summary: SweepSummary) -> str:
     """The table and what it shows."""
-    lines = [HEADS, ["---"] * len(HEADS), *rows(summary)]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows(summary)]
+    lines = [HEADS, ["---"] * len(HEADS), *cells]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"# {summary.name}: sweep\n\n{note(summary)}\n\n{table}\n"
 
 

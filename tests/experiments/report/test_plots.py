@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from edufast.experiments.report.plots import plots
-from edufast.experiments.report.style import DARK, LIGHT
+from edufast.experiments.report.style import DARK, LIGHT, png
 from edufast.experiments.run_log import read_run
 from tests.experiments.logs import trial, write
 
@@ -35,3 +35,12 @@ def test_many_slices_and_methods(tmp_path: Path) -> None:
     for plot in plots(read_run(run / "metrics.jsonl"))[:4]:
         for theme in (LIGHT, DARK):
             plot.draw(theme).canvas.draw()
+
+
+def test_variants_may_have_any_names(tmp_path: Path) -> None:
+    names = ["kd+", "kd-", "v" * 300, r"$\frac$"]
+    events = [event for name in names for event in trial(name, 0, [[0.3], [0.4], [0.5]])]
+    found = plots(read_run(write(tmp_path / "run", events) / "metrics.jsonl"))
+    matrices = {plot.name for plot in found if plot.name.startswith("forgetting")}
+    assert len(matrices) == len(names) and max(map(len, matrices)) < 100
+    assert png(next(plot for plot in found if plot.name == "accuracy").draw(LIGHT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_a_row_for_each_variant_with_a_result(summary: SweepSummary) -> None:
     lines = markdown(summary).splitlines()
     assert lines[0] == "# tiny: sweep" and f"| {' | '.join(HEADS)} |" in lines
     assert f"| {' | '.join(graded)} |" in lines
+    named = replace(summary, variants=[replace(summary.variants[0], name="a|b")])
+    assert r"| a\|b | 2 |" in markdown(named)
 
 
 def test_the_note_tells_what_the_numbers_are_and_what_is_missing(summary: SweepSummary) -> None:
