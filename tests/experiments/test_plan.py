@@ -50,7 +50,7 @@ def test_a_long_run_says_how_long_it_will_take_when_it_begins(tmp_path, monkeypa
         run(config, folder, console)
         told.append([line for line in console.file.getvalue().splitlines() if "takes" in line])
     (first,), again, (other,) = told
-    assert "about 2 min 00 s on this machine, 1 min 00 s of them for teachers" in first
+    assert "about 2 min 00 s on this machine, 1 min 00 s of it for teachers" in first
     assert not again and "2 min" in other
 
 
