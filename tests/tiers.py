@@ -47,6 +47,7 @@ SLOW = (
     "training/test_school.py::test_a_teacher_without_numbers_*",
     "utils/test_collectives.py::*",
     "utils/test_ranks.py::test_[enotw]*",
+    "utils/test_ranks.py::test_a_rank_that_*",
     # Compiling, and Triton's interpreter.
     "*::test_*_compile*",
     "*::test_compile*",
