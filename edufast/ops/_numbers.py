@@ -64,9 +64,8 @@ def number(name: str, value: Number, student: Tensor) -> Number:
         ValueError, TypeError: it is neither; the message names the argument.
     """
     if torch.compiler.is_compiling() and isinstance(value, (np.generic, np.ndarray)):
-        value = torch.as_tensor(
-            value
-        )  # torch.compile treats it as one; as a float it would be read
+        # torch.compile treats it as a tensor; as a float it would be read.
+        value = torch.as_tensor(value)
     if not isinstance(value, Tensor):
         return _float(name, value)
     if value.dim() or value.is_complex():

@@ -96,9 +96,7 @@ class EarlyExit(nn.Module):
         if self.training:
             raise RuntimeError("early exits are for inference: call eval() first")
         student, x = self.student, self.student.cutting.reduced(images)
-        left = torch.arange(
-            len(images), device=images.device
-        )  # index of the image in each row of x
+        left = torch.arange(len(images), device=images.device)  # the image in each row of x
         taken = torch.full_like(left, student.grown)
         logits = images.new_empty(0)
         for depth, fragment in enumerate(student.fragments[: student.grown], 1):
