@@ -41,8 +41,9 @@ class OnnxModel(nn.Module):
             raise UserError(f"no model at {path}; expected an .onnx file")
         self.register_buffer("content", torch.from_numpy(np.fromfile(path, dtype=np.uint8)))
         self._session: Any = None
+        session = self._opened()
         with self._refused("takes inputs that cannot be read"):
-            taken = [(one.type, one.shape) for one in self._opened().get_inputs()]
+            taken = [(one.type, one.shape) for one in session.get_inputs()]
         if len(taken) != 1 or taken[0][0] != "tensor(float)" or len(taken[0][1]) != 4:
             found = ", ".join(f"{kind} {shape}" for kind, shape in taken)
             raise UserError(f"{path} takes {found}; expected float32 images (N, 3, H, W)")
@@ -62,8 +63,6 @@ class OnnxModel(nn.Module):
     def _refused(self, what: str) -> Iterator[None]:
         try:
             yield
-        except UserError:
-            raise
         except Exception as error:  # onnxruntime's errors share no public base class
             raise UserError(f"{self.name} {what}: {one_line(error)}") from error
 
