@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from edufast.bench.benchmark import Benchmark, Report
 from edufast.bench.contests import contests_plot, contests_table
-from edufast.bench.results import write
-from edufast.bench.timing import Candidate, buffer_sets, machine, measure, threads_for
+from edufast.bench.timing import Candidate, buffer_sets, measure
 from edufast.ops import augment
 from edufast.ops.backends import available_backends
 
@@ -69,24 +67,13 @@ def candidates(case: Case, sets: int, device: str) -> dict[str, Candidate]:
     return {name: partial(make, backend=backend) for name, backend in names.items()}
 
 
-def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
-    """Measure the grid; one dict per case, times in seconds.
-
-    Args:
-        quick: small images, in seconds; else up to 224 pixels, about half a minute.
-        device: "cpu" or a CUDA device.
-        threads: number of CPU threads for PyTorch; None: unchanged.
-    """
-    console = Console(stderr=True)
-    cases = track(
-        grid(quick), "augment", console=console, transient=True, disable=not console.is_terminal
-    )
-    with threads_for(threads):
-        torch.manual_seed(0)
-        return [_measure_case(case, device, 0.4 if quick else 1.0) for case in cases]
+def measurer(quick: bool, device: str, _: Report) -> Callable[[Case], dict[str, Any]]:
+    """A function that measures a case; times in seconds."""
+    torch.manual_seed(0)
+    return partial(_measure_case, device=device, seconds=0.4 if quick else 1.0)
 
 
-def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
+def _measure_case(case: Case, *, device: str, seconds: float) -> dict[str, Any]:
     sets = buffer_sets(case.bytes, device)
     halves = torch.ones(sets, 2, case.bytes // 2, dtype=torch.uint8, device=device)
     implementations = candidates(case, sets, device)
@@ -94,7 +81,6 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
     timings = measure(implementations | floor, device=device, sets=sets, seconds=seconds)
     copy = timings.pop("copy").median
     return {
-        **asdict(case),
         "bytes": case.bytes,
         "copy": copy,
         "results": {
@@ -108,7 +94,7 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: Sequence[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
     columns = {
         "x\neager": "{speedup_over_eager:.1f}".format_map,
@@ -117,14 +103,20 @@ def table(results: list[dict[str, Any]]) -> Table:
     return contests_table("augment", "batch", results, title, columns)
 
 
-def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
-    """Print the table; with ``out``, write augment.json and augment.png into that folder."""
-    results = run(quick, device, threads)
-    console = Console()
-    console.print(table(results))
-    console.print("of a copy: bandwidth relative to a copy of as many bytes, measured in this run.")
-    if out is None:
-        return
-    write(out / "augment.json", machine(device, threads), quick, results)
-    label = "share of a copy's bandwidth"
-    contests_plot(out / "augment.png", results, title, "copy_bandwidth", label)
+BENCHMARK = Benchmark(
+    "augment",
+    "Batches of augmented images",
+    "Bandwidth as a share of a copy's.",
+    rivals=("eager",),
+    cases=lambda quick, _: grid(quick),
+    known=asdict,
+    title=title,
+    measurer=measurer,
+    shown=lambda results: [
+        table(results),
+        "of a copy: bandwidth relative to a copy of as many bytes, measured in this run.",
+    ],
+    illustrate=lambda folder, _, results: contests_plot(
+        folder / "augment.png", results, title, "copy_bandwidth", "share of a copy's bandwidth"
+    ),
+)

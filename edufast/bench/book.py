@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edufast.bench.benchmarks import BENCHMARKS, Benchmark
-from edufast.bench.results import Measurement, as_text, differences, measurements, read
+from edufast.bench.benchmark import Benchmark, missing, run
+from edufast.bench.benchmarks import BENCHMARKS
+from edufast.bench.results import Measurement, as_text, measurements, read
 from edufast.experiments.report.html import folded, image_data, note, page, table
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import require
@@ -42,50 +43,43 @@ def main(
         UserError: ``out`` holds results of another machine or commit; nothing was measured.
     """
     require("edufast bench all", "train", "matplotlib")
-    done = {
-        benchmark.name
-        for benchmark in BENCHMARKS
-        if _is_done(benchmark, out, quick, benchmark.machine(device, threads))
-    }
-    missing: dict[str, str] = {}
+    done = {b.name for b in BENCHMARKS if _is_done(b, quick, out, device, threads)}
+    left_out: dict[str, str] = {}
     for benchmark in BENCHMARKS:
         if benchmark.name in done:
             say(f"{benchmark.name}: measured already")
         else:
             say(f"{benchmark.name} ...")
             try:
-                benchmark.run(quick, out, device, threads)
+                run(benchmark, quick, out, device, threads)
             except (UserError, RuntimeError) as error:  # RuntimeError: of torch, as without memory
-                missing[benchmark.name] = one_line(error)
+                left_out[benchmark.name] = one_line(error)
                 say(f"{benchmark.name} is left out: {one_line(error)}")
         if html:
-            write_page(out, missing)
+            write_page(out, left_out)
     if html:
         say(f"page: {out / PAGE}")
 
 
-def _is_done(benchmark: Benchmark, out: Path, quick: bool, where: dict[str, Any]) -> bool:
-    path = out / f"{benchmark.name}.json"
-    if not path.exists():
-        return False
-    before = read(path)
-    differing = differences(before["machine"], where)
-    if differing:
-        raise UserError(f"{path}: {differing[0]}; choose another folder")
-    return quick or not before.get("quick", False)
+def _is_done(
+    benchmark: Benchmark[Any], quick: bool, out: Path, device: str, threads: int | None
+) -> bool:
+    where = benchmark.machine(device, threads)
+    contests = benchmark.contests(benchmark.cases(quick, where["device"]))
+    return not missing(contests, benchmark.earlier(out, where), quick)
 
 
 # --- the page -----------------------------------------------------------------------------------
 
 
-def write_page(out: Path, missing: dict[str, str]) -> None:
+def write_page(out: Path, left_out: dict[str, str]) -> None:
     """Write ``out/index.html``, which needs no other file.
 
     Args:
         out: a folder of results.
-        missing: why there is none of a benchmark, by its name.
+        left_out: why there is none of a benchmark, by its name.
     """
-    results = {b: read(path) for b in BENCHMARKS if (path := out / f"{b.name}.json").exists()}
+    results = {b.name: read(b.path(out)) for b in BENCHMARKS if b.path(out).exists()}
     described: dict[str, Any] = next((c["machine"] for c in results.values()), {})
     facts = "".join(
         f"<span>{escape(key)} <b>{escape(str(value))}</b></span>"
@@ -94,17 +88,17 @@ def write_page(out: Path, missing: dict[str, str]) -> None:
     )
     sections = [
         f"<section><h2>{escape(benchmark.heading)}</h2>"
-        + (_section(benchmark, results[benchmark], out) if benchmark in results else "")
-        + (note(f"Left out: {missing[benchmark.name]}") if benchmark.name in missing else "")
+        + (_section(benchmark, results[benchmark.name], out) if benchmark.name in results else "")
+        + (note(f"Left out: {left_out[benchmark.name]}") if benchmark.name in left_out else "")
         + "</section>"
         for benchmark in BENCHMARKS
-        if benchmark in results or benchmark.name in missing
+        if benchmark.name in results or benchmark.name in left_out
     ]
     with atomic_write(out / PAGE) as path:
         path.write_text(page("Benchmarks", facts=facts, sections="\n".join(sections)), "utf-8")
 
 
-def _section(benchmark: Benchmark, content: dict[str, Any], out: Path) -> str:
+def _section(benchmark: Benchmark[Any], content: dict[str, Any], out: Path) -> str:
     plot = out / f"{benchmark.name}.png"
     figure = ""
     if plot.exists():
@@ -124,11 +118,11 @@ def _section(benchmark: Benchmark, content: dict[str, Any], out: Path) -> str:
     return (
         figure
         + folded(f"{len(by_contest)} contests", table(heads, rows))
-        + note(f"The {kind} benchmark. Load of the machine afterwards: {load:.1f}.")
+        + note(f"The {kind} benchmark. Load of the machine before: {load:.1f}.")
     )
 
 
-def _rows(benchmark: Benchmark, contest: list[Measurement]) -> list[list[str]]:
+def _rows(benchmark: Benchmark[Any], contest: list[Measurement]) -> list[list[str]]:
     best = min((m.median for m in contest if benchmark.is_rival(m.name)), default=None)
     rows = [[contest[0].contest, "", "", ""]]
     for m in contest:

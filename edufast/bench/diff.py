@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edufast.bench.benchmarks import BENCHMARKS, Benchmark
+from edufast.bench.benchmark import Benchmark
+from edufast.bench.benchmarks import BENCHMARKS
 from edufast.bench.results import (
     OURS,
     VARIES,
@@ -89,7 +91,7 @@ def compare(before: Path, after: Path) -> list[Change]:
 
 
 def _changes(
-    benchmark: Benchmark, before: list[Measurement], after: list[Measurement]
+    benchmark: Benchmark[Any], before: list[Measurement], after: list[Measurement]
 ) -> list[Change]:
     earlier = {(m.contest, m.name): m for m in before}
     pairs = [(earlier[m.contest, m.name], m) for m in after if (m.contest, m.name) in earlier]

@@ -5,6 +5,7 @@ Of the formats, those whose packages are installed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from edufast.bench.benchmark import Benchmark, Report
 from edufast.bench.contests import contests_table
-from edufast.bench.results import write
-from edufast.bench.timing import Candidate, machine, measure, threads_for
+from edufast.bench.timing import Candidate, measure
 from edufast.edge.export import Wanted, export_all
 from edufast.edge.original import Original
 from edufast.edge.parity import Run
@@ -36,18 +36,25 @@ def title(result: dict[str, Any]) -> str:
     return f"{result['model']}, one image of {SIZE} pixels"
 
 
-def run(quick: bool) -> list[dict[str, Any]]:
-    """Measure untrained models; one dict each, times in seconds.
+def measurer(quick: bool, device: str, _: Report) -> Callable[[str], dict[str, Any]]:
+    """A function that measures an untrained model, by its name; times in seconds.
 
     The files are verified as every export is, on random images: for speed and size it does not
     matter what a network has learned, and integers may lose any accuracy here.
+
+    Raises:
+        UserError: a package that ONNX files need is missing.
     """
-    with threads_for(1), TemporaryDirectory() as folder:
-        models = MODELS[:2] if quick else MODELS
-        return [_measure_model(name, Path(folder), 0.4 if quick else 1.0) for name in models]
+    find_format("onnx")
+    return partial(_measure_model, seconds=0.4 if quick else 1.0)
 
 
-def _measure_model(name: str, folder: Path, seconds: float) -> dict[str, Any]:
+def _measure_model(name: str, *, seconds: float) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return _measure_files(name, Path(folder), seconds)
+
+
+def _measure_files(name: str, folder: Path, seconds: float) -> dict[str, Any]:
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     samples, calibration = generator.integers(0, 256, (2, IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
@@ -72,7 +79,6 @@ def _measure_model(name: str, folder: Path, seconds: float) -> dict[str, Any]:
     }
     timings = measure(candidates, device="cpu", sets=1, seconds=seconds)
     return {
-        "model": name,
         "results": {
             form: {
                 **asdict(timing),
@@ -88,7 +94,7 @@ def _answer(run: Run, image: Any, _: int) -> object:
     return run(image)
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: Sequence[dict[str, Any]]) -> Table:
     """A line for every model and format."""
     columns = {"x\nPyTorch": "{speedup_over_torch:.1f}".format_map, "kB": _kilobytes}
     return contests_table("exported files", "model, format", results, title, columns)
@@ -98,7 +104,7 @@ def _kilobytes(numbers: dict[str, Any]) -> str:
     return "" if numbers["bytes"] is None else f"{numbers['bytes'] / 1e3:.0f}"
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Latency against the size of the file, one marker per format."""
     from matplotlib.figure import Figure
 
@@ -116,19 +122,24 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def main(quick: bool, out: Path | None) -> None:
-    """Print the table; with ``out``, write export.json and export.png into that folder.
-
-    Raises:
-        UserError: a package that ONNX files need is missing.
-    """
-    find_format("onnx")
-    results = run(quick)
-    console = Console()
-    console.print(table(results))
-    console.print("Untrained models; each file was verified, and is not kept.")
-    if out is None:
-        return
-    write(out / "export.json", machine("cpu", 1), quick, results)
-    with atomic_write(out / "export.png") as path:
+def _illustrate(folder: Path, _: object, results: Sequence[dict[str, Any]]) -> None:
+    with atomic_write(folder / "export.png") as path:
         plot(results, path)
+
+
+BENCHMARK = Benchmark(
+    "export",
+    "Exported files, one image on one thread",
+    "Latency against the size of the file.",
+    rivals=("PyTorch",),
+    cases=lambda quick, _: MODELS[:2] if quick else MODELS,
+    known=lambda model: {"model": model},
+    title=title,
+    measurer=measurer,
+    shown=lambda results: [
+        table(results),
+        "Untrained models; each file was verified, and is not kept.",
+    ],
+    illustrate=_illustrate,
+    one_thread=True,  # as on a device
+)

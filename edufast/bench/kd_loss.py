@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from edufast.bench.benchmark import Benchmark, Report
 from edufast.bench.contests import contests_plot, contests_table
-from edufast.bench.results import write
-from edufast.bench.timing import (
-    Candidate,
-    buffer_sets,
-    machine,
-    measure,
-    peak_extra_bytes,
-    threads_for,
-)
+from edufast.bench.timing import Candidate, buffer_sets, measure, peak_extra_bytes
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
 
@@ -262,27 +253,17 @@ def exponential_seconds(device: str, seconds: float) -> float:
     return min(t.median for t in timings.values()) / logits.numel()
 
 
-def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
-    """Measure the grid; one dict per shape, times in seconds.
-
-    Args:
-        quick: four representative shapes, under a minute; else the whole grid, about a quarter of
-            an hour with compilation.
-        device: "cpu" or a CUDA device.
-        threads: number of CPU threads for PyTorch; None: unchanged.
-    """
-    with threads_for(threads):
-        torch.manual_seed(0)
-        seconds = 0.4 if quick else 1.0
-        exponential = exponential_seconds(device, seconds)
-        console = Console(stderr=True)
-        shapes = track(
-            grid(quick), "kd_loss", console=console, transient=True, disable=not console.is_terminal
-        )
-        return [_measure_shape(shape, device, seconds, exponential) for shape in shapes]
+def measurer(quick: bool, device: str, _: Report) -> Callable[[Shape], dict[str, Any]]:
+    """A function that measures a shape; times in seconds."""
+    torch.manual_seed(0)
+    seconds = 0.4 if quick else 1.0
+    exponential = exponential_seconds(device, seconds)
+    return partial(_measure_shape, device=device, seconds=seconds, exponential=exponential)
 
 
-def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float) -> dict[str, Any]:
+def _measure_shape(
+    shape: Shape, *, device: str, seconds: float, exponential: float
+) -> dict[str, Any]:
     sets = buffer_sets(shape.bytes, device)
     batches = [batch(shape, device) for _ in range(sets)]
     implementations = candidates(shape, batches, device)
@@ -297,7 +278,6 @@ def _measure_shape(shape: Shape, device: str, seconds: float, exponential: float
     floor = max(copy, shape.exponentials * exponential)
     fastest = min(timings[name].median for name in ("eager", "compile"))
     return {
-        **asdict(shape),
         "bytes": shape.bytes,
         "copy": copy,
         "exponentials": shape.exponentials * exponential,
@@ -325,7 +305,7 @@ def title(result: dict[str, Any]) -> str:
     return f"{shape}, {result['dtype']}, {result['weighting']}"
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: Sequence[dict[str, Any]]) -> Table:
     """A line for every shape and implementation."""
     columns = {
         "x\neager": "{speedup_over_eager:.1f}".format_map,
@@ -342,16 +322,22 @@ def _extra_megabytes(numbers: dict[str, Any]) -> str:
     return "" if extra is None else f"{extra / 1e6:.1f}"
 
 
-def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
-    """Print the table; with ``out``, write kd_loss.json and kd_loss.png into that folder."""
-    results = run(quick, device, threads)
-    console = Console()
-    console.print(table(results))
-    console.print(
-        "floor: the larger of the times for copying the same bytes and for one exponential per "
-        "logit, both measured in this run; extra MB: peak memory of a call beyond that before it."
-    )
-    if out is None:
-        return
-    write(out / "kd_loss.json", machine(device, threads), quick, results)
-    contests_plot(out / "kd_loss.png", results, title, "times_floor", "time / floor")
+NOTE = (
+    "floor: the larger of the times for copying the same bytes and for one exponential per logit, "
+    "both measured in this run; extra MB: peak memory of a call beyond that before it."
+)
+BENCHMARK = Benchmark(
+    "kd_loss",
+    "The loss of several teachers, with its gradient (B x C, K, type, weights)",
+    "Times as multiples of the floor, the larger of copying as many bytes and of computing one "
+    "exponential a logit.",
+    rivals=("eager", "compile", "liger"),
+    cases=lambda quick, _: grid(quick),
+    known=asdict,
+    title=title,
+    measurer=measurer,
+    shown=lambda results: [table(results), NOTE],
+    illustrate=lambda folder, _, results: contests_plot(
+        folder / "kd_loss.png", results, title, "times_floor", "time / floor"
+    ),
+)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from edufast.bench.benchmark import Benchmark, Report
 from edufast.bench.contests import contests_plot, contests_table
-from edufast.bench.results import write
-from edufast.bench.timing import (
-    Candidate,
-    buffer_sets,
-    last_level_cache,
-    machine,
-    measure,
-    threads_for,
-)
+from edufast.bench.timing import Candidate, buffer_sets, last_level_cache, measure
 from edufast.models.zoo import create_model
 from edufast.ops import MergePlan, merge_
 
@@ -165,24 +157,13 @@ def copy_floors(bytes_: int, sets: int, device: str) -> tuple[dict[str, Candidat
     return floors, bytes_ / (8 * half)
 
 
+def measurer(quick: bool, device: str, _: Report) -> Callable[[Case], dict[str, Any]]:
+    """A function that measures a case; times in seconds."""
+    return partial(_measure_case, device=device, seconds=0.4 if quick else 1.0)
+
+
 @torch.no_grad()
-def run(quick: bool, device: str, threads: int | None) -> list[dict[str, Any]]:
-    """Measure the grid; one dict per case, times in seconds.
-
-    Args:
-        quick: small models, under a minute; else all models, a few minutes and 6 GB of memory.
-        device: "cpu" or a CUDA device.
-        threads: number of CPU threads for PyTorch; None: unchanged.
-    """
-    console = Console(stderr=True)
-    cases = track(
-        grid(quick), "merge", console=console, transient=True, disable=not console.is_terminal
-    )
-    with threads_for(threads):
-        return [_measure_case(case, device, 0.4 if quick else 1.0) for case in cases]
-
-
-def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
+def _measure_case(case: Case, *, device: str, seconds: float) -> dict[str, Any]:
     sizes = shapes(case.name)
     elements = sum(s.numel() for s in sizes)
     bytes_ = traffic(case, elements)
@@ -194,8 +175,6 @@ def _measure_case(case: Case, device: str, seconds: float) -> dict[str, Any]:
     timings = measure(implementations, device=device, sets=sets, seconds=seconds)
     copy, streaming_copy = (timings.pop(name).median * scale for name in floors)
     return {
-        **asdict(case),
-        "operation": case.operation,
         "tensors": len(sizes),
         "elements": elements,
         "bytes": bytes_,
@@ -223,7 +202,7 @@ def title(result: dict[str, Any]) -> str:
     return f"{result['name']}, {warmth}, {result['operation']}"
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: Sequence[dict[str, Any]]) -> Table:
     """A line for every case and implementation."""
     columns = {
         "x\nforeach": "{speedup_over_foreach:.2f}".format_map,
@@ -233,17 +212,25 @@ def table(results: list[dict[str, Any]]) -> Table:
     return contests_table("merge_, fp32", "parameters, operation", results, title, columns)
 
 
-def main(quick: bool, out: Path | None, device: str, threads: int | None) -> None:
-    """Print the table; with ``out``, write merge.json and merge.png into that folder."""
-    results = run(quick, device, threads)
-    console = Console()
-    console.print(table(results))
-    console.print(
-        "of copies: bandwidth relative to copies of as many bytes in one piece, measured in this "
-        "run: copy_ / stores that go past the caches."
-    )
-    if out is None:
-        return
-    write(out / "merge.json", machine(device, threads), quick, results)
-    label = "share of the streaming copy's bandwidth"
-    contests_plot(out / "merge.png", results, title, "streaming_copy_bandwidth", label)
+NOTE = (
+    "of copies: bandwidth relative to copies of as many bytes in one piece, measured in this run: "
+    "copy_ / stores that go past the caches."
+)
+BENCHMARK = Benchmark(
+    "merge",
+    "Merging lists of parameters",
+    "Bandwidth as a share of a copy's whose stores go past the caches.",
+    rivals=("foreach", "loop", "timm"),
+    cases=lambda quick, _: grid(quick),
+    known=lambda case: {**asdict(case), "operation": case.operation},
+    title=title,
+    measurer=measurer,
+    shown=lambda results: [table(results), NOTE],
+    illustrate=lambda folder, _, results: contests_plot(
+        folder / "merge.png",
+        results,
+        title,
+        "streaming_copy_bandwidth",
+        "share of the streaming copy's bandwidth",
+    ),
+)

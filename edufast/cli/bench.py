@@ -21,7 +21,10 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes: under a
 BenchOutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", parser=out_path, help="Folder for the numbers (JSON) and the plot."
+        "--out",
+        "-o",
+        parser=out_path,
+        help="Folder for the numbers (JSON) and the plot; existing results are not repeated.",
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's).")]
@@ -57,11 +60,12 @@ def bench_kd(
 ) -> None:
     """The multi-teacher loss against eager PyTorch, torch.compile, Liger-Kernel and the floors."""
     from edufast.bench import kd_loss, kd_loss_model
+    from edufast.bench.benchmark import run
 
     if model:
         return user(kd_loss_model.main, out)
     with _beside_compiled():
-        kd_loss.main(quick, out, user(device_name, device), threads)
+        user(run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("merge")
@@ -74,8 +78,9 @@ def bench_merge(
 ) -> None:
     """Merging parameter lists beside torch._foreach, a Python loop, timm's EMA and the floor."""
     from edufast.bench import merge
+    from edufast.bench.benchmark import run
 
-    merge.main(quick, out, user(device_name, device), threads)
+    user(run, merge.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("augment")
@@ -88,8 +93,9 @@ def bench_augment(
 ) -> None:
     """Batches of augmented images beside PyTorch's operators and a copy."""
     from edufast.bench import augment
+    from edufast.bench.benchmark import run
 
-    augment.main(quick, out, user(device_name, device), threads)
+    user(run, augment.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("train")
@@ -133,6 +139,7 @@ def bench_train(
 ) -> None:
     """Training steps against a plain loop, a careful one and the arithmetic alone."""
     from edufast.bench import train
+    from edufast.bench.benchmark import run
 
     where = user(device_name, device)
     which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
@@ -142,7 +149,8 @@ def bench_train(
         elif profile:
             user(train.main_profile, out, where, threads, *which)
         else:
-            user(train.main, quick, out, where, threads, *which)
+            contests = user(train.cases, quick, where, *which)
+            user(run, train.BENCHMARK, quick, out, where, threads, contests)
 
 
 @bench.command("edge")
@@ -181,8 +189,9 @@ def bench_edge(
 def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None:
     """Exported files against the model in PyTorch, one image on one CPU thread."""
     from edufast.bench import export
+    from edufast.bench.benchmark import run
 
-    user(export.main, quick, out)
+    user(run, export.BENCHMARK, quick, out, "cpu", 1)
 
 
 @bench.command("all")

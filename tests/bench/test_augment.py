@@ -8,6 +8,7 @@ import torch
 
 from edufast.bench import augment
 from edufast.bench.augment import BATCH, Case
+from edufast.bench.benchmark import run
 from edufast.bench.timing import measure
 
 
@@ -27,7 +28,7 @@ def test_bytes_are_those_of_the_images_and_of_the_batch():
 def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(augment, "grid", lambda quick: [Case(8, "fp32"), Case(16, "bf16")])
     monkeypatch.setattr(augment, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
-    augment.main(True, tmp_path, "cpu", 1)
+    run(augment.BENCHMARK, True, tmp_path, "cpu", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["augment.json", "augment.png"]
     written = json.loads((tmp_path / "augment.json").read_text())
     assert written["quick"] is True and written["machine"]["threads"] == 1

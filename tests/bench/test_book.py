@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edufast.bench import book
+from edufast.bench.benchmark import Benchmark
 from edufast.bench.benchmarks import BENCHMARKS
-from edufast.bench.results import write
 from edufast.utils.errors import UserError
 
 
@@ -22,26 +23,32 @@ class Bench:
     def __init__(self) -> None:
         self.calls: list[tuple[str, bool]] = []
         self.benchmarks = tuple(
-            replace(b, run=self.runner(b), title=lambda r: r["contest"]) for b in BENCHMARKS
+            replace(
+                b,
+                cases=lambda quick, device: ["<b>"],
+                known=lambda case: {"contest": case},
+                title=lambda result: result["contest"],
+                measurer=self.measurer(b),
+                shown=lambda results: [],
+                illustrate=partial(self.illustrate, b),
+            )
+            for b in BENCHMARKS
         )
 
-    def runner(self, benchmark: Any) -> Any:
-        def run(quick: bool, out: Path, device: str, threads: int | None) -> None:
+    def measurer(self, benchmark: Benchmark[Any]) -> Any:
+        numbers = {"median": 2e-3, "low": 1e-3, "high": 3e-3}
+
+        def begin(quick: bool, device: str, report: object) -> Any:
             self.calls.append((benchmark.name, quick))
             if benchmark.name == "export":
                 raise UserError("exporting <files> needs onnx")
-            numbers = {"median": 2e-3, "low": 1e-3, "high": 3e-3}
-            rival = benchmark.rivals[0]
-            contest = {
-                "contest": "<b>",
-                "results": {rival: numbers, "ours": {**numbers, "median": 1e-3}},
-            }
-            write(
-                out / f"{benchmark.name}.json", benchmark.machine(device, threads), quick, [contest]
-            )
-            (out / f"{benchmark.name}.png").write_bytes(b"picture")
+            found = {benchmark.rivals[0]: numbers, "ours": {**numbers, "median": 1e-3}}
+            return lambda case: {"results": found}
 
-        return run
+        return begin
+
+    def illustrate(self, benchmark: Benchmark[Any], folder: Path, *_: object) -> None:
+        (folder / f"{benchmark.name}.png").write_bytes(b"picture")
 
 
 @pytest.fixture
@@ -93,7 +100,7 @@ def test_a_run_that_is_stopped_goes_on(bench, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     first, second, *rest = bench.benchmarks
-    monkeypatch.setattr(book, "BENCHMARKS", (first, replace(second, run=stopped), *rest))
+    monkeypatch.setattr(book, "BENCHMARKS", (first, replace(second, measurer=stopped), *rest))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert first.heading in (tmp_path / "index.html").read_text("utf-8")
@@ -108,7 +115,7 @@ def test_what_torch_cannot_do_here_is_left_out(bench, tmp_path, monkeypatch):
         raise RuntimeError("CUDA out of memory.\nTried to allocate")
 
     first, *rest = bench.benchmarks
-    monkeypatch.setattr(book, "BENCHMARKS", (replace(first, run=failing), *rest))
+    monkeypatch.setattr(book, "BENCHMARKS", (replace(first, measurer=failing), *rest))
     said = run(tmp_path)
     line = f"{first.name} is left out: CUDA out of memory. Tried to allocate"
     assert line in said and [name for name, _ in bench.calls] == [b.name for b in rest]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edufast.bench import export
+from edufast.bench.benchmark import run
 from edufast.bench.timing import measure
 from edufast.utils.errors import UserError
 
@@ -24,7 +25,7 @@ def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(export, "installed_formats", lambda: formats)
     monkeypatch.setattr(export, "measure", counted)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda model: None)  # which takes half a minute
-    export.main(True, tmp_path)
+    run(export.BENCHMARK, True, tmp_path, "cuda", None)
     names = "PyTorch", "PyTorch, compiled", *formats
     assert answered == [dict.fromkeys(names, (1, export.CLASSES))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "export.png"]
@@ -42,5 +43,5 @@ def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
 def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs onnx: pip install 'edufast\[export\]'"):
-        export.main(True, tmp_path)
+        run(export.BENCHMARK, True, tmp_path, "cpu", None)
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edufast.bench import kd_loss
+from edufast.bench.benchmark import run
 from edufast.bench.kd_loss import DTYPES, Shape
 from edufast.bench.timing import measure
 
@@ -81,7 +82,7 @@ def test_results_are_shown_and_written(not_compiled, monkeypatch, tmp_path, caps
     monkeypatch.setattr(kd_loss, "grid", lambda quick: SHAPES[2:6:3])
     monkeypatch.setattr(kd_loss, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
     threads = torch.get_num_threads()
-    kd_loss.main(True, tmp_path, "cpu", 1)
+    run(kd_loss.BENCHMARK, True, tmp_path, "cpu", 1)
     assert torch.get_num_threads() == threads
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kd_loss.json", "kd_loss.png"]
     written = json.loads((tmp_path / "kd_loss.json").read_text())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edufast.bench import merge
+from edufast.bench.benchmark import run
 from edufast.bench.merge import DECAY, MANY_SMALL, Case
 from edufast.bench.timing import measure
 from edufast.ops import MergePlan, merge_
@@ -100,7 +101,7 @@ def test_results_are_shown_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(merge, "buffer_sets", lambda *_: 2)
     monkeypatch.setattr(merge, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
     threads = torch.get_num_threads()
-    merge.main(True, tmp_path, "cpu", 1)
+    run(merge.BENCHMARK, True, tmp_path, "cpu", 1)
     assert torch.get_num_threads() == threads
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.json", "merge.png"]
     results = json.loads((tmp_path / "merge.json").read_text())["results"]

@@ -12,6 +12,7 @@ from edufast.bench.results import (
     Measurement,
     as_text,
     differences,
+    duration,
     measurements,
     read,
     write,
@@ -76,3 +77,18 @@ def test_the_committed_results_can_be_read(pytestconfig):
 )
 def test_seconds_have_a_unit_that_reads_well(seconds, text):
     assert as_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0314, "31 ms"),
+        (1.0, "1.0 s"),
+        (99.94, "99.9 s"),
+        (100, "2 min"),
+        (5940, "99 min"),
+        (7200, "2.0 h"),
+    ],
+)
+def test_durations_have_the_unit_that_reads_best(seconds, text):
+    assert duration(seconds) == text

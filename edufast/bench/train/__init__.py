@@ -8,16 +8,17 @@ optimisation after another.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
-from edufast.bench.results import differences, read, write
-from edufast.bench.timing import machine
+from edufast.bench.benchmark import Benchmark, Report
+from edufast.bench.timing import machine, threads_for
 from edufast.bench.train import show
 from edufast.bench.train.contest import Contestant, compete
 from edufast.bench.train.costs import training_costs
@@ -63,96 +64,84 @@ def contestants(setting: Setting, *, compiling: bool) -> dict[str, Callable[[], 
     return {n: make for n, make in makers.items() if compiling or n not in show.UNCOMPILED}
 
 
-def run(
-    pairs: Sequence[str],
-    batch_sizes: Sequence[int],
-    device: str,
-    *,
-    quick: bool,
-    done: list[dict[str, Any]],
-    report: Callable[[str], None],
-    save: Callable[[list[dict[str, Any]]], None],
-) -> list[dict[str, Any]]:
-    """Measure every pair at every batch size; one dict each.
+class Contest(NamedTuple):
+    """A case of the benchmark: the name of a pair in ``PAIRS``, and a batch size."""
 
-    Args:
-        pairs: names in ``PAIRS``.
-        device: "cpu" or a CUDA device.
-        quick: fewer and shorter rounds, without compilation.
-        done: results of an earlier run, which are not measured again; a run that is not quick
-            measures quick results again.
-        report: called with what is being measured.
-        save: called after every contest with all results so far.
-    """
-    results = {(r["pair"], r["batch_size"]): r for r in done}
-    for name in pairs:
-        for batch_size in batch_sizes:
-            before = results.get((name, batch_size))
-            if before is not None and (quick or not before["quick"]):
-                continue
-            setting = synthetic(PAIRS[name], batch_size, torch.device(device))
-            report(f"{name}, batch {batch_size}")
-            torch.compiler.reset()
-            scores = compete(
-                contestants(setting, compiling=not quick),
-                batch_size,
-                setting.device,
-                seconds=0.5 if quick else 1.0,
-                rounds=2 if quick else 3,
-                report=report,
-            )
-            results[name, batch_size] = {
-                "pair": name,
-                "batch_size": batch_size,
-                "quick": quick,
-                "epoch_samples": len(setting.data.train),
-                "results": {who: s.result(batch_size) for who, s in scores.items()},
-            }
-            save(list(results.values()))
-    return list(results.values())
+    pair: str
+    batch_size: int
 
 
-def main(
-    quick: bool,
-    out: Path | None,
-    device: str,
-    threads: int | None,
-    pairs: Sequence[str] = (),
-    batch_sizes: Sequence[int] = (),
-) -> None:
-    """Print a table for every pair and batch size.
+def measurer(quick: bool, device: str, report: Report) -> Callable[[Contest], dict[str, Any]]:
+    """A function that measures a contest; ``quick``: fewer and shorter rounds, no compilation."""
 
-    With ``out``, write train.json, train.md and train.png into that folder after every contest.
-    Contests that train.json already has, from the same machine, are not measured again.
+    def measure(contest: Contest) -> dict[str, Any]:
+        batch_size = contest.batch_size
+        setting = synthetic(PAIRS[contest.pair], batch_size, torch.device(device))
+        torch.compiler.reset()
+        scores = compete(
+            contestants(setting, compiling=not quick),
+            batch_size,
+            setting.device,
+            seconds=0.5 if quick else 1.0,
+            rounds=2 if quick else 3,
+            report=report,
+        )
+        return {
+            "epoch_samples": len(setting.data.train),
+            "results": {who: s.result(batch_size) for who, s in scores.items()},
+        }
+
+    return measure
+
+
+def cases(
+    quick: bool, device: str, pairs: Sequence[str] = (), batch_sizes: Sequence[int] = ()
+) -> list[Contest]:
+    """What to measure: the pairs and batch sizes, or those for a device.
 
     Raises:
         UserError: a pair is unknown, or needs a GPU and there is none.
     """
-    pairs, batch_sizes = _chosen(quick, device, pairs, batch_sizes)
-    where = _machine(device, threads)
-    done = _read(out, where) if out else []
-
-    def save(results: list[dict[str, Any]]) -> None:
-        if out is not None:
-            _write(out, where, results)
-
-    with Console(stderr=True).status("") as status:
-        results = run(
-            pairs,
-            batch_sizes,
-            device,
-            quick=quick,
-            done=done,
-            report=status.update,
-            save=save,
-        )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    for result in results:
-        console.print(show.table(result))
+    cuda = torch.device(device).type == "cuda"
+    small = [name for name, pair in PAIRS.items() if pair.image_size <= 32]
     for name in pairs:
-        console.print(show.cost_table(name, training_costs(PAIRS[name])))
+        if name not in PAIRS:
+            raise UserError(f"--pairs: {name!r}; expected one or more of {', '.join(PAIRS)}")
+        if name not in small and not cuda:
+            raise UserError(f"--pairs: {name} needs a GPU")
+    if not pairs:
+        pairs = [QUICK[0]] if quick else list(PAIRS) if cuda else small
+    batch_sizes = batch_sizes or (QUICK[1] if quick else BATCH_SIZES["cuda" if cuda else "cpu"])
+    return [Contest(pair, size) for pair in pairs for size in batch_sizes]
+
+
+def _shown(results: Sequence[dict[str, Any]]) -> list[Table]:
+    pairs = dict.fromkeys(result["pair"] for result in results)
+    costs = [show.cost_table(name, training_costs(PAIRS[name])) for name in pairs]
+    return [show.table(result) for result in results] + costs
+
+
+def _illustrate(
+    folder: Path, machine: Mapping[str, Any], results: Sequence[dict[str, Any]]
+) -> None:
+    with atomic_write(folder / "train.md") as path:
+        path.write_text(show.markdown(machine, results), "utf-8")
+    with atomic_write(folder / "train.png") as path:
+        path.write_bytes(show.plot(results))
+
+
+BENCHMARK = Benchmark(
+    "train",
+    "Training steps, time for each image",
+    "Beside the plain loop of popular repositories, a careful one, and arithmetic alone.",
+    rivals=("(a)", "(b)", "floor"),
+    cases=cases,
+    known=Contest._asdict,
+    title=show.title,
+    measurer=measurer,
+    shown=_shown,
+    illustrate=_illustrate,
+)
 
 
 def main_profile(
@@ -171,9 +160,11 @@ def main_profile(
 
     if out is None:
         raise UserError("--profile: expected --out with a folder for the trace")
-    (name, *_), (batch_size, *_) = _chosen(False, device, pairs, batch_sizes)
-    _machine(device, threads)
-    with Console(stderr=True).status(f"{name}, batch {batch_size}: profile"):
+    name, batch_size = cases(False, device, pairs, batch_sizes)[0]
+    with (
+        threads_for(threads),
+        Console(stderr=True).status(f"{name}, batch {batch_size}: profile"),
+    ):
         setting = synthetic(PAIRS[name], batch_size, torch.device(device))
         fast = fast_precision(setting.device)
         found = profile.profile_step(SchoolLoop(setting, LoopOptions(fast)), out / "profile.json")
@@ -189,52 +180,10 @@ def main_accuracy(out: Path | None, device: str, threads: int | None, seeds: int
     """
     from edufast.bench.train import accuracy
 
-    where = _machine(device, threads)
-    with Console(stderr=True).status("") as status:
+    where = machine(device, threads)
+    with threads_for(threads), Console(stderr=True).status("") as status:
         result = accuracy.compare(seeds, torch.device(device), status.update)
     Console().print(accuracy.table(result))
     if out is not None:
         with atomic_write(out / "accuracy.json") as path:
             path.write_text(json.dumps({"machine": where, **result}, indent=1), "utf-8")
-
-
-def _machine(device: str, threads: int | None) -> dict[str, Any]:
-    if threads:
-        torch.set_num_threads(threads)
-    return machine(device)
-
-
-def _chosen(
-    quick: bool, device: str, pairs: Sequence[str], batch_sizes: Sequence[int]
-) -> tuple[Sequence[str], Sequence[int]]:
-    cuda = torch.device(device).type == "cuda"
-    small = [name for name, pair in PAIRS.items() if pair.image_size <= 32]
-    for name in pairs:
-        if name not in PAIRS:
-            raise UserError(f"--pairs: {name!r}; expected one or more of {', '.join(PAIRS)}")
-        if name not in small and not cuda:
-            raise UserError(f"--pairs: {name} needs a GPU")
-    default = [QUICK[0]] if quick else list(PAIRS) if cuda else small
-    return pairs or default, batch_sizes or (
-        QUICK[1] if quick else BATCH_SIZES["cuda" if cuda else "cpu"]
-    )
-
-
-def _read(out: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
-    path = out / "train.json"
-    if not path.exists():
-        return []
-    before = read(path)
-    differing = differences(before["machine"], where)
-    if differing:
-        raise UserError(f"{path}: {differing[0]}; choose another folder")
-    results: list[dict[str, Any]] = before["results"]
-    return results
-
-
-def _write(out: Path, where: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    write(out / "train.json", where, all(r["quick"] for r in results), results)
-    with atomic_write(out / "train.md") as path:
-        path.write_text(show.markdown(where, results), "utf-8")
-    with atomic_write(out / "train.png") as path:
-        path.write_bytes(show.plot(results))

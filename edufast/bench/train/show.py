@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 
+from edufast.bench.results import duration
 from edufast.bench.tables import numbers_table
 from edufast.bench.train.costs import EPOCHS, ONE, GradeCost, training_costs
 from edufast.bench.train.setting import PAIRS
@@ -81,15 +82,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def duration(seconds: float) -> str:
-    """In milliseconds, seconds, minutes or hours."""
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def table(result: dict[str, Any]) -> Table:
     """The results of a contest."""
     lines = [tuple(cell.replace(", ", ",\n") for cell in line) for line in rows(result)]
@@ -132,7 +124,7 @@ def cost_table(pair: str, costs: list[GradeCost]) -> Table:
     return _table(f"{pair.replace('-', ' → ')}, {EPOCHS} epochs", COST_COLUMNS, cost_rows(costs))
 
 
-def markdown(machine: dict[str, Any], results: list[dict[str, Any]]) -> str:
+def markdown(machine: Mapping[str, Any], results: Sequence[dict[str, Any]]) -> str:
     """All tables as Markdown, for a document."""
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, "
@@ -158,7 +150,7 @@ def _markdown_table(columns: Sequence[str], lines: list[tuple[str, ...]]) -> lis
     ]
 
 
-def plot(results: list[dict[str, Any]]) -> bytes:
+def plot(results: Sequence[dict[str, Any]]) -> bytes:
     """Images per second of every contestant, one panel per contest, with the floors as lines."""
     from edufast.experiments.report.style import LIGHT, figure, label, png
 

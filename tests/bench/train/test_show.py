@@ -22,21 +22,6 @@ def test_payback_counts_steps_until_compiling_has_saved_its_time():
     assert show.payback(result, show.CAREFUL_EAGER) == ""
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0314, "31 ms"),
-        (1.0, "1.0 s"),
-        (99.94, "99.9 s"),
-        (100, "2 min"),
-        (5940, "99 min"),
-        (7200, "2.0 h"),
-    ],
-)
-def test_durations_have_the_unit_that_reads_best(seconds, text):
-    assert show.duration(seconds) == text
-
-
 @pytest.mark.parametrize(("value", "text"), [(9.87, "9.9"), (99.94, "99.9"), (12345.6, "12,346")])
 def test_speeds_keep_three_digits_or_more(value, text):
     assert show.number(value) == text

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edufast.bench import train
+from edufast.bench.benchmark import run
 from edufast.bench.train import show
 from edufast.bench.train.contest import compete
 from edufast.bench.train.setting import PAIRS
@@ -35,8 +36,9 @@ def test_all_contestants_compute_the_same_loss(setting, source):
 
 def test_results_are_written_read_and_not_measured_again(pair, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PAIRS, "tiny", pair)
+    contests = train.cases(True, "cpu", ["tiny"], [12])
     monkeypatch.setattr(train, "compete", lambda *a, **k: compete(*a, **k | {"seconds": 0.01}))
-    train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+    run(train.BENCHMARK, True, tmp_path, "cpu", None, contests)
     text = (tmp_path / "train.json").read_text()
     (result,) = json.loads(text)["results"]
     assert (result["pair"], result["batch_size"], result["epoch_samples"]) == ("tiny", 12, 48)
@@ -48,16 +50,16 @@ def test_results_are_written_read_and_not_measured_again(pair, tmp_path, monkeyp
     assert (tmp_path / "train.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(train, "compete", None)  # would fail if it were asked
-    train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+    run(train.BENCHMARK, True, tmp_path, "cpu", None, contests)
     with pytest.raises(TypeError):  # quick results are no substitute
-        train.main(False, tmp_path, "cpu", None, ["tiny"], [12])
+        run(train.BENCHMARK, False, tmp_path, "cpu", None, contests)
 
     (tmp_path / "train.json").write_text(text.replace(torch.__version__, "0.0"))
     with pytest.raises(UserError, match=r"torch '0.0' and .*; choose another folder"):
-        train.main(True, tmp_path, "cpu", None, ["tiny"], [12])
+        run(train.BENCHMARK, True, tmp_path, "cpu", None, contests)
 
 
 @pytest.mark.parametrize("name", ["resnet1-resnet0", "resnet50-mobilenet_v2"])
 def test_a_pair_that_cannot_be_measured_is_refused(name):
     with pytest.raises(UserError, match=name):
-        train.main(True, None, "cpu", None, [name])
+        train.cases(True, "cpu", [name])
