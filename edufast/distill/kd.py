@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,8 +14,10 @@ from edufast.distill.algorithm import Algorithm, share
 from edufast.distill.teacher_outputs import TeacherOutputs
 from edufast.distill.weighting import Weighting, find_weighting, operator_weighting, reads_labels
 from edufast.ops import kd_loss
-from edufast.ops.reference.kd_loss_divergences import DIVERGENCES
-from edufast.utils.errors import unknown
+from edufast.ops.reference.kd_loss import Numbers
+from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
+from edufast.utils.errors import UserError, unknown
+from edufast.utils.numbers import real_numbers
 
 
 class KD(Algorithm):
@@ -41,12 +44,12 @@ class KD(Algorithm):
         divergence_params: Sequence[float] | None = None,
     ) -> None:
         super().__init__(temperature)
-        if divergence not in DIVERGENCES:
+        if divergence not in [*DIVERGENCES]:  # in a recipe it may be anything
             raise unknown("divergence", divergence, DIVERGENCES)
         self.alpha = share("alpha", alpha)
         self.weighting = find_weighting(weighting)
         self.divergence = divergence
-        self.divergence_params = divergence_params
+        self.divergence_params = _checked_params(divergence, divergence_params)
 
     @property
     def takes_soft_labels(self) -> bool:
@@ -70,3 +73,15 @@ class KD(Algorithm):
             cross_entropy = F.cross_entropy(logits.float(), labels)
             return self.alpha * cross_entropy + (1 - self.alpha) * divergence
         return distil(logits, alpha=self.alpha)
+
+
+def _checked_params(divergence: str, params: Sequence[float] | None) -> tuple[float, ...]:
+    """Now, because the first loss may be hours away."""
+    if params is None:
+        return DEFAULT_PARAMS[divergence]
+    try:
+        numbers = real_numbers("divergence_params", params, -math.inf)
+        Numbers([], 0.0, 0.0, numbers).check(0, divergence)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,8 @@ class Cost:
     Attributes:
         samples: the student trains on.
         student_flops: of training the student.
-        teaching_flops: of training each of the recipe's teachers; 0 for those that have weights.
+        teaching_flops: of training each of the recipe's teachers; 0 for those that have weights, or
+            that nobody asks.
         teaching_samples: that each of them trains on.
         answering_flops: of each teacher's answers while the student trains, none of them cached.
     """
@@ -44,7 +45,9 @@ class Cost:
         return self.student_flops + sum(self.teaching_flops) + sum(self.answering_flops)
 
 
-def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
+def expected_cost(
+    recipe: Recipe, data: DataSet | None = None, trained: Collection[int] | None = None
+) -> Cost | None:
     """The cost of ``edufast train`` with ``recipe``, baselines and validation aside.
 
     None: it is not known how many images there are, as with folders.
@@ -52,6 +55,8 @@ def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
     Args:
         recipe: the run.
         data: of the recipe, if it is loaded already.
+        trained: positions of the teachers that are trained if they have no weights; None: of those
+            that education learns from.
 
     Raises:
         UserError: the recipe does not fit its data.
@@ -60,6 +65,7 @@ def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
     if data is None:
         return None
     education = plan_methods(recipe, data, ["education"])["education"]
+    trained = education.teachers if trained is None else trained
     slices = recipe.teacher_classes(data)
     # Only shapes matter here, and models without weights are created instantly.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -76,7 +82,7 @@ def expected_cost(recipe: Recipe, data: DataSet | None = None) -> Cost | None:
         flops = forward_flops(teacher, (3, size, size))
         answered.append(visits[k] * flops)
         total = images = 0
-        if section.finished is None:
+        if section.finished is None and k in trained:
             lessons = recipe.teacher_curriculum(k, data)
             samples = samples_of_grades(lessons, data, teaching)
             for grade, count in zip(lessons.grades, samples, strict=True):

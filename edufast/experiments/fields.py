@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from edufast.data import DataSet
 from edufast.data.samples import LARGEST_IMAGE
@@ -42,8 +42,19 @@ def _class_ids(value: object) -> object:
     return ids
 
 
+def _each_once(ids: list[int]) -> list[int]:
+    seen: set[int] = set()
+    for c in ids:
+        if c in seen:
+            raise ValueError(f"expected each class once, class {c} is named twice")
+        seen.add(c)
+    return ids
+
+
 ClassIds = Annotated[
-    list[Annotated[int, Field(ge=0, lt=MOST_CLASSES)]], BeforeValidator(_class_ids)
+    list[Annotated[int, Field(ge=0, lt=MOST_CLASSES)]],
+    BeforeValidator(_class_ids),
+    AfterValidator(_each_once),
 ]
 ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]

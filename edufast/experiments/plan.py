@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from edufast.experiments.cost import Cost, expected_cost
@@ -24,10 +22,10 @@ def planned(setup: Setup) -> Remaining | None:
     config, log = setup.config, setup.folder.log()
     if "education" not in config.methods:
         return None
-    cost = expected_cost(setup.recipe, setup.data)
+    untaught = [k for k in setup.asked if not setup.teacher_file(k).exists()]
+    cost = expected_cost(setup.recipe, setup.data, untaught)
     if cost is None or (cost.flops < _LONG and (setup.recipe.minutes or 0) < 1):
         return None
-    cost = _without_taught(setup, cost)
     if not any(cost.teaching_flops) and len(log.results) == len(config.methods) * len(config.seeds):
         return None
     data, augment = setup.data, setup.recipe.create_training().augment
@@ -42,16 +40,6 @@ def planned(setup: Setup) -> Remaining | None:
             f"this takes about {seconds(total)} on this machine{of_teachers}, not counting {more}"
         )
     return Remaining(_parts(setup, cost, one), setup.event_log)
-
-
-def _without_taught(setup: Setup, cost: Cost) -> Cost:
-    """``cost`` without the teachers whose weights are there."""
-    taught = [setup.teacher_file(k).exists() for k in range(len(cost.teaching_flops))]
-    flops, samples = (
-        tuple(0 if done else number for done, number in zip(taught, numbers, strict=True))
-        for numbers in (cost.teaching_flops, cost.teaching_samples)
-    )
-    return replace(cost, teaching_flops=flops, teaching_samples=samples)
 
 
 def _parts(setup: Setup, cost: Cost, one: Duration) -> list[Part]:

@@ -112,10 +112,9 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
     Without any method: all of them, and their logits are stored where the config has a cache.
     """
     config = setup.config
-    asked = {k for name in config.methods for k in setup.methods[name].teachers}
     teachers = []
     for k, classes in enumerate(setup.recipe.teacher_classes(setup.data)):
-        if config.methods and k not in asked:
+        if k not in setup.asked:
             teachers.append(absent_teacher(classes))
             continue
         path = setup.teacher_file(k)

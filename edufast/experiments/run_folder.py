@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import PositiveFloat
 
 from edufast.experiments import RUN_FILE, SWEEP_FILE
@@ -14,7 +13,7 @@ from edufast.experiments.decide import Decision
 from edufast.experiments.events import Equal
 from edufast.experiments.recipe import MethodName, Recipe, parse_recipe
 from edufast.experiments.run_log import RunLog, read_run
-from edufast.experiments.schema import Section, check, differences, read_section
+from edufast.experiments.schema import Section, check, differences, read_section, written_yaml
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -183,8 +182,5 @@ class RunFolder:
         if not self.holds(config):
             if self.config_file.exists():
                 self.metrics.unlink(missing_ok=True)
-            content = config.model_dump(mode="json")
             with atomic_write(self.config_file) as temporary:
-                temporary.write_text(
-                    yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8"
-                )
+                temporary.write_text(written_yaml(config), "utf-8")

@@ -111,6 +111,13 @@ class Setup:
                     self.event_log.write(self._description())
                 yield
 
+    @property
+    def asked(self) -> set[int]:
+        """Positions of the teachers that the config's methods learn from; without methods, all."""
+        if not self.config.methods:
+            return set(range(len(self.recipe.teachers)))
+        return {k for name in self.config.methods for k in self.methods[name].teachers}
+
     def teacher_file(self, k: int) -> Path:
         """Weights of the teacher at position ``k``, which may not exist yet."""
         folder = RunFolder(self.config.teachers) if self.config.teachers else self.folder

@@ -44,7 +44,7 @@ _quote.maxstring = _quote.maxother = 80
 
 class _Loader(yaml.SafeLoader):
     """YAML's plain values, without what is valid YAML but never meant: a key given twice, of which
-    YAML keeps the last, and numbers that no setting can have."""
+    YAML keeps the last, numbers to the base 60 (1:30), and those that no setting can have."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -60,7 +60,8 @@ class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
         number: int | float = read(node)
-        if not (abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)):
+        fits = abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
+        if not fits or ":" in node.value:
             raise yaml.MarkedYAMLError(
                 problem=f"found {quoted(node.value)}; expected a finite number of at most 64 bits",
                 problem_mark=node.start_mark,
@@ -68,8 +69,17 @@ class _Loader(yaml.SafeLoader):
         return number
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotation marks what :class:`_Loader` would take for a number."""
+
+
+_FLOAT = "tag:yaml.org,2002:float"
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+_Loader.add_constructor(_FLOAT, _Loader.construct_number)
+# 1e-3 is a number to everybody but YAML 1.1, which wants 1.0e-3.
+_WITH_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, list("-+0123456789"))
+_Dumper.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, list("-+0123456789"))
 
 
 def quoted(value: object) -> str:
@@ -87,6 +97,13 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{source}: found {type(content).__name__}; expected keys and values")
     return content
+
+
+def written_yaml(section: Section) -> str:
+    """``section`` as a document that :func:`read_section` reads."""
+    content = section.model_dump(mode="json")
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_section(model: type[SectionType], path: Path) -> SectionType:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, PositiveInt
 
 from edufast.experiments import MAX_SEEDS, RUN_FILE, SWEEP_FILE
 from edufast.experiments.events import Equal
 from edufast.experiments.method import USUAL
 from edufast.experiments.recipe import Recipe, VariantName, parse_recipe
-from edufast.experiments.schema import Section, differences, parse_value, read_section
+from edufast.experiments.schema import Section, differences, parse_value, read_section, written_yaml
 from edufast.utils.errors import UserError, unknown
 from edufast.utils.files import atomic_write
 
@@ -91,11 +90,8 @@ class SweepConfig(Section):
 
     def write(self, folder: Path) -> None:
         """Make ``folder`` one of this config."""
-        content = self.model_dump(mode="json")
         with atomic_write(folder / SWEEP_FILE) as temporary:
-            temporary.write_text(
-                yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8"
-            )
+            temporary.write_text(written_yaml(self), "utf-8")
 
 
 def is_sweep(folder: Path) -> bool:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.flops import counted_flops
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -300,19 +299,8 @@ def measure(
             return value
 
     images = _images(model, batch, input_size)
-    # The counter does not know the fused attention kernels of the CPU, but their parts.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            _borrowed(model, False),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            Meter(model, graph=traced.nodes[0].graph).run(images, enable_io_processing=False)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with _borrowed(model, False), torch.no_grad(), counted_flops() as counter:
+        Meter(model, graph=traced.nodes[0].graph).run(images, enable_io_processing=False)
     return flops, shapes
 
 

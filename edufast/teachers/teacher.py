@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edufast.models.image_format import ImageFormat, processor_format, timm_format
+from edufast.utils.errors import UserError
 from edufast.utils.instances import check_instance
 from edufast.utils.numbers import whole_numbers
 
@@ -98,12 +99,21 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names, types, shapes and values of its weights, of the whole model."""
+        """SHA-256 of names, types, shapes and values of its weights, of the whole model.
+
+        Raises:
+            UserError: its state holds something else than plain tensors, as quantised models' do.
+        """
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
+            if not isinstance(tensor, Tensor) or tensor.is_quantized:
+                raise UserError(
+                    f"{name!r} of {self.name} is no plain tensor, and cannot be told from others; "
+                    "expected a state of plain tensors, or no stored logits"
+                )
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()

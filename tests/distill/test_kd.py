@@ -64,6 +64,18 @@ def test_reverse_kl_leaves_out_classes_that_no_teacher_knows():
         ({"alpha": math.nan}, "alpha is nan"),
         ({"divergence": "l1"}, "divergence is 'l1'; expected one of forward_kl"),
         ({"divergence": "revers_kl"}, "did you mean 'reverse_kl'"),
+        ({"divergence": ["js"]}, r"divergence is \['js'\]; expected one of"),
+        (
+            {"divergence": "js", "divergence_params": [2]},
+            r"divergence_params\[0\] is 2.0; expected",
+        ),
+        ({"divergence": "js", "divergence_params": 0.3}, "is 0.3; expected a sequence of numbers"),
+        ({"divergence": "dkd", "divergence_params": [1]}, "has 1 numbers; expected 2 for dkd"),
+        (
+            {"divergence": "dkd", "divergence_params": [1, True]},
+            "is True; expected a finite number",
+        ),
+        ({"divergence_params": [0.5]}, "has 1 numbers; expected 0 for forward_kl"),
         ({"weighting": "entropie"}, "weighting is 'entropie'; did you mean 'entropy'"),
     ],
 )

@@ -94,6 +94,21 @@ def test_parts_are_what_a_run_still_trains(tmp_path, monkeypatch):
         assert planned(setup) is None, "nothing is left"
 
 
+@pytest.mark.parametrize(
+    ("methods", "trained"), [(("education",), {0, 2}), (("education", "routed"), {0, 1, 2})]
+)
+def test_a_teacher_that_nobody_asks_is_not_waited_for(methods, trained, tmp_path, monkeypatch):
+    """The last grade has the teacher of all classes instead of the last slice's."""
+    planned_as(Duration((1.0, 1.0, 1.0), 1.0), monkeypatch)
+    slices = ("0-2", "3-5", "all")
+    teachers = [{"model": "resnet8", "classes": classes} for classes in slices]
+    setup = small_setup(tmp_path, *methods, export=False, recipe={"teachers": teachers})
+    assert setup.asked == trained
+    with setup.opened():
+        parts = planned(setup)._parts
+        assert {name for name, _ in parts} == {f"teacher {k}" for k in trained} | set(methods)
+
+
 @pytest.mark.parametrize(("methods", "long"), [(("scratch",), 0), (("education",), 1e15)])
 def test_short_runs_and_those_without_education_are_not_planned(
     methods, long, tmp_path, monkeypatch

@@ -127,6 +127,7 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ),
         ({"teachers": [{"model": "m", "classes": "0-" + "9" * 5000}]}, r"is not a class range"),
         ({"teachers": [{"model": "m", "classes": ",".join(["0-999999"] * 2)}]}, r"ids below 1,0"),
+        ({"teachers": [{"model": "m", "classes": "0-4,4-9"}]}, r"'0-4,4-9'; .* class 4 is named"),
         ({"teachers": [{"model": "m", "classes": "9-0"}]}, r"'9-0': expected ascending ids"),
         ({"teachers": [{"model": "m", "classes": [1_000_000]}]}, r"classes.0: found 1000000"),
         ({"teachers": [{"model": "m", "classes": "1/" + "9" * 5000}]}, r"is not a class range"),

@@ -12,6 +12,7 @@ from edufast.experiments.schema import (
     parse_value,
     read_section,
     written_value,
+    written_yaml,
 )
 from edufast.utils.errors import UserError
 
@@ -62,6 +63,7 @@ def test_a_section_is_read_from_its_file(tmp_path):
         (b"name: a\ninner: {rate: 1,\n rate: 2}", "key 'rate' is given twice"),
         (b"name: a\n? [b]\n: 1\n? [b]\n: 2", "not valid YAML"),
         (b"name: a\ninner: {rate: .nan}", "found '.nan'; expected a finite number"),
+        (b"name: a\ninner: {rate: 1:30}", "found '1:30'; expected a finite number"),
         (b"name: a\ninner: {rate: -.inf}", "found '-.inf'; expected a finite number"),
         (b"name: a\ninner: {rate: 9223372036854775808}", "expected a finite number of at most 64"),
         (b"name: a\ninner: {rate: 0x" + b"f" * 5000 + b"}", "expected a finite number"),
@@ -160,6 +162,20 @@ def test_values_are_set_by_key():
 def test_a_key_that_leads_nowhere_is_told(key, message):
     with pytest.raises(UserError, match=message):
         override({"name": "a", "items": [{}], "numbers": [16]}, key, 1, "--set")
+
+
+@pytest.mark.parametrize("text", ["1e3", "1E+3", "1.5e3", "-2e-3", "1e-30"])
+def test_numbers_with_an_exponent_are_numbers(text):
+    """YAML 1.1 takes them for text."""
+    assert parse_value(text, "--set") == float(text)
+    assert parse_value(f"[{text}, 1e, e3, 1e3a]", "--set") == [float(text), "1e", "e3", "1e3a"]
+
+
+@pytest.mark.parametrize("name", ["1e3", "-1.5E3", "1:30", "0x10", "no", "\U0001f600"])
+def test_text_that_looks_like_something_else_stays_text_in_a_file(tmp_path, name):
+    before = Outer(name=name)
+    (tmp_path / "f.yaml").write_text(written_yaml(before), "utf-8")
+    assert read_section(Outer, tmp_path / "f.yaml") == before
 
 
 def test_values_are_yaml():

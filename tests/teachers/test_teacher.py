@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edufast.teachers.teacher import Teacher
+from edufast.utils.errors import UserError
 from tests.tiny import Constant, tiny_model
 
 
@@ -26,6 +27,18 @@ def test_its_fingerprint_is_of_every_weight_and_of_nothing_else():
         assert Teacher(other, range(4)).fingerprint != first
         tensor.copy_(before)
     assert Teacher(other, range(4)).fingerprint == first
+
+
+class Counting(torch.nn.Linear):
+    """Keeps a Python object in its state, as quantised layers do."""
+
+    def get_extra_state(self):
+        return {"calls": 3}
+
+
+def test_a_state_that_is_not_of_tensors_has_no_fingerprint():
+    with pytest.raises(UserError, match=r"'_extra_state' of odd is no plain tensor"):
+        _ = Teacher(Counting(2, 2), range(2), "odd").fingerprint
 
 
 def test_an_absent_one_has_no_weights():

@@ -29,6 +29,29 @@ def test_a_backward_pass_takes_twice_as_much_again():
     assert counter.get_total_flops() == TRAINING_FACTOR * forward_flops(model, (6,))
 
 
+class Attentive(nn.Module):
+    """Scaled dot-product attention, which each device has its own fused kernels for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_the_two_products_of_attention_are_counted(heads):
+    tokens, width = 5, 8
+    assert forward_flops(Attentive(), (heads, tokens, width)) == 4 * heads * tokens**2 * width
+
+
+def test_a_transformer_of_torch_is_counted_though_it_would_run_as_one_operator():
+    tokens, width, hidden, depth = 5, 8, 32, 2
+    layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True)
+    per_token = 4 * width**2 + 2 * tokens * width + 2 * width * hidden  # multiply-adds
+    assert torch.backends.mha.get_fastpath_enabled()
+    model = nn.TransformerEncoder(layer, depth)
+    assert forward_flops(model, (tokens, width)) == 2 * depth * tokens * per_token
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 class Moody(nn.Module):
     """Costs more in train mode, and fails when it is told to."""
 
