@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from edufast.data import DataSet
-from edufast.experiments.fields import ClassIds, Epochs, ImageSize, check_class_ids
+from edufast.experiments.fields import (
+    ClassIds,
+    Epochs,
+    ImageSize,
+    SampleCount,
+    check_class_ids,
+)
 from edufast.experiments.schema import Section
 from edufast.utils.choices import Order, Schedule
 from edufast.utils.errors import UserError
@@ -32,7 +38,7 @@ class GradeSection(Section):
     classes: ClassIds | None = None
     fragments: PositiveInt | None = None
     target: str | None = None
-    samples: PositiveInt | None = None
+    samples: SampleCount | None = None
     freeze: list[float] = Field(default_factory=list)
     rehearsal: float | None = None
     image_size: ImageSize | None = None
@@ -46,7 +52,7 @@ class CurriculumSection(Section):
     preset: Literal["default", "paper"] | None = None
     epochs: Epochs | None = None
     shares: list[PositiveFloat] | None = None
-    samples: PositiveInt | None = None
+    samples: SampleCount | None = None
     grades: list[GradeSection] | None = None
     freeze: list[float] | None = None
     image_sizes: list[ImageSize] | None = None

@@ -60,6 +60,7 @@ ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
 BatchSize = Annotated[int, Field(gt=0, le=1_000_000)]
+SampleCount = Annotated[int, Field(gt=0, le=10_000_000_000)]  # an epoch's order is in memory
 
 
 def _sized(value: object) -> object:

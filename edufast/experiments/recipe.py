@@ -20,6 +20,7 @@ from edufast.experiments.fields import (
     Epochs,
     ImageSize,
     Milliseconds,
+    SampleCount,
     Seed,
     check_class_ids,
 )
@@ -140,7 +141,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     teaching: TrainingSection | None = None
     teacher_epochs: Epochs = 30
-    teacher_samples: PositiveInt | None = None
+    teacher_samples: SampleCount | None = None
     teacher_image_sizes: list[ImageSize] = Field(default_factory=list)
     baselines: list[MethodName] = Field(default_factory=list)
     budget: BudgetSection | None = None

@@ -76,6 +76,8 @@ def test_overrides_change_nested_keys_and_list_items(tmp_path):
         ),
         ({"curriculum": {"epochs": 10**9}}, r"curriculum.epochs: found 1000000000; .* or equal to"),
         ({"teacher_epochs": 10**9}, r"teacher_epochs: found 1000000000; .* or equal to 100000"),
+        ({"teacher_samples": 10**12}, r"teacher_samples: found 1000000000000; .* or equal to 1"),
+        ({"curriculum": {"epochs": 1, "samples": 10**12}}, r"curriculum.samples: found 1000000000"),
         ({"training": {"optimizer": "lion"}}, r"training.optimizer: found 'lion'; .*'sgd' or 'ad"),
         ({"teachers": [{"classes": "0-1"}]}, r"teachers.0.model: missing"),
         (
