@@ -108,7 +108,9 @@ class Setup:
         with folder_lock(self.folder.path) as check:
             remove_partial_files(self.folder.path)
             self.folder.claim(self.config)
-            if self.config.cache is not None:  # not found impossible after the teachers' training
+            if (
+                self.config.cache is not None
+            ):  # what fails here must not fail after hours of teaching
                 self.config.cache.mkdir(parents=True, exist_ok=True)
             content = self.config.model_dump(mode="json")
             say = self.console.print
