@@ -4,10 +4,12 @@ import sys
 
 from edufast.utils.errors import UserError
 from edufast.utils.extras import MissingPackageError, needed_for
+from edufast.utils.stderr import outlive_readers
 
 
 def main() -> None:
     """Run a command; exit code 2 if packages of the command line are not installed."""
+    outlive_readers()
     try:
         with needed_for("the command line", "cli"):
             from edufast.cli import app

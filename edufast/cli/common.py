@@ -68,7 +68,7 @@ def say(text: str) -> None:
 
 def show(what: Table) -> None:
     """Print ``what`` to standard output."""
-    Console(markup=False).print(what)
+    Console(markup=False, emoji=False).print(what)
 
 
 def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -14,6 +14,7 @@ from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, out_pa
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
 from edufast.utils.errors import one_line
+from edufast.utils.lock import is_locked
 
 _BESIDE = 2  # files in a table, which 80 columns have room for
 
@@ -75,6 +76,8 @@ def export(
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
     if out is not None and not bundled and early_exit is not None:
         fail("--out names one file, and --early-exit writes more; expected one of them", 2)
+    if out is None and source.is_dir() and is_locked(source):
+        fail(f"{source} is in use by another process; wait until it ends, or give --out", 2)
     early = None if early_exit is None else user(Target.parse, early_exit)
     found = user(read_exportable, source, data, model)
     network, info, images = found.network, found.info, found.data

@@ -37,7 +37,7 @@ def watch(
     """
     from edufast.experiments.following import Following
 
-    follow(user(Following, run), Console(markup=False, highlight=False))
+    follow(user(Following, run), Console(markup=False, highlight=False, emoji=False))
 
 
 def follow(following: Following, console: Console) -> None:

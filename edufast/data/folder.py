@@ -26,7 +26,8 @@ class FolderContent(NamedTuple):
 
     Attributes:
         layout: that was recognised, in words.
-        left_out: how many entries in the folders of the classes are no images, by kind.
+        left_out: how many entries in the folders of the classes are no images, and how many images
+            are beside these folders, by kind.
     """
 
     layout: str
@@ -139,22 +140,30 @@ def counted(skipped: Mapping[str, int]) -> str:
 def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     """The image files of each folder in ``root``, sorted. What else is in it is counted in
     ``skipped``, by kind."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    there = [path for path in root.iterdir() if not path.name.startswith(".")]
+    folders = sorted(path for path in there if path.is_dir())
+    if beside := sum(p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in there):
+        skipped["images beside the folders of classes"] = beside
     if not folders:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
     found = {}
     for each in folders:
         check_class_name(f"data folder {root}", each.name)
-        files = []
+        files, others = [], Counter[str]()
         with os.scandir(each) as entries:
             for entry in entries:
                 kind = left_out(entry)
                 if kind is None:
                     files.append(each / entry.name)
                 else:
-                    skipped[kind] += 1
+                    others[kind] += 1
         if not files:
-            raise UserError(f"data folder {root}: class {each.name!r} has no images")
+            found_there = counted(others) or "nothing"
+            raise UserError(
+                f"data folder {root}: class {each.name!r} has no images: its folder holds "
+                f"{found_there}; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        skipped.update(others)
         found[each.name] = sorted(files)
     return found
 

@@ -225,12 +225,12 @@ class _Decoder:
 
     def __init__(self, encoded: Encoded, device: torch.device) -> None:
         self._encoded, self._device = encoded, device
-        self._part: Sequence[Path] = ()
+        self._part: list[Path] = []
         self._pipeline: Pipeline | None = None
 
     def decodes(self, part: Sequence[Path]) -> bool:
         """Whether all of ``part``, at most 8 files, can be decoded."""
-        self._part = part
+        self._part[:] = part
         self._pipeline = self._pipeline or self._build()
         try:
             with without_messages():  # about damaged files, which are named anyway
@@ -251,10 +251,10 @@ class _Decoder:
             prefetch_queue_depth=1,
         )
         with pipeline:
-            source = fn.external_source(
-                source=lambda: [self._encoded(path) for path in self._part], batch=True
-            )
-            encoded = self._encoded.read(source)
+            # Not over self: its threads would stay until the garbage collector runs.
+            part, content = self._part, self._encoded
+            source = fn.external_source(source=lambda: [content(path) for path in part], batch=True)
+            encoded = content.read(source)
             decoder = "mixed" if self._device.type == "cuda" else "cpu"
             shapes = fn.peek_image_shape(encoded)  # random crops depend on them
             pipeline.set_outputs(fn.decoders.image(encoded, device=decoder), shapes)

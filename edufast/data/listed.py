@@ -46,6 +46,10 @@ def listed_splits(where: str, pictures: Iterable[Listed], seed: int) -> Splits:
     named = False
     for each in pictures:
         check_class_name(each.where, each.name)
+        if each.name != each.name.strip():  # seldom meant, and hard to see
+            raise UserError(
+                f"{each.where}: class {each.name!r}: expected a name without spaces around it"
+            )
         split = "train" if each.split is None else each.split
         if split not in _SPLITS:
             expected = ", ".join(_SPLITS)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # The largest value of grey that is not of 8 bits.
 _LARGEST = {"I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I;16N": 65535, "I": 65535, "F": 1}
+# Where Pillow looks for an orientation if there is none in EXIF data. DALI does not: training sees
+# such a picture as it is stored.
+_OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # those that DALI decodes, too
 
 
@@ -93,6 +96,8 @@ def _upright(path: Path, draft: int | None) -> Image.Image:
         tiff = path.suffix.lower() in (".tif", ".tiff")
         file = BytesIO(with_known_orientation(path.read_bytes())) if tiff else path
         with Image.open(file, formats=_FORMATS) as image:
+            for other in _OTHER_ORIENTATIONS:
+                image.info.pop(other, None)
             if draft is not None:
                 image.draft("RGB", (draft, draft))
             image.load()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,6 +115,25 @@ class DataSet:
                 raise UserError(
                     f"{split} of {self.name} has no image of class {missing[0]} "
                     f"({self.classes[missing[0]]}); expected some of every class that is taught"
+                )
+
+    def check_names(self, names: Mapping[int, str], whose: str) -> None:
+        """Check that classes are called as they were when somebody learned them: where one was
+        renamed since, most may have other positions.
+
+        Args:
+            names: of classes, by position.
+            whose: who learned them, for messages.
+
+        Raises:
+            UserError: a class has another name, or none.
+        """
+        for position, name in names.items():
+            found = self.classes[position] if position < len(self.classes) else None
+            if found != name:
+                raise UserError(
+                    f"{whose} learned {name!r} as class {position}, which is {found!r} in "
+                    f"{self.name} now; expected the same names in the same order"
                 )
 
     @classmethod

@@ -21,7 +21,10 @@ metadata = session.get_modelmeta().custom_metadata_map
 classes, rule = json.loads(metadata["classes"]), json.loads(metadata["preprocessing"])["resize"]
 cover, crop = np.array(rule["cover"]), np.array(rule["crop"])  # height, width
 for picture in pictures:
-    image = ImageOps.exif_transpose(Image.open(picture))
+    image = Image.open(picture)
+    for other in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(other, None)  # only EXIF data turned pictures in training
+    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # grey of more than 8 bits
         grey = np.asarray(image) / (1 if image.mode == "F" else 65535)
         image = Image.fromarray((np.clip(grey, 0, 1) * 255).round().astype(np.uint8))

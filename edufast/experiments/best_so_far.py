@@ -31,7 +31,12 @@ class BestSoFar:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         kept = setup.folder.best
-        self._accuracy = read_info(kept).accuracy if kept.exists() else -math.inf
+        self._accuracy = -math.inf
+        if kept.exists():
+            try:
+                self._accuracy = read_info(kept).accuracy
+            except UserError as error:
+                setup.console.print(f"{error}; the next best takes its place", highlight=False)
         self._waiting: tuple[nn.Module, ModelInfo] | None = None  # to be exported
         self._next = -math.inf  # when another may be exported
 

@@ -71,6 +71,8 @@ def read_exportable(source: Path, data: str | None = None, model: str | None = N
     if weights == run.student and run.exits.is_file():
         exits = load_exits(run.exits, network, (3, info.image_size, info.image_size))
     images = _images(weights, info, data, recipe)
+    if data is None and recipe is not None:
+        images.check_names(dict(zip(info.class_ids, info.classes, strict=True)), str(weights))
     return Exportable(network, info, images, exits, weights, named, recipe is not None)
 
 

@@ -26,6 +26,7 @@ from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.utils import ranks
 from edufast.utils.errors import Interrupted, LostRank
+from edufast.utils.lock import InUse
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
 _UNWATCHED = Watch()
@@ -54,7 +55,8 @@ def run(
     with setup.opened():
         try:
             results = _carry_out(setup)
-        except (Interrupted, LostRank):  # whoever stopped it does not want to wait for the report
+        # Whoever stopped it does not want to wait for the report; or the folder is not ours.
+        except (Interrupted, LostRank, InUse):
             raise
         except Exception:
             _report(setup)

@@ -10,11 +10,13 @@ import torch
 from rich.console import Console
 
 from edufast.data import DataSet
+from edufast.experiments import RUN_FILE
 from edufast.experiments.device_budget import fitting_files, fitting_text
 from edufast.experiments.events import FileKey, PlannedGrade, RunEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection
 from edufast.experiments.run_folder import RunConfig, RunFolder
+from edufast.experiments.runs import run_state
 from edufast.experiments.trackers.registry import check_trackers, tracking
 from edufast.teachers.logit_store import countable_views
 from edufast.utils.errors import UserError
@@ -71,6 +73,7 @@ class Setup:
                 self.recipe.teacher_curriculum(k, self.data)
         cached = config.cache is not None
         dry_run(self.methods, config.methods, config.device, cached=cached)
+        self._check_teachers()
         if cached:
             countable_views(self.recipe.create_training().augment)
         self._fitting = from_first(self._check_begin)
@@ -81,7 +84,9 @@ class Setup:
     def _check_begin(self) -> list[FileKey] | None:
         """The files that fit the recipe's budget. A run that has begun goes on: latency, measured
         again, may differ."""
-        if self.folder.holds(self.config) and self.folder.log().run is not None:
+        if self.folder.holds(self.config) and (begun := self.folder.log().run) is not None:
+            names = dict(enumerate(begun.classes))
+            self.data.check_names(names, f"the run in {self.folder.path}")
             return None
         return fitting_files(self.methods["education"])
 
@@ -100,13 +105,17 @@ class Setup:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        with folder_lock(self.folder.path):
+        with folder_lock(self.folder.path) as check:
             remove_partial_files(self.folder.path)
             self.folder.claim(self.config)
+            if (
+                self.config.cache is not None
+            ):  # what fails here must not fail after hours of teaching
+                self.config.cache.mkdir(parents=True, exist_ok=True)
             content = self.config.model_dump(mode="json")
             say = self.console.print
             with tracking(self._trackers, self.folder.path, content, say) as listeners:
-                self.event_log = EventLog(self.folder.metrics, listeners)
+                self.event_log = EventLog(self.folder.metrics, listeners, check)
                 if self.folder.log().run is None:
                     self.event_log.write(self._description())
                 yield
@@ -117,6 +126,17 @@ class Setup:
         if not self.config.methods:
             return set(range(len(self.recipe.teachers)))
         return {k for name in self.config.methods for k in self.methods[name].teachers}
+
+    def _check_teachers(self) -> None:
+        """Another run's must be trained, or it would go on with those of this recipe as its own."""
+        if self.config.teachers is None or not (self.config.teachers / RUN_FILE).is_file():
+            return
+        missing = [k for k in sorted(self.asked) if not self.teacher_file(k).exists()]
+        if missing and run_state(self.config.teachers).state != "finished":
+            raise UserError(
+                f"teachers: the run in {self.config.teachers} is not finished and has not trained "
+                f"teacher {missing[0]}; continue it first: edufast resume {self.config.teachers}"
+            )
 
     def teacher_file(self, k: int) -> Path:
         """Weights of the teacher at position ``k``, which may not exist yet."""

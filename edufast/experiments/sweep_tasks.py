@@ -82,7 +82,7 @@ class TeacherTask:
         return self.product.exists()
 
     def run(self, console: Console) -> str:
-        with lock(self.product.with_suffix(".lock"), self.product):
+        with lock(self.product.with_suffix(".lock"), self.product) as check:
             if self.done():
                 return DONE_ELSEWHERE
             event = train_teacher(
@@ -92,7 +92,7 @@ class TeacherTask:
                 self.product,
                 device=self.device,
                 checkpoint=self.product.with_suffix(".pt"),
-                event_log=EventLog(self.metrics),
+                event_log=EventLog(self.metrics, check=check),
                 console=console,
             )
         return f"{event.accuracy:.1%}, {event.seconds:.0f} s"

@@ -98,9 +98,10 @@ def load_teacher(
             those of the file.
 
     Raises:
-        UserError: it knows other classes or another data set; its images were not as ``section``
-            says; or, where that says nothing, it learned from other images of the data set
-            (``data.seed`` or ``data.holdout`` differ): it may know those that validate the student.
+        UserError: it knows other classes or another data set, or classes by other names; its
+            images were not as ``section`` says; or, where that says nothing, it learned from other
+            images of the data set (``data.seed`` or ``data.holdout`` differ): it may know those
+            that validate the student.
     """
     network, info = load_model(path, model=section.model)
     if info.class_ids != tuple(classes) or info.data != data.name:
@@ -108,6 +109,7 @@ def load_teacher(
             f"{path} knows classes {_brief(info.class_ids)} of {info.data}; expected "
             f"{_brief(classes)} of {data.name}"
         )
+    data.check_names(dict(zip(info.class_ids, info.classes, strict=True)), str(path))
     named = (section.mean, section.std) != (None, None)
     found, expected = (info.mean, info.std), (section.mean or data.mean, section.std or data.std)
     if info.data_mean is not None and not named:  # normalised as the weights it started from

@@ -40,14 +40,16 @@ class EventLog:
         path: of the log; None: no file is written.
         listeners: each is called with every event, in order, once its line is written. What they
             raise ends the training.
+        check: called before each line; what it raises ends the training, too.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
         listeners: Iterable[Listener] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._listeners = tuple(listeners)
+        self._listeners, self._check = tuple(listeners), check
         self._path = None if path is None else Path(path)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,7 @@ class EventLog:
 
     def write(self, event: Event) -> None:
         """Append ``event``, and pass it to the listeners."""
+        self._check()
         if self._path is not None:
             with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event.to_dict()) + "\n")

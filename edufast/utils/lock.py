@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -23,18 +24,21 @@ class InUse(UserError):
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[Callable[[], None]]:
     """Lock ``folder``, which is created if it does not exist, for the duration of the block.
+
+    Yields:
+        As :func:`lock`.
 
     Raises:
         InUse, UserError: as :func:`lock`.
     """
-    with lock(folder / _NAME, folder):
-        yield
+    with lock(folder / _NAME, folder) as check:
+        yield check
 
 
 @contextmanager
-def lock(path: Path, held: Path) -> Iterator[None]:
+def lock(path: Path, held: Path) -> Iterator[Callable[[], None]]:
     """Lock what the lock file ``path`` stands for, for the duration of the block.
 
     The kernel releases the lock when the process ends, however it ends: a lock file that is left
@@ -43,6 +47,10 @@ def lock(path: Path, held: Path) -> Iterator[None]:
     Args:
         path: made where it does not exist, with its folder.
         held: what it stands for, in messages.
+
+    Yields:
+        A function that raises `InUse` if the lock file was removed: who removes a folder from under
+        a process, and begins anew in it, does not want it to write there.
 
     Raises:
         InUse: another process holds it, and the message says which.
@@ -68,7 +76,7 @@ def lock(path: Path, held: Path) -> Iterator[None]:
                 f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}\n"
             )
             file.flush()
-        yield
+        yield functools.partial(_check_still, file, path, held)
 
 
 def is_locked(folder: Path) -> bool:
@@ -80,6 +88,11 @@ def is_locked(folder: Path) -> bool:
             return not _taken(file, fcntl.LOCK_SH)  # given back as the file is closed
     except OSError:  # nobody can hold it there
         return False
+
+
+def _check_still(file: TextIO, path: Path, held: Path) -> None:
+    if not (path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno()))):
+        raise InUse(f"{held} was removed while this process was in it")
 
 
 def _taken(file: TextIO, kind: int = fcntl.LOCK_EX) -> bool:

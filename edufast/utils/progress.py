@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def message_console() -> Console:
-    """Standard error, for messages; brackets in names and values are no markup."""
+    """Standard error, for messages; brackets in names and values are no markup, and names between
+    colons no emoji."""
     from rich.console import Console
 
-    return Console(stderr=True, markup=False)
+    return Console(stderr=True, markup=False, emoji=False)
 
 
 def _bar(*, numbers: bool) -> Progress | None:

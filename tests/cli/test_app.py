@@ -1,6 +1,7 @@
 """The command line as a whole: help and version."""
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,11 @@ def test_output_that_cannot_be_written_is_told_in_one_line():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "edufast: standard output: No space left on device\n"
+
+
+def test_a_command_whose_messages_nobody_reads_ends_as_usual():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "edufast", "verify", "nowhere.edge"]
+    assert subprocess.run(command, stderr=write).returncode == 2
+    os.close(write)

@@ -19,6 +19,7 @@ from edufast.cli.common import device_name, fail, table, user, warnings_in_one_l
 from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.models.zoo import create_model
 from edufast.utils.errors import TrainingError, UserError
+from edufast.utils.progress import message_console
 from tests.commands import edufast
 
 OURS = os.path.abspath(common.__file__)
@@ -68,6 +69,19 @@ def test_a_package_that_cannot_be_loaded_is_told_in_one_line(capsys):
         "edufast: a package cannot be loaded: libtorch_cpu.so: failed to map segment from shared "
         "object\n"
     )
+
+
+def test_names_between_colons_are_no_emoji(capsys):
+    row = table("rose:red")
+    row.add_row("plant:rose:red")
+    common.show(row)
+    common.say("a:cat:b")
+    message_console().print("c:cat:d")
+    with pytest.raises(typer.Exit):
+        fail("e:cat:f", 2)
+    printed = capsys.readouterr()
+    assert "plant:rose:red" in printed.out
+    assert printed.err == "a:cat:b\nc:cat:d\nedufast: e:cat:f\n"
 
 
 def test_an_import_error_of_our_own_stays_one():

@@ -12,6 +12,7 @@ import yaml
 
 from edufast.data import Samples, load_dataset
 from edufast.models.weights import load_model, save_model
+from edufast.utils.lock import folder_lock
 from tests.cli.weights import save
 from tests.commands import edufast, events, one_line
 
@@ -44,6 +45,26 @@ def test_a_run_folder_is_exported_where_it_is(data, tmp_path):
     assert "student.onnx" in result.stderr and "agreement with PyTorch 100.0%" in " ".join(
         result.stderr.split()
     )
+
+
+def test_a_run_that_goes_on_writes_its_files_itself(copy):
+    with folder_lock(copy):
+        text = one_line(edufast("export", copy, code=2))
+    assert "in use by another process; wait until it ends, or give --out" in text
+    assert not list(copy.glob("*.onnx"))
+
+
+def test_a_class_that_was_renamed_since_is_told(copy, folder, tmp_path):
+    """Most classes then have other positions: accuracy would be measured with the wrong labels."""
+    shutil.copytree(folder / "pictures", tmp_path / "pictures")
+    for split in ("train", "val"):
+        (tmp_path / "pictures" / split / "c0").rename(tmp_path / "pictures" / split / "d0")
+    config = copy / "config.yaml"
+    config.write_text(
+        config.read_text().replace(str(folder / "pictures"), str(tmp_path / "pictures"))
+    )
+    text = one_line(edufast("export", copy, code=2))
+    assert "learned 'c0' as class 0, which is 'c1' in" in text and not list(copy.glob("*.onnx"))
 
 
 def test_what_cannot_be_exported_leaves_no_file(tmp_path, monkeypatch):

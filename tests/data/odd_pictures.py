@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from edufast.data import Loader, Samples
 
@@ -29,6 +30,13 @@ def write_odd_pictures(folder: Path) -> list[Path]:
     for orientation in range(1, 9):
         turned[orientation] = Image.Exif()
         turned[orientation][0x0112] = orientation
+    by_xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    texts = {name: PngInfo() for name in ("XML:com.adobe.xmp", "Raw profile type exif")}
+    texts["XML:com.adobe.xmp"].add_itxt("XML:com.adobe.xmp", by_xmp.decode())
+    raw = turned[6].tobytes()
+    texts["Raw profile type exif"].add_text(
+        "Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}\n"
+    )
     pictures = {
         "a.bmp": (image, {}),
         "a.jpg": (image, {"quality": 90}),
@@ -53,6 +61,12 @@ def write_odd_pictures(folder: Path) -> list[Path]:
         "turned.png": (image, {"exif": turned[6].tobytes()}),
         "turned.tif": (image, {"tiffinfo": {274: 6}}),
         "turned.webp": (image, {"exif": turned[6].tobytes()}),
+        # Orientations outside of EXIF data, which Pillow reads, and DALI does not.
+        "xmp.jpg": (image, {"quality": 90, "xmp": by_xmp}),
+        "xmp.webp": (image, {"quality": 90, "xmp": by_xmp}),
+        "xmp.tif": (image, {"tiffinfo": {700: by_xmp}}),
+        "xmp.png": (image, {"pnginfo": texts["XML:com.adobe.xmp"]}),
+        "raw.png": (image, {"pnginfo": texts["Raw profile type exif"]}),
         **{f"turned{o}.jpg": (image, {"exif": exif.tobytes()}) for o, exif in turned.items()},
     }
     for name, (picture, options) in pictures.items():

@@ -148,8 +148,22 @@ def test_a_class_of_odd_entries_only_has_no_images(tmp_path):
     make_images(tmp_path / "a", 2)
     make_images(tmp_path / "b" / "nested.png", 2)
     os.mkfifo(tmp_path / "b" / "pipe.png")
-    with pytest.raises(UserError, match="class 'b' has no images"):
+    message = (
+        "class 'b' has no images: its folder holds 1 folders, 1 pipes, devices or broken links; "
+        "expected .bmp, "
+    )
+    with pytest.raises(UserError, match=message):
         folder(tmp_path)
+
+
+def test_images_beside_the_folders_of_classes_are_counted(tmp_path):
+    for name in ("a", "b"):
+        make_images(tmp_path / name, 2)
+    make_images(tmp_path, 3)
+    (tmp_path / "labels.txt").touch()
+    message = "4 images are used, 3 entries left out: 3 images beside the folders of classes; expec"
+    with pytest.warns(UserWarning, match=message):
+        assert len(folder(tmp_path).train) == 2
 
 
 def test_names_that_are_not_utf8(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -325,3 +326,20 @@ def test_without_dali_one_line_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UserError, match="reading image files needs NVIDIA DALI: pip install"):
         unreadable([tmp_path / "x.png"])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux")
+def test_looking_for_corrupt_files_leaves_no_threads(tmp_path):
+    """Also before the garbage collector finds what refers to itself."""
+    make_pictures(tmp_path, 2)
+    paths = sorted(tmp_path.iterdir())
+    unreadable(paths)  # what DALI keeps
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        for _ in range(2):
+            assert unreadable(paths) == []
+        assert len(os.listdir("/proc/self/task")) <= before
+    finally:
+        gc.enable()

@@ -42,6 +42,9 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"row 3: '.*gone\.png' is not a file"):
         gone = Listed("row 3", tmp_path / "gone.png", "cat", None)
         listed_splits("list", [gone], 0)
+    with pytest.raises(UserError, match="row 1: class ' cat': expected a name without spaces"):
+        spaced = pictures[1]._replace(name=" cat", split=None)
+        listed_splits("list", [pictures[0]._replace(split=None), spaced], 0)
     with pytest.raises(UserError, match="list: class 'cat' is in validation only"):
         listed_splits("list", [each._replace(split="val") for each in pictures], 0)
 

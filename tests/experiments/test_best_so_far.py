@@ -56,6 +56,12 @@ def test_the_first_is_exported_at_once(setup, school):
     assert (setup.folder.path / "student.onnx").is_file()
 
 
+def test_a_damaged_one_of_an_earlier_attempt_is_replaced(setup, school):
+    setup.folder.best.write_bytes(b"")
+    assert BestSoFar(setup).offer(school, "resnet8").startswith("usable: student.onnx (")
+    assert read_info(setup.folder.best).accuracy == school.progress.accuracy
+
+
 def test_what_learned_from_small_images_is_exported_for_small_images(setup, school):
     """And is as accurate there as it was in training."""
     BestSoFar(setup).offer(school, "resnet8")

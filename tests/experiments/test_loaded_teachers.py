@@ -61,6 +61,17 @@ def test_other_images_than_expected_are_named_by_the_recipe(path, named, message
         load_teacher(path, 0, range(6), DATA, SECTION.model_copy(update=named))
 
 
+def test_classes_that_were_renamed_since_are_told(path):
+    """In a folder they are sorted by name: most get other positions."""
+    section = SECTION.model_copy(update={"mean": MEAN, "std": STD})
+    renamed = replace(DATA, classes=(*DATA.classes[1:], "z0"))
+    message = r"t.safetensors learned 'c0' as class 0, which is 'c1' in tiny now; expected the same"
+    with pytest.raises(UserError, match=message):
+        load_teacher(path, 0, range(6), renamed, section)
+    with pytest.raises(UserError, match=r"learned 'c3' as class 3, which is None in tiny now"):
+        replace(DATA, classes=DATA.classes[:3]).check_names({3: "c3"}, "somebody")
+
+
 def test_models_of_two_runs_can_be_merged(tmp_path):
     """With files as runs write them: no two trainings take the same time."""
     section = {"model": "resnet8", "classes": "0-9"}

@@ -1,9 +1,14 @@
 """What does not fit is told before anything is trained or written."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
+from edufast.experiments.run_setup import Setup
 from edufast.utils.errors import UserError
-from tests.experiments.small import small_setup
+from tests.experiments.small import QUIET, small_config, small_setup
+from tests.tiny import tiny_data
 
 
 @pytest.mark.parametrize(
@@ -176,3 +181,45 @@ def test_a_teacher_is_that_of_the_recipe_of_another_run_or_its_own(tmp_path):
     assert own.teacher_file(2).name == "teacher2.safetensors", "kd asks one of all classes"
     other = small_setup(tmp_path / "run", "kd", teachers=tmp_path / "own")
     assert other.teacher_file(1) == own.teacher_file(1)
+
+
+def test_a_run_whose_folder_was_removed_writes_nothing_into_the_next_one(tmp_path):
+    first, second = (small_setup(tmp_path / "run", "scratch") for _ in range(2))
+    with first.opened():
+        shutil.rmtree(tmp_path / "run")
+        with second.opened():
+            before = second.folder.metrics.read_bytes()
+            with pytest.raises(UserError, match="was removed while this process was in it"):
+                first.event_log.write(first._description())
+            assert second.folder.metrics.read_bytes() == before
+
+
+def test_teachers_of_an_unfinished_run_must_be_trained(tmp_path):
+    """Else they would be trained by this recipe, and the other run would take them for its own."""
+    theirs = tmp_path / "theirs"
+    with small_setup(theirs).opened():
+        pass
+    message = "theirs is not finished and has not trained teacher 0; continue it first: edufast res"
+    with pytest.raises(UserError, match=message):
+        small_setup(tmp_path / "run", "education", teachers=theirs)
+    small_setup(tmp_path / "run", "scratch", teachers=theirs)  # asks none
+    (theirs / "teachers").mkdir()
+    for k in range(2):
+        (theirs / "teachers" / f"teacher{k}.safetensors").touch()
+    small_setup(tmp_path / "run", "education", teachers=theirs)
+
+
+def test_a_class_that_was_renamed_since_the_run_began_is_told(tmp_path):
+    config, data = small_config("scratch"), tiny_data()
+    with Setup(config, tmp_path, QUIET, lambda section: data).opened():
+        pass
+    renamed = replace(data, classes=("c1", "c0", *data.classes[2:]))
+    with pytest.raises(UserError, match="learned 'c0' as class 0, which is 'c1' in tiny now"):
+        Setup(config, tmp_path, QUIET, lambda section: renamed)
+
+
+def test_a_cache_that_cannot_be_made_is_noticed_before_teachers_are_trained(tmp_path):
+    (tmp_path / "file").touch()
+    setup = small_setup(tmp_path / "run", "education", cache=tmp_path / "file" / "cache")
+    with pytest.raises(OSError, match="file"), setup.opened():
+        pass

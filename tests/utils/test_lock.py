@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,18 @@ def test_a_look_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("edufast.utils.lock.time.sleep", lambda _: looking.close())
         with folder_lock(tmp_path):
             assert looking.closed
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_holds_a_folder_can_ask_whether_it_is_still_the_same(
+    tmp_path: Path, again: bool
+) -> None:
+    folder = tmp_path / "run"
+    with folder_lock(folder) as check:
+        check()
+        shutil.rmtree(folder)
+        with folder_lock(folder) if again else nullcontext() as other:
+            with pytest.raises(InUse, match=r"run was removed while this process was in it$"):
+                check()
+            if other is not None:
+                other()
