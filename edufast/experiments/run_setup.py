@@ -108,9 +108,8 @@ class Setup:
         with folder_lock(self.folder.path) as check:
             remove_partial_files(self.folder.path)
             self.folder.claim(self.config)
-            if (
-                self.config.cache is not None
-            ):  # what fails here must not fail after hours of teaching
+            # What is impossible here must not be found so after hours of teaching.
+            if self.config.cache is not None:
                 self.config.cache.mkdir(parents=True, exist_ok=True)
             content = self.config.model_dump(mode="json")
             say = self.console.print
