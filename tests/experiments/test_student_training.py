@@ -57,7 +57,8 @@ def test_results_say_how_good_a_student_is_and_what_it_took(setup):
 
 
 def test_an_export_is_measured_on_the_whole_validation_split(setup):
-    export_student(setup, *load_model(setup.folder.student), exit=7)
+    with setup.opened():
+        export_student(setup, *load_model(setup.folder.student), exit=7)
     (export,) = setup.folder.log().exports
     assert (export.path, export.exit) == ("student-exit7.onnx", 7)
     result = setup.folder.log().results["education", 4]

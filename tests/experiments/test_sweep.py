@@ -133,16 +133,16 @@ def test_a_student_that_diverges_is_counted_and_the_others_go_on(recipe):
     out = recipe.parent / "diverged"
     result = edufast(
         "sweep", recipe, "--out", out, "--seeds", 1, "--json", "--vary", "training.lr=1e30,0.1",
-        "--only", "plain, training.lr=1e30;plain, training.lr=0.1",
+        "--only", "plain, training.lr=1e+30;plain, training.lr=0.1",
     )  # fmt: skip
     wild, tame = json.loads(result.stdout)["variants"]
     assert (wild["seeds"], wild["diverged"], wild["unfinished"]) == ([], [0], [])
     assert (tame["seeds"], tame["diverged"]) == ([0], [])
-    assert "plain, training.lr=1e30 (1)" in (out / "sweep.md").read_text()
+    assert "plain, training.lr=1e+30 (1)" in (out / "sweep.md").read_text()
     assert "done already" in edufast("resume", out).stderr  # not tried again
     # Nor by a process that joined before it had diverged in another one.
     tasks = plan_tasks(SweepConfig.read(out), out).students
-    (task,) = [task for task in tasks if "lr=1e30" in task.variant]
+    (task,) = [task for task in tasks if "lr=1e+30" in task.variant]
     assert task.run(message_console()) == DONE_ELSEWHERE
 
 
