@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 from edufast.bench.results import differences, duration, read, write
 from edufast.bench.timing import machine, threads_for
 from edufast.utils.errors import UserError
+from edufast.utils.progress import message_console
 
 Case = TypeVar("Case")
 Result = dict[str, Any]
@@ -74,16 +77,17 @@ class Benchmark(Generic[Case]):
             where: this machine's description.
 
         Raises:
-            UserError: they are of another machine or commit.
+            UserError: they are of another machine, commit or benchmark.
         """
         path = self.path(folder)
         if not path.exists():
             return {}
-        before = read(path)
+        before = read(path, self.title)
         differing = differences(before["machine"], dict(where))
         if differing:
             raise UserError(f"{path}: {differing[0]}; choose another folder")
-        return {self.title(result): result for result in before["results"]}
+        # Results that do not say how they were measured are of little use, like quick ones.
+        return {self.title(result): {"quick": True, **result} for result in before["results"]}
 
 
 def missing(
@@ -133,15 +137,15 @@ def run(
     if len(todo) < len(contests):
         done = f"{len(contests) - len(todo)} of {len(contests)} contests"
         console.print(f"{benchmark.name}: {done} measured already", highlight=False)
-    with threads_for(where["threads"]), _progress(benchmark.name, len(todo)) as bar:
-        measured = benchmark.measurer(quick, where["device"], bar.report) if todo else None
-        for title, case in todo.items():
-            assert measured is not None
-            bar.begin(title)
-            results[title] = {**benchmark.known(case), "quick": quick, **measured(case)}
-            if out is not None:
-                is_quick = any(result["quick"] for result in results.values())
-                write(benchmark.path(out), where, is_quick, list(results.values()))
+    if todo:
+        with threads_for(where["threads"]), _progress(benchmark.name, len(todo)) as progress:
+            measured = benchmark.measurer(quick, where["device"], progress.report)
+            for title, case in todo.items():
+                progress.begin(title)
+                results[title] = {**benchmark.known(case), "quick": quick, **measured(case)}
+                if out is not None:
+                    is_quick = any(result["quick"] for result in results.values())
+                    write(benchmark.path(out), where, is_quick, list(results.values()))
     for part in benchmark.shown([results[title] for title in contests]):
         console.print(part)
     if out is not None:
@@ -151,41 +155,31 @@ def run(
 # --- progress -----------------------------------------------------------------------------------
 
 
-class _Bar:
-    """Which contest is being measured, and how long the others will take at this pace: a bar on a
-    terminal, elsewhere a line for every contest."""
+class _Progress:
+    """Which contest is being measured, and how long the others will take at this pace: beside a
+    spinner on a terminal, elsewhere a line for every contest."""
 
-    def __init__(self, name: str, bar: Progress, total: int) -> None:
-        self._name, self._bar, self._total = name, bar, total
-        self._title, self._begun = "", 0
-        self._task = bar.add_task(name, total=total)
+    def __init__(self, name: str, total: int, console: Console, status: Status) -> None:
+        self._name, self._total, self._console, self._status = name, total, console, status
+        self._begun, self._started, self._text = 0, time.monotonic(), ""
 
     def begin(self, title: str) -> None:
-        self._title = f"{self._name}: {title}"
-        self._bar.update(self._task, completed=self._begun, description=self._title)
+        left = ""
+        if self._begun:
+            pace = (time.monotonic() - self._started) / self._begun
+            left = f", about {duration(pace * (self._total - self._begun))} left"
         self._begun += 1
-        if not self._bar.console.is_terminal:
-            left = self._bar.tasks[0].time_remaining
-            soon = "" if left is None else f", about {duration(left)} left"
-            line = f"{self._title} ({self._begun} of {self._total}{soon})"
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._text = f"{self._name}: {title} ({self._begun} of {self._total}{left})"
+        self._status.update(Text(self._text))
+        if not self._console.is_terminal:
+            self._console.print(self._text, highlight=False, soft_wrap=True)
 
     def report(self, what: str) -> None:
-        self._bar.update(self._task, description=f"{self._title}, {what}")
+        self._status.update(Text(f"{self._text}: {what}"))
 
 
 @contextmanager
-def _progress(name: str, total: int) -> Iterator[_Bar]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        speed_estimate_period=24 * 3600,
-    )
-    with bar:
-        yield _Bar(name, bar, total)
+def _progress(name: str, total: int) -> Iterator[_Progress]:
+    console = message_console()
+    with console.status("") as status:
+        yield _Progress(name, total, console, status)

@@ -79,7 +79,7 @@ def write_page(out: Path, left_out: dict[str, str]) -> None:
         out: a folder of results.
         left_out: why there is none of a benchmark, by its name.
     """
-    results = {b.name: read(b.path(out)) for b in BENCHMARKS if b.path(out).exists()}
+    results = {b.name: read(b.path(out), b.title) for b in BENCHMARKS if b.path(out).exists()}
     described: dict[str, Any] = next((c["machine"] for c in results.values()), {})
     facts = "".join(
         f"<span>{escape(key)} <b>{escape(str(value))}</b></span>"

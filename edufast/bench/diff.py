@@ -70,10 +70,10 @@ def compare(before: Path, after: Path) -> list[Change]:
     """
     changes: list[Change] = []
     for benchmark in BENCHMARKS:
-        files = [folder / f"{benchmark.name}.json" for folder in (before, after)]
+        files = [benchmark.path(folder) for folder in (before, after)]
         if not all(file.exists() for file in files):
             continue
-        earlier, later = (read(file) for file in files)
+        earlier, later = (read(file, benchmark.title) for file in files)
         differing = differences(earlier["machine"], later["machine"], VARIES | OURS)
         if differing:
             raise UserError(f"{before} and {after} are not comparable: {differing[0]}")

@@ -32,8 +32,12 @@ def write(path: Path, machine: dict[str, Any], quick: bool, results: list[dict[s
         temporary.write_text(json.dumps(content, indent=1), "utf-8")
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, title: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
     """What :func:`write` wrote.
+
+    Args:
+        path: of the file.
+        title: names a contest of its benchmark.
 
     Raises:
         UserError: it is no such file; the message names it.
@@ -41,7 +45,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
         content["machine"]["device"]
-        if not all(result["results"] for result in content["results"]):
+        if not all(title(result) and result["results"] for result in content["results"]):
             raise ValueError("a contest without results")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error

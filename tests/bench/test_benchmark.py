@@ -97,6 +97,23 @@ def test_results_of_another_machine_are_not_overwritten(measured, tmp_path):
     assert measured.calls == [] and path.read_text() == text
 
 
+def test_results_of_another_benchmark_are_refused_and_those_of_unknown_length_replaced(
+    measured, tmp_path
+):
+    run(measured.benchmark, False, tmp_path, "cpu", None)
+    path = tmp_path / "numbers.json"
+    content = written(tmp_path)
+    for result in content["results"]:
+        del result["quick"]
+    path.write_text(json.dumps(content))
+    measured.calls.clear()
+    run(measured.benchmark, False, tmp_path, "cpu", None)
+    assert len(measured.calls) == 4 and written(tmp_path)["quick"] is False
+    path.write_text(path.read_text().replace("number", "another"))
+    with pytest.raises(UserError, match=r"numbers.json is not a result of edufast bench"):
+        run(measured.benchmark, False, tmp_path, "cpu", None)
+
+
 def test_threads_are_those_asked_for_and_afterwards_as_before(measured, tmp_path):
     before = torch.get_num_threads()
     run(measured.benchmark, True, tmp_path, "cpu", before + 1)
@@ -115,16 +132,16 @@ def test_without_a_terminal_every_contest_is_a_line(measured, capsys):
     assert len(lines) == 4
 
 
-def test_on_a_terminal_there_is_a_bar(measured, monkeypatch):
+def test_on_a_terminal_they_take_turns_in_a_line(measured, monkeypatch):
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     run(measured.benchmark, False, None, "cpu", None)
-    assert "numbers: [number] 4, first round" in screen.getvalue()
-    assert "3/4" in screen.getvalue()
-    assert "(4 of 4" not in screen.getvalue()
+    shown = screen.getvalue()
+    assert re.search(r"numbers: \[number\] 4 \(4 of 4, about \S+ \w+ left\): first round", shown)
+    assert "[number] 1 (1 of 4)\n" not in shown
 
 
 def test_nothing_is_prepared_when_nothing_is_missing(measured, tmp_path):

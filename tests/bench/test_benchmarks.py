@@ -14,7 +14,7 @@ ALL = {benchmark.name: benchmark for benchmark in BENCHMARKS}
 
 @pytest.mark.parametrize("name", ["kd_loss", "merge", "train"])
 def test_contests_of_the_committed_results_have_their_own_titles_and_a_rival(name, pytestconfig):
-    content = read(Path(pytestconfig.rootpath, f"benchmarks/cpu/{name}.json"))
+    content = read(Path(pytestconfig.rootpath, f"benchmarks/cpu/{name}.json"), ALL[name].title)
     found = measurements(content["results"], ALL[name].title)
     contests = {m.contest for m in found}
     assert len(contests) == len(content["results"])
