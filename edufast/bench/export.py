@@ -105,21 +105,31 @@ def _kilobytes(numbers: dict[str, Any]) -> str:
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Latency against the size of the file, one marker per format."""
+    """Latency against the size of the file: a marker for each format, a line for each model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name in (name for name in FORMATS if name in results[0]["results"]):
-        found = [r["results"][name] for r in results]
-        latencies, sizes = [x["median"] * 1e3 for x in found], [x["bytes"] / 1e3 for x in found]
-        axes.plot(sizes, latencies, "o", label=name)
-        for r, x, y in zip(results, sizes, latencies, strict=True):
-            axes.annotate(r["model"], (x, y), (4, 4), textcoords="offset points", fontsize=8)
+    names = [name for name in FORMATS if name in results[0]["results"]]
+    for r in results:
+        points = sorted(_point(r["results"][name]) for name in names)
+        axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
+        axes.annotate(r["model"], points[-1], (8, -3), textcoords="offset points", fontsize=9)
+    for name, marker in zip(names, "osD^v<>", strict=False):
+        points = [_point(r["results"][name]) for r in results]
+        axes.plot(*zip(*points, strict=True), marker, label=name, markersize=6, alpha=0.8)
     axes.set(xscale="log", yscale="log", xlabel="file in kB", ylabel="ms for one image, one thread")
-    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_formatter("{x:g}")
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which("{x:g}")
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, format="png", dpi=120)
+
+
+def _point(numbers: dict[str, Any]) -> tuple[float, float]:
+    return numbers["bytes"] / 1e3, numbers["median"] * 1e3
 
 
 def _illustrate(folder: Path, _: object, results: Sequence[dict[str, Any]]) -> None:
