@@ -78,7 +78,7 @@ lowest: build/lowest/built
 build/lowest/built: tools/lowest.py pyproject.toml build
 	$(PYTHON) -m venv --clear build/lowest
 	$(BIN)/python tools/lowest.py cli train export timm arrow | sort -u > build/lowest/requirements.txt
-	grep -E '^(cmake|hypothesis|ninja|pybind11|pytest|pytest-xdist|scikit-build-core)==' requirements.txt \
+	grep -E '^(cmake|hypothesis|ninja|pytest|pytest-xdist|scikit-build-core)==' requirements.txt \
 	  >> build/lowest/requirements.txt
 	build/lowest/bin/python -m pip install --quiet -r build/lowest/requirements.txt
 	CMAKE_ARGS=-DEDUFAST_CUDA=OFF build/lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation \
@@ -128,7 +128,7 @@ $(VENV)/python-files: $(VENV)/installed FORCE
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # Compiles only what changed, and puts the libraries where the editable install looks for them.
-$(VENV)/built: $(VENV)/editable CMakeLists.txt $(wildcard cmake/*.cmake) $(CPP_SOURCES)
+$(VENV)/built: $(VENV)/editable CMakeLists.txt $(wildcard cmake/*) $(CPP_SOURCES)
 	$(BIN)/python -m cmake --build $(BUILD)
 	$(BIN)/python -m cmake --install $(BUILD) --prefix \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"

@@ -6,7 +6,7 @@
 # Without names: all parts that have not succeeded yet. Results go to benchmarks/<device>/ (or $OUT):
 # logs, and a line for every measurement, which the next run does not repeat. Ends with a table of
 # ratios to the copy that was measured alongside. Needs no network: torch, triton, numpy, rich, pytest,
-# hypothesis, scikit-build-core, pybind11, cmake, ninja and nvcc are expected to be there; what is
+# hypothesis, scikit-build-core, cmake, ninja and nvcc are expected to be there; what is
 # not (pytest-xdist, timm, compute-sanitizer, ncu) is done without.
 # --dry: the same code on tiny problems on the CPU, where the package is installed already.
 set -uo pipefail

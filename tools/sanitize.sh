@@ -8,7 +8,6 @@ build=build/sanitize
 PATH="$(dirname "$python"):$PATH"  # for ninja
 "$python" -m cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -DSKBUILD_PROJECT_NAME=edufast -DSKBUILD_PROJECT_VERSION=0 -DPython_EXECUTABLE="$(realpath -s "$python")" \
-  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
   -DEDUFAST_CUDA=OFF -DEDUFAST_SANITIZE=address,undefined
 "$python" -m cmake --build "$build"
 # torch itself leaks by design and is not built with sanitizers: look at our code only.

@@ -20,6 +20,7 @@ changed the times are guesses.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import shutil
@@ -32,11 +33,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edufast import _native
+from edufast import _build
 from edufast.bench import sass
 from edufast.bench.kd_loss import Shape
 from edufast.bench.sass import Cost, Kernel, Loop
 from edufast.bench.tables import numbers_table
+from edufast.ops._library import library
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
 
@@ -96,12 +98,27 @@ def grid() -> list[Shape]:
     return shapes
 
 
+# As in csrc/kd_loss_plan.cpp.
+_PLANNED = (
+    "staged", "lanes", "warp_per_row", "vectors", "threads", "blocks", "cluster", "held",
+    "shared_bytes", "launches",
+)  # fmt: skip
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in _PLANNED]
+
+
 def plan(shape: Shape, gpu: Gpu) -> dict[str, int]:
     """How the call is laid out: csrc/cuda/kd_loss_plan.h."""
-    return _native.kd_loss_plan(
+    make = ctypes.CDLL(library()).edufast_kd_loss_plan
+    make.restype = _Plan
+    make.argtypes = [ctypes.c_int64, *[ctypes.c_int32] * 2, ctypes.c_bool, *[ctypes.c_int32] * 3]
+    planned = make(
         shape.rows, shape.classes, shape.teachers, shape.dtype == "bf16",
         gpu.processors, gpu.shared_per_processor, gpu.shared_per_block,
     )  # fmt: skip
+    return {name: getattr(planned, name) for name in _PLANNED}
 
 
 # --- machine code -------------------------------------------------------------------------------
@@ -130,15 +147,14 @@ def compiled(dtypes: tuple[str, ...], gpu: Gpu) -> tuple[dict[str, Kernel], dict
     Raises:
         UserError: nvcc, the sources or cuobjdump are missing.
     """
-    if _native.cuda.startswith("nvcc"):
-        library = Path(_native.__file__).with_name("libedufast.so")
-        return _read(library, gpu)
+    if _build.cuda.startswith("nvcc"):
+        return _read(Path(library()), gpu)
     sources = Path(__file__).parents[2] / "csrc"
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        raise UserError(f"--model: CUDA is {_native.cuda}, and nvcc to compile it was not found")
+        raise UserError(f"--model: CUDA is {_build.cuda}, and nvcc to compile it was not found")
     if not sources.exists():
-        raise UserError(f"--model: CUDA is {_native.cuda}, and the sources are not in {sources}")
+        raise UserError(f"--model: CUDA is {_build.cuda}, and the sources are not in {sources}")
     kernels = [
         f"template __global__ void kd_loss_staged_kernel<{STORED[dtype]}, Divergence::ForwardKL, "
         f"{lanes}, false>(const __grid_constant__ KDLoss, const __grid_constant__ Launch);"

@@ -26,14 +26,13 @@ def version(asked: bool) -> None:
     typer.echo(f"edufast {__version__}")
     typer.echo(f"torch {installed('torch')}")
     try:
-        from edufast import _native
+        from edufast import _build
     except ImportError as error:
         fail(f"the compiled operators are missing: {error}", 1)
     typer.echo(
-        f"operators built with {_native.cxx}, torch {_native.torch}, "
-        f"stable ABI {_native.torch_target}"
+        f"operators built with {_build.cxx}, torch {_build.torch}, stable ABI {_build.torch_target}"
     )
-    typer.echo(f"CUDA kernels: {_native.cuda}")
+    typer.echo(f"CUDA kernels: {_build.cuda}")
     raise typer.Exit
 
 

@@ -38,17 +38,17 @@ def diagnose() -> list[Check]:
 def _operators(cuda: bool) -> list[Check]:
     """How they were built, and which backend runs where."""
     try:
-        from edufast import _native
+        from edufast import _build
         from edufast.ops.backends import CHOICES
     except (ImportError, OSError) as error:
         return [Check("operators", False, str(error), needed=True)]
-    built = f"built with {_native.cxx}, torch {_native.torch}, stable ABI {_native.torch_target}"
-    if _native.sanitize:
-        built += f", sanitizers {_native.sanitize}"
+    built = f"built with {_build.cxx}, torch {_build.torch}, stable ABI {_build.torch_target}"
+    if _build.sanitize:
+        built += f", sanitizers {_build.sanitize}"
     return [
         Check("operators", hasattr(torch.ops.edufast, "kd_loss"), built, needed=True),
-        Check("CPU kernels", True, f"{_native.cpu_isas}; {available_threads()} processors"),
-        Check("CUDA kernels", _native.cuda.startswith("nvcc"), _native.cuda),
+        Check("CPU kernels", True, f"{_build.cpu_isas}; {available_threads()} processors"),
+        Check("CUDA kernels", _build.cuda.startswith("nvcc"), _build.cuda),
         *(
             Check(
                 f"backend on {c.device}" + (f", up to {c.classes} classes" if c.classes else ""),

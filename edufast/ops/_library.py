@@ -17,8 +17,8 @@ import torch
 from edufast.utils._torch_private import Operator, is_transformed, is_transforming, schema_of
 
 
-def _library() -> str:
-    """The path of the shared library; no part of it belongs to a version of Python.
+def library() -> str:
+    """The path of the shared library.
 
     An editable install has a second folder for what was compiled. The variable is for builds that
     are tested without being installed (make sanitize).
@@ -36,7 +36,7 @@ def _library() -> str:
     )
 
 
-torch.ops.load_library(_library())
+torch.ops.load_library(library())
 
 _LIBRARY = torch.library.Library("edufast", "FRAGMENT")
 

@@ -7,14 +7,14 @@ import shutil
 
 import pytest
 
-from edufast import _native
+from edufast import _build
 from edufast.bench import kd_loss_model
 from edufast.bench.kd_loss import Shape
 from edufast.bench.kd_loss_model import CLASSES, H100, TEACHERS
 from edufast.utils.errors import UserError
 
 needs_nvcc = pytest.mark.skipif(
-    shutil.which("nvcc") is None and not _native.cuda.startswith("nvcc"),
+    shutil.which("nvcc") is None and not _build.cuda.startswith("nvcc"),
     reason="nvcc was not found",
 )
 BF16 = ("bf16",)
@@ -40,7 +40,7 @@ def test_every_bf16_shape_is_staged_with_enough_bytes_in_flight(shape):
 
 
 def test_without_nvcc_one_line_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(_native, "cuda", "left out: EDUFAST_CUDA=OFF")
+    monkeypatch.setattr(_build, "cuda", "left out: EDUFAST_CUDA=OFF")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     kd_loss_model.compiled.cache_clear()
     with pytest.raises(UserError, match="EDUFAST_CUDA=OFF, and nvcc to compile it was not found"):

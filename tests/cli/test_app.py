@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import edufast as package
-from edufast import _native
+from edufast import _build
 from edufast.cli import app
 from edufast.cli.bench import bench
 from tests.commands import edufast, words
@@ -41,8 +41,8 @@ def test_version_tells_package_torch_and_build():
     first, second, operators, cuda = told.splitlines()
     assert first == f"edufast {package.__version__}"
     assert second == f"torch {torch.__version__.partition('+')[0]}"
-    assert _native.cxx in operators and f"stable ABI {_native.torch_target}" in operators
-    assert cuda == f"CUDA kernels: {_native.cuda}"
+    assert _build.cxx in operators and f"stable ABI {_build.torch_target}" in operators
+    assert cuda == f"CUDA kernels: {_build.cuda}"
 
 
 def test_without_a_command_the_help_is_shown():

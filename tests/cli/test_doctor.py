@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import edufast
-from edufast import _native
+from edufast import _build
 from edufast.cli.doctor import diagnose
 from edufast.ops.backends import CHOICES
 
@@ -24,9 +24,9 @@ def test_nothing_that_is_needed_is_missing_here():
 def test_versions_and_build_are_those_of_this_process():
     found = findings()
     assert found["torch"].found == torch.__version__
-    assert found["EduFast"].found == edufast.__version__ == _native.version
-    assert _native.cxx in found["operators"].found
-    assert found["CUDA kernels"].ok == _native.cuda.startswith("nvcc")
+    assert found["EduFast"].found == edufast.__version__ == _build.version
+    assert _build.cxx in found["operators"].found
+    assert found["CUDA kernels"].ok == _build.cuda.startswith("nvcc")
     assert found["CUDA device"].ok == torch.cuda.is_available()
 
 
@@ -49,10 +49,10 @@ def test_the_evidence_for_the_cpu_is_what_was_measured():
 
 
 def test_missing_operators_are_a_finding_and_no_traceback(monkeypatch):
-    monkeypatch.delattr(edufast, "_native")
-    monkeypatch.setitem(sys.modules, "edufast._native", None)
+    monkeypatch.delattr(edufast, "_build")
+    monkeypatch.setitem(sys.modules, "edufast._build", None)
     check = findings()["operators"]
-    assert check.needed and not check.ok and "_native" in check.found
+    assert check.needed and not check.ok and "_build" in check.found
 
 
 def test_missing_packages_are_told_by_name(monkeypatch):

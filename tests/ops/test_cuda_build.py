@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-import edufast._native
 from edufast.bench.sass import tool
+from edufast.ops._library import library
 
 # 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only. The
 # staged kernels' are in csrc/cuda/kd_loss_plan.h; what they keep of a row elsewhere is a few words,
@@ -20,7 +20,7 @@ from edufast.bench.sass import tool
 KERNEL = {"kd_loss.cu": "kd_loss", "dist_loss.cu": "dist_", "min_norm.cu": "gram"}  # in names
 MOST_REGISTERS = {"kernelId": 255, "staged": 80, "": 128}
 USE = re.compile(r"Function (\w+):\s+REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
-LIBRARY = Path(edufast._native.__file__).with_name("libedufast.so")
+LIBRARY = Path(library())
 
 
 class Use(NamedTuple):

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edufast import _native
+from edufast import _build
 from edufast.ops._autograd import gradient_dtype
 from edufast.ops.kd_loss import kd_loss_arguments
 from edufast.ops.reference.kd_loss import REDUCTIONS, KDLoss
@@ -128,7 +128,7 @@ class Emulated(NamedTuple):
     workspace: Tensor
 
 
-def _build(target: Path, *arguments: str | Path) -> None:
+def _compile(target: Path, *arguments: str | Path) -> None:
     """Compile a shared library; skips the test where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
@@ -143,7 +143,7 @@ def library() -> ctypes.CDLL:
     """The emulated kernels of kd_loss."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kd_loss.so"
-        _build(target, HERE / "kd_loss.cpp")
+        _compile(target, HERE / "kd_loss.cpp")
         loaded = ctypes.CDLL(str(target))
     loaded.kd_loss.restype = CChoice
     loaded.problem_bytes.restype = loaded.workspace_bytes.restype = ctypes.c_int64
@@ -158,10 +158,10 @@ def load_operator(operator: str) -> ctypes.CDLL:
     The library's ``emulation_order`` and ``emulation_numbers`` are in cuda_emulation.h.
     """
     torch_dir = Path(torch.__file__).parent
-    major, minor = map(int, _native.torch_target.split("."))
+    major, minor = map(int, _build.torch_target.split("."))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"lib{operator}.so"
-        _build(
+        _compile(
             target,
             "-Dedufast=edufast_emulated",  # the namespace, in C++ and in torch
             f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
