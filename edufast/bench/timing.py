@@ -174,8 +174,8 @@ def machine(device: str, threads: int | None = None) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """Of a git checkout, with "-dirty-" and a hash of what has been changed in its code since; None:
-    it is none."""
+    """Of a git checkout, with "-dirty-" and a hash of what has been changed in its code since;
+    None: it is none."""
     if not (checkout / ".git").exists():
         return None
     try:

@@ -105,8 +105,8 @@ class SliceSampler:
 
     Each slice is an endless sequence of passes, as in :class:`MixedSampler`.
     ``samples_per_epoch``, or the number of samples, is rounded down to whole batches of
-    ``batch_size`` and divided among the slices in proportion to their samples, those of rare classes
-    counted as often as ``balance`` says, see :func:`repeated`.
+    ``batch_size`` and divided among the slices in proportion to their samples, those of rare
+    classes counted as often as ``balance`` says, see :func:`repeated`.
 
     Raises:
         ValueError: no slice, an empty slice, a class without samples, or ``samples_per_epoch`` too

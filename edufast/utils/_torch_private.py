@@ -134,8 +134,9 @@ def compiler_error() -> type[Exception]:
 
 def why_not_compiled(error: Exception) -> str:
     """The reason in an error of torch.compile, which wraps it and adds pages of advice."""
-    inner = getattr(error, "inner_exception", error)
-    return str(inner).strip().partition("\n")[0] or type(inner).__name__
+    inner = getattr(error, "inner_exception", None)
+    told = str(error) if inner is None else f"{type(inner).__name__}: {inner}"
+    return told.strip().partition("\n")[0]
 
 
 def fresh_compiler_cache() -> AbstractContextManager[Any]:
