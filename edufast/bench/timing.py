@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import subprocess
@@ -173,11 +174,18 @@ def machine(device: str, threads: int | None = None) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """Of a git checkout, with "-dirty" where files have been changed; None: it is none."""
+    """Of a git checkout, with "-dirty-" and a hash of what has been changed in its code since;
+    None: it is none."""
     if not (checkout / ".git").exists():
         return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        named = _git(checkout, "rev-parse", "--short", "HEAD").decode().strip()
+        changes = _git(checkout, "diff", "--binary", "HEAD", "--", "edufast", "kernels", "csrc")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{named}-dirty-{hashlib.sha256(changes).hexdigest()[:7]}" if changes else named
+
+
+def _git(checkout: Path, *arguments: str) -> bytes:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout

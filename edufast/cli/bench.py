@@ -33,14 +33,14 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads (def
 @contextmanager
 def _beside_compiled() -> Iterator[None]:
     """Around measurements that torch.compile takes part in, which takes a compiler."""
-    from edufast.utils._torch_private import compiler_error
+    from edufast.utils._torch_private import compiler_error, why_not_compiled
 
     try:
         yield
     except compiler_error() as error:
-        why = str(error).strip().partition("\n")[0]  # pages of advice follow
         raise UserError(
-            f"torch.compile, which is part of the measurement, does not work here: {why}"
+            "torch.compile, which is part of the measurement, does not work here: "
+            f"{why_not_compiled(error)}"
         ) from error
 
 

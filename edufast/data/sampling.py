@@ -104,8 +104,9 @@ class SliceSampler:
     """One class slice after the other within an epoch, each shuffled: the authors' order.
 
     Each slice is an endless sequence of passes, as in :class:`MixedSampler`.
-    ``samples_per_epoch`` is divided among the slices in proportion to their samples; ``balance`` as
-    in :func:`repeated`.
+    ``samples_per_epoch``, or the number of samples, is rounded down to whole batches of
+    ``batch_size`` and divided among the slices in proportion to their samples, those of rare
+    classes counted as often as ``balance`` says, see :func:`repeated`.
 
     Raises:
         ValueError: no slice, an empty slice, a class without samples, or ``samples_per_epoch`` too
@@ -119,22 +120,23 @@ class SliceSampler:
         seed: int,
         samples_per_epoch: int | None = None,
         balance: float = 0.0,
+        batch_size: int = 1,
     ) -> None:
         if not slices:
             raise ValueError("slices: expected at least one class slice, got none")
-        seed = whole_number("seed", seed, 0)
+        seed, batch_size = whole_number("seed", seed, 0), whole_number("batch_size", batch_size)
         members = [_samples_of(labels, classes) for classes in slices]
-        self._lengths = [len(samples) for samples in members]
+        total = sum(map(len, members))
         if samples_per_epoch is not None:
-            samples_per_epoch = whole_number("samples_per_epoch", samples_per_epoch)
-            share = samples_per_epoch / sum(self._lengths)
-            ends = np.rint(np.cumsum([0, *self._lengths]) * share).astype(int)
-            self._lengths = np.diff(ends).tolist()
-            if min(self._lengths) < 1:
-                raise ValueError(
-                    f"samples_per_epoch: {samples_per_epoch} leaves a slice of {len(slices)} empty"
-                )
+            total = whole_number("samples_per_epoch", samples_per_epoch)
+        # An incomplete batch would be left out, and with it the end of the last slice.
+        total -= total % min(batch_size, total)
         members = [repeated(samples, labels, balance) for samples in members]
+        share = total / sum(map(len, members))
+        ends = np.rint(np.cumsum([0, *map(len, members)]) * share).astype(int)
+        self._lengths = np.diff(ends).tolist()
+        if min(self._lengths) < 1:
+            raise ValueError(f"samples_per_epoch: {total} leaves a slice of {len(slices)} empty")
         self._slices = [_Passes(samples, seed, number) for number, samples in enumerate(members)]
 
     def __len__(self) -> int:

@@ -59,7 +59,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
-        number: int | float = read(node)
+        # 010 is ten to everybody but YAML 1.1, for which it is 8 (while 08 is text).
+        number: int | float = int(node.value) if _PADDED.match(node.value) else read(node)
         fits = abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
         if not fits or ":" in node.value:
             raise yaml.MarkedYAMLError(
@@ -76,6 +77,7 @@ class _Dumper(yaml.SafeDumper):
 _FLOAT = "tag:yaml.org,2002:float"
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_constructor(_FLOAT, _Loader.construct_number)
+_PADDED = re.compile(r"[-+]?0[0-9_]+$")
 # 1e-3 is a number to everybody but YAML 1.1, which wants 1.0e-3.
 _WITH_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _Loader.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, list("-+0123456789"))

@@ -9,7 +9,7 @@ import torch
 
 from edufast.data import Batch, DataSet, Samples
 from edufast.data.image_files import files_of
-from edufast.distill import Algorithm
+from edufast.distill import Algorithm, FeatureAlgorithm
 from edufast.models.global_batch_norm import batch_norms
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
@@ -66,6 +66,13 @@ def check_fit(
             f"faculty: {type(algorithm).__name__} reads the teachers' features; a "
             f"{type(faculty).__name__} provides their logits only"
         )
+    for part in algorithm.modules():
+        if isinstance(part, FeatureAlgorithm) and list(part.adapters.parameters()):
+            name = type(part).__name__
+            raise ValueError(
+                f"algorithm has adapters that {name} learned in another School; expected a new "
+                f"{name}"
+            )
     if student.grown:
         raise ValueError(f"student has {student.grown} fragments already; expected a new Student")
     for name, parameter in student.named_parameters():

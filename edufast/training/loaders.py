@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edufast.data import ClassSampler, DataSet, Loader, MixedSampler, Sampler, SliceSampler
+from edufast.data.sampling import repeated
 from edufast.training.curriculum import Curriculum
 from edufast.training.settings import Training
 
@@ -70,22 +72,28 @@ def training_sampler(
     grade, labels, seed = curriculum.grades[g], data.train.labels, grade_seed(seed, g)
     if curriculum.order == "slices":
         slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
-        return SliceSampler(labels, slices, seed, grade.samples, training.balance)
-    members, weights = _mixture(data, curriculum, g, groups)
+        return SliceSampler(
+            labels, slices, seed, grade.samples, training.balance, training.batch_size
+        )
+    members, weights = _mixture(labels, curriculum, g, groups, training.balance)
     return MixedSampler(
         labels, members, training.batch_size, seed, grade.samples, weights, training.balance
     )
 
 
 def _mixture(
-    data: DataSet, curriculum: Curriculum, g: int, groups: Sequence[Sequence[int]]
+    labels: NDArray[np.integer],
+    curriculum: Curriculum,
+    g: int,
+    groups: Sequence[Sequence[int]],
+    balance: float,
 ) -> tuple[Sequence[Sequence[int]], list[float] | None]:
-    """Groups to draw from, and their weights; None: in proportion to their samples."""
+    """Groups to draw from, and their weights; None: in proportion to their samples, as balanced."""
     grade = curriculum.grades[g]
     if grade.rehearsal is None:
         return groups, None
     new = set(grade.classes)
-    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    counts = np.bincount(labels[repeated(np.arange(len(labels)), labels, balance)])
     members, weights = [], []
     for wanted, share in ((False, grade.rehearsal), (True, 1 - grade.rehearsal)):
         parts = [[c for c in group if (c in new) == wanted] for group in groups]

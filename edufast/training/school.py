@@ -61,7 +61,8 @@ class School:
         faculty: the teachers that the grades refer to.
         curriculum: the grades. Its class ids are the data set's.
         data: to train and validate on.
-        algorithm: how to distil; a name from ``edufast.distill`` or an object.
+        algorithm: how to distil; a name from ``edufast.distill`` or an object, which must not have
+            learned adapters yet.
         training: settings of the optimisation.
         options: device, seed, event log, checkpoint and name.
 

@@ -22,7 +22,12 @@ from edufast.models.global_batch_norm import batch_norms, global_statistics
 from edufast.student.student import Student
 from edufast.training.average import Average
 from edufast.training.settings import Training, autocast
-from edufast.utils._torch_private import compiler_backend, compiler_error, with_own_code
+from edufast.utils._torch_private import (
+    compiler_backend,
+    compiler_error,
+    why_not_compiled,
+    with_own_code,
+)
 from edufast.utils.choices import Precision
 from edufast.utils.collectives import average_, gather_columns, gather_rows
 from edufast.utils.cuda_graph import Replays
@@ -144,14 +149,23 @@ class TrainStep:
 
     def _learn(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         """Compute the gradients of a batch; returns its loss."""
-        begun, self._begun = self._begun, True
-        if begun or not self.compiled:
-            return self._backward(images, targets, outputs)
+        self._begun, before = True, self.compiles
         try:
             return self._backward(images, targets, outputs)
-        except compiler_error() as error:
+        except Exception as error:
+            if not self.compiled or not self._is_of_compiler(error, before):
+                raise
             self._fall_back(error)
-            return self._backward(images, targets, outputs)
+        return self._backward(images, targets, outputs)
+
+    def _is_of_compiler(self, error: Exception, before: int) -> bool:
+        """Whether a step could not be compiled; ``before`` it there had been so many compilations.
+
+        The backward pass, which is compiled when it first runs, raises whatever that runs into. If
+        it was something else, the step will run into it again; but other ranks would wait for it.
+        """
+        unclear = self.compiles > before and size() == 1
+        return unclear or isinstance(error, compiler_error())
 
     def _backward(self, images: Tensor, targets: Tensor, outputs: TeacherOutputs | None) -> Tensor:
         setting = self._student, self._algorithm, self._training.precision, self._exit_weight
@@ -174,7 +188,7 @@ class TrainStep:
         return compiled
 
     def _fall_back(self, error: Exception) -> None:
-        cause = str(error).strip().splitlines()[0]
+        cause = why_not_compiled(error)
         if self._training.compile is True:
             raise TrainingError(
                 f"compile is true, but this step cannot be compiled: {cause}; expected "

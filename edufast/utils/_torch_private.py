@@ -132,6 +132,13 @@ def compiler_error() -> type[Exception]:
     return TorchDynamoException
 
 
+def why_not_compiled(error: Exception) -> str:
+    """The reason in an error of torch.compile, which wraps it and adds pages of advice."""
+    inner = getattr(error, "inner_exception", None)
+    told = str(error) if inner is None else f"{type(inner).__name__}: {inner}"
+    return told.strip().partition("\n")[0]
+
+
 def fresh_compiler_cache() -> AbstractContextManager[Any]:
     """Within the block, nothing that was compiled before or elsewhere is reused."""
     from torch._inductor.utils import fresh_cache

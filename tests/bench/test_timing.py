@@ -143,14 +143,22 @@ def test_a_checkout_is_described_by_its_commit(tmp_path):
         command = ["git", "-C", str(tmp_path), *who, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    code = tmp_path / "edufast" / "file"
+    code.parent.mkdir()
+    code.write_text("1")
+    (tmp_path / "text").write_text("1")
     git("init")
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
+    git("add", ".")
     git("commit", "-m", "first")
     named = commit(tmp_path)
     assert named and git("rev-parse", "HEAD").startswith(named)
-    (tmp_path / "file").write_text("2")
-    assert commit(tmp_path) == f"{named}-dirty"
+    (tmp_path / "text").write_text("2")  # such as results that are written into the checkout
+    assert commit(tmp_path) == named
+    code.write_text("2")
+    second = commit(tmp_path)
+    assert second and second.startswith(f"{named}-dirty-") and commit(tmp_path) == second
+    code.write_text("3")
+    assert commit(tmp_path) not in (named, second)
 
 
 def test_threads_are_for_a_while():

@@ -171,9 +171,17 @@ def test_groups_share_a_batch_by_what_they_show():
     assert MixedSampler(UNEVEN, [[0], [1, 2]], 12, seed=0, balance=1.0).quotas == [4, 8]
 
 
-def test_slices_are_balanced_within_and_keep_their_lengths():
+def test_slices_share_an_epoch_by_what_they_show():
     sampler = SliceSampler(UNEVEN, [[0], [1, 2]], seed=0, balance=1.0)
-    first, rest = np.split(UNEVEN[sampler(0)], [40])
-    assert (first == 0).all() and len(rest) == 15 and set(rest) == {1, 2}
-    late = np.concatenate([sampler(epoch)[40:] for epoch in range(16)])
+    first, rest = np.split(UNEVEN[sampler(0)], [18])
+    assert (first == 0).all() and len(rest) == 37 and set(rest) == {1, 2}
+    late = np.concatenate([sampler(epoch)[18:] for epoch in range(16)])
     assert (UNEVEN[late] == 2).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_slices_share_whole_batches():
+    for batch_size, length in ((32, 32), (11, 55), (100, 55)):
+        sampler = SliceSampler(UNEVEN, [[0], [1, 2]], seed=0, batch_size=batch_size)
+        shown = UNEVEN[np.concatenate([sampler(epoch) for epoch in range(24)])]
+        assert len(sampler) == length and len(shown) == 24 * length
+        assert (shown == 0).mean() == pytest.approx(40 / 55, abs=0.02)

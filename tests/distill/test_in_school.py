@@ -47,6 +47,16 @@ def school(algorithm: str | Algorithm, target: str = "gated", **keywords) -> Sch
     )
 
 
+def test_an_algorithm_with_adapters_goes_to_school_once():
+    algorithm = create_algorithm("fitnet")
+    school(algorithm).begin_grade()
+    with pytest.raises(ValueError, match=r"learned in another School; expected a new FitNet$"):
+        school(algorithm)
+    algorithm = create_algorithm("at")  # nothing to learn
+    school(algorithm).begin_grade()
+    school(algorithm)
+
+
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "none"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_teaches_graded(name, target):

@@ -180,6 +180,8 @@ def test_text_that_looks_like_something_else_stays_text_in_a_file(tmp_path, name
 
 def test_values_are_yaml():
     assert parse_value("[1, a]", "--set") == [1, "a"]
+    # Numbers as seq -w writes them are no octal ones.
+    assert parse_value("[0, 007, 010, -012, 0x10]", "--set") == [0, 7, 10, -12, 16]
     with pytest.raises(UserError, match="--set x=: not valid YAML"):
         parse_value("[", "--set x=")
 

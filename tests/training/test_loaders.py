@@ -41,17 +41,31 @@ def test_without_a_share_classes_come_as_often_as_they_are():
     assert (np.bincount(labels) == 24).all()
 
 
-@pytest.mark.parametrize("order", ["mixed", "slices"])
-def test_rare_classes_are_shown_as_the_settings_say(order):
+ONE = [Grade(1, range(6))]
+# Classes 0 to 4 come half of the time, by two teachers; by balance each a tenth of the time.
+REHEARSED = [Grade(1, range(5)), Grade(1, [5], rehearsal=0.5)]
+
+
+@pytest.mark.parametrize(
+    ("grades", "order", "groups", "expected"),
+    [
+        (ONE, "mixed", [range(6)], [6 / 126, 1 / 6]),
+        (ONE, "slices", [range(6)], [6 / 126, 1 / 6]),
+        # 126 images make three whole batches.
+        ([Grade(1, [0]), Grade(1, range(1, 6))], "slices", [range(6)], [6 / 126, 1 / 6]),
+        (REHEARSED, "mixed", [[0], range(1, 6)], [6 / 102 / 2, 1 / 10]),
+    ],
+)
+def test_rare_classes_are_shown_as_the_settings_say(grades, order, groups, expected):
     data = tiny_data()
     few = data.train.subset(np.flatnonzero((data.train.labels > 0) | (np.arange(144) % 4 == 0)))
     data = replace(data, train=few)  # 6 images of class 0, 24 of the others
     shown = []
     for balance in (0.0, 1.0):
         loader = training_batches(
-            data, Curriculum([Grade(1, range(6))], order=order), 0, [range(6)],
-            replace(TRAINING, balance=balance), seed=0, device=torch.device("cpu"),
+            data, Curriculum(grades, order=order), len(grades) - 1, groups,
+            replace(TRAINING, batch_size=32, balance=balance), seed=0, device=torch.device("cpu"),
         )  # fmt: skip
         labels = [batch.labels.numpy() for epoch in range(9) for batch in loader.epoch(epoch)]
         shown.append((np.concatenate(labels) == 0).mean())
-    assert shown == pytest.approx([6 / 126, 1 / 6], abs=0.02)
+    assert shown == pytest.approx(expected, abs=0.02)

@@ -195,6 +195,34 @@ def test_auto_goes_on_without_what_cannot_be_compiled(traced_only, pays, tmp_pat
     assert (first, then) == (True, False) and why.startswith("it cannot be compiled: ")
 
 
+def unusable(graph, inputs):
+    """A backend whose backward pass runs into a file that a killed compiler has left."""
+
+    def short(gradient):
+        raise ImportError("/tmp/main.so: file too short")
+
+    def run(*arguments):
+        results = graph(*arguments)
+        for result in results:
+            if result.requires_grad:
+                result.register_hook(short)
+        return results
+
+    return run
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_no_other_case(monkeypatch, pays, tmp_path):
+    monkeypatch.setattr(step_module, "compiler_backend", lambda name: unusable)
+    taught = Curriculum.single(range(6), 1)
+    school(taught, event_log=EventLog(tmp_path / "j")).fit()
+    assert decisions(tmp_path / "j")[-1][1:] == (
+        False,
+        "it cannot be compiled: /tmp/main.so: file too short",
+    )
+    with pytest.raises(TrainingError, match=r"cannot be compiled: /tmp/main\.so: file too short"):
+        school(taught, compile=True).fit()
+
+
 def test_what_is_to_be_compiled_but_cannot_is_an_error(traced_only):
     taught = Curriculum.single(range(6), 1, teachers=[0], target="full")
     with pytest.raises(TrainingError, match="compile is true, but this step cannot be compiled"):
