@@ -148,11 +148,11 @@ def hold_out(found: Splits | DataSet, share: float, seed: int) -> Splits:
 
 def _resized(samples: Samples, view: CentreCrop) -> Samples:
     """Arrays as ``view`` shows them; files are resized when they are read."""
-    from PIL import Image
-
     images = samples.images
     if not isinstance(images, np.ndarray) or images.shape[1:3] == view.cover == view.crop:
         return samples
+    from PIL import Image
+
     shape = (len(images), *view.crop, 3)
     try:
         resized = np.empty(shape, np.uint8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 import zipfile
 
 import numpy as np
@@ -212,3 +214,10 @@ def test_whatever_is_damaged_is_told_in_one_line_or_read(sets, data):
         assert "\n" not in str(error)
     finally:
         path.write_bytes(sets[path])
+
+
+def test_arrays_that_are_not_resized_need_no_pillow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert len(load_dataset(f"arrays:{write(tmp_path / 'set')}").train) == COUNTS["train"]
+    with pytest.raises(UserError, match=re.escape("Pillow: pip install 'edufast[train]'")):
+        load_dataset(f"arrays:{tmp_path / 'set'}", image_size=32)
