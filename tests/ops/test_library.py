@@ -15,7 +15,8 @@ from edufast.utils._torch_private import schema_of
 
 def test_without_its_library_the_package_says_how_to_install_it() -> None:
     code = """
-import pathlib, torch, edufast
+import os, pathlib, torch, edufast
+os.environ.pop("EDUFAST_LIBRARY", None)
 pathlib.Path.is_file = lambda path: False
 import edufast.ops
 """
