@@ -20,6 +20,11 @@ def edufast(*arguments: object, code: int = 0, columns: int = 80) -> Result:
     return result
 
 
+def interrupted_import(*_: object) -> None:
+    """What a Ctrl-C becomes while a package that is compiled with pybind11 is imported."""
+    raise ImportError("initialization failed") from KeyboardInterrupt()
+
+
 def one_line(result: Result) -> str:
     """What a command printed for people, however it was wrapped."""
     return " ".join(result.stderr.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,6 @@ from rich.text import Text
 from edufast.bench.results import differences, duration, read, write
 from edufast.bench.timing import machine, threads_for
 from edufast.utils.errors import UserError
-from edufast.utils.lock import folder_lock
 from edufast.utils.progress import message_console
 
 Case = TypeVar("Case")
@@ -124,22 +123,8 @@ def run(
         cases: to measure; None: all.
 
     Raises:
-        UserError: ``out`` holds results of another machine or commit, cannot be written, or is in
-            use by another process; nothing was measured.
+        UserError: ``out`` holds results of another machine or commit; nothing was measured.
     """
-    with nullcontext() if out is None else folder_lock(out):
-        fill(benchmark, quick, out, device, threads, cases)
-
-
-def fill(
-    benchmark: Benchmark[Case],
-    quick: bool,
-    out: Path | None,
-    device: str,
-    threads: int | None,
-    cases: Sequence[Case] | None = None,
-) -> None:
-    """:func:`run` in a folder that the caller has locked."""
     where = benchmark.machine(device, threads)
     if cases is None:
         cases = benchmark.cases(quick, where["device"])

@@ -7,14 +7,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edufast.bench.benchmark import Benchmark, fill, missing
+from edufast.bench.benchmark import Benchmark, missing, run
 from edufast.bench.benchmarks import BENCHMARKS
 from edufast.bench.results import Measurement, as_text, measurements, read
 from edufast.experiments.report.html import folded, image_data, note, page, table
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import require
 from edufast.utils.files import atomic_write
-from edufast.utils.lock import folder_lock
 
 PAGE = "index.html"
 
@@ -41,21 +40,9 @@ def main(
         say: called with lines for people.
 
     Raises:
-        UserError: as :func:`edufast.bench.benchmark.run`; nothing was measured.
+        UserError: ``out`` holds results of another machine or commit; nothing was measured.
     """
     require("edufast bench all", "train", "matplotlib")
-    with folder_lock(out):
-        _fill(quick, html, out, device, threads, say)
-
-
-def _fill(
-    quick: bool,
-    html: bool,
-    out: Path,
-    device: str,
-    threads: int | None,
-    say: Callable[[str], None],
-) -> None:
     done = {b.name for b in BENCHMARKS if _is_done(b, quick, out, device, threads)}
     left_out: dict[str, str] = {}
     for benchmark in BENCHMARKS:
@@ -64,7 +51,7 @@ def _fill(
         else:
             say(f"{benchmark.name} ...")
             try:
-                fill(benchmark, quick, out, device, threads)
+                run(benchmark, quick, out, device, threads)
             except (UserError, RuntimeError) as error:  # RuntimeError: of torch, as without memory
                 left_out[benchmark.name] = one_line(error)
                 say(f"{benchmark.name} is left out: {one_line(error)}")

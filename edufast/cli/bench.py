@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,14 @@ def _beside_compiled() -> Iterator[None]:
         ) from error
 
 
+def _alone(out: Path | None, measure: Callable[..., None], *arguments: Any) -> None:
+    """``measure(*arguments)``, while no other process may write results into ``out``."""
+    from edufast.utils.lock import folder_lock
+
+    with nullcontext() if out is None else folder_lock(out):
+        measure(*arguments)
+
+
 @bench.command("kd")
 @computes
 def bench_kd(
@@ -65,7 +73,7 @@ def bench_kd(
     if model:
         return user(kd_loss_model.main, out)
     with _beside_compiled():
-        user(run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
+        user(_alone, out, run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("merge")
@@ -80,7 +88,7 @@ def bench_merge(
     from edufast.bench import merge
     from edufast.bench.benchmark import run
 
-    user(run, merge.BENCHMARK, quick, out, user(device_name, device), threads)
+    user(_alone, out, run, merge.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("augment")
@@ -95,7 +103,7 @@ def bench_augment(
     from edufast.bench import augment
     from edufast.bench.benchmark import run
 
-    user(run, augment.BENCHMARK, quick, out, user(device_name, device), threads)
+    user(_alone, out, run, augment.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("train")
@@ -150,7 +158,7 @@ def bench_train(
             user(train.main_profile, out, where, threads, *which)
         else:
             contests = user(train.cases, quick, where, *which)
-            user(run, train.BENCHMARK, quick, out, where, threads, contests)
+            user(_alone, out, run, train.BENCHMARK, quick, out, where, threads, contests)
 
 
 @bench.command("edge")
@@ -191,7 +199,7 @@ def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None
     from edufast.bench import export
     from edufast.bench.benchmark import run
 
-    user(run, export.BENCHMARK, quick, out, "cpu", 1)
+    user(_alone, out, run, export.BENCHMARK, quick, out, "cpu", 1)
 
 
 @bench.command("all")
@@ -219,7 +227,8 @@ def bench_all(
     from edufast.bench import book
 
     folder = out or Path("bench")
-    user(book.main, quick, html, folder, user(device_name, device), threads, say)
+    where = user(device_name, device)
+    user(_alone, folder, book.main, quick, html, folder, where, threads, say)
 
 
 @bench.command("diff")

@@ -21,6 +21,7 @@ from rich.text import Text
 from edufast.utils.errors import LostRank, UserError, one_line
 from edufast.utils.extras import needed_for
 from edufast.utils.progress import message_console
+from edufast.utils.signals import is_interrupt
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,6 +85,8 @@ def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     except UserError as error:
         fail(str(error), 2)
     except ImportError as error:  # a package that is there: damaged, of another system, no memory
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
         if (error.name or "").partition(".")[0] == "edufast":
             raise
         fail(f"a package cannot be loaded: {one_line(error)}", 1)

@@ -221,7 +221,7 @@ def _student(found: Overview, costs: _Costs, size: int, seconds: float) -> tuple
         passes = seconds / costs.training(model, size) / len(found.train)
         if passes >= _ENOUGH:
             return model, model, f"the largest with time for {_ENOUGH} passes over the pictures"
-    return model, model, f"the smallest; {passes:.0f} passes over the pictures at full size fit"
+    return model, model, f"the smallest; there is time for {passes:.0f} passes at full size"
 
 
 def _teachers() -> tuple[list[Any], str, str]:

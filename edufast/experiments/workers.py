@@ -28,6 +28,7 @@ from edufast.utils.progress import message_console
 from edufast.utils.signals import (
     blocked_signals,
     deferred_interrupt,
+    is_interrupt,
     signals_as_interrupt,
     unblock_signals,
 )
@@ -286,5 +287,7 @@ def _outcome(task: Task, console: Console) -> tuple[str, str]:
     except TrainingError as error:
         return "training", str(error)
     except Exception as error:
+        if is_interrupt(error):
+            return "interrupted", ""
         traceback.print_exc()
         return "training", f"{type(error).__name__}: {error}"

@@ -38,7 +38,12 @@ def signals_as_interrupt() -> Iterator[None]:
     """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that what is
     half done is cleaned up. Has no effect outside the main thread."""
     with _handled_by(signal.default_int_handler), _heard_again():
-        yield
+        try:
+            yield
+        except ImportError as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
 
 
 @contextmanager
@@ -55,6 +60,14 @@ def blocked_signals() -> Iterator[None]:
 def unblock_signals() -> None:
     """Those that waited come now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether ``error`` is a KeyboardInterrupt, or stands for one: a package compiled with pybind11
+    that is being imported makes an ImportError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import torch
 from edufast.bench import benchmark as module
 from edufast.bench.benchmark import Benchmark, run
 from edufast.utils.errors import UserError
-from edufast.utils.lock import InUse, folder_lock
 
 
 class Measured:
@@ -113,17 +112,6 @@ def test_results_of_another_benchmark_are_refused_and_those_of_unknown_length_re
     path.write_text(path.read_text().replace("number", "another"))
     with pytest.raises(UserError, match=r"numbers.json is not a result of edufast bench"):
         run(measured.benchmark, False, tmp_path, "cpu", None)
-
-
-def test_a_folder_that_cannot_be_written_or_is_in_use_is_told_before_anything_is_measured(
-    measured, tmp_path
-):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
-        run(measured.benchmark, True, tmp_path / "file", "cpu", None)
-    with folder_lock(tmp_path), pytest.raises(InUse, match=r"is in use by process"):
-        run(measured.benchmark, True, tmp_path, "cpu", None)
-    assert measured.calls == []
 
 
 def test_threads_are_those_asked_for_and_afterwards_as_before(measured, tmp_path):

@@ -14,6 +14,7 @@ from edufast.bench.timing import machine
 from edufast.edge.contract import hash_of
 from edufast.edge.device_rows import DeviceRow
 from edufast.experiments.run_folder import RunFolder
+from edufast.utils.lock import folder_lock
 from tests.commands import edufast
 
 
@@ -92,3 +93,13 @@ def test_without_a_compiler_what_compares_with_compiled_code_ends_in_one_line(tm
     )
     progress, line = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith(told) and "(1 of 4)" in progress
+
+
+@pytest.mark.parametrize("name", ["kd", "merge", "augment", "train", "export", "all"])
+def test_a_folder_in_use_or_a_file_is_refused_before_anything_is_measured(name, tmp_path):
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    file.write_text("")
+    with folder_lock(folder):
+        assert "is in use by process" in edufast("bench", name, "-o", folder, code=2).stderr
+    assert len(edufast("bench", name, "-o", file, code=1).stderr.splitlines()) == 1
+    assert not list(folder.glob("[!.]*"))

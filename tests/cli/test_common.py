@@ -20,7 +20,7 @@ from edufast.models.weights import ModelInfo, read_info, save_model
 from edufast.models.zoo import create_model
 from edufast.utils.errors import TrainingError, UserError
 from edufast.utils.progress import message_console
-from tests.commands import edufast
+from tests.commands import edufast, interrupted_import
 
 OURS = os.path.abspath(common.__file__)
 
@@ -69,6 +69,11 @@ def test_a_package_that_cannot_be_loaded_is_told_in_one_line(capsys):
         "edufast: a package cannot be loaded: libtorch_cpu.so: failed to map segment from shared "
         "object\n"
     )
+
+
+def test_an_import_that_ctrl_c_ended_is_no_package_that_cannot_be_loaded():
+    with pytest.raises(KeyboardInterrupt):
+        user(interrupted_import)
 
 
 def test_names_between_colons_are_no_emoji(capsys):

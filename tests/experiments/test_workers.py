@@ -17,6 +17,7 @@ from edufast.experiments import workers
 from edufast.experiments.workers import DONE_ELSEWHERE, run_tasks
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.lock import InUse
+from tests.commands import interrupted_import
 
 
 class FileTask:
@@ -200,3 +201,9 @@ def test_a_process_that_ended_before_its_task_came_is_told(tmp_path, monkeypatch
     tasks = [FileTask(tmp_path / name) for name in "ab"]
     with pytest.raises(TrainingError, match=r"its process ended, see .*worker\d.log"):
         run_tasks(tasks, jobs=2, logs=tmp_path / "logs", console=Console())
+
+
+def test_a_task_that_is_interrupted_while_it_imports_did_not_fail(tmp_path, monkeypatch):
+    task = FileTask(tmp_path / "a")
+    monkeypatch.setattr(task, "run", interrupted_import)
+    assert workers._outcome(task, Console(quiet=True)) == ("interrupted", "")

@@ -199,7 +199,7 @@ def unusable(graph, inputs):
     """A backend whose backward pass runs into a file that a killed compiler has left."""
 
     def short(gradient):
-        raise ImportError("/tmp/main.so: file too short")
+        raise ImportError("main.so: file too short")
 
     def run(*arguments):
         results = graph(*arguments)
@@ -217,9 +217,9 @@ def test_a_backward_pass_that_cannot_be_compiled_is_no_other_case(monkeypatch, p
     school(taught, event_log=EventLog(tmp_path / "j")).fit()
     assert decisions(tmp_path / "j")[-1][1:] == (
         False,
-        "it cannot be compiled: /tmp/main.so: file too short",
+        "it cannot be compiled: main.so: file too short",
     )
-    with pytest.raises(TrainingError, match=r"cannot be compiled: /tmp/main\.so: file too short"):
+    with pytest.raises(TrainingError, match=r"cannot be compiled: main\.so: file too short"):
         school(taught, compile=True).fit()
 
 

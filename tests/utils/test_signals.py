@@ -17,6 +17,7 @@ from edufast.utils.signals import (
     signals_as_interrupt,
     unblock_signals,
 )
+from tests.commands import interrupted_import
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -156,3 +157,10 @@ def test_nor_is_it_where_it_comes_again_too_soon(monkeypatch):
     monkeypatch.setattr(threading.Timer, "start", start_and_wait)
     test_a_signal_within_a_weak_references_callback_is_not_lost(signal.SIGINT)
     assert len(started) == 2
+
+
+def test_what_an_import_makes_of_ctrl_c_is_ctrl_c_again():
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
+        interrupted_import()
+    with pytest.raises(ImportError, match="damaged"), signals_as_interrupt():
+        raise ImportError("damaged")
