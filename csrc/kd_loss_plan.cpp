@@ -14,7 +14,8 @@ struct EdufastPlan {
       launches;
 };
 
-// Of full slices in contiguous rows, all of one type: bfloat16 if `half`, else float32.
+// Of full slices in contiguous rows, all of one type: bfloat16 if `half`, else float32. With label
+// smoothing, so that rows are not plain.
 extern "C" EDUFAST_EXPORT EdufastPlan edufast_kd_loss_plan(
     int64_t rows, int32_t classes, int32_t teachers, bool half, int32_t processors,
     int32_t shared_per_processor, int32_t shared_per_block) {
@@ -23,6 +24,7 @@ extern "C" EDUFAST_EXPORT EdufastPlan edufast_kd_loss_plan(
   p.student = {nullptr, classes, 1, dtype};
   p.rows = rows;
   p.classes = classes;
+  p.label_smoothing = 0.1f;
   p.num_teachers = teachers;
   p.grad_dtype = dtype;
   for (int k = 0; k < teachers; ++k) p.teachers[k] = {p.student, classes};

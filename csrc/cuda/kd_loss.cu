@@ -57,49 +57,6 @@ unsigned long long next_token() {
   return last.fetch_add(0x9e3779b97f4a7c15ull) << kCountBits;
 }
 
-using Kernel = void (*)(const KDLoss, const Launch);
-
-template <Divergence D, bool MayBePlain>
-Kernel staged_kernel_of(DType dtype, int lanes) {
-  const auto of = [&]<class Stored>() -> Kernel {
-    if constexpr (may_share_warps(D))
-      if (lanes == kLanes) return kd_loss_staged_kernel<Stored, D, kLanes, MayBePlain>;
-    if constexpr (MayBePlain)
-      if (lanes == kWarpSize) return kd_loss_staged_kernel<Stored, D, kWarpSize, true>;
-    return kd_loss_staged_kernel<Stored, D, 0, MayBePlain>;
-  };
-  switch (dtype) {
-    case DType::BF16: return of.template operator()<__nv_bfloat16>();
-    case DType::F16: return of.template operator()<__half>();
-    default: return of.template operator()<float>();
-  }
-}
-
-// float64 is for checking gradients: one program without the fast paths.
-template <Divergence D>
-Kernel kernel_of(const KDLoss& p, const Plan& plan) {
-  if constexpr (D == Divergence::ForwardKL)
-    if (plan.may_be_plain) return staged_kernel_of<D, true>(p.student.dtype, plan.lanes);
-  if constexpr (D != Divergence::JS)
-    if (plan.staged) return staged_kernel_of<D, false>(p.student.dtype, plan.lanes);
-  if (plan.doubles) return kd_loss_kernel<double, D, false, false>;
-  if (plan.warp_per_row)
-    return plan.vectors ? kd_loss_kernel<float, D, true, true>
-                        : kd_loss_kernel<float, D, true, false>;
-  return plan.vectors ? kd_loss_kernel<float, D, false, true>
-                      : kd_loss_kernel<float, D, false, false>;
-}
-
-Kernel kernel_of(const KDLoss& p, const Plan& plan) {
-  switch (p.divergence) {
-    case Divergence::ForwardKL: return kernel_of<Divergence::ForwardKL>(p, plan);
-    case Divergence::ReverseKL: return kernel_of<Divergence::ReverseKL>(p, plan);
-    case Divergence::JS: return kernel_of<Divergence::JS>(p, plan);
-    case Divergence::DKD: return kernel_of<Divergence::DKD>(p, plan);
-  }
-  throw std::runtime_error("kd_loss: unknown divergence");
-}
-
 // All shared memory there is, and not what a plan needs: another thread may be about to launch with
 // more. And clusters of any size, where the machine code knows of clusters: code for an older
 // architecture may have been translated for this one. Returns whether it does.
@@ -117,16 +74,23 @@ bool prepare(Kernel kernel, int id, const Device& device) {
   });
 }
 
-cudaLaunchConfig_t configure(const Plan& plan, cudaLaunchAttribute& cluster, cudaStream_t stream) {
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+cudaLaunchConfig_t configure(const Plan& plan, bool overlaps, cudaLaunchAttribute (&attributes)[2],
+                             cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
+  const auto add = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    attributes[config.numAttrs] = {id};
+    return attributes[config.numAttrs++].val;
+  };
+  if (plan.cluster > 1)
+    add(cudaLaunchAttributeClusterDimension).clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+  if (overlaps)
+    add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed =
+        1;
   config.gridDim = static_cast<unsigned>(plan.blocks);
   config.blockDim = static_cast<unsigned>(plan.threads);
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = plan.cluster > 1 ? 1 : 0;
+  config.attrs = attributes;
   return config;
 }
 
@@ -154,13 +118,15 @@ void kd_loss(const KDLoss& p, void* workspace, void* stream) {
   Device device = device_of(id);
   Plan plan;
   Kernel kernel;
-  cudaLaunchAttribute cluster = {};
+  cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config;
   for (;;) {
     plan = make_plan(p, device);
     kernel = kernel_of(p, plan);
     const bool clusters = prepare(kernel, id, device);
-    config = configure(plan, cluster, cuda_stream);
+    // The staged program copies its first rows while the first launch counts labels.
+    const bool overlaps = clusters && plan.staged && plan.prepare_blocks > 0;
+    config = configure(plan, overlaps, attributes, cuda_stream);
     if (plan.cluster == 1 || (clusters && has_room(kernel, id, plan, config))) break;
     device.largest_cluster = plan.cluster / 2;
   }

@@ -2,8 +2,13 @@
 // that all rows share, no label smoothing. A row with masked classes or with logits beyond the
 // ordinary is left to the one that can do everything.
 //
-// Exponentials are relative to a base: the largest logit times log2(e) / T, rounded. Sums of several
-// warps and blocks come to a common base by differences of bases, which are exact or nearly so.
+// Source by source, the student first: a thread makes the exponentials of its logits once, in
+// registers, has the next row's logits copied to where they were, and when the sums of the row are
+// known adds the source's part to the gradient. Weights are known beforehand, so nothing waits for
+// all sources.
+//
+// Exponentials are relative to a base: the thread's largest logit times log2(e) / T, rounded. Sums
+// come to a common base by differences of bases, which are exact or nearly so.
 #pragma once
 
 #include "cuda/kd_loss_staged.cuh"
@@ -13,77 +18,117 @@ namespace edufast::cuda {
 // In log2 units, so far from 0 that float32 has few digits left behind the point.
 constexpr float kFar = 0x1p20f;
 
-// Of a source. `sum` is of its exponentials; `more` is, of the student, the same at T = 1, and of a
-// teacher, its exponentials times log ratio. By default, of no class.
+// Of a part of a source's row: the sum of its exponentials; and of the student's at T = 1, or of a
+// teacher's times log ratio. By default, of no class.
 struct PlainSums {
   float base = -kFar, sum = 0, more = 0;
-
-  PlainSums() = default;
-  __device__ PlainSums(float base, float sum, float more) : base(base), sum(sum), more(more) {}
-  __device__ PlainSums(const Sums<float>& s) : base(s.t_max), sum(s.t_sum), more(s.cross) {}
-  __device__ void write(Sums<float>& s) const {
-    s.t_max = base;
-    s.t_sum = sum;
-    s.cross = more;
-  }
 };
-
-// Of so many parts of a row, one a lane.
-template <class Group, class Part>
-__device__ __forceinline__ PlainSums merge_plain(const Group& g, int source, int parts, Part part) {
-  PlainSums s, z;
-  if (g.lane < parts) {
-    s = part(source, g.lane);
-    z = part(0, g.lane);
-  }
-  const float base = g.lane_max(s.base), down = s.base - base;
-  const float drift = down - (z.base - g.lane_max(z.base)), factor = fast_exp2(down);
-  const float more = source == 0 ? s.more * fast_exp2(down * g.temperature(0))
-                                 : factor * fmaf(s.sum, drift, s.more);
-  return {base, g.lane_sum(factor * s.sum), g.lane_sum(more)};
-}
-
-// As StagedGroup::combine(), but every warp merges some of the sources, and knows all in the end.
-template <class Group>
-__device__ __forceinline__ void combine_plain(Group& g) {
-  g.sync();
-  if (g.warps == 1 && Cluster::size() == 1) return;
-  const int n = g.p.num_teachers + 1, blocks = Cluster::size();
-  const auto merge = [&](int parts, auto part, Sums<float>* to) {
-    for (int s = g.warp; s < n; s += g.warps) {
-      if (s > 0 && !(g.plain_read >> (s - 1) & 1)) continue;
-      const PlainSums sums = merge_plain(g, s, parts, part);
-      if (g.lane == 0) sums.write(to[s]);
-    }
-  };
-  Sums<float>* block = blocks == 1 ? g.tables.total : g.tables.block + g.parity * n;
-  merge(g.warps, [&](int s, int w) { return PlainSums(g.tables.partial[s * g.warps + w]); }, block);
-  if (blocks > 1) {
-    Cluster::sync();
-    merge(
-        blocks, [&](int s, int b) { return PlainSums(*Cluster::peer(&block[s], b)); },
-        g.tables.total);
-    g.parity ^= 1;  // somebody may still be reading this half
-  }
-  __syncthreads();
-}
 
 template <class Group>
 struct PlainRow {
+  static constexpr int kHeld = Group::kHeld;
   // e^z is the fourth power of e^(z / 4), but for the rounding of four.
   static constexpr bool kPowers = !std::is_same_v<typename Group::Stored, float>;
 
   Group& g;
-  const Task& task;
+  const Task &task, &next;
   const float scale = g.paces[0].scale, temperature = g.paces[0].temperature;
   const bool fourth = kPowers && temperature == 4;
-  float u[Group::kHeld][kVector];  // the student's logits times scale, minus `base`; then gradients
-  float base;                      // of this thread's lanes
+  float u[kHeld][kVector];  // the student's logits times scale, relative to this thread's base
+  float grad[kHeld][kVector];
+  float z_down, z_log_sum;  // that base relative to the row's; of the row
+  float loss = 0;
+  bool ordinary = true;  // the same for all threads of the row, as are sums of a row
 
-  __device__ PlainRow(Group& group, const Task& t) : g(group), task(t) {}
+  __device__ PlainRow(Group& group, const Task& t, const Task& n) : g(group), task(t), next(n) {}
+
+  // False: the row is to be left to the others. Then nothing was written, but what had been copied
+  // of it is gone.
+  __device__ __forceinline__ bool run(float gradient_scale) {
+    const float label_logit = to_float(g.data(0, task)[task.label]);
+    add_student(gradient_scale, label_logit);
+#pragma unroll 1
+    for (unsigned rest = g.plain_read; rest; rest &= rest - 1)
+      add_teacher(gradient_scale, __ffs(rest) - 1);
+    if (g.of_warp(!ordinary)) return false;
+    write(g.alpha() * gradient_scale);
+    return true;
+  }
+
+ private:
+  // This thread's logits of a source, times scale and relative to the base that is returned.
+  __device__ __forceinline__ float take(int source, float (&x)[kHeld][kVector]) {
+    wait_for_copies_but(__popc(g.plain_read));
+    g.patch(source, task);
+    const float most = g.largest(source, task, false) * scale;
+    const float base = fminf(fmaxf(most, -kFar), kFar);  // beyond, sums are 0 or infinite
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v) {
+      g.fetch(source, v, task, false, x[v]);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) x[v][i] = fmaf(x[v][i], scale, -base);
+    }
+    g.request(source, next);
+    return base;
+  }
+
+  __device__ __forceinline__ void add_student(float gradient_scale, float label_logit) {
+    const float alpha = g.alpha(), base = take(0, u);
+    float sum = 0, more = 0, e[kHeld][kVector], x[kVector];
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) e[v][i] = fast_exp2(u[v][i]);
+      unsoften(v, e[v], x);
+      sum += total(e[v]);
+      more += total(x);
+    }
+    const PlainSums row = of_row<true>({base, sum, more});
+    z_down = base - row.base;
+    z_log_sum = log2_of(row.sum);
+    ordinary = positive(row.sum) && positive(row.more);
+    if (alpha != 0)
+      loss = alpha * Constants<float>::ln2 *
+             (log2_of(row.more) - fmaf(label_logit, scale, -row.base) * temperature);
+    const float of_kd = g.plain_shares * temperature * gradient_scale / row.sum *
+                        fast_exp2(z_down);
+    const float of_ce = alpha * gradient_scale / row.more * fast_exp2(z_down * temperature);
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v) {
+      unsoften(v, e[v], x);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) grad[v][i] = fmaf(of_kd, e[v][i], of_ce * x[i]);
+    }
+  }
+
+  __device__ __forceinline__ void add_teacher(float gradient_scale, int k) {
+    float sum = 0, cross = 0, f[kHeld][kVector], x[kVector];
+    const float base = take(k + 1, f);
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const float ahead = f[v][i] - u[v][i];
+        f[v][i] = fast_exp2(f[v][i]);
+        x[i] = f[v][i] * ahead;
+      }
+      sum += total(f[v]);
+      cross += total(x);
+    }
+    const PlainSums row = of_row<false>({base, sum, cross});
+    const float share = g.lane_value(g.plain_share, k);
+    const float mean = row.more / row.sum + (z_log_sum - log2_of(row.sum));
+    ordinary = ordinary && positive(row.sum) && fabsf(mean) < float(kLargestDivergence);
+    loss += share * temperature * temperature * Constants<float>::ln2 * mean;
+    const float factor = share * temperature * gradient_scale / row.sum * fast_exp2(base - row.base);
+#pragma unroll
+    for (int v = 0; v < kHeld; ++v)
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) grad[v][i] = fmaf(-factor, f[v][i], grad[v][i]);
+  }
 
   // Exponentials at T = 1, of exponentials e of u at T.
-  __device__ __forceinline__ void unsoften(const float (&u)[kVector], const float (&e)[kVector],
+  __device__ __forceinline__ void unsoften(int v, const float (&e)[kVector],
                                            float (&x)[kVector]) const {
     if (fourth) {
 #pragma unroll
@@ -92,138 +137,65 @@ struct PlainRow {
       for (int i = 0; i < kVector; ++i) x[i] *= x[i];
     } else {
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) x[i] = fast_exp2(u[i] * temperature);
+      for (int i = 0; i < kVector; ++i) x[i] = fast_exp2(u[v][i] * temperature);
     }
   }
 
-  __device__ __forceinline__ float base_of(int source) const {
-    const float base = g.lane_max(g.largest(source, task, false)) * scale;
-    return fminf(fmaxf(base, -kFar), kFar);  // beyond, sums are 0 or infinite
-  }
-
-  __device__ __forceinline__ void sweep_student() {
-    base = base_of(0);
-    float sum = 0, more = 0, x[kVector], e[kVector];
-#pragma unroll
-    for (int v = 0; v < Group::kHeld; ++v) {
-      if (v >= g.held) break;
-      g.fetch(0, v, task, false, x);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        u[v][i] = fmaf(x[i], scale, -base);
-        e[i] = fast_exp2(u[v][i]);
-      }
-      unsoften(u[v], e, x);
-      sum += total(e);
-      more += total(x);
-    }
-    keep(0, sum, more, base);
-  }
-
-  __device__ __forceinline__ void sweep_teacher(int source) const {
-    const float own = base_of(source);
-    float sum = 0, cross = 0, x[kVector], f[kVector];
-#pragma unroll
-    for (int v = 0; v < Group::kHeld; ++v) {
-      if (v >= g.held) break;
-      g.fetch(source, v, task, false, x);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        x[i] = fmaf(x[i], scale, -own);
-        f[i] = fast_exp2(x[i]);
-        x[i] = f[i] * (x[i] - u[v][i]);
-      }
-      sum += total(f);
-      cross += total(x);
-    }
-    keep(source, sum, cross, own);
-  }
+  // --- sums --------------------------------------------------------------------------------------
 
   // Pairwise: few additions wait for each other.
   static __device__ __forceinline__ float total(const float (&x)[kVector]) {
     return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
   }
 
-  __device__ __forceinline__ void keep(int source, float sum, float more, float own) const {
-    warp_sum_pair<Group::kLanes>(sum, more, g.lane);  // the first lane has both
-    if (g.lane == 0)
-      PlainSums{own, sum, more}.write(g.warps == 1 ? g.tables.total[source]
-                                                   : g.tables.partial[source * g.warps + g.warp]);
-  }
-
-  // False: the row is to be left to the others. Then nothing was written.
-  __device__ __forceinline__ bool run(float gradient_scale, float& loss) {
-    const float label_logit = to_float(g.data(0, task)[task.label]);
-    g.await(task);
-    sweep_student();
-#pragma unroll 1
-    for (unsigned rest = g.plain_read; rest; rest &= rest - 1) sweep_teacher(__ffs(rest));
-    combine_plain(g);
-
-    const bool mine = g.plain_read >> g.lane & 1;
-    const PlainSums z = g.tables.total[0], t = g.tables.total[mine ? g.lane + 1 : 0];
-    const float alpha = g.alpha(), factor = mine ? g.plain_share * temperature : 0;
-    const float mean = mine ? t.more / t.sum + (log2_of(z.sum) - log2_of(t.sum)) : 0;
-    const bool ordinary = positive(z.sum) && positive(z.more) && positive(t.sum) &&
-                          fabsf(mean) < float(kLargestDivergence);
-    if (g.of_warp(g.lane_ballot(!ordinary))) return false;
-
-    loss = g.lane_sum(factor * temperature * Constants<float>::ln2 * mean);
-    if (alpha != 0)
-      loss += alpha * Constants<float>::ln2 *
-              (log2_of(z.more) - fmaf(label_logit, scale, -z.base) * temperature);
-    const float of_teacher = -factor * gradient_scale / t.sum, down = base - z.base;
-    const float of_kd = g.lane_sum(factor) * gradient_scale / z.sum * fast_exp2(down);
-    const float of_ce = alpha * gradient_scale / z.more * fast_exp2(down * temperature);
-    differentiate_student(of_kd, of_ce);
-#pragma unroll 1
-    for (unsigned rest = g.plain_read; rest; rest &= rest - 1) {
-      const int k = __ffs(rest) - 1;
-      differentiate_teacher(k + 1, g.lane_value(t.base, k), g.lane_value(of_teacher, k));
-    }
-    write(alpha * gradient_scale);
-    return true;
-  }
-
   static __device__ bool positive(float x) { return x > 0 && x < Constants<float>::infinity(); }
 
-  __device__ __forceinline__ void differentiate_student(float of_kd, float of_ce) {
-#pragma unroll
-    for (int v = 0; v < Group::kHeld; ++v) {
-      if (v >= g.held) break;
-      float e[kVector], x[kVector];
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) e[i] = fast_exp2(u[v][i]);
-      unsoften(u[v], e, x);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) u[v][i] = fmaf(of_kd, e[i], of_ce * x[i]);
-    }
+  // Of the parts that the lanes hold. A teacher's log ratios are relative to the student's base, from
+  // which the part's own is `z_down` away.
+  template <bool Student>
+  __device__ __forceinline__ PlainSums of_lanes(const PlainSums& part, float z_down) const {
+    const float base = g.lane_max(part.base), down = part.base - base, factor = fast_exp2(down);
+    const float more = Student ? part.more * fast_exp2(down * temperature)
+                               : factor * fmaf(part.sum, down - z_down, part.more);
+    return {base, g.lane_sum(factor * part.sum), g.lane_sum(more)};
   }
 
-  __device__ __forceinline__ void differentiate_teacher(int source, float own, float factor) {
-    float x[kVector];
-#pragma unroll
-    for (int v = 0; v < Group::kHeld; ++v) {
-      if (v >= g.held) break;
-      g.fetch(source, v, task, false, x);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i)
-        u[v][i] = fmaf(factor, fast_exp2(fmaf(x[i], scale, -own)), u[v][i]);
+  // Of the row, for all of its threads.
+  template <bool Student>
+  __device__ __forceinline__ PlainSums of_row(const PlainSums& thread) const {
+    PlainSums s = of_lanes<Student>(thread, z_down);
+    if constexpr (!Group::kOfWarp) {
+      if (g.warps > 1) {
+        auto* warps = reinterpret_cast<PlainSums*>(g.tables.partial) + g.parity * g.warps;
+        if (g.lane == 0) warps[g.warp] = s;
+        __syncthreads();
+        s = of_lanes<Student>(g.lane < g.warps ? warps[g.lane] : PlainSums{}, 0);
+      }
+      if (const int blocks = Cluster::size(); blocks > 1) {
+        auto* block =
+            reinterpret_cast<PlainSums*>(g.tables.block + g.parity * (g.p.num_teachers + 1));
+        if (threadIdx.x == 0) *block = s;
+        Cluster::sync();
+        s = of_lanes<Student>(g.lane < blocks ? *Cluster::peer(block, g.lane) : PlainSums{}, 0);
+      }
+      g.parity ^= 1;  // somebody may still be reading this half
     }
+    return s;
   }
+
+  // --- gradient ----------------------------------------------------------------------------------
 
   __device__ __forceinline__ void write(float at_label) {
     auto* row = static_cast<typename Group::Out*>(g.student_grad(task.row).data);
 #pragma unroll
-    for (int v = 0; v < Group::kHeld; ++v) {
-      if (v >= g.held) break;
+    for (int v = 0; v < kHeld; ++v) {
       const int first = g.column(v, task.shift);
       if (first >= g.p.classes) break;
       if (unsigned(task.label - first) < kVector)
 #pragma unroll
         for (int i = 0; i < kVector; ++i)
-          if (first + i == task.label) u[v][i] -= at_label;
-      store_vector(row, first, g.p.classes, u[v]);
+          if (first + i == task.label) grad[v][i] -= at_label;
+      store_vector(row, first, g.p.classes, grad[v]);
     }
   }
 };

@@ -30,14 +30,18 @@ struct Device {
 };
 
 // Of the staged program.
-constexpr int kWarpThreads = 128;     // at most, where a warp has one row or several
-constexpr int kStagedThreads = 384;   // at most, else
-constexpr int kRegisters = 65536;     // of a multiprocessor
-constexpr int kStagedRegisters = 80;  // of a thread, at most
+// `plain` as in Plan.
+// Threads of a block at most: of 32 where a warp has one row or several, and of rows else.
+EDUFAST_HOST_DEVICE constexpr int staged_threads(int lanes, int plain) {
+  return lanes > 0 ? 128 : plain == 4 ? 256 : 384;
+}
+constexpr int kRegisters = 65536;  // of a multiprocessor
+// Of a thread, at most.
+EDUFAST_HOST_DEVICE constexpr int staged_registers(int plain) { return plain == 4 ? 128 : 80; }
 // Blocks of so many threads that a multiprocessor has registers for: each of its four schedulers has
 // a quarter of them.
-constexpr int staged_blocks(int threads) {
-  return kRegisters / 4 / (kStagedRegisters * 32) * 4 / (threads / 32);
+EDUFAST_HOST_DEVICE constexpr int staged_blocks(int threads, int plain) {
+  return kRegisters / 4 / (staged_registers(plain) * 32) * 4 / (threads / 32);
 }
 constexpr int kEnoughThreads =
     512;                   // of a multiprocessor: its schedulers have an instruction ready
@@ -78,7 +82,8 @@ struct Plan {
   bool staged;  // by the staged program; then `vectors` holds, and `doubles` does not
   int lanes;    // staged: of a warp that share a row, kLanes or, where rows may be plain, all;
                 // 0: a block, or a cluster of blocks
-  bool may_be_plain;  // staged: rows may be of the simple kind of kd_loss_plain_row.cuh
+  int plain;          // staged: if rows may be of the simple kind of kd_loss_plain_row.cuh, vectors
+                      // of every row that a thread holds, 2 or 4; else 0
   bool doubles;       // something is in float64
   bool vectors;       // every row allows 16-byte accesses
   bool warp_per_row;  // general: else a block, or a cluster of blocks
@@ -217,24 +222,27 @@ inline bool allows_staging(const KDLoss& p) {
 // Blocks of the staged program that a multiprocessor runs at a time.
 inline int staged_residents(const Plan& plan, const Device& device) {
   const int by_shared = device.shared_per_processor / (plan.shared_bytes + 1024);
-  return std::min({by_shared, staged_blocks(plan.threads), 32});
+  return std::min({by_shared, staged_blocks(plan.threads, plan.plain), 32});
 }
 
-// `plan.lanes` of a warp for a row: returns the number of blocks that all rows would make; 0 if
-// multiprocessors would have too few threads.
-inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vectors, Plan& plan) {
+// `plan.lanes` of a warp for a row, if `held` vectors each hold it: returns the number of blocks that
+// all rows would make; 0 if it is not possible, or multiprocessors would have too few threads.
+inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vectors, int held,
+                           Plan& plan) {
+  if (vectors > plan.lanes * held) return 0;
   const int64_t rows = std::max<int64_t>(p.rows, 1), of_warp = kWarpSize / plan.lanes;
   // Few rows spread over the multiprocessors first, then fill them.
   const int64_t spread = (rows + of_warp * device.processors - 1) / (of_warp * device.processors);
-  plan.launch.held = static_cast<int>((vectors + plan.lanes - 1) / plan.lanes);
-  for (int64_t warps = std::min<int64_t>(spread, kWarpThreads / kWarpSize); warps > 0; --warps) {
+  plan.launch.held = plan.plain ? held : static_cast<int>((vectors + plan.lanes - 1) / plan.lanes);
+  const int most = staged_threads(plan.lanes, plan.plain) / kWarpSize;
+  for (int64_t warps = std::min<int64_t>(spread, most); warps > 0; --warps) {
     plan.threads = static_cast<int>(warps) * kWarpSize;
     const int64_t bytes = kScratch + warps * of_warp * table_bytes(4, p.num_teachers, true, 1) +
                           (p.num_teachers + int64_t{1}) * plan.launch.held * plan.threads *
                               kVector * bytes_of(p.student.dtype);
     if (bytes > device.shared_per_block) continue;
     plan.shared_bytes = static_cast<int>(bytes);
-    const int enough = plan.lanes == kLanes ? 1 : kEnoughThreads;
+    const int enough = plan.lanes == kLanes ? 1 : kEnoughThreads / 2;
     if (staged_residents(plan, device) * plan.threads >= enough)
       return (rows + of_warp * warps - 1) / (of_warp * warps);
   }
@@ -245,10 +253,11 @@ inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vector
 inline bool share_row(const KDLoss& p, const Device& device, int64_t vectors, int cluster, int held,
                       Plan& plan) {
   const int64_t threads = (vectors + held * cluster - 1) / (held * cluster);
+  if (plan.plain) plan.plain = held;
   plan.cluster = cluster;
   plan.launch.held = held;
   plan.threads = static_cast<int>((threads + kWarpSize - 1) / kWarpSize * kWarpSize);
-  if (threads > kStagedThreads || (cluster > 1 && plan.threads < 2 * kWarpSize)) return false;
+  if (threads > staged_threads(0, plan.plain) || (cluster > 1 && plan.threads < 2 * kWarpSize)) return false;
   const int warps = plan.threads / kWarpSize;
   const int64_t bytes = kScratch + table_bytes(4, p.num_teachers, warps == 1, warps) +
                         (p.num_teachers + int64_t{1}) * held * plan.threads * kVector *
@@ -269,7 +278,7 @@ inline bool share_rows(const KDLoss& p, const Device& device, int64_t vectors, P
   Plan best;
   int best_threads = 0;
   for (int cluster = least; cluster <= most; cluster *= 2)
-    for (int held = held_vectors(p.divergence, 0); held > 0; --held) {
+    for (int held = held_vectors(p.divergence, 0); held > 0; held -= plan.plain ? 2 : 1) {
       if (!share_row(p, device, vectors, cluster, held, plan)) continue;
       const int blocks = staged_residents(plan, device), threads = blocks * plan.threads;
       if (blocks > 1 && threads >= kEnoughThreads) return true;
@@ -300,15 +309,24 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
                         p.student.row_stride % kVector == 0;
   const int64_t vectors = (p.classes + (plan.launch.aligned ? 7 : 14)) / kVector;
   plan.staged = plan.vectors = true;
-  plan.may_be_plain = may_be_plain(p);
   plan.cluster = 1;
-  if (may_share_warps(p.divergence) && p.num_teachers <= kLanes && vectors <= kLanes * 2)
-    plan.lanes = kLanes;
-  else if (plan.may_be_plain && vectors <= kWarpSize * 4) plan.lanes = kWarpSize;
-  int64_t groups = plan.lanes > 0 ? share_warps(p, device, vectors, plan) : 0;
+  const bool plain = may_be_plain(p);
+  int64_t groups = 0;
+  const auto share = [&](int lanes, int held) {
+    if (groups > 0) return;
+    plan.lanes = lanes;
+    plan.plain = plain ? held : 0;
+    groups = share_warps(p, device, vectors, held, plan);
+  };
+  if (may_share_warps(p.divergence) && p.num_teachers <= kLanes) share(kLanes, 2);
+  if (plain) {
+    share(kWarpSize, 2);
+    share(kWarpSize, 4);
+  }
   if (groups == 0) {
-    if (plan.lanes == kLanes || !share_rows(p, device, vectors, plan)) return false;
     plan.lanes = 0;
+    plan.plain = plain ? 2 : 0;
+    if (!share_rows(p, device, vectors, plan)) return false;
     groups = rows;
   }
   const int64_t most = std::min(device.processors * std::max(staged_residents(plan, device), 1),

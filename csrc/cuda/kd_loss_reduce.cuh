@@ -8,7 +8,7 @@ namespace edufast::cuda {
 
 // Rows that are not ignored, in part `part` of `parts`.
 __device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) {
-  constexpr int kAhead = 8;  // in flight
+  constexpr int kAhead = 16;  // in flight
   const int step = parts * blockDim.x;
   const int64_t jump = step * p.label_stride;
   int count = 0;
@@ -27,6 +27,7 @@ __device__ int count_labels(const KDLoss& p, int part, int parts, char* memory) 
 
 __device__ int count_all_labels(const KDLoss& p, const Launch& launch, char* memory) {
   if (!launch.counted) return count_labels(p, 0, 1, memory);
+  wait_for_launch_ahead();
   int count = 0;
   for (int i = 0; i < kCountBlocks; ++i) count += launch.workspace.counts[i];
   return count;

@@ -57,15 +57,15 @@ __device__ __forceinline__ void store_vector(Stored* row, int first, int classes
   }
 }
 
-// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does. Rows may be plain where
-// MayBePlain says so: see kd_loss_plain_row.cuh.
-template <class Stored_, Divergence D, int Lanes, bool MayBePlain>
+// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does. Where Plain is not 0, it
+// is how many vectors of every row a thread holds, and rows may be plain: see kd_loss_plain_row.cuh.
+template <class Stored_, Divergence D, int Lanes, int Plain>
 struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   using Base = Problem<float, D, false, Lanes ? Lanes : kWarpSize>;
   using Base::kWithoutLabel, Base::lane, Base::launch, Base::p;
   using Stored = Stored_;
   static constexpr bool kOfWarp = Lanes > 0;
-  static constexpr int kHeld = held_vectors(D, Lanes);
+  static constexpr int kHeld = Plain ? Plain : held_vectors(D, Lanes);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   static constexpr bool kPairs = std::is_same_v<Stored, __nv_bfloat16> && !Base::kWithoutLabel;
 #else
@@ -73,7 +73,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 #endif
   static constexpr bool kHalf = std::is_same_v<Stored, __half>;  // which cannot hold kAbsent
   using Out = std::conditional_t<kHalf, float, Stored>;  // float16 logits have float32 gradients
-  static constexpr bool kMayBePlain = MayBePlain;
+  static constexpr bool kMayBePlain = Plain > 0;
   static constexpr int kChunks = sizeof(Stored) * kVector / 16;  // 16-byte copies of a vector
   static constexpr int kChunk = kVector / kChunks;               // classes in one
 
@@ -81,7 +81,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   Source* sources;    // the student, and the teachers
   Pace* paces;        // of every teacher
   uint4* slots;       // this thread's first
-  int held;           // vectors of every row that this thread has, at most kHeld
+  int held;           // vectors of every row that this thread has, at most kHeld; kHeld if Plain
   int rank, threads;  // of the threads that share the row
   int warp, warps;
   float label_logit;    // the student's
@@ -92,6 +92,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   bool plain = false;   // rows may be plain; then, of every row:
   unsigned plain_read;  // teachers that have a weight
   float plain_share;    // weight (1 - alpha) of the lane's teacher
+  float plain_shares;   // of all
 
   // `memory` begins with kScratch bytes for the block.
   __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
@@ -100,7 +101,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     sources = reinterpret_cast<Source*>(memory + kBlockSums);
     paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;
-    held = launch.held;
+    held = kMayBePlain ? kHeld : launch.held;
     warp = threadIdx.x / kWarpSize;
     warps = kOfWarp ? 1 : blockDim.x / kWarpSize;
     threads = kOfWarp ? Lanes : blockDim.x * Cluster::size();
@@ -133,6 +134,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         plain_share = (1 - Base::alpha()) *
                       (p.weighting == Weighting::Mean ? this->mean_weight : given_weight(*this, 0));
       plain_read = this->lane_ballot(plain_share != 0);
+      plain_shares = this->lane_sum(plain_share);
     }
     if constexpr (!kHalf)  // where rows end; elsewhere there will be logits
       for (int v = 0; v < held; ++v) {
@@ -214,18 +216,23 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     return slots + ((source * held + v) * kChunks + chunk) * blockDim.x;
   }
 
-  // Has this thread's part of a row copied. What lies beside a row in the same 16 bytes may be read,
-  // too, but not beside the first and the last row: nothing outside the tensors is touched.
+  // Has this thread's part of a row copied.
   __device__ void request(const Task& task) const {
-    if (task.fate != Fate::Valid) return;
-    const int first = column(0, task.shift), step = threads * kVector;
-    const bool outermost = !whole() && (task.row == 0 || task.row == p.rows - 1);
-    // First classes of the chunks that are copied.
-    const int least = outermost ? 0 : -kVector;
-    const unsigned span = (outermost ? p.classes - kChunk : p.classes - 1) - least;
 #pragma unroll 1
-    for (int source = 0; source <= p.num_teachers; ++source) {
-      if (source > 0 && !(task.read >> (source - 1) & 1)) continue;
+    for (int source = 0; source <= p.num_teachers; ++source)
+      if (source == 0 || (plain ? plain_read : task.read) >> (source - 1) & 1)
+        request(source, task);
+  }
+
+  // Of one source, as a group of copies. What lies beside a row in the same 16 bytes may be read, too,
+  // but not beside the first and the last row: nothing outside the tensors is touched.
+  __device__ __forceinline__ void request(int source, const Task& task) const {
+    if (task.fate == Fate::Valid) {
+      const int first = column(0, task.shift), step = threads * kVector;
+      const bool outermost = !whole() && (task.row == 0 || task.row == p.rows - 1);
+      // First classes of the chunks that are copied.
+      const int least = outermost ? 0 : -kVector;
+      const unsigned span = (outermost ? p.classes - kChunk : p.classes - 1) - least;
       const Stored* row = data(source, task) + first;
 #pragma unroll
       for (int v = 0; v < kHeld; ++v)
@@ -237,6 +244,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         }
       if (outermost) copy_ends(source, row, first);
     }
+    commit_copies();  // even if there are none: groups are counted
   }
 
   // Of the vectors that are not wholly of the row, what is.
@@ -259,9 +267,16 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     for (int c = 0; c < kChunks; ++c) memcpy(place(source, v, c), absent, sizeof(absent));
   }
 
-  // Waits for the row that was requested, and puts kAbsent where a vector is not of it.
+  // Waits for all rows that were requested.
   __device__ __forceinline__ void await(const Task& task) const {
     wait_for_copies();
+    if (task.edges)
+#pragma unroll 1
+      for (int source = 0; source <= p.num_teachers; ++source) patch(source, task);
+  }
+
+  // Puts kAbsent where a vector that has arrived is not of the row.
+  __device__ __forceinline__ void patch(int source, const Task& task) const {
     if constexpr (!kHalf)
 #pragma unroll 1
       for (unsigned rest = task.edges; rest; rest &= rest - 1) {
@@ -269,11 +284,9 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         const int low = first < 0 ? 0 : max(p.classes - first, 0);
         const int high = first < 0 ? -first : kVector;
 #pragma unroll 1
-        for (int source = 0; source <= p.num_teachers; ++source)
-#pragma unroll 1
-          for (int i = low; i < high; ++i)
-            reinterpret_cast<Stored*>(place(source, v,
-                                            i / kChunk))[i % kChunk] = rounded<Stored>(kAbsent);
+        for (int i = low; i < high; ++i)
+          reinterpret_cast<Stored*>(place(source, v, i / kChunk))[i % kChunk] =
+              rounded<Stored>(kAbsent);
       }
   }
 

@@ -331,11 +331,7 @@ __device__ __forceinline__ void write_gradient(const Group& g, const Task& task,
 
 // Writes all gradients of the row, times `gradient_scale`. The loss is for the group's leader.
 template <class Group>
-__device__ __forceinline__ float run_staged_row(Group& g, const Task& task, float gradient_scale) {
-  if constexpr (Group::kMayBePlain)
-    if (float loss; g.plain && !g.of_warp(task.fate != Fate::Valid) &&
-                    PlainRow<Group>(g, task).run(gradient_scale, loss))
-      return loss;
+__device__ __forceinline__ float run_any_row(Group& g, const Task& task, float gradient_scale) {
   Softened<Group> z;
   if (g.of_warp(task.fate == Fate::Valid)) {
     g.label_logit = to_float(g.data(0, task)[task.label]);  // needed by conclude()
@@ -351,6 +347,23 @@ __device__ __forceinline__ float run_staged_row(Group& g, const Task& task, floa
   write_gradient(g, task, z);
   if (task.fate == Fate::Valid) return g.tables.header->loss;
   return task.fate == Fate::Broken ? Constants<float>::nan() : 0;
+}
+
+// A row that was requested; and requests the next.
+template <class Group>
+__device__ __forceinline__ float run_staged_row(Group& g, const Task& task, const Task& next,
+                                                float gradient_scale) {
+  if constexpr (Group::kMayBePlain)
+    if (g.plain && !g.of_warp(task.fate != Fate::Valid)) {
+      PlainRow<Group> row(g, task, next);
+      if (row.run(gradient_scale)) return row.loss;
+      wait_for_copies();  // of the next row, which comes too early
+      g.sync();
+      g.request(task);
+    }
+  const float loss = run_any_row(g, task, gradient_scale);
+  g.request(next);
+  return loss;
 }
 
 }  // namespace edufast::cuda

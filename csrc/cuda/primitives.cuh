@@ -124,10 +124,44 @@ __device__ __forceinline__ void copy_async(uint4* to, const void* from) {
 #endif
 }
 
+// Makes a group of this thread's copies since the last.
+__device__ __forceinline__ void commit_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Until this thread's copies are there but for the last so many groups, or fewer.
+__device__ __forceinline__ void wait_for_copies_but(int groups) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if (groups >= 4) asm volatile("cp.async.wait_group 4;" ::: "memory");
+  else if (groups >= 2) asm volatile("cp.async.wait_group 2;" ::: "memory");
+  else if (groups == 1) asm volatile("cp.async.wait_group 1;" ::: "memory");
+  else asm volatile("cp.async.wait_group 0;" ::: "memory");
+#endif
+}
+
 // Until this thread's copies are there.
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+#endif
+
+// --- a launch that begins before the one ahead of it has ended (sm_90) --------------------------
+
+#ifndef EDUFAST_CUDA_EMULATION
+__device__ __forceinline__ void let_next_launch_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Until the launch ahead has ended and what it wrote can be seen.
+__device__ __forceinline__ void wait_for_launch_ahead() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 #endif

@@ -51,6 +51,7 @@ enum class Wait { None, Warp, Block, Cluster, Left };
 struct Copy {  // that nobody has waited for
   void* to;
   const void* from;
+  int group;
 };
 
 struct Fiber {
@@ -62,6 +63,7 @@ struct Fiber {
   const char* operation = "";
   int exchanges = 0;
   std::vector<Copy> copies;  // not waited for yet
+  int copy_groups = 0;       // committed
 };
 
 struct Launch {
@@ -232,6 +234,8 @@ inline char* dynamic_shared() {
 inline void __syncthreads() { emulation::wait(emulation::Wait::Block, "__syncthreads"); }
 inline void __syncwarp() { emulation::wait(emulation::Wait::Warp, "__syncwarp"); }
 inline void __threadfence() {}
+inline void let_next_launch_begin() {}
+inline void wait_for_launch_ahead() {}
 inline unsigned long long atomicCAS(unsigned long long* word, unsigned long long expected,
                                     unsigned long long desired) {
   const unsigned long long found = *word;
@@ -253,11 +257,19 @@ inline void copy_async(uint4* to, const void* from) {
   };
   if (std::none_of(emulation::readable.begin(), emulation::readable.end(), holds))
     emulation::fail("a copy reads outside the tensors");
-  emulation::self->copies.push_back({to, from});
+  emulation::self->copies.push_back({to, from, emulation::self->copy_groups});
+}
+inline void commit_copies() { ++emulation::self->copy_groups; }
+inline void wait_for_copies_but(int groups) {
+  std::erase_if(emulation::self->copies, [&](const emulation::Copy& c) {
+    const bool due = c.group < emulation::self->copy_groups - groups;
+    if (due) std::memcpy(c.to, c.from, sizeof(uint4));
+    return due;
+  });
 }
 inline void wait_for_copies() {
-  for (const emulation::Copy& c : emulation::self->copies) std::memcpy(c.to, c.from, sizeof(uint4));
-  emulation::self->copies.clear();
+  commit_copies();
+  wait_for_copies_but(0);
 }
 
 template <class T>

@@ -116,7 +116,7 @@ class Choice:
     doubles: bool
     prepared: bool
     staged: bool
-    may_be_plain: bool
+    plain: bool  # rows may be of the simple kind
     lanes: int
 
 

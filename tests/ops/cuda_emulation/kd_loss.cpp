@@ -3,45 +3,6 @@
 
 #include "cuda/kd_loss.cuh"
 
-namespace edufast::cuda {
-namespace {
-
-template <Divergence D>
-void run(const KDLoss& p, const Plan& plan, unsigned order) {
-  const auto start = [&](auto kernel) {
-    emulation::run(plan.blocks, plan.threads, plan.cluster, plan.shared_bytes, order,
-                   [&] { kernel(p, plan.launch); });
-  };
-  const auto staged_row = [&]<class Stored, bool MayBePlain>() {
-    if constexpr (may_share_warps(D))
-      if (plan.lanes == kLanes) return start(kd_loss_staged_kernel<Stored, D, kLanes, MayBePlain>);
-    if constexpr (MayBePlain)
-      if (plan.lanes == kWarpSize) return start(kd_loss_staged_kernel<Stored, D, kWarpSize, true>);
-    start(kd_loss_staged_kernel<Stored, D, 0, MayBePlain>);
-  };
-  const auto staged = [&]<class Stored>() {
-    if constexpr (D == Divergence::JS) return emulation::fail("no staged program");
-    if constexpr (D == Divergence::ForwardKL)
-      if (plan.may_be_plain) return staged_row.template operator()<Stored, true>();
-    if constexpr (D != Divergence::JS) staged_row.template operator()<Stored, false>();
-  };
-  if (plan.staged) {
-    switch (p.student.dtype) {
-      case DType::BF16: return staged.template operator()<__nv_bfloat16>();
-      case DType::F16: return staged.template operator()<__half>();
-      default: return staged.template operator()<float>();
-    }
-  }
-  if (plan.doubles) return start(kd_loss_kernel<double, D, false, false>);
-  if (plan.warp_per_row && plan.vectors) return start(kd_loss_kernel<float, D, true, true>);
-  if (plan.warp_per_row) return start(kd_loss_kernel<float, D, true, false>);
-  if (plan.vectors) return start(kd_loss_kernel<float, D, false, true>);
-  start(kd_loss_kernel<float, D, false, false>);
-}
-
-}  // namespace
-}  // namespace edufast::cuda
-
 using namespace edufast;
 
 extern "C" int64_t problem_bytes() { return sizeof(KDLoss); }
@@ -71,14 +32,11 @@ extern "C" Choice kd_loss(const KDLoss* p, void* workspace, const cuda::Device* 
   if (plan.prepare_blocks > 0)
     emulation::run(plan.prepare_blocks, cuda::kMaxThreads, 1, cuda::kPrepareShared, order,
                    [&] { cuda::prepare_kernel(*p, plan.launch); });
-  switch (p->divergence) {
-    case Divergence::ForwardKL: cuda::run<Divergence::ForwardKL>(*p, plan, order); break;
-    case Divergence::ReverseKL: cuda::run<Divergence::ReverseKL>(*p, plan, order); break;
-    case Divergence::JS: cuda::run<Divergence::JS>(*p, plan, order); break;
-    case Divergence::DKD: cuda::run<Divergence::DKD>(*p, plan, order); break;
-  }
+  const cuda::Kernel kernel = cuda::kernel_of(*p, plan);
+  emulation::run(plan.blocks, plan.threads, plan.cluster, plan.shared_bytes, order,
+                 [&] { kernel(*p, plan.launch); });
   const int flags = plan.warp_per_row | plan.vectors << 1 | plan.doubles << 2 |
-                    (plan.prepare_blocks > 0) << 3 | plan.staged << 4 | plan.may_be_plain << 5 |
+                    (plan.prepare_blocks > 0) << 3 | plan.staged << 4 | (plan.plain > 0) << 5 |
                     plan.lanes << 6;
   return {plan.blocks, plan.threads, plan.cluster, plan.launch.cache_bytes, flags};
 }
