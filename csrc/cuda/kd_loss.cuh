@@ -66,20 +66,21 @@ __global__ void __launch_bounds__(staged_threads(Lanes, Plain),
   }
   Task task = g.look(row, g.label_of(row));
   g.request(task);
-  int64_t label = g.label_of(row += rows);
+  int64_t label = g.label_of(row + rows);
   if (p.reduction != Reduction::None) open_tickets(launch);
   const float scale = gradient_scale<float>(p, launch, scratch);
   double sum = 0;
   // The rows of a warp come to their ends together: its first has one wherever another has.
   while (g.of_warp(task.fate != Fate::None)) {
-    const Task next = g.look(row, label);
-    label = g.label_of(row += rows);  // is not needed before this row is done
-    const float loss = run_staged_row(g, task, next, scale);
+    const Task next = g.look(row + rows, label);
+    label = g.label_of(row + 2 * rows);  // is not needed before this row is done
+    const float loss = run_staged_row(g, row, task, next, scale);
     if (g.leads() && task.fate != Fate::None) {
       if (p.reduction == Reduction::None) store_loss(p, task.row, loss);
       else sum += loss;
     }
     task = next;
+    row += rows;
   }
   if (!Lanes) Cluster::sync();  // nobody leaves while others may read its shared memory
   if (p.reduction != Reduction::None) reduce_blocks(p, launch, sum, scale, scratch);

@@ -94,8 +94,9 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   float plain_share;    // weight (1 - alpha) of the lane's teacher
   float plain_shares;   // of all
 
-  // `memory` begins with kScratch bytes for the block.
-  __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory)
+  // `memory` begins with kScratch bytes for the block. The first time, its threads fill them together.
+  __device__ StagedGroup(const KDLoss& problem, const Launch& launch, char* memory,
+                         bool first_time = true)
       : Base(problem, launch) {
     static_assert(sizeof(Source) == 16 && sizeof(Pace) == 12 && kScratch % 16 == 0);
     sources = reinterpret_cast<Source*>(memory + kBlockSums);
@@ -118,14 +119,16 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     if (lane < p.num_teachers) {
       const float own = Base::temperature(lane);
       other = own != first;
-      if (threadIdx.x < kWarpSize) {
+      if (first_time && threadIdx.x < kWarpSize) {
         const Logits& x = p.teachers[lane].logits;
         paces[lane] = {Constants<float>::log2e / own, first / own, own};
         sources[lane + 1] = {x.data, x.row_stride};
       }
     }
-    if (threadIdx.x == 0) sources[0] = {p.student.data, p.student.row_stride};
-    __syncthreads();
+    if (first_time) {
+      if (threadIdx.x == 0) sources[0] = {p.student.data, p.student.row_stride};
+      __syncthreads();
+    }
     alike = this->lane_ballot(other) == 0;
     if constexpr (kMayBePlain) {
       plain = alike && Base::smoothing() == 0 && !no_number;
@@ -136,7 +139,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
       plain_read = this->lane_ballot(plain_share != 0);
       plain_shares = this->lane_sum(plain_share);
     }
-    if constexpr (!kHalf)  // where rows end; elsewhere there will be logits
+    if (!kHalf && first_time)  // where rows end; elsewhere there will be logits
       for (int v = 0; v < held; ++v) {
         const int first = column(v, 0);
         if (first > 0 && first + kVector <= p.classes) continue;
