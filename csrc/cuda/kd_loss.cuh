@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(Real) == 8 ? 1 : 2)
 }
 
 template <class Stored, Divergence D, int Lanes, int Plain>
-__global__ void __launch_bounds__(staged_threads(Lanes, Plain),
-                                  staged_blocks(staged_threads(Lanes, Plain), Plain))
+__global__ void __launch_bounds__(staged_threads(Lanes),
+                                  staged_blocks(staged_threads(Lanes), Lanes, Plain))
     kd_loss_staged_kernel(const __grid_constant__ KDLoss p, const __grid_constant__ Launch launch) {
   char* const scratch = dynamic_shared();
   StagedGroup<Stored, D, Lanes, Plain> g(p, launch, scratch);
@@ -93,12 +93,11 @@ using Kernel = void (*)(const KDLoss, const Launch);
 template <Divergence D, class Stored>
 Kernel staged_kernel_of(const Plan& plan) {
   if constexpr (D == Divergence::ForwardKL) {
-    if (plan.plain == 2 && plan.lanes == kLanes)
-      return kd_loss_staged_kernel<Stored, D, kLanes, 2>;
-    if (plan.plain == 2 && plan.lanes > 0) return kd_loss_staged_kernel<Stored, D, kWarpSize, 2>;
-    if (plan.plain == 2) return kd_loss_staged_kernel<Stored, D, 0, 2>;
-    if (plan.plain == 4 && plan.lanes > 0) return kd_loss_staged_kernel<Stored, D, kWarpSize, 4>;
-    if (plan.plain == 4) return kd_loss_staged_kernel<Stored, D, 0, 4>;
+    const bool two = plan.plain == 2;
+    if (two && plan.lanes == kLanes) return kd_loss_staged_kernel<Stored, D, kLanes, 2>;
+    if (two) return kd_loss_staged_kernel<Stored, D, kWarpSize, 2>;
+    if (plan.plain && plan.lanes > 0) return kd_loss_staged_kernel<Stored, D, kWarpSize, 4>;
+    if (plan.plain) return kd_loss_staged_kernel<Stored, D, 0, 4>;
   }
   if constexpr (may_share_warps(D))
     if (plan.lanes == kLanes) return kd_loss_staged_kernel<Stored, D, kLanes, 0>;

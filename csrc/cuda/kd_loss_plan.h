@@ -30,18 +30,18 @@ struct Device {
 };
 
 // Of the staged program.
-// `plain` as in Plan.
-// Threads of a block at most: of 32 where a warp has one row or several, and of rows else.
-EDUFAST_HOST_DEVICE constexpr int staged_threads(int lanes, int plain) {
-  return lanes > 0 ? 128 : plain == 4 ? 256 : 384;
-}
+// `lanes` and `plain` as in Plan. Threads of a block, at most.
+EDUFAST_HOST_DEVICE constexpr int staged_threads(int lanes) { return lanes > 0 ? 128 : 384; }
 constexpr int kRegisters = 65536;  // of a multiprocessor
-// Of a thread, at most.
-EDUFAST_HOST_DEVICE constexpr int staged_registers(int plain) { return plain == 4 ? 128 : 80; }
+// Of a thread, at most. Where lanes of a warp share plain rows a thread keeps logits, exponentials and
+// gradient: with fewer registers, what it spills takes longer than more warps gain (on an H200).
+EDUFAST_HOST_DEVICE constexpr int staged_registers(int lanes, int plain) {
+  return lanes == 0 || plain == 0 ? 80 : plain == 2 ? 128 : 168;
+}
 // Blocks of so many threads that a multiprocessor has registers for: each of its four schedulers has
 // a quarter of them.
-EDUFAST_HOST_DEVICE constexpr int staged_blocks(int threads, int plain) {
-  return kRegisters / 4 / (staged_registers(plain) * 32) * 4 / (threads / 32);
+EDUFAST_HOST_DEVICE constexpr int staged_blocks(int threads, int lanes, int plain) {
+  return kRegisters / 4 / (staged_registers(lanes, plain) * 32) * 4 / (threads / 32);
 }
 constexpr int kEnoughThreads =
     512;                   // of a multiprocessor: its schedulers have an instruction ready
@@ -83,7 +83,7 @@ struct Plan {
   int lanes;    // staged: of a warp that share a row, kLanes or, where rows may be plain, all;
                 // 0: a block, or a cluster of blocks
   int plain;          // staged: if rows may be of the simple kind of kd_loss_plain_row.cuh, vectors
-                      // of every row that a thread holds, 2 or 4; else 0
+                      // of every row that a thread holds, at most: 2 or 4; else 0
   bool doubles;       // something is in float64
   bool vectors;       // every row allows 16-byte accesses
   bool warp_per_row;  // general: else a block, or a cluster of blocks
@@ -222,7 +222,7 @@ inline bool allows_staging(const KDLoss& p) {
 // Blocks of the staged program that a multiprocessor runs at a time.
 inline int staged_residents(const Plan& plan, const Device& device) {
   const int by_shared = device.shared_per_processor / (plan.shared_bytes + 1024);
-  return std::min({by_shared, staged_blocks(plan.threads, plan.plain), 32});
+  return std::min({by_shared, staged_blocks(plan.threads, plan.lanes, plan.plain), 32});
 }
 
 // `plan.lanes` of a warp for a row, if `held` vectors each hold it: returns the number of blocks that
@@ -234,7 +234,7 @@ inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vector
   // Few rows spread over the multiprocessors first, then fill them.
   const int64_t spread = (rows + of_warp * device.processors - 1) / (of_warp * device.processors);
   plan.launch.held = plan.plain ? held : static_cast<int>((vectors + plan.lanes - 1) / plan.lanes);
-  const int most = staged_threads(plan.lanes, plan.plain) / kWarpSize;
+  const int most = staged_threads(plan.lanes) / kWarpSize;
   for (int64_t warps = std::min<int64_t>(spread, most); warps > 0; --warps) {
     plan.threads = static_cast<int>(warps) * kWarpSize;
     const int64_t bytes = kScratch + warps * of_warp * table_bytes(4, p.num_teachers, true, 1) +
@@ -253,11 +253,10 @@ inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vector
 inline bool share_row(const KDLoss& p, const Device& device, int64_t vectors, int cluster, int held,
                       Plan& plan) {
   const int64_t threads = (vectors + held * cluster - 1) / (held * cluster);
-  if (plan.plain) plan.plain = held;
   plan.cluster = cluster;
   plan.launch.held = held;
   plan.threads = static_cast<int>((threads + kWarpSize - 1) / kWarpSize * kWarpSize);
-  if (threads > staged_threads(0, plan.plain) || (cluster > 1 && plan.threads < 2 * kWarpSize)) return false;
+  if (threads > staged_threads(0) || (cluster > 1 && plan.threads < 2 * kWarpSize)) return false;
   const int warps = plan.threads / kWarpSize;
   const int64_t bytes = kScratch + table_bytes(4, p.num_teachers, warps == 1, warps) +
                         (p.num_teachers + int64_t{1}) * held * plan.threads * kVector *
@@ -278,7 +277,7 @@ inline bool share_rows(const KDLoss& p, const Device& device, int64_t vectors, P
   Plan best;
   int best_threads = 0;
   for (int cluster = least; cluster <= most; cluster *= 2)
-    for (int held = held_vectors(p.divergence, 0); held > 0; held -= plan.plain ? 2 : 1) {
+    for (int held = held_vectors(p.divergence, 0); held > 0; --held) {
       if (!share_row(p, device, vectors, cluster, held, plan)) continue;
       const int blocks = staged_residents(plan, device), threads = blocks * plan.threads;
       if (blocks > 1 && threads >= kEnoughThreads) return true;
@@ -325,7 +324,7 @@ inline bool plan_staged(const KDLoss& p, const Device& device, Plan& plan) {
   }
   if (groups == 0) {
     plan.lanes = 0;
-    plan.plain = plain ? 2 : 0;
+    plan.plain = plain ? 4 : 0;
     if (!share_rows(p, device, vectors, plan)) return false;
     groups = rows;
   }

@@ -57,15 +57,16 @@ __device__ __forceinline__ void store_vector(Stored* row, int first, int classes
   }
 }
 
-// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does. Where Plain is not 0, it
-// is how many vectors of every row a thread holds, and rows may be plain: see kd_loss_plain_row.cuh.
+// Lanes of a warp share a row, or where Lanes is 0 a block or cluster does. Plain as in Plan.
 template <class Stored_, Divergence D, int Lanes, int Plain>
 struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   using Base = Problem<float, D, false, Lanes ? Lanes : kWarpSize>;
   using Base::kWithoutLabel, Base::lane, Base::launch, Base::p;
   using Stored = Stored_;
   static constexpr bool kOfWarp = Lanes > 0;
-  static constexpr int kHeld = Plain ? Plain : held_vectors(D, Lanes);
+  static constexpr bool kMayBePlain = Plain > 0;
+  static constexpr bool kStreams = kMayBePlain && kOfWarp;  // see kd_loss_plain_lanes.cuh
+  static constexpr int kHeld = kStreams ? Plain : held_vectors(D, Lanes);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   static constexpr bool kPairs = std::is_same_v<Stored, __nv_bfloat16> && !Base::kWithoutLabel;
 #else
@@ -73,7 +74,6 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 #endif
   static constexpr bool kHalf = std::is_same_v<Stored, __half>;  // which cannot hold kAbsent
   using Out = std::conditional_t<kHalf, float, Stored>;  // float16 logits have float32 gradients
-  static constexpr bool kMayBePlain = Plain > 0;
   static constexpr int kChunks = sizeof(Stored) * kVector / 16;  // 16-byte copies of a vector
   static constexpr int kChunk = kVector / kChunks;               // classes in one
 
@@ -81,7 +81,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
   Source* sources;    // the student, and the teachers
   Pace* paces;        // of every teacher
   uint4* slots;       // this thread's first
-  int held;           // vectors of every row that this thread has, at most kHeld; kHeld if Plain
+  int held;           // vectors of every row that this thread has, at most kHeld
   int rank, threads;  // of the threads that share the row
   int warp, warps;
   float label_logit;    // the student's
@@ -102,7 +102,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
     sources = reinterpret_cast<Source*>(memory + kBlockSums);
     paces = reinterpret_cast<Pace*>(sources + kMaxTeachers + 1);
     memory += kScratch;
-    held = kMayBePlain ? kHeld : launch.held;
+    held = kStreams ? kHeld : launch.held;
     warp = threadIdx.x / kWarpSize;
     warps = kOfWarp ? 1 : blockDim.x / kWarpSize;
     threads = kOfWarp ? Lanes : blockDim.x * Cluster::size();
@@ -137,7 +137,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         plain_share = (1 - Base::alpha()) *
                       (p.weighting == Weighting::Mean ? this->mean_weight : given_weight(*this, 0));
       plain_read = this->lane_ballot(plain_share != 0);
-      plain_shares = this->lane_sum(plain_share);
+      if (kStreams) plain_shares = this->lane_sum(plain_share);
     }
     if (!kHalf && first_time)  // where rows end; elsewhere there will be logits
       for (int v = 0; v < held; ++v) {

@@ -8,7 +8,8 @@
 // Few registers and short code come first: what keeps the memory busy is the number of warps.
 #pragma once
 
-#include "cuda/kd_loss_plain_row.cuh"
+#include "cuda/kd_loss_plain_blocks.cuh"
+#include "cuda/kd_loss_plain_lanes.cuh"
 
 namespace edufast::cuda {
 
@@ -349,38 +350,35 @@ __device__ __forceinline__ float run_any_row(Group& g, const Task& task, float g
   return task.fate == Fate::Broken ? Constants<float>::nan() : 0;
 }
 
-// A row that turned out not to be plain, from the beginning; a call, so that plain rows have the
-// registers to themselves.
+// A row that lanes of a warp share and that turned out not to be plain, from the beginning. A call, so
+// that plain rows have the registers to themselves.
 template <class Group>
 __device__ __noinline__ float run_row_again(const KDLoss& p, const Launch& launch, char* memory,
                                             unsigned row, float gradient_scale) {
   Group g(p, launch, memory, false);
-  const auto meet = [&] {  // others may be reading shared memory
-    g.sync();
-    if (!Group::kOfWarp) Cluster::sync();
-  };
-  meet();
   const Task task = g.look(row, g.label_of(row));
   g.request(task);
-  const float loss = run_any_row(g, task, gradient_scale);
-  meet();
-  return loss;
+  return run_any_row(g, task, gradient_scale);
 }
 
 // A row that was requested; and requests the next.
 template <class Group>
 __device__ __forceinline__ float run_staged_row(Group& g, unsigned row, const Task& task,
                                                 const Task& next, float gradient_scale) {
+  const bool plain = Group::kMayBePlain && g.plain && !g.of_warp(task.fate != Fate::Valid);
   float loss;
-  if constexpr (Group::kMayBePlain) {
-    if (g.plain && !g.of_warp(task.fate != Fate::Valid)) {
-      PlainRow<Group> plain(g, task, next);
-      if (plain.run(gradient_scale)) return plain.loss;
+  if constexpr (Group::kStreams) {
+    if (plain) {
+      PlainRowOfLanes<Group> of_lanes(g, task, next);
+      if (of_lanes.run(gradient_scale)) return of_lanes.loss;
     }
     wait_for_copies();  // into the places that are needed now
     loss = run_row_again<Group>(g.p, g.launch, dynamic_shared(), row, gradient_scale);
   } else {
-    loss = run_any_row(g, task, gradient_scale);
+    bool done = false;
+    if constexpr (Group::kMayBePlain)
+      done = plain && PlainRowOfBlocks<Group>(g, task).run(gradient_scale, loss);
+    if (!done) loss = run_any_row(g, task, gradient_scale);
   }
   g.request(next);
   return loss;
