@@ -82,7 +82,8 @@ cudaLaunchConfig_t configure(const Plan& plan, bool overlaps, cudaLaunchAttribut
     return attributes[config.numAttrs++].val;
   };
   if (plan.cluster > 1)
-    add(cudaLaunchAttributeClusterDimension).clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+    add(cudaLaunchAttributeClusterDimension).clusterDim = {static_cast<unsigned>(plan.cluster), 1,
+                                                           1};
   if (overlaps)
     add(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed =
         1;

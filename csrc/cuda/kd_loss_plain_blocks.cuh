@@ -39,7 +39,8 @@ __device__ __forceinline__ void combine_plain(Group& g) {
 template <class Group>
 struct PlainRowOfBlocks : PlainRow<Group> {
   using Base = PlainRow<Group>;
-  using Base::g, Base::kHeld, Base::scale, Base::task, Base::temperature, Base::total, Base::unsoften;
+  using Base::g, Base::kHeld, Base::scale, Base::task, Base::temperature, Base::total,
+      Base::unsoften;
 
   float u[kHeld][kVector];  // the student's logits times scale, minus `base`; then gradients
   float base;               // of this thread's lanes

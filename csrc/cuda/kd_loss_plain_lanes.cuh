@@ -13,7 +13,8 @@ namespace edufast::cuda {
 template <class Group>
 struct PlainRowOfLanes : PlainRow<Group> {
   using Base = PlainRow<Group>;
-  using Base::g, Base::kHeld, Base::scale, Base::task, Base::temperature, Base::total, Base::unsoften;
+  using Base::g, Base::kHeld, Base::scale, Base::task, Base::temperature, Base::total,
+      Base::unsoften;
 
   const Task& next;
   float u[kHeld][kVector];  // the student's logits times scale, relative to this thread's base
@@ -22,7 +23,8 @@ struct PlainRowOfLanes : PlainRow<Group> {
   float loss = 0;
   bool ordinary = true;  // the same for all threads of the row, as are sums of a row
 
-  __device__ PlainRowOfLanes(Group& group, const Task& t, const Task& n) : Base(group, t), next(n) {}
+  __device__ PlainRowOfLanes(Group& group, const Task& t, const Task& n)
+      : Base(group, t), next(n) {}
 
   // False: the row is to be left to the others. Then nothing was written, but what had been copied
   // of it is gone.
@@ -72,8 +74,7 @@ struct PlainRowOfLanes : PlainRow<Group> {
     if (alpha != 0)
       loss = alpha * Constants<float>::ln2 *
              (log2_of(row.more) - fmaf(label_logit, scale, -row.base) * temperature);
-    const float of_kd = g.plain_shares * temperature * gradient_scale / row.sum *
-                        fast_exp2(z_down);
+    const float of_kd = g.plain_shares * temperature * gradient_scale / row.sum * fast_exp2(z_down);
     const float of_ce = alpha * gradient_scale / row.more * fast_exp2(z_down * temperature);
 #pragma unroll
     for (int v = 0; v < kHeld; ++v) {
@@ -102,7 +103,8 @@ struct PlainRowOfLanes : PlainRow<Group> {
     const float mean = row.more / row.sum + (z_log_sum - log2_of(row.sum));
     ordinary = ordinary && positive(row.sum) && fabsf(mean) < float(kLargestDivergence);
     loss += share * temperature * temperature * Constants<float>::ln2 * mean;
-    const float factor = share * temperature * gradient_scale / row.sum * fast_exp2(base - row.base);
+    const float factor = share * temperature * gradient_scale / row.sum *
+                         fast_exp2(base - row.base);
 #pragma unroll
     for (int v = 0; v < kHeld; ++v)
 #pragma unroll

@@ -79,13 +79,13 @@ struct Launch {
 };
 
 struct Plan {
-  bool staged;  // by the staged program; then `vectors` holds, and `doubles` does not
-  int lanes;    // staged: of a warp that share a row, kLanes or, where rows may be plain, all;
-                // 0: a block, or a cluster of blocks
-  int plain;          // staged: if rows may be of the simple kind of kd_loss_plain_row.cuh, vectors
-                      // of every row that a thread holds, at most: 2 or 4; else 0
-  bool doubles;       // something is in float64
-  bool vectors;       // every row allows 16-byte accesses
+  bool staged;   // by the staged program; then `vectors` holds, and `doubles` does not
+  int lanes;     // staged: of a warp that share a row, kLanes or, where rows may be plain, all;
+                 // 0: a block, or a cluster of blocks
+  int plain;     // staged: if rows may be of the simple kind of kd_loss_plain_row.cuh, vectors
+                 // of every row that a thread holds, at most: 2 or 4; else 0
+  bool doubles;  // something is in float64
+  bool vectors;  // every row allows 16-byte accesses
   bool warp_per_row;  // general: else a block, or a cluster of blocks
   int threads, blocks, cluster;
   int shared_bytes;
@@ -242,6 +242,7 @@ inline int64_t share_warps(const KDLoss& p, const Device& device, int64_t vector
                               kVector * bytes_of(p.student.dtype);
     if (bytes > device.shared_per_block) continue;
     plan.shared_bytes = static_cast<int>(bytes);
+    // Plain rows need fewer: their loads do not wait for what came before.
     const int enough = plan.lanes == kLanes ? 1 : kEnoughThreads / 2;
     if (staged_residents(plan, device) * plan.threads >= enough)
       return (rows + of_warp * warps - 1) / (of_warp * warps);

@@ -288,8 +288,8 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         const int high = first < 0 ? -first : kVector;
 #pragma unroll 1
         for (int i = low; i < high; ++i)
-          reinterpret_cast<Stored*>(place(source, v, i / kChunk))[i % kChunk] =
-              rounded<Stored>(kAbsent);
+          reinterpret_cast<Stored*>(place(source, v,
+                                          i / kChunk))[i % kChunk] = rounded<Stored>(kAbsent);
       }
   }
 

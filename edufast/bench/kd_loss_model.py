@@ -131,11 +131,11 @@ _LANES = (0, 8)
 
 
 def symbol(dtype: str, lanes: int) -> str:
-    """What the symbol of a staged kernel of forward KL contains: of the one for any weighting. That
-    for rows that may be plain, see csrc/cuda/kd_loss_plain_row.cuh, has two paths in one.
+    """What the symbol of a staged kernel of forward KL contains: of the one for rows that are not
+    plain (csrc/cuda/kd_loss_plain_row.cuh).
     """
     lanes = lanes if lanes in _LANES else 0
-    return f"kd_loss_staged_kernelI{_MANGLED[dtype]}LNS_10DivergenceE0ELi{lanes}ELb0E"
+    return f"kd_loss_staged_kernelI{_MANGLED[dtype]}LNS_10DivergenceE0ELi{lanes}ELi0E"
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def compiled(dtypes: tuple[str, ...], gpu: Gpu) -> tuple[dict[str, Kernel], dict
         raise UserError(f"--model: CUDA is {_build.cuda}, and the sources are not in {sources}")
     kernels = [
         f"template __global__ void kd_loss_staged_kernel<{STORED[dtype]}, Divergence::ForwardKL, "
-        f"{lanes}, false>(const __grid_constant__ KDLoss, const __grid_constant__ Launch);"
+        f"{lanes}, 0>(const __grid_constant__ KDLoss, const __grid_constant__ Launch);"
         for dtype in dtypes
         for lanes in _LANES
     ]

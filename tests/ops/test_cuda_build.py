@@ -15,10 +15,11 @@ from edufast.ops._library import library
 
 # 65,536 registers hold two blocks of 256 threads at 128 each; float64 is for checking only. The
 # staged kernels' are in csrc/cuda/kd_loss_plan.h; what they keep of a row elsewhere is a few words,
-# which an H100 showed to cost less than a quarter of the warps. Those for plain rows keep more, of
-# the rows that are not.
+# which an H100 showed to cost less than a quarter of the warps. Those of blocks for plain rows keep
+# more, of the rows that are not. Those of lanes for plain rows have more registers: an H200 showed
+# that what they would spill costs more than the warps are worth.
 KERNEL = {"kd_loss.cu": "kd_loss", "dist_loss.cu": "dist_", "min_norm.cu": "gram"}  # in names
-MOST_REGISTERS = {"kernelId": 255, "staged": 80, "": 128}
+MOST_REGISTERS = {"kernelId": 255, "Li32ELi4": 168, "Li2E": 128, "staged": 80, "": 128}
 USE = re.compile(r"Function (\w+):\s+REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
 LIBRARY = Path(library())
 
@@ -51,12 +52,12 @@ def test_no_spills():
     for kernels in files:
         # Four divergences, by warp and by block, with and without 16-byte accesses; float64; one
         # more. Three types of three divergences by block, and of two by part of a warp; of plain
-        # rows in three ways.
-        assert len(kernels) == 4 * 4 + 4 + 1 + 3 * (3 + 2) + 3 * 3
+        # rows in four ways.
+        assert len(kernels) == 4 * 4 + 4 + 1 + 3 * (3 + 2) + 3 * 4
         for name, use in kernels.items():
             most = next(most for part, most in MOST_REGISTERS.items() if part in name)
             assert use.registers <= most, name
-            stack = 0 if "staged" not in name else 224 if "ELb1E" in name else 72
+            stack = 0 if "staged" not in name else 224 if "Li0ELi4" in name else 72
             assert use.stack <= stack, name
 
 
