@@ -221,6 +221,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
 
   // Has this thread's part of a row copied.
   __device__ void request(const Task& task) const {
+    if (!kStreams && task.fate != Fate::Valid) return;
 #pragma unroll 1
     for (int source = 0; source <= p.num_teachers; ++source)
       if (source == 0 || (plain ? plain_read : task.read) >> (source - 1) & 1)
@@ -247,7 +248,7 @@ struct StagedGroup : Problem<float, D, false, Lanes ? Lanes : kWarpSize> {
         }
       if (outermost) copy_ends(source, row, first);
     }
-    commit_copies();  // even if there are none: groups are counted
+    if (kStreams) commit_copies();  // even if there are none: groups are counted
   }
 
   // Of the vectors that are not wholly of the row, what is.

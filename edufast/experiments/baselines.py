@@ -26,12 +26,12 @@ def samples_of_grades(curriculum: Curriculum, data: DataSet, batch_size: int) ->
 def single_grade(
     education: Curriculum, samples: int, batch_size: int, teachers: Sequence[int], target: str
 ) -> Curriculum:
-    """One grade over all classes of ``education``."""
+    """One grade over all classes of ``education``, with its schedule of learning rates."""
     steps = max(1, round(samples / batch_size))
     epochs = _even_epochs(steps, sum(grade.epochs for grade in education.grades))
     length = round(steps / epochs) * batch_size
     grade = Grade(epochs, education.class_map.ids, teachers, target=target, samples=length)
-    return Curriculum([grade])
+    return Curriculum([grade], schedule=education.schedule)
 
 
 def without_teachers(

@@ -66,6 +66,7 @@ class TeacherTask:
             "teacher": section.model_dump(mode="json", exclude={"epochs", "shard"}),
             "position": self.k,
             "epochs": section.epochs or self.recipe.teacher_epochs,
+            "samples": self.recipe.teacher_samples,
             "image_sizes": self.recipe.teacher_image_sizes,
             "training": (self.recipe.teaching or self.recipe.training).model_dump(mode="json"),
             "seed": self.recipe.seed,

@@ -51,7 +51,7 @@ def test_without_nvcc_one_line_says_what_is_missing(monkeypatch):
 @pytest.mark.parametrize(
     ("lanes", "held", "per_teacher", "row"),
     [
-        (0, 1, 30, 58), (0, 2, 21, 41), (0, 3, 19.5, 36), (0, 4, 18, 32),
+        (0, 1, 31, 58), (0, 2, 21, 41), (0, 3, 19.5, 36), (0, 4, 18, 32),
         (8, 1, 26, 69), (8, 2, 20, 46),
     ],
 )  # fmt: skip

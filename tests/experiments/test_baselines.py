@@ -40,6 +40,12 @@ def test_a_single_grade_has_all_classes_and_about_as_many_epochs():
     assert single_grade(EDUCATION, 32, 16, (), "none").grades[0].epochs == 2, "a step an epoch"
 
 
+@pytest.mark.parametrize("schedule", ["held", "paper"])
+def test_a_single_grade_has_the_schedule_of_the_curriculum(schedule):
+    education = replace(EDUCATION, schedule=schedule)
+    assert single_grade(education, 240, 16, (2,), "full").schedule == schedule
+
+
 def test_without_teachers_everything_else_stays():
     found = without_teachers(EDUCATION, 240, 16, DATA)
     assert [grade.target for grade in found.grades] == ["none", "none"]

@@ -28,6 +28,7 @@ INFO = ModelInfo(
         ({"training.lr": 0.5}, 2),  # `teaching` says how teachers are trained
         ({"teaching.lr": 0.5}, 0),
         ({"teacher_epochs": 2}, 0),
+        ({"teacher_samples": 8}, 0),
         ({"teachers.0.epochs": 5}, 1),
         ({"teachers.0.epochs": 1}, 2),  # as teacher_epochs says
         ({"student.model": "resnet14"}, 2),
