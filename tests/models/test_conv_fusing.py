@@ -255,6 +255,13 @@ def test_images_that_do_not_fit_fail_as_before_and_change_nothing(calls) -> None
     assert calls and torch.equal(run(images()), model(images()))
 
 
+def test_no_images_are_no_reason_to_give_up(calls) -> None:
+    run = fused(ready(Net(FUSED["module"][0])), "it")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [len(run(images()[:n])) for n in (0, 2)] == [0, 2]
+
+
 def test_a_model_that_writes_into_its_images_is_compared_with_the_same_ones(calls) -> None:
     def forward(n: Net, x: Tensor) -> Tensor:
         x += 1
