@@ -16,6 +16,7 @@ from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.class_map import ClassMap
 from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
+from edufast.models.conv_fusing import fused
 from edufast.models.image_format import ImageFormat
 from edufast.teachers.preprocessing import Preprocess
 from edufast.teachers.teacher import Teacher
@@ -48,9 +49,10 @@ class Faculty(Sequence[Teacher]):
 
     The models that run are private copies in channels-last layout, with batch norm folded into the
     layers before it if torch.fx can trace the model: later changes to a model do not affect its
-    copy, nor the other way round. Teachers run one after another, so that memory holds the
-    activations of only one. Of a teacher with ``shard``, on several ranks, a Faculty keeps this
-    rank's share only.
+    copy, nor the other way round. In half precision on a GPU, convolutions run fused with what
+    follows them (:mod:`edufast.models.conv_fusing`), but for irregular numbers of images. Teachers
+    run one after another, so that memory holds the activations of only one. Of a teacher with
+    ``shard``, on several ranks, a Faculty keeps this rank's share only.
 
     Args:
         teachers: any number, including none.
@@ -107,9 +109,12 @@ class Faculty(Sequence[Teacher]):
         )
         self._data: DataSet | None = None  # that it was prepared for
         self._preprocess: list[Preprocess] | None = None  # by teacher
-        self._regular: Sequence[Callable[[Tensor], object]] = self._models
-        if compile:
-            self._regular = [_compiled(model) for model in self._models]
+        self._regular: Sequence[Callable[[Tensor], object]] = [
+            _compiled(model) if compile else model if shard else fused(model, teacher.name)
+            for teacher, model, shard in zip(
+                self._teachers, self._models, self._sharded, strict=True
+            )
+        ]
         self._replays = [
             Replays(teacher.name, None if shard else self.device)
             for teacher, shard in zip(self._teachers, self._sharded, strict=True)
@@ -146,8 +151,8 @@ class Faculty(Sequence[Teacher]):
         Args:
             teacher: its position in the faculty.
             images: normalised as for the student, on the faculty's device.
-            eager: use neither compiled code nor a CUDA graph, for an irregular number of images
-                or to run hooks.
+            eager: use neither compiled or fused code nor a CUDA graph, for an irregular number of
+                images or to run hooks.
 
         Raises:
             UserError: the model fails, or returns no logits, or not one for each of the teacher's
