@@ -81,7 +81,7 @@ tests() {
     tests/ops/test_min_norm_cuda.py tests/ops/test_merge_cuda.py tests/ops/test_augment_cuda.py \
     tests/ops/test_autograd.py tests/training/test_waiting.py \
     tests/training/test_replayed_steps.py tests/utils/test_cuda_graph.py \
-    tests/data/test_resident.py tests/bench/test_replays.py
+    tests/data/test_resident.py tests/bench/test_replays.py tests/models/test_conv_fusing.py
 }
 
 triton() {

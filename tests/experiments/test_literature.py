@@ -7,8 +7,9 @@ import re
 import shlex
 
 import pytest
+import yaml
 
-from edufast.experiments.recipe import load_recipe, shipped_recipes
+from edufast.experiments.recipe import load_recipe, parse_recipe, shipped_recipes
 from edufast.experiments.sweep_config import with_variants
 from tests.commands import edufast
 
@@ -42,6 +43,20 @@ def test_recipes_named_on_the_page_are_shipped(page):
     assert len(named) == 7 and {name for name, _ in named} <= set(shipped_recipes())
     for name, source in named:
         assert load_recipe(name).data.source.startswith(f"{source}:")
+
+
+def test_the_recipe_for_a_gpu_has_equal_budgets(pytestconfig):
+    """Education once with 60 % of the samples, and always with whole batches."""
+    text = (pytestconfig.rootpath / "benchmarks/literature/resnet20_gpu.yaml").read_text("utf-8")
+    recipe = parse_recipe(yaml.safe_load(text))
+    assert set(recipe.variants) == {
+        "kd alone", "kd education, 60 %", "scratch", "kd education, 100 %", "kd alone, 60 %",
+    }  # fmt: skip
+    samples = [grade.samples for grade in recipe.curriculum.grades]
+    changes = recipe.variants["kd education, 100 %"]
+    longer = [changes[f"curriculum.grades.{g}.samples"] for g in range(4)]
+    assert [round(0.6 * b / a, 2) for a, b in zip(samples, longer, strict=True)] == [1.0] * 4
+    assert all(count % recipe.training.batch_size == 0 for count in samples + longer)
 
 
 def test_the_sweep_runs_on_a_miniature(tmp_path, pytestconfig):
