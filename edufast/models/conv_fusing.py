@@ -82,8 +82,9 @@ class _Fused:
                 f"{self._name} runs without fused convolutions, which takes longer: {why}",
                 stacklevel=2,
             )
+            return expected
         self._trusted = True
-        return expected
+        return output  # a training that is resumed gets the same bits as one that went on
 
 
 def _alike(output: Any, expected: Any) -> bool:

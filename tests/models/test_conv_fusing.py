@@ -244,6 +244,15 @@ def test_a_trace_that_computes_something_else_is_not_used(calls, case) -> None:
     assert torch.equal(run(images()), model(images()))
 
 
+def test_the_first_logits_are_those_of_later_calls(calls, monkeypatch) -> None:
+    """Up to rounding any would do; but a resumed training is to have the same bits."""
+    run, x = fused(ready(Net(lambda n, x: n.relu(n.a(x)))), "teacher"), images()
+    forward = run._forward
+    monkeypatch.setattr(run, "_forward", lambda model, x: forward(model, x) * 1.01)
+    first, second = run(x), run(x)
+    assert torch.equal(first, second)
+
+
 def test_images_that_do_not_fit_fail_as_before_and_change_nothing(calls) -> None:
     model = ready(Net(FUSED["module"][0]))
     run = fused(model, "it")
