@@ -29,18 +29,17 @@ struct Device {
   int largest_cluster;       // blocks; 1: it has none
 };
 
-// Of the staged program.
-// `lanes` and `plain` as in Plan. Threads of a block, at most.
-EDUFAST_HOST_DEVICE constexpr int staged_threads(int lanes) { return lanes > 0 ? 128 : 384; }
+// Of the staged program; `lanes` and `plain` as in Plan. Threads of a block, at most.
+constexpr int staged_threads(int lanes) { return lanes > 0 ? 128 : 384; }
 constexpr int kRegisters = 65536;  // of a multiprocessor
 // Of a thread, at most. Where lanes of a warp share plain rows a thread keeps logits, exponentials and
 // gradient: with fewer registers, what it spills takes longer than more warps gain (on an H200).
-EDUFAST_HOST_DEVICE constexpr int staged_registers(int lanes, int plain) {
+constexpr int staged_registers(int lanes, int plain) {
   return lanes == 0 || plain == 0 ? 80 : plain == 2 ? 128 : 168;
 }
 // Blocks of so many threads that a multiprocessor has registers for: each of its four schedulers has
 // a quarter of them.
-EDUFAST_HOST_DEVICE constexpr int staged_blocks(int threads, int lanes, int plain) {
+constexpr int staged_blocks(int threads, int lanes, int plain) {
   return kRegisters / 4 / (staged_registers(lanes, plain) * 32) * 4 / (threads / 32);
 }
 constexpr int kEnoughThreads =

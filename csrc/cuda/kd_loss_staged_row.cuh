@@ -350,14 +350,17 @@ __device__ __forceinline__ float run_any_row(Group& g, const Task& task, float g
   return task.fate == Fate::Broken ? Constants<float>::nan() : 0;
 }
 
-// A row that lanes of a warp share and that turned out not to be plain, from the beginning. A call, so
-// that plain rows have the registers to themselves.
+// A row that lanes of a warp share and that is not plain. A call, so that plain rows have the registers
+// to themselves. If it was taken for one, what had been copied is `gone`.
 template <class Group>
-__device__ __noinline__ float run_row_again(const KDLoss& p, const Launch& launch, char* memory,
-                                            unsigned row, float gradient_scale) {
+__device__ __noinline__ float run_apart(const KDLoss& p, const Launch& launch, char* memory,
+                                        unsigned row, bool gone, float gradient_scale) {
   Group g(p, launch, memory, false);
   const Task task = g.look(row, g.label_of(row));
-  g.request(task);
+  if (gone) {
+    wait_for_copies();  // of the next row, into the places that are needed now
+    g.request(task);
+  }
   return run_any_row(g, task, gradient_scale);
 }
 
@@ -372,8 +375,7 @@ __device__ __forceinline__ float run_staged_row(Group& g, unsigned row, const Ta
       PlainRowOfLanes<Group> of_lanes(g, task, next);
       if (of_lanes.run(gradient_scale)) return of_lanes.loss;
     }
-    wait_for_copies();  // into the places that are needed now
-    loss = run_row_again<Group>(g.p, g.launch, dynamic_shared(), row, gradient_scale);
+    loss = run_apart<Group>(g.p, g.launch, dynamic_shared(), row, plain, gradient_scale);
   } else {
     bool done = false;
     if constexpr (Group::kMayBePlain)
