@@ -143,11 +143,12 @@ template <class A> class Dist {
   // e = exp((logit - shift) / T), 0 throughout a row of -inf; returns their sum.
   A exponentials_of(const Logits& logits, int64_t r, int64_t j, int64_t n, A shift, A* e) const {
     const A* x = read<A>(logits, r, 0, nullptr, j, n, e);
+    const Softened<A> exp(inverse_t_);
     Vec<A> sum{};
     const Vec<A> zero{};
     const bool empty = shift == -kInf<A>;
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> y = empty ? zero : exp((load(x + i, lanes, -kInf<A>) - shift) * inverse_t_);
+      const Vec<A> y = empty ? zero : exp(load(x + i, lanes, -kInf<A>) - shift);
       store(e + i, y, lanes);
       sum += y;
     });

@@ -15,7 +15,7 @@ void Rows<A>::second_sweep(A scale) {
     whole_gradient(c, n, scale, g);
     for (int64_t k = 0; k < k_; ++k) {
       const Slice& s = slice_[k];
-      if (s.columns) continue;
+      if (s.columns || joins(k)) continue;
       const int64_t stop = s.start + s.classes;
       const int64_t begin = c > s.start ? c : s.start, end = c + n < stop ? c + n : stop;
       if (begin < end) slice_gradient(k, begin - s.start, end - begin, g + (begin - c));
@@ -28,15 +28,28 @@ void Rows<A>::second_sweep(A scale) {
   if (sum_) write(sum_, classes, p_.grad_dtype, p_.grad, r_ * classes);
 }
 
-// Sets g to the gradient of the cross-entropy, with what teachers of all classes share.
+// Whether teacher k's part of the gradient is a multiple of exponentials that are at hand, as for
+// forward KL: such teachers are added in the pass that begins the gradient.
+template <class A>
+bool Rows<A>::joins(int64_t k) const {
+  return cached_ && weight_[k] != 0 && group_[k] == unit_ && student_[k].ratio == 0 &&
+         !p_.teachers[k].grad;
+}
+
+// Sets g to the gradient of the cross-entropy and of the teachers that join it, with what teachers
+// of all classes share.
 template <class A>
 void Rows<A>::whole_gradient(int64_t c, int64_t n, A scale, A* g) {
   const bool counts = p_.alpha != 0 && y_ != p_.ignore_index && !p_of_[k_].empty();
   if (!counts && unit_ == k_) return clear(g, n);
   const A weight = counts ? A(p_.alpha) * scale : 0, smoothing = p_.label_smoothing;
   const A *e = student_block(unit_, c, n), *e1 = counts ? e_[k_] : e;
+  Multiples<A> joined;
+  for (int64_t k = 0; k < k_; ++k)
+    if (joins(k)) joined.add(f_[k], student_[k].other);
   begin_gradient(shared_own_, e, counts ? weight * p_of_[k_].inverse() : 0, e1,
-                 weight * smoothing / A(p_.classes), n, g, cached_ && !sum_ ? p_.classes : 0);
+                 weight * smoothing / A(p_.classes), joined, n, g,
+                 cached_ && !sum_ ? p_.classes : 0);
   if (y_ >= c && y_ < c + n) g[y_ - c] -= weight * (1 - smoothing);
 }
 

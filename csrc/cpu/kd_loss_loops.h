@@ -48,7 +48,7 @@ template <class F> EDUFAST_INLINE void with_unit(int unit, F f) {
 }
 
 template <int unit, class A> EDUFAST_INLINE Vec<A> unit_exp(Vec<A> x, Vec<A> y) {
-  if constexpr (unit == kUnitExp) return exp(x);
+  if constexpr (unit == kUnitExp) return Softened<A>(1)(x);
   for (int i = 0; i < unit; ++i) y *= y;
   return y;
 }
@@ -63,12 +63,13 @@ EDUFAST_INLINE int unit_method(double temperature) {
 template <class A>
 void exponentials(const A* x, int64_t n, A max, A inverse_t, int unit, A* e, A* e1, Sums<A>* sums,
                   Ahead ahead) {
+  const Softened<A> exp(inverse_t);
   with_unit(unit, [&](auto how) {
     Vec<A> sum{}, units{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
       ahead.fetch(i);
       const Vec<A> centred = load(x + i, lanes, -kInf<A>) - max;
-      const Vec<A> y = exp(centred * inverse_t);
+      const Vec<A> y = exp(centred);
       store(e + i, y, lanes);
       sum += y;
       if constexpr (how != kNoUnit) {
@@ -86,24 +87,25 @@ void exponentials(const A* x, int64_t n, A max, A inverse_t, int unit, A* e, A* 
 template <class A>
 void exponentials_against(const A* t, int64_t n, A t_max, A inverse_t, int unit, A* f, const A* z,
                           A z_max, Sums<A>* sums, Ahead ahead) {
+  const Softened<A> exp(inverse_t);
   with_unit(unit, [&](auto how) {
     Vec<A> sum{}, cross{}, units{}, weighted{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
       ahead.fetch(i);
-      const Vec<A> centred = load(t + i, lanes, -kInf<A>) - t_max, v = centred * inverse_t;
-      const Vec<A> u = (load(z + i, lanes) - z_max) * inverse_t;
-      const Vec<A> y = exp(v);
+      const Vec<A> centred = load(t + i, lanes, -kInf<A>) - t_max;
+      const Vec<A> lead = centred - (load(z + i, lanes) - z_max);  // (v - u) T
+      const Vec<A> y = exp(centred);
       store(f + i, y, lanes);
       sum += y;
-      cross += v == -kInf<A> ? Vec<A>{} : y * (v - u);
+      cross += centred == -kInf<A> ? Vec<A>{} : y * lead;
       if constexpr (how != kNoUnit) {
         const Vec<A> y1 = unit_exp<how, A>(centred, y);
         units += y1;
-        weighted += v == -kInf<A> ? Vec<A>{} : y1 * centred;
+        weighted += centred == -kInf<A> ? Vec<A>{} : y1 * centred;
       }
     });
     sums->sum += sum_lanes<A>(sum);
-    sums->cross += sum_lanes<A>(cross);
+    sums->cross += sum_lanes<A>(cross) * inverse_t;
     if constexpr (how != kNoUnit) {
       sums->unit += sum_lanes<A>(units);
       sums->unit_weighted += sum_lanes<A>(weighted);
@@ -153,13 +155,29 @@ void log_ratios_to_mixture(const A* e, A p_scale, const A* f, A q_scale, A beta,
   });
 }
 
-// The loops that write every gradient. First g = e own + e1 unit - constant for a whole row ...
+// A sum of multiples of vectors.
+template <class A> struct Multiples {
+  const A* x[kMaxTeachers];
+  A factor[kMaxTeachers];
+  int64_t count = 0;
+
+  void add(const A* vector, A its_factor) {
+    x[count] = vector;
+    factor[count++] = its_factor;
+  }
+};
+
+// The loops that write every gradient. First g = e own + e1 unit - constant + others for a whole
+// row ...
 template <class A>
-void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, int64_t n, A* g,
-                    int64_t ahead) {
+void begin_gradient(A own, const A* e, A unit, const A* e1, A constant, const Multiples<A>& others,
+                    int64_t n, A* g, int64_t ahead) {
   for_vectors<A>(n, [&](int64_t i, auto lanes) {
     __builtin_prefetch(g + i + ahead, 1);
-    store(g + i, load(e + i, lanes) * own + (load(e1 + i, lanes) * unit - constant), lanes);
+    Vec<A> sum = load(e + i, lanes) * own + (load(e1 + i, lanes) * unit - constant);
+    for (int64_t k = 0; k < others.count; ++k)
+      sum += load(others.x[k] + i, lanes) * others.factor[k];
+    store(g + i, sum, lanes);
   });
 }
 

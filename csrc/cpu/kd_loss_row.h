@@ -236,6 +236,7 @@ template <class A> class Rows {
   // --- second sweep: kd_loss_gradient.h ---
 
   void second_sweep(A scale);
+  bool joins(int64_t k) const;
   void whole_gradient(int64_t c, int64_t n, A scale, A* g);
   void slice_gradient(int64_t k, int64_t j, int64_t n, A* g);
   void write_teacher_gradient(int64_t k, int64_t j, int64_t n);

@@ -81,9 +81,10 @@ template <class A> class Gram {
   // out = exp((logit - shift) / T) for the slice's columns [j, j + n); returns their sum.
   A exponentials_of(const Slice& s, int64_t j, int64_t n, A shift, A* out) const {
     const A* x = read_slice(s, j, n, out);
+    const Softened<A> exp(s.inverse_t);
     Vec<A> sum{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
-      const Vec<A> y = exp((load(x + i, lanes, -kInf<A>) - shift) * s.inverse_t);
+      const Vec<A> y = exp(load(x + i, lanes, -kInf<A>) - shift);
       store(out + i, y, lanes);
       sum += y;
     });

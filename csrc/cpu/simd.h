@@ -112,27 +112,51 @@ template <class A> EDUFAST_INLINE A max_lanes(Vec<A> v) {
   return fold<A, kLanes<A>>(x, [](A a, A b) { return b > a ? b : a; });
 }
 
-// e^x for x <= 0 to about 1 ulp; 0 below the smallest normal number and for -inf; NaN for NaN.
-EDUFAST_INLINE Floats exp(Floats x) {
-  const Floats magic = splat(0x1.8p23f);  // adding it rounds to an integer, in the low bits
-  const Floats shifted = x * 0x1.715476p0f + magic;
-  const Floats n = shifted - magic;
-  const Floats r = (x - n * 0x1.63p-1f) - n * -0x1.bd0106p-13f;  // x - n ln 2, in two pieces
-  Floats e = splat(0x1.6a2352p-10f);  // minimax on |r| <= ln(2)/2, relative error 3e-9
-  e = e * r + 0x1.123a6cp-7f;
-  e = e * r + 0x1.5558f4p-5f;
-  e = e * r + 0x1.555490p-3f;
-  e = e * r + 0x1.fffffcp-2f;
-  e = (e * r) * r + r + 1.0f;
-  // Multiplying with 2^n, instead of adding n to the exponent, keeps NaN a NaN.
-  const Unsigned exponent = (bits<Unsigned>(shifted) << 23) + 0x3f800000u;
-  e *= bits<Floats>(exponent);
-  return x < -87.33654f ? Floats{} : e;
-}
-EDUFAST_INLINE Doubles exp(Doubles x) {  // fp64 is there for checking: plain libm
-  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_exp(x[i]);
-  return x;
-}
+// e^(x / T) for x <= 0; 0 below the smallest normal number and for -inf; NaN for NaN. To 1 ulp, where
+// a multiply-add rounds once; else to about |x / T| ulp.
+template <class A> class Softened;
+
+template <> class Softened<float> {
+ public:
+  explicit Softened(float inverse_t)
+      : rate_(inverse_t * 0x1.71547652b82fep0),  // 1 / ln 2
+        rest_(inverse_t * 0x1.71547652b82fep0 - rate_),
+        least_(-126 / rate_) {}
+
+  EDUFAST_INLINE Floats operator()(Floats x) const {  // 2^(x rate) as 2^n 2^r
+    const Floats magic = splat(0x1.8p23f);  // adding it rounds to an integer, in the low bits
+    const Floats shifted = x * rate_ + magic;
+    const Floats r = x * rate_ - (shifted - magic) + x * rest_;
+    Floats e = splat(0x1.416b3ap-13f);  // minimax on |r| <= 1/2, relative error 3e-9
+    e = e * r + 0x1.5f082ep-10f;
+    e = e * r + 0x1.3b2de0p-7f;
+    e = e * r + 0x1.c6af7cp-5f;
+    e = e * r + 0x1.ebfbdcp-3f;
+    e = e * r + 0x1.62e430p-1f;
+    e = e * r + 1.0f;
+    // Multiplying with 2^n, instead of adding n to the exponent, keeps NaN a NaN.
+    const Unsigned exponent = (bits<Unsigned>(shifted) << 23) + 0x3f800000u;
+    e *= bits<Floats>(exponent);
+    return x < least_ ? Floats{} : e;
+  }
+
+ private:
+  float rate_, rest_, least_;  // rate_ + rest_ is 1 / (T ln 2)
+};
+
+template <> class Softened<double> {  // fp64 is there for checking: plain libm
+ public:
+  explicit Softened(double inverse_t) : inverse_t_(inverse_t) {}
+
+  EDUFAST_INLINE Doubles operator()(Doubles x) const {
+    x *= inverse_t_;
+    for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_exp(x[i]);
+    return x;
+  }
+
+ private:
+  double inverse_t_;
+};
 
 // log x for normal x > 0 (anything else: meaningless, but finite or NaN).
 EDUFAST_INLINE Floats log(Floats x) {
