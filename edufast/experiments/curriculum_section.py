@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # Of a curriculum as a whole.
 _OPTIONS = ("order", "schedule", "keep_rows", "keep_state", "exit_weight")
-_OF_THE_DEFAULT_PRESET = ("shares", "freeze", "image_sizes")
+# What the preset has of its own.
+_FIXED = {"paper": ("shares", "freeze", "image_sizes"), "photographs": ("freeze", "image_sizes")}
 
 
 class GradeSection(Section):
@@ -49,7 +50,7 @@ class CurriculumSection(Section):
     :class:`edufast.Curriculum`. What is left out is as the preset has it. ``target`` is that of all
     grades of slice teachers which name none of their own."""
 
-    preset: Literal["default", "paper"] | None = None
+    preset: Literal["default", "photographs", "paper"] | None = None
     epochs: Epochs | None = None
     shares: list[PositiveFloat] | None = None
     samples: SampleCount | None = None
@@ -67,7 +68,7 @@ class CurriculumSection(Section):
     def keeps_exits(self) -> bool:
         """Whether the heads of earlier grades stay in the student as exits."""
         if self.exit_weight is None:
-            return self.grades is None and self.preset != "paper"
+            return self.grades is None and self.preset in (None, "default")
         return self.exit_weight > 0
 
     def check_targets(self) -> None:
@@ -124,20 +125,32 @@ class CurriculumSection(Section):
             raise UserError("curriculum.epochs: missing; expected a number, or grades")
         full = [k for k, classes in enumerate(knows) if len(set(classes)) == len(data.classes)]
         slices = [classes for k, classes in enumerate(knows) if k not in full]
-        if not slices or (full and full != [len(slices)]):
+        photographs = self.preset == "photographs"
+        if (full and full != [len(slices)]) or not (slices or (full and photographs)):
             raise UserError(
-                "curriculum.preset: needs slice teachers first and at most one teacher of all "
-                f"classes, last; found teachers of {[len(c) for c in knows]} classes"
+                f"curriculum.preset: needs slice teachers first{', if any,' if photographs else ''}"
+                " and at most one teacher of all classes, last; found teachers of "
+                f"{[len(c) for c in knows]} classes"
             )
+        self._refuse(_FIXED.get(self.preset or "", ()), f"the preset {self.preset} has its own")
+        full_teacher = full[0] if full else None
         if self.preset == "paper":
-            self._refuse(_OF_THE_DEFAULT_PRESET, "the preset paper has its own")
             curriculum = Curriculum.paper(slices, self.epochs, samples=self.samples)
+        elif photographs:
+            curriculum = Curriculum.photographs(
+                slices or [knows[full[0]]],
+                self.epochs,
+                image_size=data.image_size,
+                shares=self.shares,
+                full_teacher=full_teacher,
+                samples=self.samples,
+            )
         else:
             curriculum = Curriculum.graded(
                 slices,
                 self.epochs,
                 shares=self.shares,
-                full_teacher=full[0] if full else None,
+                full_teacher=full_teacher,
                 samples=self.samples,
                 freeze=self.freeze,
                 image_sizes=self.image_sizes or (),

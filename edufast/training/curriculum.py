@@ -208,6 +208,7 @@ class Curriculum:
         samples: int | None = None,
         freeze: Sequence[float] | None = None,
         image_sizes: Sequence[int] = (),
+        fragments: int | None = None,
     ) -> Curriculum:
         """The default: a grade for each slice, short early grades, targets that span slices.
 
@@ -215,7 +216,7 @@ class Curriculum:
         ``full_teacher``, grades that teach all classes distil that teacher instead. The order is
         mixed and the learning rate held; exits are trained along with the rest, and the first
         fragment stops learning half-way through the last grade. docs/evidence_characters.md reports
-        the effect of each.
+        the effect of each. For photographs there is :meth:`photographs`.
 
         Args:
             slices: classes of each slice teacher; these are the first teachers of the faculty.
@@ -225,7 +226,8 @@ class Curriculum:
             samples: samples per epoch; None: all samples of the classes taught.
             freeze: of the last grade, see :class:`Grade`; None: (0.5,) if it is not the only one.
             image_sizes: of the first grades, rising; those that follow have whole images. As many
-                as there are slices, or more, make grades that add neither classes nor fragments.
+                as there are slices, or more, make grades that add no classes.
+            fragments: of the student; None: one for each slice.
 
         Raises:
             ValueError: ``shares`` are not one positive number a grade, or ``image_sizes`` fall.
@@ -244,7 +246,7 @@ class Curriculum:
                 lengths[g],
                 slices[g] if g < complete else (),
                 range(known),
-                fragments=known,
+                fragments=min(g + 1, fragments or complete),
                 samples=samples,
                 image_size=image_sizes[g] if g < len(image_sizes) else None,
             )
@@ -255,6 +257,53 @@ class Curriculum:
             freeze = (0.5,) if count > 1 else ()
         grades[-1] = replace(grades[-1], freeze=freeze)
         return cls(grades, exit_weight=0.3)
+
+    @classmethod
+    def photographs(
+        cls,
+        slices: Sequence[Sequence[int]],
+        epochs: int,
+        *,
+        image_size: int,
+        shares: Sequence[float] | None = None,
+        full_teacher: int | None = None,
+        samples: int | None = None,
+    ) -> Curriculum:
+        """For photographs: what they show can be recognised at a fraction of their size, where a
+        step is cheap.
+
+        As :meth:`graded`, with images of 3/8, 1/2 and 3/4 of their size in the first three grades,
+        but without exits and without frozen fragments, which gain nothing here (docs/evidence.md).
+        The student has three fragments, or one for each slice if there are more.
+
+        Args:
+            slices: classes of each slice teacher, or all classes as the only slice if nobody but
+                the ``full_teacher`` teaches.
+            epochs: number of epochs in all grades together.
+            image_size: of whole images, in pixels.
+            shares: relative lengths of the grades; None: 2, 2 and 3 for those of smaller images,
+                and 4 for those of whole ones.
+            full_teacher: position in the faculty of a teacher that knows every class.
+            samples: samples per epoch; None: all samples of the classes taught.
+
+        Raises:
+            ValueError: ``shares`` are not one positive number a grade, or ``image_size`` is not a
+                whole number above 0.
+        """
+        size = whole_number("image_size", image_size)
+        image_sizes = [round(size * share) for share in (3 / 8, 1 / 2, 3 / 4)]
+        whole = max(1, len(slices) - len(image_sizes))
+        curriculum = cls.graded(
+            slices,
+            epochs,
+            shares=[2, 2, 3, *[4 / whole] * whole] if shares is None else shares,
+            full_teacher=full_teacher,
+            samples=samples,
+            freeze=(),
+            image_sizes=image_sizes,
+            fragments=max(len(slices), 3),
+        )
+        return replace(curriculum, exit_weight=0.0)
 
     @classmethod
     def paper(

@@ -1,5 +1,7 @@
 """Curricula of recipes: presets, and grades one by one."""
 
+from dataclasses import replace
+
 import pytest
 
 from edufast.experiments.recipe import parse_recipe
@@ -57,6 +59,33 @@ def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
     assert [grade.image_size for grade in default.grades] == [8, 12, None]
 
 
+def test_the_preset_for_photographs_is_what_won_on_them():
+    """That is, the grades of benchmarks/evidence, where they are written one by one."""
+    data = replace(DATA, image_size=32)
+    teacher = [{"model": "resnet14"}]
+    grades = [
+        {"epochs": 2, "teachers": [0], "target": "full", "image_size": 12},
+        {"epochs": 2, "teachers": [0], "target": "full", "image_size": 16},
+        {"epochs": 3, "teachers": [0], "target": "full", "image_size": 24},
+        {"epochs": 4, "teachers": [0], "target": "full", "fragments": 3},
+    ]
+
+    def create(**changes):
+        return parse_recipe(content(**changes)).create_curriculum(data)
+
+    preset = {"preset": "photographs", "epochs": 11}
+    full = create(teachers=teacher, curriculum=preset)
+    written = create(teachers=teacher, curriculum={"grades": grades})
+    assert full.fragments == written.fragments and full.exit_weight == written.exit_weight
+    assert [replace(grade, fragments=None) for grade in full.grades] == [
+        replace(grade, fragments=None) for grade in written.grades
+    ]
+    sizes = {"shares": [2, 2, 3, 4], "image_sizes": [12, 16, 24], "freeze": [], "exit_weight": 0}
+    assert create(curriculum=preset) == create(curriculum={"epochs": 11, **sizes})
+    joint = create(curriculum={**preset, "target": "joint", "exit_weight": 0.1})
+    assert joint.exit_weight == 0.1 and {grade.target for grade in joint.grades} == {"joint"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -91,6 +120,14 @@ def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
         (
             {"curriculum": {"preset": "paper", "epochs": 8, "freeze": [0.5]}},
             r"curriculum.freeze: found \[0.5\]; expected none, because the preset paper has",
+        ),
+        (
+            {"curriculum": {"preset": "photographs", "epochs": 8, "image_sizes": [8]}},
+            r"image_sizes: found \[8\]; expected none, because the preset photographs has",
+        ),
+        (
+            {"curriculum": {"preset": "photographs", "epochs": 8}, "teachers": []},
+            r"curriculum.preset: needs slice teachers first, if any, and at most one",
         ),
     ],
 )
