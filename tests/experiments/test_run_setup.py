@@ -109,6 +109,10 @@ def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, nam
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
+        (
+            {"training": {"augment": {"replay": 10**12}}},
+            "views of each of .* are too many to store",
+        ),
         ({"algorithm": {"name": "fitnet"}}, "--cache: fitnet reads the teachers' features"),
         (
             {"training": {"augment": {"random_resized_crop": [0.5, 1.0]}}},
