@@ -109,10 +109,7 @@ def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, nam
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (
-            {"training": {"augment": {"replay": 10**12}}},
-            "views of each of .* are too many to store",
-        ),
+        ({"training": {"augment": {"replay": 10**12}}}, "1000000000000 views of each of"),
         ({"algorithm": {"name": "fitnet"}}, "--cache: fitnet reads the teachers' features"),
         (
             {"training": {"augment": {"random_resized_crop": [0.5, 1.0]}}},

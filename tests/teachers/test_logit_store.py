@@ -86,9 +86,7 @@ def test_uncountable_views_are_refused(tmp_path):
 
 @pytest.mark.parametrize("augment", [Augment(replay=10**12), Augment(replay=2**63 - 1)])
 def test_more_views_than_a_store_can_hold_are_refused(tmp_path, augment):
-    with pytest.raises(
-        UserError, match=r"views of each of \d+ .* too many .* expected at most \d+"
-    ):
+    with pytest.raises(UserError, match=r"views of each of \d+ .* expected at most \d+"):
         store(tmp_path, augment=augment)
 
 
