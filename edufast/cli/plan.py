@@ -11,6 +11,7 @@ import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import ToOption, text_of
+from edufast.utils.numbers import MOST_CLASSES
 from edufast.utils.units import parse_bytes, parse_milliseconds
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def plan(
             help="Time for one image on one thread of this machine, such as 5ms.",
         ),
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, max=MOST_CLASSES, help="Number of classes.")] = 10,
     image_size: Annotated[
         int, typer.Option(min=8, max=4096, help="Height and width in pixels.")
     ] = 32,
