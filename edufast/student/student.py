@@ -50,7 +50,7 @@ class Student(nn.Module):
 
     Raises:
         UserError: the model cannot be cut as requested.
-        ValueError: ``head`` or ``head_width`` is invalid.
+        ValueError: ``head``, ``head_width`` or ``seed`` is invalid.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Student(nn.Module):
         self.head: ReferenceHead | None = None
         self.head_kind: HeadKind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.learned = _parameters(model, learned)
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
