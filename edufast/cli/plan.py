@@ -57,6 +57,7 @@ def plan(
     code 1 if none does.
     """
     from edufast.edge.fitting import GRADES, STUDENTS, Budget, candidates, propose
+    from edufast.edge.parity import ExportError
     from edufast.utils.progress import counting
 
     names = list(STUDENTS) if models is None else models.split(",")
@@ -69,9 +70,12 @@ def plan(
     found: list[Candidate] = []
     with counting("measuring", len(names) * len(formats) * GRADES) as advance:
         going = candidates(names, classes, image_size, formats, budget)
-        while (each := user(next, going, None)) is not None:
-            found.append(each)
-            advance(1)
+        try:
+            while (each := user(next, going, None)) is not None:
+                found.append(each)
+                advance(1)
+        except ExportError as error:
+            fail(str(error), 1)
     if as_json:
         for each in found:
             print(json.dumps({"event": "candidate", **asdict(each)}))
@@ -96,7 +100,8 @@ def _parsed(parse: Callable[[str], T], option: str, text: str | None) -> T | Non
 
 
 def _print_table(found: list[Candidate]) -> None:
-    rows = table("student", "exit", "format", "MFLOP", "flash", "RAM", "an image", "fits")
+    numbers = "MFLOP", "flash", "RAM", "an image", "fits"
+    rows = table("student", "exit", "format", *numbers, wraps=["student"])
     for each in found:
         latency = "" if each.latency_ms is None else f"{each.latency_ms:.2f} ms"
         rows.add_row(
