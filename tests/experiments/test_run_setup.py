@@ -28,6 +28,11 @@ from tests.tiny import tiny_data
             r"teacher_image_sizes: \[32\]; expected at most 16, the size of the images",
         ),
         (
+            ("education",),
+            {"recipe": {"curriculum": {"epochs": 3, "keep_rows": True}}},
+            "small: keep_rows is True, but rows of 256 features cannot become rows of 64 in",
+        ),
+        (
             (),
             {"recipe": {"teachers": [{"model": "resnet9"}], "curriculum": {
                 "grades": [{"epochs": 1, "classes": "0-5"}]}}},
