@@ -9,6 +9,13 @@ from edufast.utils.stderr import outlive_readers
 
 def main() -> None:
     """Run a command; exit code 2 if packages of the command line are not installed."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # before the command began, which says more
+        sys.exit(130)
+
+
+def _run() -> None:
     outlive_readers()
     try:
         with needed_for("the command line", "cli"):

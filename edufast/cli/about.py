@@ -55,7 +55,8 @@ def recipes(
 def _list(shipped: list[Recipe]) -> None:
     from edufast.data.outline import outline
 
-    listed = table("recipe", "data", "teachers to student")
+    wraps = ["data", "teachers to student"]  # the rest is to be typed
+    listed = table("recipe", *wraps, wraps=wraps)
     sources = {}
     for recipe in shipped:
         data = recipe.data.source.partition(":")[0]

@@ -11,6 +11,7 @@ import typer
 
 from edufast.cli.common import JsonOption, fail, say, show, table, user
 from edufast.cli.options import ToOption, text_of
+from edufast.utils.numbers import MOST_CLASSES
 from edufast.utils.units import parse_bytes, parse_milliseconds
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def plan(
             help="Time for one image on one thread of this machine, such as 5ms.",
         ),
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, max=MOST_CLASSES, help="Number of classes.")] = 10,
     image_size: Annotated[
         int, typer.Option(min=8, max=4096, help="Height and width in pixels.")
     ] = 32,
@@ -56,6 +57,7 @@ def plan(
     code 1 if none does.
     """
     from edufast.edge.fitting import GRADES, STUDENTS, Budget, candidates, propose
+    from edufast.edge.parity import ExportError
     from edufast.utils.progress import counting
 
     names = list(STUDENTS) if models is None else models.split(",")
@@ -68,9 +70,12 @@ def plan(
     found: list[Candidate] = []
     with counting("measuring", len(names) * len(formats) * GRADES) as advance:
         going = candidates(names, classes, image_size, formats, budget)
-        while (each := user(next, going, None)) is not None:
-            found.append(each)
-            advance(1)
+        try:
+            while (each := user(next, going, None)) is not None:
+                found.append(each)
+                advance(1)
+        except ExportError as error:
+            fail(str(error), 1)
     if as_json:
         for each in found:
             print(json.dumps({"event": "candidate", **asdict(each)}))
@@ -95,7 +100,8 @@ def _parsed(parse: Callable[[str], T], option: str, text: str | None) -> T | Non
 
 
 def _print_table(found: list[Candidate]) -> None:
-    rows = table("student", "exit", "format", "MFLOP", "flash", "RAM", "an image", "fits")
+    numbers = "MFLOP", "flash", "RAM", "an image", "fits"
+    rows = table("student", "exit", "format", *numbers, wraps=["student"])
     for each in found:
         latency = "" if each.latency_ms is None else f"{each.latency_ms:.2f} ms"
         rows.add_row(

@@ -47,7 +47,8 @@ def verify(
 
 def print_replays(replays: Sequence[Replay]) -> None:
     """A row for each file, and where early exits were left."""
-    rows = table("file", "same class", "difference", "an image", "load", "memory")
+    numbers = "same class", "difference", "an image", "load", "memory"
+    rows = table("file", *numbers, wraps=["file"])
     for each in replays:
         rows.add_row(
             each.file.name,

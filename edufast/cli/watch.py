@@ -118,7 +118,7 @@ def _cells(trial: Trial, step: StepEvent | None, grades: str) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    filled = table(*heads)
+    filled = table(*heads, wraps=heads[:1])
     for row in rows:
         filled.add_row(*row)
     return filled

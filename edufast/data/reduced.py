@@ -18,11 +18,13 @@ from edufast.utils.files import atomic_write, cache_folder
 from edufast.utils.progress import counting
 
 _QUALITY = 95  # of JPEG
+_MOST_PIXELS = 65500  # on a side of one
 
 
 def reduced(samples: Samples, side: int) -> Samples:
     """``samples`` in which files with more than ``side`` pixels at their shorter side are replaced
-    by copies that have as many. What cannot be read stays as it is, and so do arrays.
+    by copies that have as many. What cannot be read, or is too long for a copy, stays as it is, and
+    so do arrays.
 
     Copies are kept in ``pictures`` of :func:`edufast.utils.files.cache_folder`, named after the
     file's path, size and time of change, so that they are made once.
@@ -56,10 +58,10 @@ def _copy(path: Path, side: int) -> Path:
     try:
         about = path.stat()
         with Image.open(path) as image:
-            smaller = min(image.size)
+            smaller, larger = sorted(image.size)
     except Exception:  # damaged headers fail in any way
         return path
-    if smaller <= side:
+    if smaller <= side or round(larger * side / smaller) > _MOST_PIXELS:
         return path
     identity = f"{path.absolute()}:{about.st_size}:{about.st_mtime_ns}:{side}"
     name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()

@@ -17,7 +17,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_folder, cache_folder
 from edufast.utils.progress import counting
 
-_INDEX = "pictures.json"
+_INDEX = "pictures.index"  # a hash, and under it what it is of, in JSON
 # First bytes of the formats that are read, whatever a file is called.
 _BEGINNINGS = {
     b"\xff\xd8": ".jpg",
@@ -101,17 +101,25 @@ def _unpack(folder: Path, pictures: Iterable[Packed], advance: Callable[[int], N
             (folder / file).write_bytes(picture)
         index.append((file, name, split))
         advance(1)
-    (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+    text = json.dumps(index).encode()
+    (folder / _INDEX).write_bytes(_hash(text) + b"\n" + text)
 
 
 def _kept(folder: Path) -> list[tuple[str, str, str | None]] | None:
-    """What is there from before; None: nothing, or not all."""
+    """What is there from before; None: nothing, or not all, or the index is damaged."""
     try:
-        found = json.loads((folder / _INDEX).read_bytes())
+        said, _, text = (folder / _INDEX).read_bytes().partition(b"\n")
     except FileNotFoundError:
         return None
+    if said != _hash(text):
+        return None
+    found = json.loads(text)
     own = (folder / file for file, _, _ in found if not os.path.isabs(file))
     return found if all(map(os.path.isfile, own)) else None
+
+
+def _hash(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _suffix(content: bytes) -> str:

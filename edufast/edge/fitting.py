@@ -17,9 +17,11 @@ from edufast.edge.calibration import MIN_IMAGES
 from edufast.edge.footprint import footprint
 from edufast.edge.latency import measure_latency
 from edufast.edge.original import Original
+from edufast.edge.parity import ExportError
 from edufast.edge.registry import find_format
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
+from edufast.utils.files import naming
 
 STUDENTS = ("resnet8", "resnet14", "resnet20", "mobilenetv2_half", "resnet8x4")
 GRADES = 3
@@ -71,6 +73,7 @@ def candidates(
 
     Raises:
         UserError: there is no such model or format, or the model cannot be cut.
+        ExportError: it cannot be exported; the message names it.
     """
     size = (3, image_size, image_size)
     for name in models:
@@ -80,8 +83,11 @@ def candidates(
             student.grow(fragments=depth, classes=classes, keep_exits=True)
         for depth in student.depths:
             model = student.eval().graduate(depth)
-            for form, needs in needed(model, size, formats, budget):
-                yield Candidate(name, depth, form, *needs)
+            try:
+                for form, needs in needed(model, size, formats, budget):
+                    yield Candidate(name, depth, form, *needs)
+            except ExportError as error:
+                raise ExportError(f"{name}, ended at exit {depth}: {error}") from error
 
 
 class Needs(NamedTuple):
@@ -102,6 +108,7 @@ def needed(
 
     Raises:
         UserError: there is no such format, or the model cannot be traced.
+        ExportError: it cannot be exported.
     """
     counted = footprint(model, size)
     for form in formats:
@@ -133,5 +140,6 @@ def _latency(model: nn.Module, size: tuple[int, int, int], name: str) -> float:
     )
     with TemporaryDirectory() as folder:
         path = Path(folder, f"student{form.SUFFIX}")
-        form.write(original, path, {})
+        with naming(folder):  # which may be on a small disk of its own
+            form.write(original, path, {})
         return measure_latency(partial(form.runner, path, threads=1), noise).median_ms

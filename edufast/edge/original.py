@@ -151,8 +151,12 @@ def _prepared(images: NDArray[Any], constants: Constants | None) -> NDArray[np.f
 def _frozen(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""
     inner = getattr(model, "_orig_mod", model)
-    copied: nn.Module = call_user("model cannot be copied", copy.deepcopy, inner)
-    return copied.to("cpu", torch.float32).eval().requires_grad_(False)
+    copied: nn.Module = call_user("model cannot be copied", _copied, inner)
+    return copied.eval().requires_grad_(False)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to("cpu", torch.float32)
 
 
 def _expected(

@@ -12,14 +12,11 @@ from edufast.data import DataSet
 from edufast.data.samples import LARGEST_IMAGE
 from edufast.experiments.schema import quoted
 from edufast.utils.errors import UserError
-from edufast.utils.numbers import MOST_SEED
+from edufast.utils.numbers import MOST_CLASSES, MOST_SEED
 from edufast.utils.units import parse_bytes, parse_milliseconds
 
 # `2/3`: the second of three equal shares of the classes.
 SHARE = r"[1-9][0-9]{0,5}/[1-9][0-9]{0,5}"
-
-# Far above what any run needs, and low enough that a slip of the finger takes no memory.
-MOST_CLASSES = 1_000_000
 
 
 def _class_ids(value: object) -> object:

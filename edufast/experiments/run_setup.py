@@ -75,7 +75,7 @@ class Setup:
         dry_run(self.methods, config.methods, config.device, cached=cached)
         self._check_teachers()
         if cached:
-            countable_views(self.recipe.create_training().augment)
+            countable_views(self.recipe.create_training().augment, len(self.data.train))
         self._fitting = from_first(self._check_begin)
         if self._fitting is not None:
             self.console.print(fitting_text(self._fitting))

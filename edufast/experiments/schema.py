@@ -139,7 +139,7 @@ def check(model: type[SectionType], content: dict[str, Any], source: str) -> Sec
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(" ".join(f"{source}: {_explain(error, model)}".split())) from error
+        raise UserError(" ".join(f"{source}: {_explain(error, model, content)}".split())) from error
 
 
 def differences(before: Section, after: Section) -> str:
@@ -227,13 +227,12 @@ def _enter(section: Any, name: str, source: str) -> Any:
     return section[name]
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], content: dict[str, Any]) -> str:
     """The first error in one line: key, value found, value expected."""
     # A mistyped key is reported as missing, too: the unknown key says more.
     errors = error.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    # A union reports every branch; the branch names are no keys of the file.
-    key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
+    key = _key(first["loc"], content)
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), known)
@@ -258,6 +257,19 @@ def _kinds(annotation: Any) -> Iterator[type]:
         yield bool
     for argument in get_args(annotation):
         yield from _kinds(argument)
+
+
+def _key(location: Sequence[int | str], content: Any) -> str:
+    """The dotted key at ``location``. A union reports every branch; the names of these are no keys,
+    unless ``content`` has them."""
+    parts = []
+    for part in location:
+        there = isinstance(content, dict) and part in content
+        if there or not _is_branch(part):
+            parts.append(str(part))
+            in_list = isinstance(content, list) and isinstance(part, int) and part < len(content)
+            content = content[part] if there or in_list else None
+    return ".".join(parts)
 
 
 def _is_branch(part: int | str) -> bool:

@@ -236,6 +236,7 @@ class _Variant:
     method: MethodName
     recipe: Recipe
     teachers: Sequence[int]  # positions of those that it learns from
+    samples: int  # for training
 
     @property
     def caches(self) -> bool:
@@ -247,7 +248,7 @@ class _Variant:
         training = self.recipe.create_training()
         if not self.teachers or training.unstored or self.recipe.create_algorithm().reads_features:
             return False
-        countable_views(training.augment)
+        countable_views(training.augment, self.samples)
         return True
 
 
@@ -257,9 +258,11 @@ def _planned(config: SweepConfig, name: str) -> _Variant:
     method: MethodName = changes.get("method", "education")
     recipe = config.recipe.variant(changes, f"variant {name}")
     recipe.check_files(f"variant {name}")
-    methods = plan_methods(recipe, _load(recipe.data), [method])
+    data = _load(recipe.data)
+    methods = plan_methods(recipe, data, [method])
     dry_run(methods, [method], config.device)
-    return _Variant(name, method, methods["education"].recipe, methods[method].teachers)
+    education, teachers = methods["education"].recipe, methods[method].teachers
+    return _Variant(name, method, education, teachers, len(data.train))
 
 
 def _seeded(recipe: Recipe, seed: int, config: SweepConfig) -> Recipe:

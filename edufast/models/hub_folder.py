@@ -3,7 +3,9 @@ us."""
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,7 +19,11 @@ from edufast.models.weights import ModelInfo, save_weights
 from edufast.models.wrappers import unwrapped
 from edufast.models.zoo import Logits, import_library
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_write
+from edufast.utils.extras import needed_for
+from edufast.utils.files import atomic_write, naming
+
+with needed_for("files of weights", "cli"):
+    from safetensors import SafetensorError
 
 _BILINEAR = 2  # PIL's number
 
@@ -92,7 +98,10 @@ def _save_transformers(folder: Path, model: nn.Module, info: ModelInfo) -> dict[
     bars.disable_progress_bar()
     with tempfile.TemporaryDirectory() as written:
         try:
-            network.save_pretrained(written)
+            with naming(written):
+                network.save_pretrained(written)
+        except SafetensorError as error:  # of the disk, which are none of Python's
+            raise OSError(errno.EIO, str(error), written) from error
         finally:
             if shown:
                 bars.enable_progress_bar()
@@ -127,7 +136,7 @@ def _processor(info: ModelInfo) -> dict[str, Any]:
 _TIMM = """\
 import timm
 
-model = timm.create_model("local-dir:{title}", pretrained=True).eval()
+model = timm.create_model({local_dir}, pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 classes = model.pretrained_cfg["label_names"]
 """
@@ -135,13 +144,18 @@ classes = model.pretrained_cfg["label_names"]
 _TRANSFORMERS = """\
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-model = AutoModelForImageClassification.from_pretrained("./{title}").eval()
-processor = AutoImageProcessor.from_pretrained("./{title}")
+model = AutoModelForImageClassification.from_pretrained({here}).eval()
+processor = AutoImageProcessor.from_pretrained({here})
 classes = list(model.config.id2label.values())
 """
 
 
 def _card(title: str, name: str, info: ModelInfo, library: str, code: str) -> str:
+    # An average of models has yet to be measured.
+    accuracy = "not measured" if math.isnan(info.accuracy) else f"{info.accuracy:.1%}"
+    data = info.data_title.replace("|", r"\|")
+    places = {"local_dir": f"local-dir:{title}", "here": f"./{title}"}
+    quoted = {key: json.dumps(place, ensure_ascii=False) for key, place in places.items()}
     return f"""---
 library_name: {library}
 pipeline_tag: image-classification
@@ -156,12 +170,12 @@ tags:
 
 | | |
 |---|---|
-| data | {info.data_title} |
+| data | {data} |
 | image size | {info.image_size} × {info.image_size} pixels |
-| accuracy on its validation split | {info.accuracy:.1%} |
+| accuracy on its validation split | {accuracy} |
 
 ```python
-{code.format(title=title)}```
+{code.format(**quoted)}```
 """
 
 

@@ -20,6 +20,7 @@ from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.files import atomic_write
+from edufast.utils.numbers import MOST_CLASSES
 from edufast.utils.registry import is_import_path
 
 with needed_for("files of weights", "cli"):
@@ -38,7 +39,7 @@ _HASH = "sha256"  # key of what it says there
 # Within what float32 divides by, and what memory holds.
 _Deviation = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
 _ImageSize = Annotated[int, Field(gt=0, le=LARGEST_IMAGE)]
-_ClassId = Annotated[int, Field(ge=0, lt=1_000_000)]
+_ClassId = Annotated[int, Field(ge=0, lt=MOST_CLASSES)]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, info: ModelInfo) 
     Tied tensors are written once, under their first name. The file says a hash of all it holds.
 
     Raises:
-        UserError: the state holds something else than tensors.
+        UserError: the state holds something else than tensors with values.
         OSError: the file cannot be written, for instance because the disk is full.
     """
     state = _state(unwrapped(model))
@@ -180,6 +181,10 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
             raise UserError(
                 f"{name!r} of {type(model).__name__} is a {type(tensor).__name__}; expected a "
                 "state of tensors only"
+            )
+        if tensor.is_meta:
+            raise UserError(
+                f"{name!r} of {type(model).__name__} is on meta; expected a tensor with values"
             )
         if id(tensor) not in written:
             written.add(id(tensor))

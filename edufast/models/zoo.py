@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edufast.utils.errors import UserError, one_line, unknown
 from edufast.utils.extras import needed_for
 from edufast.utils.hub import is_missing
+from edufast.utils.numbers import MOST_CLASSES, whole_number
 from edufast.utils.registry import Registry
 
 
@@ -30,14 +31,16 @@ def create_model(name: str, num_classes: int) -> nn.Module:
             path such as ``mypackage.nets:tiny``, or as an entry point of the group
             ``edufast.models``: a function of the number of classes that returns an ``nn.Module``,
             or a class. It maps images (B, 3, H, W) to logits (B, num_classes).
-        num_classes: width of the logits, at least 1.
+        num_classes: width of the logits, from 1 to a million.
 
     Raises:
         UserError: the name is unknown (near matches are listed), the library it comes from is not
-            installed, the user's code fails, or ``num_classes`` is not a positive integer.
+            installed, the user's code fails, or ``num_classes`` is no such integer.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise UserError(f"num_classes={num_classes!r}: expected a positive integer")
+    try:
+        num_classes = whole_number("num_classes", num_classes, 1, MOST_CLASSES)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if not isinstance(name, str):
         raise UserError(f"name is of type {type(name).__name__}; expected a model's name")
     library, _, entry = name.partition("/")

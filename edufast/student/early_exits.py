@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edufast.student.student import Student
 from edufast.utils.instances import check_instance
+from edufast.utils.numbers import real_number
 
 
 class Answer(NamedTuple):
@@ -80,9 +81,9 @@ class EarlyExit(nn.Module):
     def __init__(self, student: Student, threshold: float) -> None:
         super().__init__()
         check_instance("student", student, Student)
-        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold!r}: expected a number from 0 to 1")
-        self.threshold = threshold
+        self.threshold = real_number("threshold", threshold)
+        if self.threshold > 1:
+            raise ValueError(f"threshold is {threshold}; expected a number from 0 to 1")
         self.order = list(student.columns_by_id)
         self.student = copy.deepcopy(student).eval()
         self.eval()

@@ -50,7 +50,7 @@ class Student(nn.Module):
 
     Raises:
         UserError: the model cannot be cut as requested.
-        ValueError: ``head`` or ``head_width`` is invalid.
+        ValueError: ``head``, ``head_width`` or ``seed`` is invalid.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Student(nn.Module):
         self.head: ReferenceHead | None = None
         self.head_kind: HeadKind = head
         self.head_width = head_width or self.classifier.weight.shape[1]
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.learned = _parameters(model, learned)
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
@@ -235,7 +235,7 @@ class Student(nn.Module):
         if self.grown == len(self.fragments):
             pieces[-1:] = [piece for piece in self.cutting.current.closing[:-1] if piece.places > 1]
         shapes = [_standard_layout(torch.empty(1, *p.shape, device="meta"), p) for p in pieces]
-        return [*(tuple(shape.shape[1:]) for shape in shapes), (self._width(self.grown),)]
+        return [*(tuple(shape.shape[1:]) for shape in shapes), (self.row_width(self.grown),)]
 
     def read(self, features: Tensor, depth: int) -> Tensor:
         """Logits (B, classes) of the exit at ``depth``, from the output of that fragment."""
@@ -292,10 +292,10 @@ class Student(nn.Module):
         _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
         deeper, wider = fragments > self.grown, classes > self.classes
         keep_rows = keep_rows and deeper and self.grown > 0
-        if keep_rows and self._width(fragments) != self._width(self.grown):
+        if keep_rows and self.row_width(fragments) != self.row_width(self.grown):
             raise ValueError(
-                f"keep_rows=True: rows of {self._width(self.grown)} features cannot become rows of "
-                f"{self._width(fragments)}"
+                f"keep_rows=True: rows of {self.row_width(self.grown)} features cannot become rows "
+                f"of {self.row_width(fragments)}"
             )
         before = list(self.active_parameters())
         old = self._closing_linear()
@@ -415,7 +415,7 @@ class Student(nn.Module):
     def _closing_linear(self) -> nn.Linear:
         return self.classifier if self.head is None else self.head.linear
 
-    def _width(self, depth: int) -> int:
+    def row_width(self, depth: int) -> int:
         """Number of features that the last linear layer reads after ``depth`` fragments."""
         if depth == len(self.fragments):
             return self.classifier.weight.shape[1]

@@ -214,12 +214,13 @@ class Faculty(Sequence[Teacher]):
         """The private copy of a teacher's model, where it runs."""
         teacher = self._teachers[k]
         what = f"teacher {k} ({teacher.name})"
+        place = self.device, self.dtype
         model: nn.Module = call_user(f"{what} cannot be copied", _copied, teacher.model)
         if not self._sharded[k]:
-            return model.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+            model = call_user(f"{what} cannot be moved to {self.device}", model.to, *place)
+            return model.to(memory_format=torch.channels_last)
         from edufast.teachers.sharding import sharded  # takes half a second to import
 
-        place = self.device, self.dtype
         model = call_user(f"{what} cannot be sharded", sharded, model, *place)
         return model
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edufast.utils.errors import UserError
+from edufast.utils.files import naming
 from edufast.utils.numbers import whole_number
 
 Words = NDArray[np.uint32]
@@ -115,7 +116,8 @@ class Rows:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         weakref.finalize(self, os.close, self._file)
         if os.fstat(self._file).st_size != count * self._bytes:
-            os.ftruncate(self._file, count * self._bytes)
+            with naming(path):  # not every file system has files as large as this
+                os.ftruncate(self._file, count * self._bytes)
         # Multilinear hashing (Lemire and Kaser 2014) of the row's number and its words.
         key = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:16], "big")
         random = np.random.Generator(np.random.Philox(key=key))

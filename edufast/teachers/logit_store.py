@@ -24,6 +24,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
 
 _VERSION = 3
+_MOST_ROWS = 2**30  # of a teacher; all of them are marked in memory when they are looked for
 
 
 class LogitStore:
@@ -48,7 +49,7 @@ class LogitStore:
         top_k: store only this many logits per view, the largest; None: all.
 
     Raises:
-        UserError: the views cannot be counted, or the folder holds logits of another teacher, data
+        UserError: there are too many views, or the folder holds logits of another teacher, data
             set or augmentation, or in another format; the message says which.
         ValueError: ``dtype`` or ``top_k`` is not supported.
     """
@@ -64,7 +65,7 @@ class LogitStore:
         dtype: torch.dtype,
         top_k: int | None,
     ) -> None:
-        self.views = countable_views(augment)
+        self.views = countable_views(augment, len(data.train))
         self.folder = folder
         remove_partial_files(folder)
         formats = [RowFormat.of(len(teacher.classes), dtype, top_k) for teacher in teachers]
@@ -143,16 +144,23 @@ class LogitStore:
                 )
 
 
-def countable_views(augment: Augment) -> int:
+def countable_views(augment: Augment, samples: int) -> int:
     """``augment.views``.
 
     Raises:
-        UserError: there are too many views to count.
+        UserError: there are too many views to count, or to store logits of each for so many
+            training ``samples``.
     """
     if augment.views is None:
         raise UserError(
             "augment: random resized crops have too many views to store logits of each; expected "
             "augment.replay, the number of views per sample"
+        )
+    if augment.views * samples > _MOST_ROWS:
+        raise UserError(
+            f"augment: {augment.views} views of each of {samples} training samples are too many to "
+            f"store logits of; expected at most {_MOST_ROWS // samples}, for instance by "
+            "augment.replay"
         )
     return augment.views
 

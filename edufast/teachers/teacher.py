@@ -108,7 +108,7 @@ class Teacher:
             return self._fingerprint
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
-            if not isinstance(tensor, Tensor) or tensor.is_quantized:
+            if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.is_meta:
                 raise UserError(
                     f"{name!r} of {self.name} is no plain tensor, and cannot be told from others; "
                     "expected a state of plain tensors, or no stored logits"

@@ -75,6 +75,9 @@ def check_fit(
             )
     if student.grown:
         raise ValueError(f"student has {student.grown} fragments already; expected a new Student")
+    for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"{name} of the student is on meta; expected a tensor with values")
     for name, parameter in student.named_parameters():
         if parameter.dtype != torch.float32:
             raise ValueError(

@@ -389,7 +389,8 @@ def _rising(image_sizes: Sequence[int]) -> tuple[int, ...]:
 def _split(epochs: int, shares: Sequence[float]) -> list[int]:
     """Divide ``epochs`` in proportion to ``shares`` into whole numbers of at least 1."""
     epochs = whole_number("epochs", epochs)
-    total = sum(real_number("shares", share) for share in shares)
+    shares = [real_number("shares", share) for share in shares]
+    total = sum(shares)
     if not min(shares) > 0 or not math.isfinite(total):
         raise ValueError(f"shares are {list(shares)}; expected positive numbers of a finite sum")
     if epochs < len(shares):

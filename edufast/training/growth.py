@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -149,6 +150,15 @@ def _check(student: Student, curriculum: Curriculum) -> None:
             f"the student is cut into {len(student.fragments)} fragments, the curriculum ends "
             f"with {curriculum.fragments[-1]}"
         )
+    if curriculum.keep_rows:
+        widths = [student.row_width(fragments) for fragments in curriculum.fragments]
+        for number, (before, after) in enumerate(itertools.pairwise(widths), 2):
+            if before != after:
+                raise ValueError(
+                    f"keep_rows is True, but rows of {before} features cannot become rows of "
+                    f"{after} in grade {number}; expected keep_rows False, or a head and "
+                    "head_width that leave the number as it is"
+                )
     for number, grade in enumerate(curriculum.grades, 1):
         try:
             student.image_size = grade.image_size

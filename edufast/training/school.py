@@ -90,13 +90,13 @@ class School:
         self.device = torch.device(self.options.device)
         ranks.join()
         ranks.check_device(self.device)
-        self.student = student.to(self.device).to(memory_format=torch.channels_last)
         self.faculty, self.curriculum, self.data = faculty, curriculum, data
         algorithm = create_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
-        self.algorithm = algorithm.to(self.device)
         self.training = training or Training()
         self.progress = Progress()
-        check_fit(student, faculty, curriculum, data, self.algorithm, self.training)
+        check_fit(student, faculty, curriculum, data, algorithm, self.training)
+        self.student = student.to(self.device).to(memory_format=torch.channels_last)
+        self.algorithm = algorithm.to(self.device)
         quiet = not ranks.is_first()
         self._bar = TrainingBar(self.options.name, len(curriculum.grades), quiet=quiet)
         self._records = Records(self.options, len(curriculum.class_map.slices), self._bar.say)

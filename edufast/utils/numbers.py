@@ -9,6 +9,8 @@ from typing import Any
 from edufast.utils.instances import listed
 
 MOST_SEED = 2**53  # of a training, whose grades multiply it by a thousand
+# Far above what any run needs, and low enough that a slip of the finger takes no memory.
+MOST_CLASSES = 1_000_000
 
 
 def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> int:

@@ -26,6 +26,12 @@ def test_eighty_columns_take_every_word_whole(command):
     assert words(narrow) == words(wide)
 
 
+def test_names_of_recipes_are_whole_however_long_a_folder_is_called(tmp_path, monkeypatch):
+    (tmp_path / ("a" * 60) / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / ("a" * 60))
+    assert set(shipped_recipes()) <= set(edufast("recipes", columns=80).stdout.split())
+
+
 def test_recipes_says_what_is_shipped_and_where_data_is_to_be_had():
     listed = edufast("recipes").stdout
     rows = {line.split()[0]: line.split()[1:] for line in listed.splitlines() if line}

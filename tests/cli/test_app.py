@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import edufast as package
-from edufast import _build
+from edufast import __main__, _build
 from edufast.cli import app
 from edufast.cli.bench import bench
 from tests.commands import edufast, words
@@ -56,6 +56,17 @@ def test_output_that_cannot_be_written_is_told_in_one_line():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "edufast: standard output: No space left on device\n"
+
+
+def test_ctrl_c_before_a_command_begins_prints_nothing(monkeypatch, capfd):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edufast.cli.app", stopped)
+    monkeypatch.setattr(__main__, "outlive_readers", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 130 and capfd.readouterr() == ("", "")
 
 
 def test_a_command_whose_messages_nobody_reads_ends_as_usual():

@@ -49,6 +49,11 @@ def test_large_files_become_copies_and_others_stay(tmp_path):
     assert (reduced(samples, 64).labels == samples.labels).all()
 
 
+def test_a_picture_too_long_for_a_jpeg_stays(tmp_path):
+    long, high = picture(tmp_path / "a.png", 90_000, 100), picture(tmp_path / "b.png", 100, 90_000)
+    assert reduced(of(long, high), 80).images == (long, high)
+
+
 def test_copies_are_made_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
     path, read = picture(tmp_path / "a.png", 400, 200), []
     whole = module.read_picture

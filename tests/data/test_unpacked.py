@@ -54,6 +54,23 @@ def test_they_are_read_once_and_again_when_the_shard_changes(shard: Path) -> Non
     assert other.picture not in {each.picture for each in first}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-5],
+        lambda text: b"",
+        lambda text: b"null",
+        lambda text: b"[" * 5000,
+        lambda text: text.replace(b"class 1", b"class 3"),
+    ],
+)
+def test_they_are_read_again_where_their_index_is_damaged(shard: Path, damage) -> None:
+    first = unpacked(shard, pictures())
+    (index,) = first[0].picture.parent.glob("*.index")
+    index.write_bytes(damage(index.read_bytes()))
+    assert unpacked(shard, pictures()) == first
+
+
 def test_files_that_a_shard_names_are_not_copied(shard: Path, tmp_path: Path) -> None:
     outside = tmp_path / "picture.png"
     (found,) = unpacked(shard, [Packed(outside, "cat")])

@@ -35,6 +35,17 @@ def test_every_exit_is_tried_in_every_format(found) -> None:
         assert smaller.ram <= larger.ram
 
 
+def test_a_full_disk_of_temporary_files_is_named(monkeypatch, tmp_path) -> None:
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edufast.edge.onnx.write", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        next(candidates(["resnet8"], 10, 16, ["onnx"], Budget()))
+    assert caught.value.filename.startswith(str(tmp_path))
+
+
 def test_what_does_not_fit_is_not_measured(found) -> None:
     for each in found:
         fits = each.flash <= 60 * 1024 and each.ram <= 16 * 1024

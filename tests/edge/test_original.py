@@ -92,3 +92,10 @@ def test_a_model_that_cannot_be_copied_is_told_in_one_line() -> None:
     prune.l1_unstructured(model[0], "weight", 0.5)
     with pytest.raises(UserError, match=r"^model cannot be copied: RuntimeError: Only Tensors .*$"):
         Original.of(model, **OPTIONS)
+
+
+def test_a_model_whose_weights_are_on_meta_is_told_in_one_line() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, *OPTIONS["input_size"]))
+    with pytest.raises(UserError, match=r"^model cannot be copied: NotImplementedError: .*meta.*$"):
+        Original.of(model.to("meta"), **OPTIONS)

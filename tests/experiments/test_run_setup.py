@@ -28,6 +28,11 @@ from tests.tiny import tiny_data
             r"teacher_image_sizes: \[32\]; expected at most 16, the size of the images",
         ),
         (
+            ("education",),
+            {"recipe": {"curriculum": {"epochs": 3, "keep_rows": True}}},
+            "small: keep_rows is True, but rows of 256 features cannot become rows of 64 in",
+        ),
+        (
             (),
             {"recipe": {"teachers": [{"model": "resnet9"}], "curriculum": {
                 "grades": [{"epochs": 1, "classes": "0-5"}]}}},
@@ -109,6 +114,7 @@ def test_a_backend_that_does_not_run_there_is_refused(tmp_path, monkeypatch, nam
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
+        ({"training": {"augment": {"replay": 10**12}}}, "1000000000000 views of each of"),
         ({"algorithm": {"name": "fitnet"}}, "--cache: fitnet reads the teachers' features"),
         (
             {"training": {"augment": {"random_resized_crop": [0.5, 1.0]}}},

@@ -60,6 +60,8 @@ def test_a_section_is_read_from_its_file(tmp_path):
         (b"nmae: a", "f.yaml: nmae: unknown key; did you mean 'name'"),
         (b"name: a\nzzz: 1", "f.yaml: zzz: unknown key; expected one of inner, items, name"),
         (b"name: a\ninner: {rat: 1}", "f.yaml: inner.rat: unknown key; did you mean 'rate'"),
+        (b"name: a\nitems[0]: 1", "f.yaml: items[0]: unknown key; did you mean 'items'"),
+        (b"name: a\ninner: {literal: 1}", "f.yaml: inner.literal: unknown key"),
         (b"name: a\ninner: {rate: 1,\n rate: 2}", "key 'rate' is given twice"),
         (b"name: a\n? [b]\n: 1\n? [b]\n: 2", "not valid YAML"),
         (b"name: a\ninner: {rate: .nan}", "found '.nan'; expected a finite number"),

@@ -93,8 +93,16 @@ def test_views_that_cannot_be_counted_are_told_before_anything_is_trained(
 ):
     base = parse_recipe(yaml.safe_load(recipe.read_text()))
     config = SweepConfig(recipe=base, seeds=1, cache=True)
-    monkeypatch.setattr(sweep_tasks, "countable_views", lambda augment: countable_views(CROPS))
+    monkeypatch.setattr(sweep_tasks, "countable_views", lambda _, n: countable_views(CROPS, n))
     with pytest.raises(UserError, match="random resized crops have too many views"):
+        plan_tasks(config, tmp_path)
+
+
+def test_more_views_than_a_cache_holds_are_told_before_anything_is_trained(recipe, tmp_path):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()))
+    many = {"many": {"training.augment.replay": 10**12}}
+    config = SweepConfig(recipe=base.model_copy(update={"variants": many}), seeds=1, cache=True)
+    with pytest.raises(UserError, match="1000000000000 views of each of"):
         plan_tasks(config, tmp_path)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -126,6 +129,35 @@ def test_the_folder_has_a_model_card_that_says_how_well_it_does(
     card = (tmp_path / "fruit" / "README.md").read_text("utf-8")
     assert card.startswith(f"---\nlibrary_name: {library}\n")
     assert "87.6%" in card and f"`{about.model.partition('/')[2]}`" in card and "fruit" in card
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_a_card_is_right_for_an_average_and_for_any_name(library: str, tmp_path: Path) -> None:
+    pytest.importorskip(library)
+    about = replace(info(140, "hf/vit"), accuracy=float("nan"), data="arrays:/x/a | b")
+    model = vit(140)
+    if library == "timm":
+        model, about = create_model("timm/test_resnet", 3), replace(about, model="timm/test_resnet")
+    folder = tmp_path / 'a "b" {c}'
+    save_hub_folder(folder, model, about)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "split | not measured |" in card and r"| arrays:a \| b |" in card
+    code = card.split("```python")[1].split("```")[0]
+    assert ast.parse(code) and 'a \\"b\\" {c}"' in code
+
+
+def test_a_full_disk_of_temporary_files_is_named(tmp_path: Path, monkeypatch) -> None:
+    model = vit(140)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model.model, "save_pretrained", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_hub_folder(tmp_path / "fruit", model, info(140, "hf/vit"))
+    assert caught.value.filename.startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -161,6 +161,8 @@ def test_a_state_of_other_things_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"'_extra_state' of Odd is a dict; expected .* tensors"):
         save_model(tmp_path / "m.safetensors", Odd(2, 2), INFO)
+    with pytest.raises(UserError, match=r"'weight' of Linear is on meta; expected .* values"):
+        save_model(tmp_path / "m.safetensors", nn.Linear(2, 2, device="meta"), INFO)
     assert not list(tmp_path.iterdir())
 
 

@@ -139,10 +139,11 @@ def test_damaged_configurations_of_a_repository_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("count", [0, -1, 2.0, "10", None])
+@pytest.mark.parametrize("count", [0, -1, 2.0, "10", None, True, 10**19])
 def test_number_of_classes_is_checked(count: object) -> None:
-    with pytest.raises(UserError, match="num_classes"):
-        create_model("resnet8", count)  # type: ignore[arg-type]
+    for name in ("resnet8", "timm/resnet18"):
+        with pytest.raises(UserError, match=r"^num_classes is .*; expected .*$"):
+            create_model(name, count)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

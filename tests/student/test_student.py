@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,6 +94,16 @@ def test_last_logits_are_a_view_of_the_classifier() -> None:
     model = student().eval()
     model.grow(fragments=3, classes=7)
     assert torch.equal(model(images()), model.model(images())[:, :7])
+
+
+def test_a_seed_of_numpy_gives_the_same_weights_as_the_same_integer() -> None:
+    plain, numpy = student(seed=3), student(seed=np.int64(3))
+    for each in (plain, numpy):
+        each.grow(fragments=1, classes=4)
+    assert torch.equal(plain.head.linear.weight, numpy.head.linear.weight)
+    for seed in (-1, 1.5, "1", True):
+        with pytest.raises(ValueError, match=r"^seed is .*; expected"):
+            student(seed=seed)
 
 
 def test_new_weights_depend_on_seed_and_stage_only() -> None:

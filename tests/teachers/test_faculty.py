@@ -235,6 +235,13 @@ def test_a_teacher_that_cannot_be_copied_is_named():
         Faculty([teacher])
 
 
+def test_a_teacher_whose_weights_are_on_meta_is_named(tmp_path):
+    teacher = Teacher(tiny_model(4).to("meta"), range(4), "empty")
+    for make in (Faculty, lambda teachers: CachedFaculty(teachers, tmp_path)):
+        with pytest.raises(UserError, match=r"^teacher 0 \(empty\) cannot be moved to cpu: "):
+            make([teacher])
+
+
 def test_a_teacher_without_parameters_costs_what_it_computes():
     class Fixed(nn.Module):
         def __init__(self):

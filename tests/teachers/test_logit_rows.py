@@ -177,3 +177,9 @@ def test_a_disk_that_takes_no_more_is_told_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(UserError, match=r"cannot write .*rows: No space left on device"):
         rows.write(np.arange(1), some(1, 5))
+
+
+def test_a_file_larger_than_the_file_system_has_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"File too large: .*rows") as caught:
+        rows_at(tmp_path, count=2**58)
+    assert caught.value.filename == str(tmp_path / "rows")

@@ -84,6 +84,12 @@ def test_uncountable_views_are_refused(tmp_path):
         store(tmp_path, augment=Augment(random_resized_crop=(0.1, 1.0)))
 
 
+@pytest.mark.parametrize("augment", [Augment(replay=10**12), Augment(replay=2**63 - 1)])
+def test_more_views_than_a_store_can_hold_are_refused(tmp_path, augment):
+    with pytest.raises(UserError, match=r"views of each of \d+ .* expected at most \d+"):
+        store(tmp_path, augment=augment)
+
+
 def test_a_damaged_header_is_told_in_a_line(tmp_path):
     store(tmp_path)
     (tmp_path / "header.json").write_text("{")

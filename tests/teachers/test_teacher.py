@@ -41,6 +41,11 @@ def test_a_state_that_is_not_of_tensors_has_no_fingerprint():
         _ = Teacher(Counting(2, 2), range(2), "odd").fingerprint
 
 
+def test_weights_without_values_have_no_fingerprint():
+    with pytest.raises(UserError, match=r"'.*weight' of empty is no plain tensor"):
+        _ = Teacher(tiny_model(2).to("meta"), range(2), "empty").fingerprint
+
+
 def test_an_absent_one_has_no_weights():
     assert Teacher(tiny_model(2), range(2)).has_weights
     assert not Teacher(torch.nn.Identity(), range(2)).has_weights

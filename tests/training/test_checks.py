@@ -32,6 +32,12 @@ def test_a_student_that_is_not_float32_is_refused():
         School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
 
 
+def test_a_student_whose_weights_are_on_meta_is_refused():
+    student = Student(tiny_model().to("meta"), 1, input_size=(3, 16, 16))
+    with pytest.raises(ValueError, match=r"weight of the student is on meta; expected a tensor w"):
+        School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_class_without_images_is_named_before_anything_is_taught(split):
     data = tiny_data()

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from edufast.training.curriculum import PAPER_EPOCHS, Curriculum, Grade
 from tests.tiny import tiny_faculty
@@ -72,6 +73,11 @@ def test_freezing_can_be_chosen_and_never_takes_the_last_fragment():
 def test_shares_fill_every_epoch_and_leave_no_grade_empty(epochs):
     lengths = [g.epochs for g in Curriculum.graded(SLICES, epochs).grades]
     assert sum(lengths) == epochs and min(lengths) >= 1
+
+
+def test_shares_may_be_a_tensor():
+    grades = Curriculum.graded(SLICES, 12, shares=torch.tensor([1.0, 2.0, 3.0])).grades
+    assert [grade.epochs for grade in grades] == [2, 4, 6]
 
 
 def test_paper_preset_is_the_authors_schedule():

@@ -226,6 +226,10 @@ def test_a_grade_that_adds_nothing_leaves_the_student_as_it_is():
             Curriculum([Grade(1, range(4), image_size=32), Grade(1)]),
             r"grade 1: image_size is 32;.* at most .*\(3, 16, 16\)",
         ),
+        (
+            Curriculum([Grade(1, range(4)), Grade(1)], keep_rows=True),
+            r"keep_rows is True, but rows of \d+ features cannot become rows of \d+ in grade 2",
+        ),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused_before_anything_changes(curriculum, message):
