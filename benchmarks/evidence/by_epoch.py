@@ -1,4 +1,4 @@
-"""For photographs_by_epoch.yaml: KD whose temperature and share of labels change while it trains."""
+"""KD whose temperature and share of labels change between epochs, for photographs_by_epoch.yaml."""
 
 from __future__ import annotations
 
