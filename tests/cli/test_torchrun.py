@@ -118,6 +118,7 @@ def test_processes_restart_when_one_is_killed_stop_together_and_go_on_to_the_sam
 
 
 SCRIPT = """
+import glob, sys, time, traceback
 import torch, edufast
 from edufast.distill import KD
 from edufast.training.settings import SchoolOptions
@@ -143,7 +144,17 @@ found = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
 torch.distributed.all_gather(found, sums[0])
 if torch.distributed.get_rank() == 0:
     open("same", "w").write(str(found[0] == found[1]))
-school(Failing()).fit()
+try:
+    school(Failing()).fit()
+except Exception as error:
+    # torchrun stops the other rank as soon as one has ended: neither ends before both have failed.
+    traceback.print_exc()
+    torch.distributed.destroy_process_group()
+    open(f"failed {type(error).__name__}", "w").close()
+    end = time.monotonic() + 60
+    while len(glob.glob("failed *")) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    sys.exit(1)
 """
 
 
