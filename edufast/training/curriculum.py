@@ -290,7 +290,7 @@ class Curriculum:
             ValueError: ``shares`` are not one positive number a grade, or ``image_size`` is not a
                 whole number above 0.
         """
-        size = whole_number("image_size", image_size)
+        slices, size = _slices(slices), whole_number("image_size", image_size)
         image_sizes = [round(size * share) for share in (3 / 8, 1 / 2, 3 / 4)]
         whole = max(1, len(slices) - len(image_sizes))
         curriculum = cls.graded(

@@ -52,6 +52,10 @@ def test_photographs_grow_whoever_teaches():
     own = Curriculum.photographs(SLICES[:2], 8, image_size=32, shares=[1, 1, 1, 1], samples=50)
     assert [(grade.epochs, grade.samples) for grade in own.grades] == [(2, 50)] * 4
     assert own.fragments == (1, 2, 3, 3)
+    with pytest.raises(ValueError, match="slices is 3; expected a sequence of classes for each"):
+        Curriculum.photographs(3, 8, image_size=32)
+    with pytest.raises(ValueError, match="image_size is 0"):
+        Curriculum.photographs(SLICES, 8, image_size=0)
 
 
 def test_a_single_grade_is_divided_among_image_sizes():
