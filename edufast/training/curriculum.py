@@ -230,10 +230,12 @@ class Curriculum:
             fragments: of the student; None: one for each slice.
 
         Raises:
-            ValueError: ``shares`` are not one positive number a grade, or ``image_sizes`` fall.
+            ValueError: ``shares`` are not one positive number a grade, ``image_sizes`` fall, or
+                ``fragments`` is not a whole number above 0.
         """
         slices = _slices(slices)
         image_sizes = _rising(image_sizes)
+        fragments = len(slices) if fragments is None else whole_number("fragments", fragments)
         complete, count = len(slices), max(len(slices), len(image_sizes) + 1)
         shares = [1.0] * (count - 1) + [6.0] if shares is None else list(shares)
         if len(shares) != count:
@@ -246,7 +248,7 @@ class Curriculum:
                 lengths[g],
                 slices[g] if g < complete else (),
                 range(known),
-                fragments=min(g + 1, fragments or complete),
+                fragments=min(g + 1, fragments),
                 samples=samples,
                 image_size=image_sizes[g] if g < len(image_sizes) else None,
             )

@@ -54,6 +54,8 @@ def test_photographs_grow_whoever_teaches():
     assert own.fragments == (1, 2, 3, 3)
     with pytest.raises(ValueError, match="slices is 3; expected a sequence of classes for each"):
         Curriculum.photographs(3, 8, image_size=32)
+    with pytest.raises(ValueError, match="fragments is 0"):
+        Curriculum.graded(SLICES, 8, fragments=0)
     with pytest.raises(ValueError, match="image_size is 0"):
         Curriculum.photographs(SLICES, 8, image_size=0)
 
