@@ -279,7 +279,7 @@ def test_early_exits_are_a_copy_for_inference() -> None:
     assert model.training and not early.student.training
     with pytest.raises(RuntimeError, match="inference"):
         early.train()(images())
-    for threshold in (-0.1, 1.1, float("nan"), "0.5"):
+    for threshold in (-0.1, 1.1, float("nan"), "0.5", True):
         with pytest.raises(ValueError, match="threshold is"):
             EarlyExit(model, threshold)
     young = student()
