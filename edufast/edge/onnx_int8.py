@@ -94,10 +94,12 @@ def _quantised(proto: onnx.ModelProto, images: NDArray[Any]) -> onnx.ModelProto:
     )
 
     with TemporaryDirectory() as name, _quiet_root_logger():
-        exact, augmented, quantised = (Path(name, f"{n}.onnx") for n in ("exact", "all", "int8"))
+        names = ("traced", "exact", "all", "int8")
+        traced, exact, augmented, quantised = (Path(name, f"{n}.onnx") for n in names)
         try:
+            onnx.save(proto, traced)  # onnxruntime 1.23 refuses a graph in memory
             # Shapes only: PyTorch has optimised the graph.
-            quant_pre_process(proto, exact, skip_optimization=True, skip_symbolic_shape=True)
+            quant_pre_process(traced, exact, skip_optimization=True, skip_symbolic_shape=True)
             calibrator = create_calibrator(exact, augmented_model_path=str(augmented))
             calibrator.collect_data(_Reader(images))
             ranges = calibrator.compute_data()
