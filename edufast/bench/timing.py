@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +59,8 @@ def measure(
 ) -> dict[str, Timing]:
     """Time the candidates against each other, for about ``seconds`` each.
 
-    Rounds are interleaved, so that a slow phase of the machine affects all candidates. Every call
+    Rounds are interleaved, so that a slow phase of the machine affects all candidates, and each has
+    an order of its own: what runs after a candidate that fills the caches is slower. Every call
     uses the least recently used buffer set. Calls shorter than half a millisecond are timed in
     groups. On CUDA, time is measured on the device, between events.
     """
@@ -71,11 +73,12 @@ def measure(
         repeats[name] = max(1, round(5e-4 / once))
         rounds = max(rounds, min(200, round(seconds / (once * repeats[name]))))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    turn = 0
+    turn, names, orders = 0, list(candidates), random.Random(0)
     for i in range(rounds):
-        for name, candidate in candidates.items():
+        orders.shuffle(names)
+        for name in names:
             if sum(samples[name]) * repeats[name] < seconds or i < 5:
-                samples[name].append(clock(candidate, turn, repeats[name], sets))
+                samples[name].append(clock(candidates[name], turn, repeats[name], sets))
                 turn += repeats[name]
     return {name: Timing(*_quartiles(times)) for name, times in samples.items()}
 
