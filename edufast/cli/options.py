@@ -52,7 +52,13 @@ RecipeArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", parser=out_path, help="Run folder (default: runs/<recipe name>)."),
+    typer.Option(
+        "--out",
+        "-o",
+        parser=out_path,
+        help="Run folder (default: runs/<recipe name>, followed by -teachers, -compare or -sweep for "
+        "these commands).",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

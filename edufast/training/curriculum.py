@@ -274,9 +274,9 @@ class Curriculum:
         """For photographs: what they show can be recognised at a fraction of their size, where a
         step is cheap.
 
-        As :meth:`graded`, with images of 3/8, 1/2 and 3/4 of their size in the first three grades,
-        but without exits and without frozen fragments, which gain nothing here (docs/evidence.md).
-        The student has three fragments, or one for each slice if there are more.
+        As :meth:`graded`, with images of 3/8, 1/2 and 3/4 of their size in the first three grades.
+        The whole student, a single fragment, learns from the first grade on: growing depth, exits
+        and frozen fragments gain nothing on photographs (docs/evidence.md).
 
         Args:
             slices: classes of each slice teacher, or all classes as the only slice if nobody but
@@ -303,7 +303,7 @@ class Curriculum:
             samples=samples,
             freeze=(),
             image_sizes=image_sizes,
-            fragments=max(len(slices), 3),
+            fragments=1,
         )
         return replace(curriculum, exit_weight=0.0)
 

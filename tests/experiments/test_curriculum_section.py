@@ -60,28 +60,27 @@ def test_options_of_a_preset_hold_unless_the_recipe_has_its_own():
 
 
 def test_the_preset_for_photographs_is_what_won_on_them():
-    """That is, the grades of benchmarks/evidence, where they are written one by one."""
+    """That is, the variants of benchmarks/evidence in which images grow, and classes with them."""
     data = replace(DATA, image_size=32)
-    teacher = [{"model": "resnet14"}]
-    grades = [
-        {"epochs": 2, "teachers": [0], "target": "full", "image_size": 12},
-        {"epochs": 2, "teachers": [0], "target": "full", "image_size": 16},
-        {"epochs": 3, "teachers": [0], "target": "full", "image_size": 24},
-        {"epochs": 4, "teachers": [0], "target": "full", "fragments": 3},
-    ]
+    parts = [(2, 12), (2, 16), (3, 24), (4, None)]
 
     def create(**changes):
         return parse_recipe(content(**changes)).create_curriculum(data)
 
+    def written(*teachers):
+        return {
+            "grades": [
+                {"epochs": epochs, "image_size": size, "fragments": 1, "teachers": known}
+                for (epochs, size), known in zip(parts, teachers, strict=True)
+            ]
+        }
+
     preset = {"preset": "photographs", "epochs": 11}
-    full = create(teachers=teacher, curriculum=preset)
-    written = create(teachers=teacher, curriculum={"grades": grades})
-    assert full.fragments == written.fragments and full.exit_weight == written.exit_weight
-    assert [replace(grade, fragments=None) for grade in full.grades] == [
-        replace(grade, fragments=None) for grade in written.grades
-    ]
-    sizes = {"shares": [2, 2, 3, 4], "image_sizes": [12, 16, 24], "freeze": [], "exit_weight": 0}
-    assert create(curriculum=preset) == create(curriculum={"epochs": 11, **sizes})
+    one = {"teachers": [{"model": "resnet14"}]}
+    full = create(**one, curriculum={**written(*[[0]] * 4), "target": "full"})
+    assert create(**one, curriculum=preset) == full
+    slices = create(curriculum={**written([0], [0, 1], [0, 1, 2], [0, 1, 2]), "target": "gated"})
+    assert create(curriculum=preset) == slices
     joint = create(curriculum={**preset, "target": "joint", "exit_weight": 0.1})
     assert joint.exit_weight == 0.1 and {grade.target for grade in joint.grades} == {"joint"}
 
