@@ -59,11 +59,14 @@ def _list(shipped: list[Recipe]) -> None:
     listed = table("recipe", *wraps, wraps=wraps)
     sources = {}
     for recipe in shipped:
+        if recipe.minutes is not None:
+            listed.add_row(recipe.name, "your pictures", "decided for your pictures")
+            continue
         data = recipe.data.source.partition(":")[0]
         if known := outline(data):
             sources[data] = known.source
         told = f"{_teachers(recipe)} to {_short(recipe.student.model)}"
-        listed.add_row(recipe.name, data, told if recipe.minutes is None else "as is decided")
+        listed.add_row(recipe.name, data, told)
     show(listed)
     typer.echo("\nWhat one of them takes: edufast recipes RECIPE\n")
     for data, source in sources.items():
@@ -94,7 +97,7 @@ def _describe(recipe: Recipe) -> None:
     cost = user(expected_cost, recipe)
     if cost:
         teachers += f": {si(sum(cost.teaching_flops), 'FLOP')} of training"
-        teachers += f", {si(sum(cost.answering_flops), 'FLOP')} of answers"
+        teachers += f", {si(sum(cost.answering_flops), 'FLOP')} of forward passes"
         student += f": {cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training"
         pace = Pace(device_name("auto"), recipe.training)
         duration = expected_duration(recipe, cost, size, pace)

@@ -51,7 +51,7 @@ def _operators(cuda: bool) -> list[Check]:
         Check("CUDA kernels", _build.cuda.startswith("nvcc"), _build.cuda),
         *(
             Check(
-                f"backend on {c.device}" + (f", up to {c.classes} classes" if c.classes else ""),
+                f"backend on {c.device}",
                 c.device == "cpu" or cuda,
                 f"{c.backend} ({c.evidence})",
             )

@@ -114,8 +114,9 @@ def _print_table(reports: Sequence[ExportReport]) -> None:
             rows.add_row(name, *cells)
         show(rows)
     for report in reports:
+        other = "PyTorch" if report.early is None else "the whole student in PyTorch"
         say(
-            f"{report.path}: {report.bytes / 1e6:.2f} MB, agreement with PyTorch "
+            f"{report.path}: {report.bytes / 1e6:.2f} MB, agreement with {other} "
             f"{report.parity.agreement:.1%} on {report.parity.samples} images"
         )
         if report.early is not None:

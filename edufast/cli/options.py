@@ -56,8 +56,8 @@ OutOption = Annotated[
         "--out",
         "-o",
         parser=out_path,
-        help="Run folder (default: runs/<recipe name>, followed by -teachers, -compare or -sweep for "
-        "these commands).",
+        help="Run folder (default: runs/<recipe name>, followed by -teachers, -compare or -sweep "
+        "for these commands).",
     ),
 ]
 SetOption = Annotated[

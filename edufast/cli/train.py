@@ -99,7 +99,8 @@ def train(
         typer.Option(
             parser=path_of("--data"),
             help="Train on these pictures instead of the recipe's data: a folder of class folders, "
-            "a .csv table, Parquet files, a data set saved by Hugging Face's datasets, tar shards.",
+            "a .csv table, Parquet files, a data set saved by Hugging Face's datasets, tar shards, "
+            "or arrays:FOLDER.",
         ),
     ] = None,
     minutes: Annotated[

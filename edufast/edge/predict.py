@@ -47,12 +47,12 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """Of the most probable class."""
+        """The name of the most probable class."""
         return self.top(1)[0][0]
 
     @property
     def probability(self) -> float:
-        """Of the most probable class."""
+        """The probability of the most probable class."""
         return self.top(1)[0][1]
 
     def top(self, count: int) -> list[tuple[str, float]]:

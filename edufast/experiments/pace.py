@@ -30,7 +30,7 @@ class Duration:
 
     Attributes:
         teaching: training each of the teachers.
-        learning: training the student, with its teachers' answers.
+        learning: training the student, with its teachers' forward passes.
     """
 
     teaching: tuple[float, ...]
@@ -38,7 +38,7 @@ class Duration:
 
     @property
     def total(self) -> float:
-        """All together."""
+        """Seconds for teachers and student together."""
         return sum(self.teaching) + self.learning
 
 

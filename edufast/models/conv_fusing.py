@@ -213,7 +213,8 @@ def _conv_relu(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """ReLU of a convolution, or of its sum with ``residual``, which ``in_place`` has its type."""
+    """ReLU of a convolution, or of its sum with ``residual``; with ``in_place`` the sum keeps the
+    convolution's dtype."""
     shape = _output_shape(x, weight, stride, padding, dilation) if x.dim() == 4 else ()
     if not _is_for_cudnn(x, weight, bias, residual, shape):
         y = torch.conv2d(x, weight, bias, stride, padding, dilation)

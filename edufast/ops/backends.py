@@ -27,13 +27,11 @@ class Choice(NamedTuple):
 
     Attributes:
         device: type of the tensor's device.
-        classes: largest number of classes the line speaks for; None: any.
         backend: the fastest there.
         evidence: the measurement that says so.
     """
 
     device: str
-    classes: int | None
     backend: str
     evidence: str
 
@@ -41,19 +39,17 @@ class Choice(NamedTuple):
 CHOICES = (
     Choice(
         "cpu",
-        None,
         "cpp",
         "kd_loss is faster than eager in 81 of 81 shapes, than torch.compile in 80: "
         "benchmarks/cpu/kd_loss.json",
     ),
     Choice(
         "cuda",
-        None,
         "cuda",
         "a call took a quarter of Triton's time on the host; Triton's kernel is faster for many "
         "rows of up to 4096 classes: benchmarks/nvidia-h100-80gb-hbm3",
     ),
-    Choice("cuda", None, "triton", "for builds without the CUDA backend"),
+    Choice("cuda", "triton", "for builds without the CUDA backend"),
 )
 
 
@@ -62,7 +58,7 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
 
     Args:
         backend: a name, or None.
-        tensor: on the device where the operator is to run; its last dimension counts classes.
+        tensor: on the device where the operator is to run.
 
     Raises:
         ValueError: the name is unknown, or its backend does not run on the tensor's device.
@@ -85,8 +81,7 @@ def select_backend(backend: str | None, tensor: Tensor) -> str:
             )
         return name
     for choice in CHOICES:
-        fits = choice.classes is None or tensor.shape[-1] <= choice.classes
-        if choice.device == device and fits and choice.backend in _BUILT:
+        if choice.device == device and choice.backend in _BUILT:
             return choice.backend
     return "reference"
 

@@ -159,7 +159,8 @@ class TrainStep:
         return self._backward(images, targets, outputs)
 
     def _is_of_compiler(self, error: Exception, before: int) -> bool:
-        """Whether a step could not be compiled; ``before`` it there had been so many compilations.
+        """Whether ``error`` says that a step could not be compiled; ``before`` is the number of
+        compilations before that step.
 
         The backward pass, which is compiled when it first runs, raises whatever that runs into. If
         it was something else, the step will run into it again; but other ranks would wait for it.

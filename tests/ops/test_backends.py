@@ -14,11 +14,13 @@ def test_argument_before_environment_before_table(monkeypatch):
     assert select_backend("cpp", CPU) == "cpp"
 
 
-def test_the_first_line_that_fits_decides(monkeypatch):
-    lines = (Choice("cpu", 10, "reference", ""), Choice("cpu", None, "cpp", ""))
+def test_the_first_line_whose_backend_was_built_decides(monkeypatch):
+    lines = (Choice("cuda", "reference", ""), Choice("cpu", "cuda", ""), Choice("cpu", "cpp", ""))
     monkeypatch.setattr(backends, "CHOICES", lines)
-    assert select_backend(None, torch.empty(2, 10)) == "reference"
-    assert select_backend(None, torch.empty(2, 11)) == "cpp"
+    monkeypatch.setattr(backends, "_BUILT", ["reference", "cpp"])
+    assert select_backend(None, CPU) == "cpp"
+    monkeypatch.setattr(backends, "_BUILT", ["reference"])
+    assert select_backend(None, CPU) == "reference"
 
 
 def test_devices_without_a_line_get_the_reference():
