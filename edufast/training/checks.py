@@ -61,6 +61,29 @@ def check_fit(
     Raises:
         ValueError: something does not fit; the message names it.
     """
+    _check_algorithm(algorithm, faculty)
+    _check_student(student, data)
+    classes = len(data.classes)
+    unknown = [c for c in curriculum.class_map.ids if not 0 <= c < classes]
+    if unknown:
+        raise ValueError(f"the curriculum teaches class {unknown[0]}; {data.name} has {classes}")
+    data.check_taught(curriculum.class_map.ids)
+    if training.compile is True and curriculum.order == "slices":
+        raise ValueError(
+            "compile is True, but in the order 'slices' the composition of batches changes and "
+            "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
+        )
+    if training.policy != "none":
+        transform(training.policy)  # needs a package
+    if training.unstored and isinstance(faculty, CachedFaculty) and _teach(curriculum):
+        raise ValueError(
+            f"{training.unstored}, but stored logits are of whole images; expected no cache"
+        )
+    _check_labels(training, curriculum, algorithm)
+    batch_norms(student)
+
+
+def _check_algorithm(algorithm: Algorithm, faculty: Faculty) -> None:
     if algorithm.reads_features and not faculty.has_features:
         raise ValueError(
             f"faculty: {type(algorithm).__name__} reads the teachers' features; a "
@@ -73,6 +96,9 @@ def check_fit(
                 f"algorithm has adapters that {name} learned in another School; expected a new "
                 f"{name}"
             )
+
+
+def _check_student(student: Student, data: DataSet) -> None:
     if student.grown:
         raise ValueError(f"student has {student.grown} fragments already; expected a new Student")
     for name, tensor in (*student.named_parameters(), *student.named_buffers()):
@@ -90,41 +116,28 @@ def check_fit(
             f"student has input_size {student.input_size}; expected that of "
             f"{data.name}, Student(..., input_size={expected})"
         )
-    classes = len(data.classes)
-    unknown = [c for c in curriculum.class_map.ids if not 0 <= c < classes]
-    if unknown:
-        raise ValueError(f"the curriculum teaches class {unknown[0]}; {data.name} has {classes}")
-    data.check_taught(curriculum.class_map.ids)
-    if training.compile is True and curriculum.order == "slices":
-        raise ValueError(
-            "compile is True, but in the order 'slices' the composition of batches changes and "
-            "each would be compiled; expected compile 'auto' or False, or the order 'mixed'"
-        )
+
+
+def _check_labels(training: Training, curriculum: Curriculum, algorithm: Algorithm) -> None:
+    """What asks for the one class of a sample does not go with labels spread over several."""
     if training.mix != "none":
-        found = f"mix is {training.mix!r}, but"
+        found, without = f"mix is {training.mix!r}, but", "mix 'none'"
         for number, grade in enumerate(curriculum.grades, 1):
             if grade.target not in ("none", "full"):
                 raise ValueError(
                     f"{found} the target of grade {number} is {grade.target!r}, which asks whose "
-                    "class an image shows; expected the targets 'full' or 'none', or mix 'none'"
+                    f"class an image shows; expected the targets 'full' or 'none', or {without}"
                 )
-        _check_soft_labels(found, curriculum, algorithm, "mix 'none'")
-    if training.policy != "none":
-        transform(training.policy)  # needs a package
-    if training.unstored and isinstance(faculty, CachedFaculty) and _teach(curriculum):
-        raise ValueError(
-            f"{training.unstored}, but stored logits are of whole images; expected no cache"
-        )
+        _check_soft_labels(found, curriculum, algorithm, without)
     if training.label_smoothing:
-        found = f"label_smoothing is {training.label_smoothing}, but"
+        found, without = f"label_smoothing is {training.label_smoothing}, but", "label_smoothing 0"
         for number, grade in enumerate(curriculum.grades, 1):
             if grade.target == "routed":
                 raise ValueError(
                     f"{found} the target of grade {number} is 'routed', which needs the class of "
-                    "each sample; expected another target, or label_smoothing 0"
+                    f"each sample; expected another target, or {without}"
                 )
-        _check_soft_labels(found, curriculum, algorithm, "label_smoothing 0")
-    batch_norms(student)
+        _check_soft_labels(found, curriculum, algorithm, without)
 
 
 def _check_soft_labels(
