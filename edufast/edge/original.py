@@ -20,6 +20,7 @@ from edufast.edge.parity import ExportError, Images, torch_logits
 from edufast.edge.preprocess import Preprocessed, check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import all_of, check_instance
+from edufast.utils.modes import in_eval_mode
 from edufast.utils.numbers import whole_numbers
 from edufast.utils.registry import call_user
 
@@ -152,7 +153,7 @@ def _frozen(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""
     inner = getattr(model, "_orig_mod", model)
     copied: nn.Module = call_user("model cannot be copied", _copied, inner)
-    return copied.eval().requires_grad_(False)
+    return in_eval_mode(copied).requires_grad_(False)
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -66,6 +66,8 @@ def check_constants(
     for name, values in (("mean", means), ("std", deviations)):
         if len(values) != channels or not np.isfinite(values).all():
             raise ValueError(f"{name} must be {channels} finite numbers, one per channel: {values}")
+    if max(means) > 1:
+        raise ValueError(f"mean must be of pixel / 255, so at most 1: {means}")
     if min(deviations) <= 0:
         raise ValueError(f"std must be positive: {deviations}")
     return means, deviations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import linecache
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from edufast.utils.flops import counted_flops
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
+# torch.fx replaces methods of nn.Module, for all threads, while it traces.
+_ONE_AT_A_TIME = threading.RLock()
 _BATCHES = (1, 2)  # batch sizes; what differs between them depends on the batch
 
 
@@ -93,7 +96,7 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
     """
     name = type(model).__name__
     try:
-        with _borrowed(model, training):
+        with _ONE_AT_A_TIME, _borrowed(model, training):
             tracer = _Tracer(model, input_size)
             nodes = list(tracer.trace(model).nodes)
             _refuse_assigned(model)
@@ -104,6 +107,13 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
             "into a submodule, which then stays in one piece"
         ) from error
     return Trace(nodes, _crossings(nodes, sizes), sizes)
+
+
+def traced_module(model: nn.Module) -> fx.GraphModule:
+    """The model's own code, as one graph; for a module of ours, which can be traced."""
+    with _ONE_AT_A_TIME:
+        graph = _Tracer(model, None).trace(model)
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 class _Tracer(fx.Tracer):
@@ -118,6 +128,7 @@ class _Tracer(fx.Tracer):
         self._input_size = input_size
         self._examples: list[_Example] = []  # created when first needed
         self._running = False  # whether an example is running the original modules
+        self._thread = threading.get_ident()
 
     def create_args_for_root(
         self,
@@ -179,8 +190,12 @@ class _Tracer(fx.Tracer):
         finally:
             self._running = False
 
+    def _bypassed(self) -> bool:
+        """Whether a module is not being traced: by an example, or in another thread."""
+        return self._running or threading.get_ident() != self._thread
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self._running:
+        if self._bypassed():
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -189,7 +204,7 @@ class _Tracer(fx.Tracer):
         return childless or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self._running:
+        if self._bypassed():
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         buffers = m._buffers.copy()

@@ -21,6 +21,7 @@ from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.choices import HeadKind
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.instances import all_of, check_instance
+from edufast.utils.modes import in_eval_mode
 from edufast.utils.numbers import whole_number
 
 
@@ -288,8 +289,8 @@ class Student(nn.Module):
             check_instance(name, value, bool)
         if optimizer is not None:
             check_instance("optimizer", optimizer, torch.optim.Optimizer)
-        _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
-        _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
+        fragments = whole_number("fragments", fragments, max(self.grown, 1), len(self.fragments))
+        classes = whole_number("classes", classes, max(self.classes, 1), self.num_classes)
         deeper, wider = fragments > self.grown, classes > self.classes
         keep_rows = keep_rows and deeper and self.grown > 0
         if keep_rows and self.row_width(fragments) != self.row_width(self.grown):
@@ -336,7 +337,7 @@ class Student(nn.Module):
         classes or, if the student has not grown yet, all classes.
         """
         count = self.grown if fragments is None else fragments
-        _check_growth("fragments", count, 0, len(self.fragments))
+        count = whole_number("fragments", count, 0, len(self.fragments))
         exits = self.depths if fragments is None else (count,)
         total = sum(fragment.flops for fragment in self.fragments[:count])
         for depth in exits:
@@ -388,7 +389,7 @@ class Student(nn.Module):
             raise ValueError(f"exit={exit!r}: expected one of {', '.join(map(str, self.depths))}")
         head = self._heads().get(depth)
         if head is None:
-            graduate = copy.deepcopy(self.model).eval()
+            graduate = in_eval_mode(copy.deepcopy(self.model))
             _permute_rows(graduate.get_submodule(self.cutting.whole.classifier), order)
         else:
             cut_at = self.fragments[depth - 1].name
@@ -477,11 +478,6 @@ def _parameters(model: nn.Module, names: Collection[str]) -> frozenset[nn.Parame
             raise ValueError(f"learned has {name!r}; expected names of parameters of the model")
         found.append(known[name])
     return frozenset(found)
-
-
-def _check_growth(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most}")
 
 
 def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:

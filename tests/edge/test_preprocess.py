@@ -49,6 +49,7 @@ def test_constants_come_back_as_floats_or_not_at_all() -> None:
         ([0.5, float("nan"), 0.5], STD, "mean must be 3 finite numbers"),
         (MEAN, [0.2, float("inf"), 0.2], "std must be 3 finite numbers"),
         (MEAN, [0.2, -0.1, 0.2], "std must be positive"),
+        ([123.7, 116.3, 103.5], STD, "mean must be of pixel / 255, so at most 1"),
     ],
 )
 def test_constants_that_cannot_normalise_are_refused(mean, std, message) -> None:

@@ -34,6 +34,23 @@ def test_teachers_are_frozen_and_in_eval_mode():
     assert torch.equal(first, second) and not first.requires_grad
 
 
+@pytest.mark.parametrize("base", [nn.Sequential, nn.Module], ids=["traceable", "not traceable"])
+def test_a_teacher_whose_train_returns_nothing_is_taken(base):
+    class Forgetful(base):
+        def train(self, mode=True):
+            super().train(mode)
+
+        def forward(self, images):
+            return self.inner(images) if isinstance(images, torch.Tensor) else None
+
+    model = Forgetful()
+    model.inner = tiny_model(3)
+    faculty = Faculty([Teacher(model, range(3))])
+    images = torch.randn(2, 3, 16, 16)
+    assert not faculty.model(0).training
+    assert torch.equal(faculty.logits(0, images), faculty.logits(0, images))
+
+
 def test_a_teacher_runs_with_folded_norms_and_stays_as_it_was():
     model = create_model("resnet8", 5)
     for module in model.modules():
