@@ -21,7 +21,7 @@ from edufast.edge.preprocess import Preprocessed, check_constants, normalise
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.modes import in_eval_mode
-from edufast.utils.numbers import whole_numbers
+from edufast.utils.numbers import whole_number, whole_numbers
 from edufast.utils.registry import call_user
 
 Constants = tuple[list[float], list[float]]
@@ -88,6 +88,7 @@ class Original:
         input_size = sizes[0], sizes[1], sizes[2]
         classes = None if classes is None else all_of("classes", classes, str)
         constants = check_constants(mean, std, input_size[0])
+        opset = whole_number("opset", opset)
         noise = samples is None
         if samples is None:
             samples = _noise(input_size, uint8=constants is not None)

@@ -139,6 +139,7 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"classes": ["a"] * 6}, ValueError, "classes: a name appears twice"),
         ({"input_size": (12, 16)}, ValueError, r"input_size is \(12, 16\); expected \(C, H, W\)"),
         ({"input_size": 12}, ValueError, "input_size is 12; expected a sequence of integers"),
+        ({"opset": "18"}, ValueError, "opset is '18'; expected an integer"),
         ({"to": ["onnx"]}, TypeError, "to is of type list; expected str"),
         ({"max_drop": "a"}, ValueError, "max_drop is 'a'; expected points of accuracy from"),
         ({"model": len}, TypeError, "model is .*; expected Module"),
