@@ -85,6 +85,26 @@ def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
         ) from error
 
 
+def to_faster_layout(model: nn.Module, input_size: Sequence[int]) -> bool:
+    """Put the weights of ``model`` in channels_last, in which convolutions are faster, or back if
+    it fails on images like that: many models call ``view(len(x), -1)`` on a feature map.
+
+    Returns:
+        Whether it stays in channels_last. If not, it needs contiguous images.
+    """
+    model.to(memory_format=torch.channels_last)
+    images = _images(model, 1, input_size)
+    if images.dim() == 4:
+        images = images.to(memory_format=torch.channels_last)
+    try:
+        with _borrowed(model, False), torch.no_grad():
+            model(images)
+    except Exception:  # on others as well, perhaps: whoever runs it then says so
+        model.to(memory_format=torch.contiguous_format)
+        return False
+    return True
+
+
 def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
     """Trace a model of one image tensor in train or eval mode.
 

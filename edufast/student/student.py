@@ -15,6 +15,7 @@ from edufast.data.class_map import ClassMap
 from edufast.models.cutting import Fragment, truncate
 from edufast.models.feature_taps import pooled
 from edufast.models.heads import ReferenceHead, check_kind, head_flops, head_width
+from edufast.models.tracing import to_faster_layout
 from edufast.models.wrappers import unwrapped
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
@@ -84,6 +85,7 @@ class Student(nn.Module):
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
         self.classes = 0  # width of the logits
+        self._contiguous = False  # whether the model needs images that are
         self.class_map = ClassMap.of(range(self.num_classes))
 
     @property
@@ -172,6 +174,10 @@ class Student(nn.Module):
             self.model.get_submodule(name).eval()
         return self
 
+    def to_faster_layout(self) -> None:
+        """Put the weights in channels_last, if the model runs on such images; for a School."""
+        self._contiguous = not to_faster_layout(self.model, self.input_size)
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, *input_size) to logits (B, classes), columns in the order of the class map.
 
@@ -179,7 +185,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x = self.cutting.reduced(x)
+        x = self._given(x)
         for depth in range(1, self.grown + 1):
             x = self._run(depth, x)
         return self.read(x, self.grown)
@@ -204,7 +210,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x, heads = self.cutting.reduced(x), self._heads()
+        x, heads = self._given(x), self._heads()
         logits, features = [], []
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
@@ -400,6 +406,11 @@ class Student(nn.Module):
     def _check_grown(self) -> None:
         if self.grown == 0:
             raise RuntimeError("the student has not grown yet: call grow(fragments=1, classes=...)")
+
+    def _given(self, images: Tensor) -> Tensor:
+        """Whole images as the first fragment takes them."""
+        images = self.cutting.reduced(images)
+        return images.contiguous() if self._contiguous else images
 
     def _run(self, depth: int, x: Tensor) -> Tensor:
         """The output of the fragment that ends at ``depth``, from that of the one before."""
