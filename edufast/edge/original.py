@@ -17,7 +17,12 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.edge.calibration import check_calibration
 from edufast.edge.latency import RUNS
 from edufast.edge.parity import ExportError, Images, torch_logits
-from edufast.edge.preprocess import Preprocessed, check_constants, normalise
+from edufast.edge.preprocess import (
+    Preprocessed,
+    check_constants,
+    for_channels_last,
+    normalise,
+)
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.modes import in_eval_mode
@@ -106,8 +111,9 @@ class Original:
             raise ValueError("classes: a name appears twice; expected another for each class")
         if classes is not None and len(classes) != count:
             raise ValueError(f"classes: {len(classes)} names for a model with {count} logits")
+        folded = folded_if_traceable(frozen)
         return cls(
-            model=folded_if_traceable(frozen),
+            model=folded if constants is None else for_channels_last(folded, input_size),
             input_size=input_size,
             constants=constants,
             samples=samples,
