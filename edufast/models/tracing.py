@@ -85,6 +85,20 @@ def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
         ) from error
 
 
+def are_probabilities(answers: Tensor) -> bool:
+    """Whether answers (B, C) to B images are probabilities, as after a softmax, and no logits."""
+    sums = answers.sum(1)
+    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
+
+
+def gives_probabilities(model: nn.Module, input_size: Sequence[int]) -> bool:
+    """Whether a model that can be traced ends in a softmax: its answer to a black image tells."""
+    with _borrowed(model, False), torch.no_grad():
+        answers = model(_images(model, 2, input_size))
+    answers = getattr(answers, "logits", answers)
+    return isinstance(answers, Tensor) and answers.dim() == 2 and are_probabilities(answers)
+
+
 def to_faster_layout(model: nn.Module, input_size: Sequence[int]) -> bool:
     """Put the weights of ``model`` in channels_last, in which convolutions are faster, or back if
     it fails on images like that: many models call ``view(len(x), -1)`` on a feature map.

@@ -18,7 +18,7 @@ from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.models.conv_fusing import fused
 from edufast.models.image_format import ImageFormat
-from edufast.models.tracing import to_faster_layout
+from edufast.models.tracing import are_probabilities, to_faster_layout
 from edufast.teachers.preprocessing import Preprocess
 from edufast.teachers.teacher import Teacher
 from edufast.utils._torch_private import with_own_code
@@ -255,7 +255,7 @@ class Faculty(Sequence[Teacher]):
             for batch in loader.numbered(known[spread], np.zeros_like(spread)):
                 logits = self.logits(k, batch.images, eager=True)
                 right += int((logits.argmax(1) == positions[batch.labels]).sum())
-                probabilities &= _are_probabilities(logits)
+                probabilities &= are_probabilities(logits)
             if not is_first():  # it took part, since the teacher is sharded
                 continue
             if probabilities:
@@ -321,11 +321,6 @@ class Faculty(Sequence[Teacher]):
 
 def _copied(model: nn.Module) -> nn.Module:
     return folded_if_traceable(model).requires_grad_(False)
-
-
-def _are_probabilities(answers: Tensor) -> bool:
-    sums = answers.sum(1)
-    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
 
 
 def _near_chance(correct: int, total: int, classes: int) -> bool:
