@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import re
 import warnings
 import weakref
@@ -543,3 +544,16 @@ def test_a_student_that_needs_contiguous_images_gets_them(compile: bool) -> None
     images = torch.randn(2, 3, 16, 16)
     expected = school.evaluated.eval()(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(graduate(images), expected)
+
+
+def test_a_school_goes_on_in_another_process() -> None:
+    """A pickled one, as multiprocessing sends it, learns what it would have learned here."""
+    curriculum = Curriculum.graded([range(3), range(3, 6)], epochs=2)
+    faculty = tiny_faculty(range(3), range(3, 6))
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    school = School(student, faculty, curriculum, tiny_data(), training=TRAINING)
+    sent = pickle.loads(pickle.dumps(school))
+    torch.manual_seed(5)
+    expected = school.fit().state_dict()
+    torch.manual_seed(5)
+    assert all(map(torch.equal, sent.fit().state_dict().values(), expected.values()))
