@@ -44,6 +44,20 @@ def tiny_model(classes: int = 6) -> nn.Module:
     )
 
 
+class Viewing(nn.Module):
+    """As in many a tutorial: a feature map is flattened by a view, which needs it contiguous."""
+
+    def __init__(self, classes: int = 6) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2, 1)
+        self.second = nn.Conv2d(4, 4, 3, 2, 1)
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.fc(x.view(x.size(0), -1))
+
+
 def tiny_faculty(*slices: range) -> Faculty:
     """Untrained teachers."""
     torch.manual_seed(7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, out_pa
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
 from edufast.utils.errors import one_line
-from edufast.utils.lock import is_locked
+from edufast.utils.lock import folder_lock
 
 _BESIDE = 2  # files in a table, which 80 columns have room for
 
@@ -68,7 +69,7 @@ def export(
     from edufast.edge.parity import ExportError
     from edufast.edge.registry import find_format
     from edufast.edge.trained import export_trained, write_script
-    from edufast.experiments.exporting import read_exportable, record_exports
+    from edufast.experiments.exporting import read_exportable, record_exports, trained_file
 
     formats = {name: user(find_format, name) for name in to.split(",")}
     bundled = out is not None and out.suffix == SUFFIX
@@ -76,27 +77,31 @@ def export(
         fail(f"--out names one file, and --to {len(formats)} formats; expected one of them", 2)
     if out is not None and not bundled and early_exit is not None:
         fail("--out names one file, and --early-exit writes more; expected one of them", 2)
-    if out is None and source.is_dir() and is_locked(source):
-        fail(f"{source} is in use by another process; wait until it ends, or give --out", 2)
     early = None if early_exit is None else user(Target.parse, early_exit)
-    found = user(read_exportable, source, data, model)
-    network, info, images = found.network, found.info, found.data
-    try:
-        if out is not None and bundled:
-            asked = list(formats), max_drop, found.exits, early
-            reports = user(write_bundle, network, info, images, out, *asked)
-        else:
-            exits = found.exits if out is None else None
-            paths = {n: out or found.named.with_suffix(f.SUFFIX) for n, f in formats.items()}
-            reports = user(export_trained, network, info, images, paths, max_drop, exits, early)
-    except ExportError as error:
-        fail(f"{error}; nothing was written", 1)
-    except ValueError as error:  # the images do not fit the model
-        fail(f"{found.weights}: {one_line(error)}", 2)
-    if source.is_dir() and out is None:
-        user(write_script, source)
-        if found.run:
-            user(record_exports, source, reports, info, images)
+    beside = out is None and source.is_dir()
+    folder = source if source.is_dir() else source.parent
+    with ExitStack() as held:
+        if out is None and trained_file(folder).is_file():
+            # Until all is recorded: another process would write files of the same names.
+            user(held.enter_context, folder_lock(folder))
+        found = user(read_exportable, source, data, model)
+        network, info, images = found.network, found.info, found.data
+        try:
+            if out is not None and bundled:
+                asked = list(formats), max_drop, found.exits, early
+                reports = user(write_bundle, network, info, images, out, *asked)
+            else:
+                exits = found.exits if out is None else None
+                paths = {n: out or found.named.with_suffix(f.SUFFIX) for n, f in formats.items()}
+                reports = user(export_trained, network, info, images, paths, max_drop, exits, early)
+        except ExportError as error:
+            fail(f"{error}; nothing was written", 1)
+        except ValueError as error:  # the images do not fit the model
+            fail(f"{found.weights}: {one_line(error)}", 2)
+        if beside:
+            user(write_script, source)
+            if found.run:
+                user(record_exports, source, reports, info, images)
     if as_json:
         for report in reports:
             print(json.dumps({"event": "export", **report.to_dict()}))

@@ -15,10 +15,11 @@ from edufast.experiments import MAX_SEEDS
 
 
 def path_of(name: str) -> Callable[[str], Path]:
-    """A parser of the option or argument ``name``: an empty path would be the current folder."""
+    """A parser of the option or argument ``name``: an empty path would be the current folder, and
+    of ``--out=~/runs`` shells leave the tilde as it is."""
 
     def path(value: str) -> Path:
-        return Path(_not_empty(name, value, "a file or folder"))
+        return Path(os.path.expanduser(_not_empty(name, value, "a file or folder")))
 
     return path
 

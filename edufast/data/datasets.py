@@ -86,7 +86,7 @@ def load_dataset(
         image_size = whole_number("image_size", image_size, least=-(2**63), most=LARGEST_IMAGE)
         if image_size < 8:
             raise UserError(f"image_size: expected at least 8 pixels, got {image_size}")
-    check_instance("holdout", holdout, float, int)
+    check_instance("holdout", holdout, float, int, np.floating)
     if not 0 <= holdout < 1:
         raise UserError(f"holdout: expected a share in [0, 1), got {holdout}")
     seed = whole_number("seed", seed, least=-(2**63))

@@ -132,15 +132,12 @@ def arrays_of(
 def _pixels(where: str, image: Any) -> NDArray[np.uint8]:
     """As (H, W, 3)."""
     if callable(getattr(image, "convert", None)):  # Pillow's
+        if image.mode == "F":
+            _check_range(where, *image.getextrema())
         return np.asarray(eight_bits(image))
     dense = isinstance(image, Tensor) and image.layout == torch.strided and not image.is_meta
     if dense and image.dim() == 3 and image.numel() and image.is_floating_point():
-        low, high = image.min().item(), image.max().item()
-        if not 0 <= low <= high <= 1:
-            raise UserError(
-                f"{where} has values from {low:.3g} to {high:.3g}; expected 0 to 1: a School "
-                "normalises and augments images itself"
-            )
+        _check_range(where, image.min().item(), image.max().item())
         image = (image * 255).round().byte()
     if dense and image.dim() == 3:
         image = image.movedim(0, -1).cpu().numpy()
@@ -157,6 +154,14 @@ def _pixels(where: str, image: Any) -> NDArray[np.uint8]:
         f"{where} is a {what}; expected a PIL image, a uint8 array (H, W, 3), or a tensor "
         "(3, H, W) of uint8 or of floats from 0 to 1"
     )
+
+
+def _check_range(where: str, low: float, high: float) -> None:
+    if not 0 <= low <= high <= 1:
+        raise UserError(
+            f"{where} has values from {low:.3g} to {high:.3g}; expected 0 to 1: a School "
+            "normalises and augments images itself"
+        )
 
 
 def _label(where: str, label: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,31 @@ if TYPE_CHECKING:
 
 Channels = tuple[float, float, float]
 LARGEST_IMAGE = 4096  # pixels a side: far more than any training uses, and a slip takes no memory
+
+
+def channels(name: str, values: Iterable[float]) -> Channels:
+    """The numbers of red, green and blue of pixel / 255, from any three numbers.
+
+    Args:
+        name: "mean" or "std".
+
+    Raises:
+        ValueError: images have no such mean or deviation; the message names it.
+    """
+    try:
+        found = tuple(map(float, values))
+    except (TypeError, ValueError):
+        found = ()
+    if name == "std":
+        right, bound = all(0 < value < math.inf for value in found), " above 0"
+    else:  # larger ones are of pixels from 0 to 255
+        right, bound = all(-math.inf < value <= 1 for value in found), " up to 1"
+    if len(found) != 3 or not right:
+        raise ValueError(
+            f"{name} is {values!r}; expected 3 finite numbers{bound}, one a channel, of pixel / 255"
+        )
+    red, green, blue = found
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,8 @@ class DataSet:
         std: per channel, of pixel / 255, over the same images; above 0.
 
     Raises:
-        TypeError, ValueError: a split or a name is something else, or two classes have one name.
+        TypeError, ValueError: a split or a name is something else, a label is of no class, two
+            classes have one name, or no images have this mean or deviation.
     """
 
     name: str
@@ -102,6 +129,17 @@ class DataSet:
                 raise ValueError(f"classes has {name!r} {count} times; expected each name once")
         for split in ("train", "val"):
             check_instance(split, getattr(self, split), Samples)
+            self._check_labels(split, getattr(self, split).labels)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, channels(name, getattr(self, name)))
+
+    def _check_labels(self, split: str, labels: NDArray[np.int64]) -> None:
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
+        if len(wrong):
+            raise ValueError(
+                f"{split} has the label {labels[wrong[0]]} at position {wrong[0]}; expected 0 to "
+                f"{len(self.classes) - 1}, a position in classes"
+            )
 
     def check_taught(self, classes: Iterable[int]) -> None:
         """Check that ``classes``, positions among the names, can be taught and validated.

@@ -118,7 +118,8 @@ def runs_code(source: str) -> bool:
 
 def parsed(source: str) -> tuple[str | None, Path | None]:
     """The name of the reader, None if ``source`` is a folder of images, and the path. Names take
-    precedence over paths, and paths over import paths."""
+    precedence over paths, and paths over import paths. A path may begin with ``~/``."""
+    source = os.path.expanduser(source)
     name, colon, rest = source.partition(":")
     if name not in DATA_SETS:
         if os.path.isdir(source):  # unlike Path.is_dir, False for a name that is too long
@@ -130,7 +131,7 @@ def parsed(source: str) -> tuple[str | None, Path | None]:
         attribute, second, further = rest.partition(":")
         if is_import_path(f"{name}:{attribute}"):
             name, colon, rest = f"{name}:{attribute}", second, further
-    return name, Path(rest) if colon else None
+    return name, Path(os.path.expanduser(rest)) if colon else None
 
 
 def _recognised(folder: Path) -> str | None:

@@ -26,6 +26,7 @@ from edufast.edge.parity import (
     check_drop,
     measure,
 )
+from edufast.edge.preprocess import for_channels_last
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.student.early_exits import EarlyExit, EveryExit, exit_flops
 from edufast.student.student import Student
@@ -73,7 +74,7 @@ def write_early_exit(
             :class:`edufast.EarlyExit` does, or loses more than the target allows.
     """
     depths, names = student.depths, [f"exit{depth}" for depth in student.depths]
-    every = folded_if_traceable(EveryExit(student))
+    every = for_channels_last(folded_if_traceable(EveryExit(student)), original.input_size)
     proto = form.graph(replace(original, model=every), names)
     cost = np.array(exit_flops(student)) / student.flops(student.grown)
     onnx.save(proto, path, {})

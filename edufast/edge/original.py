@@ -17,10 +17,16 @@ from edufast.data.centre_crop import CentreCrop
 from edufast.edge.calibration import check_calibration
 from edufast.edge.latency import RUNS
 from edufast.edge.parity import ExportError, Images, torch_logits
-from edufast.edge.preprocess import Preprocessed, check_constants, normalise
+from edufast.edge.preprocess import (
+    Preprocessed,
+    check_constants,
+    for_channels_last,
+    normalise,
+)
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.utils.instances import all_of, check_instance
-from edufast.utils.numbers import whole_numbers
+from edufast.utils.modes import in_eval_mode
+from edufast.utils.numbers import whole_number, whole_numbers
 from edufast.utils.registry import call_user
 
 Constants = tuple[list[float], list[float]]
@@ -87,6 +93,7 @@ class Original:
         input_size = sizes[0], sizes[1], sizes[2]
         classes = None if classes is None else all_of("classes", classes, str)
         constants = check_constants(mean, std, input_size[0])
+        opset = whole_number("opset", opset)
         noise = samples is None
         if samples is None:
             samples = _noise(input_size, uint8=constants is not None)
@@ -104,8 +111,9 @@ class Original:
             raise ValueError("classes: a name appears twice; expected another for each class")
         if classes is not None and len(classes) != count:
             raise ValueError(f"classes: {len(classes)} names for a model with {count} logits")
+        folded = folded_if_traceable(frozen)
         return cls(
-            model=folded_if_traceable(frozen),
+            model=folded if constants is None else for_channels_last(folded, input_size),
             input_size=input_size,
             constants=constants,
             samples=samples,
@@ -152,7 +160,7 @@ def _frozen(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU in eval mode, without torch.compile's wrapper."""
     inner = getattr(model, "_orig_mod", model)
     copied: nn.Module = call_user("model cannot be copied", _copied, inner)
-    return copied.eval().requires_grad_(False)
+    return in_eval_mode(copied).requires_grad_(False)
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -39,6 +39,31 @@ class Preprocessed(nn.Module):
         return self.model(pixels.permute(0, 3, 1, 2))
 
 
+class Contiguous(nn.Module):
+    """``model`` on contiguous images: those that are made of bytes have their channels last."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        logits: Tensor = self.model(images.contiguous())
+        return logits
+
+
+def for_channels_last(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
+    """``model`` in eval mode, or :class:`Contiguous` where it fails on an image whose channels are
+    last, as one does that calls ``view(len(x), -1)`` on a feature map."""
+    channels, height, width = input_size
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, height, width, channels).permute(0, 3, 1, 2))
+    except Exception:
+        return Contiguous(model).eval()
+    return model
+
+
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """(N, H, W, C) uint8 image bytes to (N, C, H, W) float32, as in the training pipeline.
 
@@ -66,6 +91,8 @@ def check_constants(
     for name, values in (("mean", means), ("std", deviations)):
         if len(values) != channels or not np.isfinite(values).all():
             raise ValueError(f"{name} must be {channels} finite numbers, one per channel: {values}")
+    if max(means) > 1:
+        raise ValueError(f"mean must be of pixel / 255, so at most 1: {means}")
     if min(deviations) <= 0:
         raise ValueError(f"std must be positive: {deviations}")
     return means, deviations

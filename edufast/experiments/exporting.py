@@ -111,7 +111,7 @@ def record_exports(
     folder: Path, reports: Iterable[ExportReport], info: ModelInfo, data: DataSet
 ) -> None:
     """Log what was exported into the run's folder, ask it about the images set aside, and write the
-    report again.
+    report again. The caller holds the folder's lock, from before the first file is written.
 
     Args:
         folder: of the run.
@@ -120,15 +120,14 @@ def record_exports(
         data: that it was trained on.
 
     Raises:
-        UserError: another process is in the folder, or the event log is damaged.
+        UserError: the event log is damaged.
     """
     run = RunFolder(folder)
-    with folder_lock(folder):
-        log = EventLog(run.metrics)
-        for report in reports:
-            log.write(ExportEvent.of(report))
-        keep_answers(run, info, data)
-        write_report(folder)
+    log = EventLog(run.metrics)
+    for report in reports:
+        log.write(ExportEvent.of(report))
+    keep_answers(run, info, data)
+    write_report(folder)
 
 
 def record_devices(folder: Path, rows: Iterable[DeviceRow]) -> None:

@@ -15,6 +15,7 @@ from edufast.data import Augment, Batch, Loader, Samples
 from edufast.data.image_files import files_of, unreadable
 from edufast.experiments.cost import Cost
 from edufast.experiments.recipe import Recipe, TrainingSection
+from edufast.models.tracing import to_faster_layout
 from edufast.models.zoo import create_model
 from edufast.training.settings import autocast
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
@@ -141,12 +142,15 @@ def _speeds(
     clock: Callable[[], float],
 ) -> tuple[float, float]:
     """FLOP/s of training steps and of forward passes."""
-    model = model.to(device).to(memory_format=torch.channels_last)
     shape = 3, image_size, image_size
+    model = model.to(device)
+    faster = to_faster_layout(model, shape)
     flops = forward_flops(model, shape)
     fitting = int(_LARGEST_STEP / (TRAINING_FACTOR * flops))
     count = max(2, min(training.batch_size, fitting))
-    images = torch.zeros(count, *shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(count, *shape, device=device)
+    if faster:
+        images = images.to(memory_format=torch.channels_last)
 
     def forward() -> torch.Tensor:
         with autocast(images.device, training.precision):

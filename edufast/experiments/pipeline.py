@@ -19,6 +19,7 @@ from edufast.experiments.exporting import read_exportable, record_exports
 from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+from edufast.utils.lock import folder_lock
 
 STAGES = "pipeline.json"  # in the run's folder: what its bundle was made of
 BUNDLE = f"student{SUFFIX}"
@@ -59,10 +60,18 @@ def deliver(folder: Path, gates: Gates) -> Delivered:
     and report, and replay the bundle.
 
     Raises:
-        UserError: the run is not finished, or what it has cannot be exported.
+        UserError: the run is not finished, what it has cannot be exported, or another process is in
+            the folder.
         ExportError: a file fails verification; an earlier bundle stays.
         ReplayError: the bundle does not do here what it did when it was exported.
     """
+    with folder_lock(folder):
+        cached = _bundled(folder, gates)
+    return Delivered(folder / BUNDLE, cached, replay(folder / BUNDLE))
+
+
+def _bundled(folder: Path, gates: Gates) -> bool:
+    """See :func:`deliver`; whether the bundle was there already."""
     bundle, made_of = folder / BUNDLE, _made_of(folder, gates)
     cached = _is_whole(bundle) and _noted(folder) == [made_of, hash_of(bundle / CONTRACT)]
     if not cached:
@@ -79,7 +88,7 @@ def deliver(folder: Path, gates: Gates) -> Delivered:
         record_exports(folder, beside, found.info, found.data)
         with atomic_write(folder / STAGES) as temporary:
             temporary.write_text(json.dumps([made_of, hash_of(bundle / CONTRACT)]) + "\n", "utf-8")
-    return Delivered(bundle, cached, replay(bundle))
+    return cached
 
 
 def _made_of(folder: Path, gates: Gates) -> str:

@@ -13,6 +13,7 @@ from torch import fx, nn
 from edufast.models.tracing import trace
 from edufast.utils._torch_private import is_hooked
 from edufast.utils.errors import UserError
+from edufast.utils.modes import in_eval_mode
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,7 +33,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Raises:
         UserError: the model cannot be traced.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = in_eval_mode(copy.deepcopy(model))
     modules = dict(folded.named_modules())
     for layer, norm in _foldable(trace(folded, training=False).nodes, modules):
         _fold(layer, norm)
@@ -47,7 +48,7 @@ def folded_if_traceable(model: nn.Module) -> nn.Module:
     try:
         return fold_batch_norm(model)
     except UserError:
-        return copy.deepcopy(model).eval()
+        return in_eval_mode(copy.deepcopy(model))
 
 
 @torch.no_grad()

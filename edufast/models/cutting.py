@@ -20,6 +20,7 @@ from edufast.models.tracing import (
     measure,
     module_path,
     trace,
+    traced_module,
     try_out,
 )
 from edufast.utils.errors import UserError
@@ -192,7 +193,7 @@ def truncate(
     output = graph.output_node()
     with graph.inserting_before(output):
         output.args = (graph.call_module("exit", output.args),)
-    parts: dict[str, Any] = {"exit": fx.symbolic_trace(head)}
+    parts: dict[str, Any] = {"exit": traced_module(head)}
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr") and node.target != "exit":
             parts[str(node.target)] = attrgetter(str(node.target))(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edufast.data.samples import Channels
+from edufast.data.samples import Channels, channels
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.numbers import whole_number
 
@@ -36,7 +35,7 @@ class ImageFormat(NamedTuple):
             ValueError: a value that no images can have; the message names it.
         """
         size = None if size is None else whole_number("image_size", size)
-        return cls(_channels("mean", mean), _channels("std", std, above=0), size)
+        return cls(channels("mean", mean), channels("std", std), size)
 
 
 def timm_format(model: nn.Module) -> ImageFormat:
@@ -95,15 +94,3 @@ def processor_format(processor: Any) -> ImageFormat:
 def _processed(processor: Any, image: np.ndarray) -> Tensor:
     pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
     return pixels
-
-
-def _channels(name: str, values: Sequence[float], above: float = -math.inf) -> Channels:
-    try:
-        found = tuple(map(float, values))
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != 3 or not all(above < value < math.inf for value in found):
-        bound = f" above {above}" if above > -math.inf else ""
-        raise ValueError(f"{name} is {values!r}; expected 3 finite numbers{bound}, one a channel")
-    red, green, blue = found
-    return red, green, blue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import linecache
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from edufast.utils.flops import counted_flops
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
+# torch.fx replaces methods of nn.Module, for all threads, while it traces.
+_ONE_AT_A_TIME = threading.RLock()
 _BATCHES = (1, 2)  # batch sizes; what differs between them depends on the batch
 
 
@@ -82,6 +85,40 @@ def try_out(model: nn.Module, input_size: Sequence[int]) -> None:
         ) from error
 
 
+def are_probabilities(answers: Tensor) -> bool:
+    """Whether answers (B, C) to B images are probabilities, as after a softmax, and no logits."""
+    sums = answers.sum(1)
+    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
+
+
+def gives_probabilities(model: nn.Module, input_size: Sequence[int]) -> bool:
+    """Whether a model that can be traced ends in a softmax: its answer to a black image tells."""
+    with _borrowed(model, False), torch.no_grad():
+        answers = model(_images(model, 2, input_size))
+    answers = getattr(answers, "logits", answers)
+    return isinstance(answers, Tensor) and answers.dim() == 2 and are_probabilities(answers)
+
+
+def to_faster_layout(model: nn.Module, input_size: Sequence[int]) -> bool:
+    """Put the weights of ``model`` in channels_last, in which convolutions are faster, or back if
+    it fails on images like that: many models call ``view(len(x), -1)`` on a feature map.
+
+    Returns:
+        Whether it stays in channels_last. If not, it needs contiguous images.
+    """
+    model.to(memory_format=torch.channels_last)
+    images = _images(model, 1, input_size)
+    if images.dim() == 4:
+        images = images.to(memory_format=torch.channels_last)
+    try:
+        with _borrowed(model, False), torch.no_grad():
+            model(images)
+    except Exception:  # on others as well, perhaps: whoever runs it then says so
+        model.to(memory_format=torch.contiguous_format)
+        return False
+    return True
+
+
 def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = None) -> Trace:
     """Trace a model of one image tensor in train or eval mode.
 
@@ -93,7 +130,7 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
     """
     name = type(model).__name__
     try:
-        with _borrowed(model, training):
+        with _ONE_AT_A_TIME, _borrowed(model, training):
             tracer = _Tracer(model, input_size)
             nodes = list(tracer.trace(model).nodes)
             _refuse_assigned(model)
@@ -104,6 +141,13 @@ def trace(model: nn.Module, training: bool, input_size: Sequence[int] | None = N
             "into a submodule, which then stays in one piece"
         ) from error
     return Trace(nodes, _crossings(nodes, sizes), sizes)
+
+
+def traced_module(model: nn.Module) -> fx.GraphModule:
+    """The model's own code, as one graph; for a module of ours, which can be traced."""
+    with _ONE_AT_A_TIME:
+        graph = _Tracer(model, None).trace(model)
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 class _Tracer(fx.Tracer):
@@ -118,6 +162,7 @@ class _Tracer(fx.Tracer):
         self._input_size = input_size
         self._examples: list[_Example] = []  # created when first needed
         self._running = False  # whether an example is running the original modules
+        self._thread = threading.get_ident()
 
     def create_args_for_root(
         self,
@@ -179,8 +224,12 @@ class _Tracer(fx.Tracer):
         finally:
             self._running = False
 
+    def _bypassed(self) -> bool:
+        """Whether a module is not being traced: by an example, or in another thread."""
+        return self._running or threading.get_ident() != self._thread
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self._running:
+        if self._bypassed():
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -189,7 +238,7 @@ class _Tracer(fx.Tracer):
         return childless or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self._running:
+        if self._bypassed():
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         buffers = m._buffers.copy()

@@ -20,6 +20,7 @@ from edufast.models.zoo import create_model
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.files import atomic_write
+from edufast.utils.modes import in_eval_mode
 from edufast.utils.numbers import MOST_CLASSES
 from edufast.utils.registry import is_import_path
 
@@ -231,7 +232,7 @@ def load_model(
     misfit = _load(network, state)
     if misfit:
         raise UserError(f"{path} does not fit {info.model}: {misfit}")
-    return network.eval(), info
+    return in_eval_mode(network), info
 
 
 def _load(network: nn.Module, state: dict[str, Tensor]) -> str:

@@ -15,12 +15,14 @@ from edufast.data.class_map import ClassMap
 from edufast.models.cutting import Fragment, truncate
 from edufast.models.feature_taps import pooled
 from edufast.models.heads import ReferenceHead, check_kind, head_flops, head_width
+from edufast.models.tracing import to_faster_layout
 from edufast.models.wrappers import unwrapped
 from edufast.student.optimizer import copy_rows, follow_growth
 from edufast.student.sized_cutting import SizedCutting
 from edufast.utils.choices import HeadKind
 from edufast.utils.flops import TRAINING_FACTOR
 from edufast.utils.instances import all_of, check_instance
+from edufast.utils.modes import in_eval_mode
 from edufast.utils.numbers import whole_number
 
 
@@ -83,6 +85,7 @@ class Student(nn.Module):
         self.grown = 0  # number of fragments that exist
         self._frozen = 0
         self.classes = 0  # width of the logits
+        self._contiguous = False  # whether the model needs images that are
         self.class_map = ClassMap.of(range(self.num_classes))
 
     @property
@@ -171,6 +174,10 @@ class Student(nn.Module):
             self.model.get_submodule(name).eval()
         return self
 
+    def to_faster_layout(self) -> None:
+        """Put the weights in channels_last, if the model runs on such images; for a School."""
+        self._contiguous = not to_faster_layout(self.model, self.input_size)
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, *input_size) to logits (B, classes), columns in the order of the class map.
 
@@ -178,7 +185,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x = self.cutting.reduced(x)
+        x = self._given(x)
         for depth in range(1, self.grown + 1):
             x = self._run(depth, x)
         return self.read(x, self.grown)
@@ -203,7 +210,7 @@ class Student(nn.Module):
             RuntimeError: the student has not grown yet.
         """
         self._check_grown()
-        x, heads = self.cutting.reduced(x), self._heads()
+        x, heads = self._given(x), self._heads()
         logits, features = [], []
         for depth, fragment in enumerate(self.fragments[: self.grown], 1):
             if depth == len(self.fragments):
@@ -288,8 +295,8 @@ class Student(nn.Module):
             check_instance(name, value, bool)
         if optimizer is not None:
             check_instance("optimizer", optimizer, torch.optim.Optimizer)
-        _check_growth("fragments", fragments, max(self.grown, 1), len(self.fragments))
-        _check_growth("classes", classes, max(self.classes, 1), self.num_classes)
+        fragments = whole_number("fragments", fragments, max(self.grown, 1), len(self.fragments))
+        classes = whole_number("classes", classes, max(self.classes, 1), self.num_classes)
         deeper, wider = fragments > self.grown, classes > self.classes
         keep_rows = keep_rows and deeper and self.grown > 0
         if keep_rows and self.row_width(fragments) != self.row_width(self.grown):
@@ -336,7 +343,7 @@ class Student(nn.Module):
         classes or, if the student has not grown yet, all classes.
         """
         count = self.grown if fragments is None else fragments
-        _check_growth("fragments", count, 0, len(self.fragments))
+        count = whole_number("fragments", count, 0, len(self.fragments))
         exits = self.depths if fragments is None else (count,)
         total = sum(fragment.flops for fragment in self.fragments[:count])
         for depth in exits:
@@ -388,7 +395,7 @@ class Student(nn.Module):
             raise ValueError(f"exit={exit!r}: expected one of {', '.join(map(str, self.depths))}")
         head = self._heads().get(depth)
         if head is None:
-            graduate = copy.deepcopy(self.model).eval()
+            graduate = in_eval_mode(copy.deepcopy(self.model))
             _permute_rows(graduate.get_submodule(self.cutting.whole.classifier), order)
         else:
             cut_at = self.fragments[depth - 1].name
@@ -399,6 +406,11 @@ class Student(nn.Module):
     def _check_grown(self) -> None:
         if self.grown == 0:
             raise RuntimeError("the student has not grown yet: call grow(fragments=1, classes=...)")
+
+    def _given(self, images: Tensor) -> Tensor:
+        """Whole images as the first fragment takes them."""
+        images = self.cutting.reduced(images)
+        return images.contiguous() if self._contiguous else images
 
     def _run(self, depth: int, x: Tensor) -> Tensor:
         """The output of the fragment that ends at ``depth``, from that of the one before."""
@@ -477,11 +489,6 @@ def _parameters(model: nn.Module, names: Collection[str]) -> frozenset[nn.Parame
             raise ValueError(f"learned has {name!r}; expected names of parameters of the model")
         found.append(known[name])
     return frozenset(found)
-
-
-def _check_growth(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name}={value!r}: expected an integer from {least} to {most}")
 
 
 def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from edufast.data.image_files import naming_unreadable
 from edufast.models.bn_folding import folded_if_traceable
 from edufast.models.conv_fusing import fused
 from edufast.models.image_format import ImageFormat
+from edufast.models.tracing import are_probabilities, to_faster_layout
 from edufast.teachers.preprocessing import Preprocess
 from edufast.teachers.teacher import Teacher
 from edufast.utils._torch_private import with_own_code
@@ -47,12 +48,12 @@ class Answer(NamedTuple):
 class Faculty(Sequence[Teacher]):
     """Teachers in a fixed order, frozen, in eval mode.
 
-    The models that run are private copies in channels-last layout, with batch norm folded into the
-    layers before it if torch.fx can trace the model: later changes to a model do not affect its
-    copy, nor the other way round. In half precision on a GPU, convolutions run fused with what
-    follows them (:mod:`edufast.models.conv_fusing`), but for irregular numbers of images. Teachers
-    run one after another, so that memory holds the activations of only one. Of a teacher with
-    ``shard``, on several ranks, a Faculty keeps this rank's share only.
+    The models that run are private copies, in channels-last layout if they run in it, with batch
+    norm folded into the layers before it if torch.fx can trace the model: later changes to a model
+    do not affect its copy, nor the other way round. In half precision on a GPU, convolutions run
+    fused with what follows them (:mod:`edufast.models.conv_fusing`), but for irregular numbers of
+    images. Teachers run one after another, so that memory holds the activations of only one. Of a
+    teacher with ``shard``, on several ranks, a Faculty keeps this rank's share only.
 
     Args:
         teachers: any number, including none.
@@ -119,6 +120,8 @@ class Faculty(Sequence[Teacher]):
             Replays(teacher.name, None if shard else self.device)
             for teacher, shard in zip(self._teachers, self._sharded, strict=True)
         ]
+        # Whether a model needs contiguous images: not known at first; a sharded one is not tried.
+        self._contiguous = [False if shard else None for shard in self._sharded]
         # Whether a model writes into its images, which others read after it: not known at first.
         self._writes = [True] * len(self._teachers)
 
@@ -133,7 +136,9 @@ class Faculty(Sequence[Teacher]):
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
         """FLOPs (2 x multiply-adds) of a forward pass for one image, (3, H, W) for the student."""
-        return forward_flops(self._models[teacher], self.input_size(teacher, input_size))
+        size = self.input_size(teacher, input_size)
+        self._choose_layout(teacher, size)
+        return forward_flops(self._models[teacher], size)
 
     def input_size(self, teacher: int, input_size: Sequence[int]) -> tuple[int, ...]:
         """Shape that ``teacher`` expects of an image that is (3, H, W) for the student."""
@@ -161,6 +166,7 @@ class Faculty(Sequence[Teacher]):
                 not been called, which tells it those of the images.
         """
         images = self._expected_images(teacher, images)
+        self._choose_layout(teacher, images.shape[1:])
         if eager:
             return self._run(teacher, self._models[teacher], images)
         return self._replays[teacher](self._run, teacher, self._regular[teacher], images)
@@ -203,6 +209,11 @@ class Faculty(Sequence[Teacher]):
         if self._sharded[teacher]:
             self.logits(teacher, image, eager=True)
 
+    def _choose_layout(self, k: int, input_size: Sequence[int]) -> None:
+        """Once, of the weights of a teacher and of the images that it is given."""
+        if self._contiguous[k] is None:
+            self._contiguous[k] = not to_faster_layout(self._models[k], input_size)
+
     def _to_be_sharded(self) -> list[bool]:
         """Whether each teacher is. A script may not have connected with the other ranks yet."""
         if any(teacher.shard for teacher in self._teachers):
@@ -244,7 +255,7 @@ class Faculty(Sequence[Teacher]):
             for batch in loader.numbered(known[spread], np.zeros_like(spread)):
                 logits = self.logits(k, batch.images, eager=True)
                 right += int((logits.argmax(1) == positions[batch.labels]).sum())
-                probabilities &= _are_probabilities(logits)
+                probabilities &= are_probabilities(logits)
             if not is_first():  # it took part, since the teacher is sharded
                 continue
             if probabilities:
@@ -275,6 +286,8 @@ class Faculty(Sequence[Teacher]):
 
     def _run(self, k: int, model: Callable[[Tensor], object], images: Tensor) -> Tensor:
         images = images if self.dtype is None else images.to(self.dtype)
+        if self._contiguous[k]:
+            images = images.contiguous()
         if self._writes[k]:
             images = images.clone()
         try:
@@ -308,11 +321,6 @@ class Faculty(Sequence[Teacher]):
 
 def _copied(model: nn.Module) -> nn.Module:
     return folded_if_traceable(model).requires_grad_(False)
-
-
-def _are_probabilities(answers: Tensor) -> bool:
-    sums = answers.sum(1)
-    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
 
 
 def _near_chance(correct: int, total: int, classes: int) -> bool:

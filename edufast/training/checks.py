@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from edufast.data import Batch, DataSet, Samples
 from edufast.data.image_files import files_of
 from edufast.distill import Algorithm, FeatureAlgorithm
 from edufast.models.global_batch_norm import batch_norms
+from edufast.models.tracing import gives_probabilities
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
@@ -110,6 +112,11 @@ def _check_student(student: Student, data: DataSet) -> None:
                 f"{name} of the student is {parameter.dtype}; expected torch.float32, and "
                 "Training(precision='bf16') to compute in bfloat16"
             )
+    if gives_probabilities(student.model, student.input_size):
+        warnings.warn(
+            "the student gives probabilities; expected logits, as they are before a softmax",
+            stacklevel=3,
+        )
     expected = (3, data.image_size, data.image_size)
     if student.input_size != expected:
         raise ValueError(

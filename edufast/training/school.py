@@ -16,6 +16,7 @@ from edufast.data.image_files import naming_unreadable
 from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
+from edufast.training.arguments import check_same, described
 from edufast.training.checkpoint import (
     load_optimizer,
     restore,
@@ -95,7 +96,9 @@ class School:
         self.training = training or Training()
         self.progress = Progress()
         check_fit(student, faculty, curriculum, data, algorithm, self.training)
-        self.student = student.to(self.device).to(memory_format=torch.channels_last)
+        self._arguments = described(student, faculty, curriculum, data, algorithm, self.training)
+        self.student = student.to(self.device)
+        self.student.to_faster_layout()
         self.algorithm = algorithm.to(self.device)
         quiet = not ranks.is_first()
         self._bar = TrainingBar(self.options.name, len(curriculum.grades), quiet=quiet)
@@ -128,7 +131,13 @@ class School:
 
     @property
     def plan(self) -> GradePlan:
-        """The current grade's plan."""
+        """The current grade's plan.
+
+        Raises:
+            RuntimeError: all grades have been taught.
+        """
+        if self.progress.grade >= len(self.plans):
+            raise RuntimeError(f"all {len(self.plans)} grades have been taught; none is current")
         return self.plans[self.progress.grade]
 
     @property
@@ -246,7 +255,12 @@ class School:
     # --- a grade, an epoch, a step -----------------------------------------------------------
 
     def begin_grade(self) -> None:
-        """Bring student, algorithm and optimiser into the current grade."""
+        """Bring student, algorithm and optimiser into the current grade.
+
+        Raises:
+            RuntimeError: all grades have been taught.
+        """
+        plan = self.plan
         # A School of other data may have prepared the faculty since this one was made.
         self.faculty.prepare(self.data, self.training.augment)
         with self.progress.phase("growth"):
@@ -258,7 +272,7 @@ class School:
             self.training,
             average=self._growth.average,
             exit_weight=self.curriculum.exit_weight,
-            steps=self.plan.steps,
+            steps=plan.steps,
             alike=self.curriculum.order == "mixed",
         )
         # Building the pipeline of a loader takes time: once a grade, not once an epoch. On a GPU
@@ -399,6 +413,7 @@ class School:
         state = {
             "name": self.options.name,
             "seed": self.options.seed,
+            "arguments": self._arguments,
             "progress": asdict(self.progress),
             "begun": self._growth.begun,
             "student": self.student.state_dict(),
@@ -429,6 +444,8 @@ class School:
                 f"the checkpoint has {'an' if 'average' in state else 'no'} average of the "
                 f"student; expected that of a training with ema {self.training.ema:g}"
             )
+        # Checkpoints did not always hold them.
+        check_same(state.get("arguments", self._arguments), self._arguments)
         at = Progress(**state["progress"])
         current = self.plans[min(at.grade, len(self.plans) - 1)]
         at.check(grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader))

@@ -166,7 +166,7 @@ class SchoolOptions:
         seed: of the order and the augmentation of the samples.
         event_log: receives the events of steps, epochs and grades; None: they are discarded.
         checkpoint: file that makes the training resumable: if it exists, ``fit`` continues from
-            it. None: not resumable.
+            it, or refuses one that a School with other arguments wrote. None: not resumable.
         name: of the training, in events and in the progress bar.
 
     Raises:

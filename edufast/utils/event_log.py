@@ -30,6 +30,10 @@ class Event:
 Listener = Callable[[Event], None]
 
 
+def _nothing() -> None:
+    """Not a lambda, which cannot be pickled."""
+
+
 class EventLog:
     """Appends events to ``path``, and passes them to listeners.
 
@@ -47,7 +51,7 @@ class EventLog:
         self,
         path: str | os.PathLike[str] | None = None,
         listeners: Iterable[Listener] = (),
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = _nothing,
     ) -> None:
         self._listeners, self._check = tuple(listeners), check
         self._path = None if path is None else Path(path)

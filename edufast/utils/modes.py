@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def in_eval_mode(model: Model) -> Model:
+    """``model``, after it was put in eval mode.
+
+    ``model.eval()`` returns what ``train`` returns, which is nothing if a network overrides it to
+    keep some layers frozen and forgets to return itself.
+    """
+    model.eval()
+    return model
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The command that writes a trained student as files for the edge."""
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -11,8 +14,9 @@ import torch
 import yaml
 
 from edufast.data import Samples, load_dataset
+from edufast.edge import trained
 from edufast.models.weights import load_model, save_model
-from edufast.utils.lock import folder_lock
+from edufast.utils.lock import folder_lock, is_locked
 from tests.cli.weights import save
 from tests.commands import edufast, events, one_line
 
@@ -47,11 +51,26 @@ def test_a_run_folder_is_exported_where_it_is(data, tmp_path):
     )
 
 
-def test_a_run_that_goes_on_writes_its_files_itself(copy):
+@pytest.mark.parametrize("source", ["", "student.safetensors"])
+def test_a_run_that_goes_on_writes_its_files_itself(copy, source):
     with folder_lock(copy):
-        text = one_line(edufast("export", copy, code=2))
-    assert "in use by another process; wait until it ends, or give --out" in text
+        text = one_line(edufast("export", copy / source, code=2))
+    assert f"in use by process {os.getpid()}" in text
     assert not list(copy.glob("*.onnx"))
+
+
+def test_nobody_else_writes_into_a_run_while_it_is_exported(copy, monkeypatch):
+    """Another export would write files of the same names, and then be refused its record."""
+    held = []
+
+    def export_trained(*arguments):
+        held.append(is_locked(copy))
+        return trained.export_trained(*arguments)
+
+    patched = SimpleNamespace(export_trained=export_trained, write_script=trained.write_script)
+    monkeypatch.setitem(sys.modules, "edufast.edge.trained", patched)
+    edufast("export", copy)
+    assert held == [True] and not is_locked(copy)
 
 
 def test_a_class_that_was_renamed_since_is_told(copy, folder, tmp_path):

@@ -88,3 +88,10 @@ def test_a_name_to_write_that_is_not_utf_8_is_refused_before_anything_is_trained
     assert error.value.exit_code == 2
     assert r"--out is 'caf\udce9'; expected a name in UTF-8" in capfd.readouterr().err
     assert out_path("é") == Path("é")
+
+
+def test_a_path_may_begin_with_a_tilde(monkeypatch):
+    """Shells leave that of --out=~/runs as it is, and a folder called ~ would be made."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert out_path("~/runs/a") == path_of("run")("~/runs/a") == Path("/home/me/runs/a")
+    assert out_path("a~/b") == Path("a~/b")

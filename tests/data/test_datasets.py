@@ -31,7 +31,7 @@ def test_the_holdout_is_a_share_of_every_class_of_training(seed):
     assert images_of(held.val).isdisjoint(images_of(usual.val))  # the test split is left alone
     share = np.bincount(held.val.labels) / np.bincount(usual.train.labels)
     assert np.allclose(share, 0.25, atol=0.01)
-    again = load_dataset("digits", image_size=8, seed=seed, holdout=0.25)
+    again = load_dataset("digits", image_size=8, seed=seed, holdout=np.float32(0.25))
     assert np.array_equal(held.val.images, again.val.images)
     assert held.mean == pytest.approx((held.train.images / 255).mean(axis=(0, 1, 2)))
 

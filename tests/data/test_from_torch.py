@@ -149,6 +149,16 @@ def test_greys_of_more_than_8_bits_are_scaled_as_those_of_files_are() -> None:
     np.testing.assert_array_equal(images[0, :, :, 0], (deep / 257).round().astype(np.uint8))
 
 
+def test_greys_of_floats_reach_from_0_to_1() -> None:
+    """Pillow's convert("F") gives up to 255, which would be white."""
+    shares = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    small = Items([Image.fromarray(shares)] * 4, [0, 1, 0, 1])
+    assert DataSet.from_torch(small, small).train.images.max() == 255
+    large = Items([Image.fromarray(IMAGE + 9).convert("F")] * 4, [0, 1, 0, 1])
+    with pytest.raises(UserError, match=r"train\[0\] has values from .*; expected 0 to 1"):
+        DataSet.from_torch(large, large)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -121,6 +121,15 @@ def test_a_source_can_be_named_from_another_folder(mypackage, tmp_path, monkeypa
         assert absolute_source(expected) == expected
 
 
+def test_a_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    """Shells leave that of --set data.source=~/own as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own").mkdir()
+    assert parsed("~/own") == (None, tmp_path / "own")
+    assert parsed("arrays:~/own") == ("arrays", tmp_path / "own")
+    assert absolute_source("~/own") == str(tmp_path / "own")
+
+
 def test_only_an_import_path_runs_code_that_nothing_else_has_named(mypackage, tmp_path):
     mypackage.declare("edufast.data_sets", zoo="mypackage.data:pets")
     assert runs_code("mypackage.data:pets") and runs_code(f"mypackage.data:pets:{tmp_path}")

@@ -15,6 +15,7 @@ from edufast.edge.parity import ExportError
 from edufast.edge.preprocess import Preprocessed, normalise
 from edufast.utils.errors import UserError
 from tests.edge.cases import CLASSES, MEAN, SIZE, STD, reference
+from tests.tiny import Viewing
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -139,6 +140,7 @@ def test_verify_refuses_what_is_no_model(model, samples, tmp_path) -> None:
         ({"classes": ["a"] * 6}, ValueError, "classes: a name appears twice"),
         ({"input_size": (12, 16)}, ValueError, r"input_size is \(12, 16\); expected \(C, H, W\)"),
         ({"input_size": 12}, ValueError, "input_size is 12; expected a sequence of integers"),
+        ({"opset": "18"}, ValueError, "opset is '18'; expected an integer"),
         ({"to": ["onnx"]}, TypeError, "to is of type list; expected str"),
         ({"max_drop": "a"}, ValueError, "max_drop is 'a'; expected points of accuracy from"),
         ({"model": len}, TypeError, "model is .*; expected Module"),
@@ -165,3 +167,11 @@ def test_bad_arguments(model, samples, tmp_path, change, error, message) -> None
     with pytest.raises(error, match=message):
         export(path=path, **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_flattens_a_feature_map_by_a_view_is_exported(tmp_path) -> None:
+    """Bytes are normalised with their channels last, which its view cannot take."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    model = Viewing()
+    options = {"input_size": (3, 16, 16), "mean": MEAN, "std": STD, "samples": images}
+    assert export(model, tmp_path / "v.onnx", **options).parity.agreement == 1

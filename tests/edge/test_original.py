@@ -38,6 +38,15 @@ def test_a_model_that_writes_into_its_images_leaves_the_samples(samples) -> None
     assert (images == samples.transpose(0, 3, 1, 2)).all()
 
 
+def test_a_model_whose_train_returns_nothing_is_taken(samples) -> None:
+    class Forgetful(nn.Sequential):
+        def train(self, mode: bool = True) -> None:
+            super().train(mode)
+
+    model = Forgetful(nn.Flatten(), nn.Dropout(), nn.Linear(576, 6))
+    assert not Original.of(model, **OPTIONS).model.training
+
+
 class Slices:
     """Images that are given in slices only, and which ones were asked for."""
 

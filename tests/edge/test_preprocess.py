@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from edufast.edge.preprocess import Preprocessed, check_constants, normalise
+from edufast.edge.preprocess import Preprocessed, check_constants, for_channels_last, normalise
 from tests.edge.cases import MEAN, STD, normalised
+from tests.tiny import Viewing, tiny_model
 
 
 def test_preprocessing_matches_torch(samples) -> None:
@@ -49,8 +50,17 @@ def test_constants_come_back_as_floats_or_not_at_all() -> None:
         ([0.5, float("nan"), 0.5], STD, "mean must be 3 finite numbers"),
         (MEAN, [0.2, float("inf"), 0.2], "std must be 3 finite numbers"),
         (MEAN, [0.2, -0.1, 0.2], "std must be positive"),
+        ([123.7, 116.3, 103.5], STD, "mean must be of pixel / 255, so at most 1"),
     ],
 )
 def test_constants_that_cannot_normalise_are_refused(mean, std, message) -> None:
     with pytest.raises(ValueError, match=message):
         check_constants(mean, std, 3)
+
+
+def test_a_model_that_flattens_a_feature_map_by_a_view_gets_contiguous_images():
+    viewing, other = Viewing().eval(), tiny_model().eval()
+    found = for_channels_last(viewing, (3, 16, 16))
+    images = torch.randn(2, 16, 16, 3).permute(0, 3, 1, 2)
+    assert torch.equal(found(images), viewing(images.contiguous())) and not found.training
+    assert for_channels_last(other, (3, 16, 16)) is other

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from edufast.edge.device_rows import DeviceRow
 from edufast.edge.export import ExportReport
 from edufast.edge.latency import Latency
@@ -13,8 +11,6 @@ from edufast.edge.parity import ClassAccuracy, Parity
 from edufast.experiments.exporting import record_exports
 from edufast.experiments.run_folder import RunFolder
 from edufast.models.weights import ModelInfo
-from edufast.utils.errors import UserError
-from edufast.utils.lock import folder_lock
 from tests.experiments.logs import RUN, write
 from tests.tiny import tiny_data
 
@@ -51,11 +47,3 @@ def test_they_are_logged_once_each_and_the_latest_is_shown(tmp_path: Path) -> No
     ):
         assert cell in page
     assert ">old:" not in page
-
-
-def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
-    folder = write(tmp_path, [RUN])
-    before = (folder / "metrics.jsonl").read_text()
-    with folder_lock(folder), pytest.raises(UserError, match="is in use by"):
-        record_exports(folder, [report("s.onnx", "b")], INFO, DATA)
-    assert (folder / "metrics.jsonl").read_text() == before

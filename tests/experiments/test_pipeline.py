@@ -8,6 +8,7 @@ from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
 from edufast.edge.exit_choice import Target
 from edufast.experiments.pipeline import Gates, _is_whole, _made_of, deliver
 from edufast.utils.errors import UserError
+from edufast.utils.lock import folder_lock
 
 GATES = Gates(("onnx",), 0.5, None)
 
@@ -55,4 +56,10 @@ def test_a_bundle_is_whole_until_one_of_its_files_is_damaged(tmp_path, name, dam
 def test_a_run_that_is_not_finished_is_one_line(tmp_path) -> None:
     with pytest.raises(UserError, match="holds no finished student"):
         deliver(tmp_path, GATES)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path) -> None:
+    with folder_lock(tmp_path), pytest.raises(UserError, match="is in use by"):
+        deliver(tmp_path, GATES)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

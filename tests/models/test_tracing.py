@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,9 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edufast.models.cutting import cut
-from edufast.models.tracing import compile_graph, measure, module_path, trace, try_out
+from edufast.models.tracing import (
+    Trace,
+    compile_graph,
+    measure,
+    module_path,
+    to_faster_layout,
+    trace,
+    try_out,
+)
 from edufast.utils.errors import UserError
 from tests.models.networks import Block, Residual, run
+from tests.tiny import Viewing, tiny_model
 
 
 def test_slices_of_a_trace_in_a_row_are_the_model() -> None:
@@ -215,3 +226,50 @@ def test_modes_of_submodules_survive() -> None:
     model.blocks[1].eval()
     cut(model, 2, input_size=(8,))
     assert [block.training for block in model.blocks] == [True, False, True, True]
+
+
+def test_other_threads_run_and_trace_models_at_the_same_time() -> None:
+    """torch.fx replaces what calls a module, in all threads."""
+    other = nn.Sequential(nn.Linear(8, 5), nn.ReLU())
+    entered = threading.Event()
+
+    class Traced(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self is second and not entered.is_set():
+                entered.set()
+            elif self is first:
+                ran.append(pool.submit(other, torch.ones(1, 8)).result())
+                tracing.append(pool.submit(trace, nn.Sequential(second), False))
+                entered.wait(0.2)  # which it does only if both trace at once
+            return super().forward(x)
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = first
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner.forward(x)
+
+    first, second = Traced(8, 8), Traced(8, 8)
+    ran: list[Tensor] = []
+    tracing: list[Future[Trace]] = []
+    called = nn.Module.__call__
+    with ThreadPoolExecutor() as pool:
+        assert len(trace(Root(), False).nodes)
+        assert len(tracing[0].result().nodes)
+    assert torch.equal(ran[0], other(torch.ones(1, 8))) and nn.Module.__call__ is called
+
+
+def test_weights_are_channels_last_where_the_model_runs_on_such_images() -> None:
+    def last(model: nn.Module) -> list[bool]:
+        maps = [p for p in model.parameters() if p.dim() == 4]
+        return [p.is_contiguous(memory_format=torch.channels_last) for p in maps]
+
+    model, viewing = tiny_model(), Viewing()
+    assert to_faster_layout(model, (3, 16, 16)) and all(last(model))
+    assert not to_faster_layout(viewing, (3, 16, 16)) and not any(last(viewing))
+    flat = nn.Sequential(nn.Unflatten(1, (3,)), nn.Flatten(), nn.Linear(192, 2))
+    flat.forward = lambda x: flat[2](x.view(len(x), -1))  # type: ignore[method-assign]
+    assert not to_faster_layout(flat, (3, 8, 8))
+    assert to_faster_layout(Residual(), (8,))

@@ -175,12 +175,12 @@ def test_new_head_follows_mode_and_dtype() -> None:
 @pytest.mark.parametrize(
     ("fragments", "classes", "message"),
     [
-        (1, 6, "fragments=1: expected an integer from 2 to 3"),
-        (4, 6, "fragments=4"),
-        (2.5, 6, "fragments=2.5"),
-        (2, 5, "classes=5: expected an integer from 6 to 10"),
-        (3, 11, "classes=11"),
-        (2, "6", "classes='6'"),
+        (1, 6, "fragments is 1; expected at least 2"),
+        (4, 6, "fragments is 4; expected at most 3"),
+        (2.5, 6, "fragments is 2.5; expected an integer"),
+        (2, 5, "classes is 5; expected at least 6"),
+        (3, 11, "classes is 11; expected at most 10"),
+        (2, "6", "classes is '6'; expected an integer"),
     ],
 )
 def test_growth_is_checked_and_changes_nothing(fragments: int, classes: int, message: str) -> None:
@@ -192,15 +192,21 @@ def test_growth_is_checked_and_changes_nothing(fragments: int, classes: int, mes
     assert (model.grown, model.classes, model.head) == (2, 6, head)
 
 
+def test_numbers_of_numpy_grow_a_student() -> None:
+    model = student()
+    model.grow(fragments=np.int64(2), classes=np.int32(6))
+    assert (model.grown, model.classes) == (2, 6) and model.flops(np.int64(1)) == model.flops(1)
+
+
 def test_before_the_first_growth() -> None:
     model = student()
     assert list(model.active_parameters()) == []
     assert model.flops() == 0
     with pytest.raises(RuntimeError, match="call grow"):
         model(images())
-    with pytest.raises(ValueError, match="fragments=0: expected an integer from 1"):
+    with pytest.raises(ValueError, match="fragments is 0; expected at least 1"):
         model.grow(fragments=0, classes=2)
-    with pytest.raises(ValueError, match="classes=0: expected an integer from 1"):
+    with pytest.raises(ValueError, match="classes is 0; expected at least 1"):
         model.grow(fragments=1, classes=0)
 
 
@@ -216,6 +222,21 @@ def test_active_parameters_are_those_with_gradients() -> None:
 
 
 # Graduation
+
+
+class Forgetful(nn.Sequential):
+    """Keeps its first layer in eval mode and, like many, forgets to return itself."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self[0].eval()
+
+
+def test_a_model_whose_train_returns_nothing_graduates() -> None:
+    model = Student(Forgetful(*tiny_model()), 2, input_size=(3, 16, 16))
+    model.grow(fragments=2, classes=6)
+    graduate = model.graduate()
+    assert isinstance(graduate, Forgetful) and not graduate[1].training
 
 
 def test_graduate_is_the_plain_model() -> None:
@@ -358,7 +379,7 @@ def test_flops_are_counted_ones(head: str) -> None:
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
             model.eval()(images(1))
         assert model.flops() == model.flops(fragments) == counter.get_total_flops()
-    with pytest.raises(ValueError, match="fragments=4"):
+    with pytest.raises(ValueError, match="fragments is 4"):
         model.flops(4)
 
 

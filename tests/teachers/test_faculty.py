@@ -17,6 +17,7 @@ from edufast.utils.errors import UserError
 from tests.tiny import (
     TRAINING,
     Constant,
+    Viewing,
     constant_faculty,
     tiny_data,
     tiny_faculty,
@@ -32,6 +33,33 @@ def test_teachers_are_frozen_and_in_eval_mode():
     assert not any(p.requires_grad for k in (0, 1) for p in faculty.model(k).parameters())
     first, second = (faculty.logits(0, IMAGES) for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad
+
+
+@pytest.mark.parametrize("base", [nn.Sequential, nn.Module], ids=["traceable", "not traceable"])
+def test_a_teacher_whose_train_returns_nothing_is_taken(base):
+    class Forgetful(base):
+        def train(self, mode=True):
+            super().train(mode)
+
+        def forward(self, images):
+            return self.inner(images) if isinstance(images, torch.Tensor) else None
+
+    model = Forgetful()
+    model.inner = tiny_model(3)
+    faculty = Faculty([Teacher(model, range(3))])
+    images = torch.randn(2, 3, 16, 16)
+    assert not faculty.model(0).training
+    assert torch.equal(faculty.logits(0, images), faculty.logits(0, images))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_teacher_that_needs_contiguous_images_gets_them(layout):
+    model = Viewing(3)
+    faculty = Faculty([Teacher(model, range(3))])
+    assert faculty.flops(0, (3, 16, 16)) > 0
+    images = torch.randn(2, 3, 16, 16)
+    found = faculty.logits(0, images.to(memory_format=layout))
+    torch.testing.assert_close(found, model(images).detach())
 
 
 def test_a_teacher_runs_with_folded_norms_and_stays_as_it_was():
@@ -296,4 +324,5 @@ def test_only_what_writes_into_its_images_is_given_a_copy():
     faculty = Faculty([Teacher(Same(), range(4))])
     for _ in range(3):
         faculty.logits(0, IMAGES)
-    assert [images is IMAGES for images in seen] == [False, True, True]
+    tried, *given = seen  # a black image tells which layout it runs in
+    assert len(tried) == 1 and [images is IMAGES for images in given] == [False, True, True]

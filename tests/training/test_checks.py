@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
@@ -36,6 +38,17 @@ def test_a_student_whose_weights_are_on_meta_is_refused():
     student = Student(tiny_model().to("meta"), 1, input_size=(3, 16, 16))
     with pytest.raises(ValueError, match=r"weight of the student is on meta; expected a tensor w"):
         School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Identity(), nn.ReLU()])
+def test_a_student_that_gives_probabilities_is_told(end):
+    """Its losses would be those of a softmax of a softmax, from which it hardly learns."""
+    student = Student(nn.Sequential(tiny_model(), end), 1, input_size=(3, 16, 16))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        School(student, Faculty([]), Curriculum([Grade(1, range(6))]), tiny_data())
+    expected = ["the student gives probabilities; expected logits, as they are before a softmax"]
+    assert [str(w.message) for w in caught] == expected * isinstance(end, nn.Softmax)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import re
 import warnings
 import weakref
@@ -27,7 +28,7 @@ from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted, TrainingError
 from edufast.utils.event_log import EventLog
 from tests.pair import on_ranks
-from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
+from tests.tiny import TRAINING, Viewing, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
 SLICES = [range(0, 2), range(2, 4), range(4, 6)]
@@ -524,3 +525,35 @@ def test_every_epoch_ends_with_a_call_and_its_note(capsys):
     assert seen[-1][1] == trained.progress.accuracy
     told = capsys.readouterr().err
     assert all(f"images/s, note {number}" in told for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_student_that_needs_contiguous_images_gets_them(compile: bool) -> None:
+    """Images and weights are in channels_last otherwise, where its view fails."""
+    student = Student(Viewing(), 2, input_size=(3, 16, 16))
+    school = School(
+        student,
+        Faculty([Teacher(Viewing(), range(6))]),
+        Curriculum(
+            [Grade(1, range(3)), Grade(1, range(3, 6), [0], target="full")], exit_weight=0.3
+        ),
+        tiny_data(),
+        training=replace(TRAINING, ema=0.5, compile=compile),
+    )
+    graduate = school.fit()
+    images = torch.randn(2, 3, 16, 16)
+    expected = school.evaluated.eval()(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(graduate(images), expected)
+
+
+def test_a_school_goes_on_in_another_process() -> None:
+    """A pickled one, as multiprocessing sends it, learns what it would have learned here."""
+    curriculum = Curriculum.graded([range(3), range(3, 6)], epochs=2)
+    faculty = tiny_faculty(range(3), range(3, 6))
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    school = School(student, faculty, curriculum, tiny_data(), training=TRAINING)
+    sent = pickle.loads(pickle.dumps(school))
+    torch.manual_seed(5)
+    expected = school.fit().state_dict()
+    torch.manual_seed(5)
+    assert all(map(torch.equal, sent.fit().state_dict().values(), expected.values()))

@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from edufast.utils.modes import eval_mode
+from edufast.utils.modes import eval_mode, in_eval_mode
 
 
 def test_every_module_gets_its_own_mode_back():
@@ -14,3 +14,12 @@ def test_every_module_gets_its_own_mode_back():
         raise KeyError
     assert [module.training for module in model.modules()] == before
     assert len(set(before)) == 2
+
+
+def test_a_model_whose_train_returns_nothing_is_put_in_eval_mode():
+    class Forgetful(nn.Dropout):
+        def train(self, mode=True):
+            super().train(mode)
+
+    model = Forgetful()
+    assert in_eval_mode(model) is model and not model.training
