@@ -115,7 +115,7 @@ def _check_student(student: Student, data: DataSet) -> None:
     if gives_probabilities(student.model, student.input_size):
         warnings.warn(
             "the student gives probabilities; expected logits, as they are before a softmax",
-            stacklevel=3,
+            stacklevel=4,
         )
     expected = (3, data.image_size, data.image_size)
     if student.input_size != expected:
