@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from edufast.edge.bundle import write_bundle
 from edufast.models.weights import ModelInfo
+from tests.commands import write_pictures
 from tests.tiny import tiny_data, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -56,6 +58,23 @@ def test_a_graded_training_in_one_file(run, tmp_path):
     told = run("cifar_in_one_file.py", tmp_path, 16)
     assert re.findall(r"grade (\d): (\d) classes", told) == [("1", "2"), ("2", "4"), ("3", "6")]
     assert float(re.findall(r"accuracy ([\d.]+)%", told)[0]) > 70
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_a_timm_model_teaches_on_pictures_of_ones_own(run, tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    data = tiny_data(classes=3)
+    for samples in (data.train, data.val):  # of three colours, which may be mirrored and cropped
+        samples.images[np.arange(len(samples)), ..., samples.labels] //= 4
+    write_pictures(data, tmp_path)
+    torch.manual_seed(0)
+    teacher = timm.create_model("test_resnet", num_classes=3)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(match="teacher 0"):  # it knows nothing, and the labels do
+        told = run("timm_teacher.py", tmp_path, "test_resnet", "teacher.safetensors")
+    assert float(re.findall(r"accuracy ([\d.]+)%", told)[0]) > 80
+    assert (tmp_path / "student.onnx").is_file()
 
 
 def test_the_loss_in_a_loop_of_ones_own(run):
