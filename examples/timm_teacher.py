@@ -20,7 +20,7 @@ data = edufast.DataSet.from_torch(
 classes = range(len(data.classes))
 
 network = timm.create_model(name, num_classes=len(classes), checkpoint_path=weights)
-teacher = edufast.Teacher.pretrained(network, classes)  # at the size and normalisation of its config
+teacher = edufast.Teacher.pretrained(network, classes)  # at its own image size
 
 small = edufast.create_model("resnet20", len(classes))
 student = edufast.Student(small, grades=1, input_size=(3, 64, 64))
