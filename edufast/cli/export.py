@@ -78,7 +78,6 @@ def export(
     if out is not None and not bundled and early_exit is not None:
         fail("--out names one file, and --early-exit writes more; expected one of them", 2)
     early = None if early_exit is None else user(Target.parse, early_exit)
-    beside = out is None and source.is_dir()
     folder = source if source.is_dir() else source.parent
     with ExitStack() as held:
         if out is None and trained_file(folder).is_file():
@@ -98,7 +97,7 @@ def export(
             fail(f"{error}; nothing was written", 1)
         except ValueError as error:  # the images do not fit the model
             fail(f"{found.weights}: {one_line(error)}", 2)
-        if beside:
+        if out is None and source.is_dir():
             user(write_script, source)
             if found.run:
                 user(record_exports, source, reports, info, images)

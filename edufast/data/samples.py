@@ -23,7 +23,13 @@ LARGEST_IMAGE = 4096  # pixels a side: far more than any training uses, and a sl
 
 
 def channels(name: str, values: Iterable[float]) -> Channels:
-    """The numbers of red, green and blue of pixel / 255, from any three numbers.
+    """:func:`constants` of red, green and blue."""
+    red, green, blue = constants(name, values, 3)
+    return red, green, blue
+
+
+def constants(name: str, values: Iterable[float], count: int) -> tuple[float, ...]:
+    """Mean or deviation of pixel / 255, as a float for each of ``count`` channels.
 
     Args:
         name: "mean" or "std".
@@ -39,12 +45,12 @@ def channels(name: str, values: Iterable[float]) -> Channels:
         right, bound = all(0 < value < math.inf for value in found), " above 0"
     else:  # larger ones are of pixels from 0 to 255
         right, bound = all(-math.inf < value <= 1 for value in found), " up to 1"
-    if len(found) != 3 or not right:
+    if len(found) != count or not right:
         raise ValueError(
-            f"{name} is {values!r}; expected 3 finite numbers{bound}, one a channel, of pixel / 255"
+            f"{name} is {values!r}; expected {count} finite numbers{bound}, one a channel, of "
+            "pixel / 255"
         )
-    red, green, blue = found
-    return red, green, blue
+    return found
 
 
 @dataclass(frozen=True)

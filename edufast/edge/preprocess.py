@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edufast.data.samples import constants
+
 
 class Preprocessed(nn.Module):
     """Preprocessing followed by ``model``: image bytes in, logits out.
@@ -87,12 +89,4 @@ def check_constants(
     if mean is None or std is None:
         missing = "mean" if mean is None else "std"
         raise ValueError(f"mean and std must be given together: {missing} is missing")
-    means, deviations = [float(m) for m in mean], [float(s) for s in std]
-    for name, values in (("mean", means), ("std", deviations)):
-        if len(values) != channels or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be {channels} finite numbers, one per channel: {values}")
-    if max(means) > 1:
-        raise ValueError(f"mean must be of pixel / 255, so at most 1: {means}")
-    if min(deviations) <= 0:
-        raise ValueError(f"std must be positive: {deviations}")
-    return means, deviations
+    return list(constants("mean", mean, channels)), list(constants("std", std, channels))

@@ -40,7 +40,7 @@ def described(
     for path, part in algorithm.named_modules():
         where = f"algorithm.{path}." if path else "algorithm."
         for name, value in vars(part).items():
-            if isinstance(value, int | float | str) and name[0] != "_" and name != "training":
+            if _is_option(value) and name[0] != "_" and name != "training":
                 found[where + name] = value
     for name in ("order", "schedule", "keep_rows", "keep_state", "exit_weight"):
         found[f"curriculum.{name}"] = getattr(curriculum, name)
@@ -65,6 +65,12 @@ def check_same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
         was, found = before.get(name, "missing"), now.get(name, "missing")
         if was != found:
             raise ValueError(f"{name} was {was} and is {found} now")
+
+
+def _is_option(value: object) -> bool:
+    """Whether a value is alike in every process as text: a number, a name, or several of them."""
+    several = value if isinstance(value, tuple | list) else (value,)
+    return all(isinstance(one, int | float | str) for one in several)
 
 
 def _described(samples: Samples) -> str:

@@ -17,7 +17,7 @@ from edufast.utils.files import atomic_write
 from edufast.utils.ranks import from_first
 
 _FAMILY = b"EDUFAST"
-_MAGIC = _FAMILY + b"3"  # incremented when older checkpoints can no longer be read
+_MAGIC = _FAMILY + b"4"  # incremented when older checkpoints can no longer be read
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 

@@ -444,8 +444,7 @@ class School:
                 f"the checkpoint has {'an' if 'average' in state else 'no'} average of the "
                 f"student; expected that of a training with ema {self.training.ema:g}"
             )
-        # Checkpoints did not always hold them.
-        check_same(state.get("arguments", self._arguments), self._arguments)
+        check_same(state["arguments"], self._arguments)
         at = Progress(**state["progress"])
         current = self.plans[min(at.grade, len(self.plans) - 1)]
         at.check(grade=len(self.plans), epoch=current.grade.epochs, step=len(current.loader))

@@ -43,8 +43,8 @@ def test_the_evidence_for_the_cpu_is_what_was_measured():
         for rival in ("eager", "compile")
     }
     assert CHOICES[0].evidence.startswith(
-        f"kd_loss is faster than eager in {ahead['eager']} of {len(measured)} shapes, "
-        f"than torch.compile in {ahead['compile']}"
+        f"kd_loss is faster than eager in {ahead['eager']} and than torch.compile in "
+        f"{ahead['compile']} of {len(measured)} shapes:"
     )
 
 

@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -61,14 +59,13 @@ def test_a_run_that_goes_on_writes_its_files_itself(copy, source):
 
 def test_nobody_else_writes_into_a_run_while_it_is_exported(copy, monkeypatch):
     """Another export would write files of the same names, and then be refused its record."""
-    held = []
+    held, export_trained = [], trained.export_trained
 
-    def export_trained(*arguments):
+    def watched(*arguments):
         held.append(is_locked(copy))
-        return trained.export_trained(*arguments)
+        return export_trained(*arguments)
 
-    patched = SimpleNamespace(export_trained=export_trained, write_script=trained.write_script)
-    monkeypatch.setitem(sys.modules, "edufast.edge.trained", patched)
+    monkeypatch.setattr(trained, "export_trained", watched)
     edufast("export", copy)
     assert held == [True] and not is_locked(copy)
 

@@ -95,6 +95,16 @@ def test_names_that_only_one_of_them_has_are_told() -> None:
         check_same({"a": "1"}, {})
 
 
+def test_several_numbers_of_an_algorithm_are_arguments() -> None:
+    student = Student(tiny_model(), 2, input_size=(3, 16, 16))
+    one, other = (
+        described(student, tiny_faculty(*SLICES), CURRICULUM, DATA, algorithm, TRAINING)
+        for algorithm in (create_algorithm("dkd"), create_algorithm("dkd", other=2.0))
+    )
+    with pytest.raises(ValueError, match=r"algorithm.params was \(1.0, 8.0\) and is \(1.0, 2.0\)"):
+        check_same(one, other)
+
+
 def test_options_of_inner_algorithms_are_arguments() -> None:
     student = Student(tiny_model(), 2, input_size=(3, 16, 16))
     algorithm = create_algorithm("fitnet", logits={"name": "kd", "alpha": 0.8})

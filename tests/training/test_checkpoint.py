@@ -64,8 +64,8 @@ def test_missing_and_foreign_files(tmp_path):
 def test_a_checkpoint_of_another_version_is_refused_in_a_line(tmp_path):
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"a": 1})
-    path.write_bytes(path.read_bytes().replace(b"EDUFAST3", b"EDUFAST1", 1))
-    with pytest.raises(UserError, match="another version of EduFast: found format 1; expected 3"):
+    path.write_bytes(path.read_bytes().replace(b"EDUFAST4", b"EDUFAST1", 1))
+    with pytest.raises(UserError, match="another version of EduFast: found format 1; expected 4"):
         load_checkpoint(path)
 
 
@@ -227,7 +227,7 @@ def test_what_is_no_state_of_a_training_counts_as_damaged(tmp_path):
 def test_a_checkpoint_that_holds_no_torch_file_counts_as_damaged(tmp_path):
     path = tmp_path / "c.pt"
     for payload in (b"", b"PK", b"\x80\x02.", b"x" * 100):
-        path.write_bytes(b"EDUFAST3" + hashlib.sha256(payload).digest() + payload)
+        path.write_bytes(b"EDUFAST4" + hashlib.sha256(payload).digest() + payload)
         with pytest.raises(DamagedCheckpoint, match="something else than plain data") as caught:
             load_checkpoint(path)
         assert "\n" not in str(caught.value)
