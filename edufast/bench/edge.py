@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,13 +34,14 @@ def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRo
         UserError: there is nothing to measure, a table has another line, or a row is of a file that
             the run does not have.
     """
-    if tables:
-        rows = [row for table in tables for row in read_rows(table)]
-        record_devices(where, rows)
-    else:
-        rows = [measure_here(file) for file in _files(where)]
-    if out is not None:
-        with atomic_write(out) as temporary:
+    # A place that cannot be written to is told before anything is measured.
+    with nullcontext() if out is None else atomic_write(out) as temporary:
+        if tables:
+            rows = [row for table in tables for row in read_rows(table)]
+            record_devices(where, rows)
+        else:
+            rows = [measure_here(file) for file in _files(where)]
+        if temporary is not None:
             temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
     Console(markup=False).print(_table(rows))
     return rows

@@ -71,7 +71,7 @@ def bench_kd(
     from edufast.bench.benchmark import run
 
     if model:
-        return user(kd_loss_model.main, out)
+        return user(_alone, out, kd_loss_model.main, out)
     with _beside_compiled():
         user(_alone, out, run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
 
@@ -153,9 +153,9 @@ def bench_train(
     which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
     with _beside_compiled():
         if accuracy:
-            user(train.main_accuracy, out, where, threads, seeds)
+            user(_alone, out, train.main_accuracy, out, where, threads, seeds)
         elif profile:
-            user(train.main_profile, out, where, threads, *which)
+            user(_alone, out, train.main_profile, out, where, threads, *which)
         else:
             contests = user(train.cases, quick, where, *which)
             user(_alone, out, run, train.BENCHMARK, quick, out, where, threads, contests)

@@ -19,6 +19,10 @@ from edufast.utils.errors import UserError, unknown
 from edufast.utils.files import atomic_write
 
 
+# Keys of a recipe that change nothing about how a student of a sweep is trained.
+_OF_NO_TRAINING = {"name", "baselines", "variants"}
+
+
 class SweepConfig(Section):
     """What a sweep folder is for; its sweep.yaml.
 
@@ -109,7 +113,7 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
         only: names of the variants wanted; none: all.
 
     Raises:
-        UserError: a variant is not valid, or there is none of a name.
+        UserError: a variant is not valid, there is none of a name, or two are the same training.
     """
     variants: dict[str, dict[str, Any]] = recipe.variants
     if not variants and not vary:
@@ -126,8 +130,13 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
         if name not in variants:
             raise unknown("--only", name, variants)
     chosen = {name: changes for name, changes in variants.items() if not only or name in only}
+    trainings: dict[str, str] = {}
     for name, changes in chosen.items():
-        recipe.variant(changes, f"variant {name}")
+        varied = recipe.variant(changes, f"variant {name}")
+        training = f"{changes.get('method', 'education')} {varied.model_dump_json(exclude=_OF_NO_TRAINING)}"
+        same = trainings.setdefault(training, name)
+        if same != name:
+            raise UserError(f"variants {same} and {name} are the same training; expected one")
     return recipe.model_copy(update={"variants": chosen})
 
 

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -114,12 +114,6 @@ def _ready(waiting: Sequence[Task], unfinished: Iterable[Task]) -> list[Task]:
 
 
 def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Console) -> None:
-    logs.mkdir(parents=True, exist_ok=True)
-    threads = max(1, torch.get_num_threads() // jobs)
-    pool = [_Worker(logs / f"worker{i}.log", threads) for i in range(min(jobs, len(waiting)))]
-    total, done, stopping = len(waiting), 0, False
-    elsewhere: dict[Path, float] = {}  # tasks of other processes, and when to try again
-    failure: Exception | None = None
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -129,56 +123,95 @@ def _run_in_processes(waiting: list[Task], jobs: int, logs: Path, console: Conso
         transient=True,
         disable=not console.is_terminal,
     )
+    total, done = len(waiting), 0
     shown = bar.add_task("trainings", total=total)
-    with deferred_interrupt() as interrupted, bar:
-        try:
-            while True:
-                if not stopping and (interrupted() or failure):
-                    stopping = True
-                    for worker in pool:
-                        worker.interrupt()
-                if not stopping:
-                    _assign(waiting, pool, elsewhere)
-                busy = [worker for worker in pool if worker.task is not None]
-                if not busy and (stopping or not waiting):
-                    break
-                for connection in wait([worker.connection for worker in busy], timeout=0.2):
-                    worker = next(w for w in busy if w.connection is connection)
-                    task = worker.task
-                    assert task is not None
-                    try:
-                        outcome = worker.collect(stopping or interrupted())
-                    except InUse:
-                        waiting.insert(0, task)
-                        elsewhere[task.product] = time.monotonic() + _LOOK_AGAIN
-                        continue
-                    except (TrainingError, UserError) as error:
-                        failure = failure or error
-                        continue
-                    if outcome is not None:
-                        done += 1
-                        bar.update(shown, completed=done)
-                        bar.console.print(f"{done}/{total}  {task.name}: {outcome}")
-        finally:
-            for worker in pool:
-                worker.close()
-    if failure is not None:
-        raise failure
-    if stopping:
+    with deferred_interrupt() as interrupted, bar, _Pool(waiting, jobs, logs) as pool:
+        while pool.busy() or (waiting and not pool.stopping):
+            if interrupted() or pool.failure:
+                pool.stop()
+            pool.assign()
+            for task, outcome in pool.outcomes(interrupted):
+                done += 1
+                bar.update(shown, completed=done)
+                bar.console.print(f"{done}/{total}  {task.name}: {outcome}")
+        stopped = pool.stopping or interrupted()
+    if pool.failure is not None:
+        raise pool.failure
+    if stopped:
         raise Interrupted("trainings")
 
 
-def _assign(waiting: list[Task], pool: Sequence[_Worker], elsewhere: dict[Path, float]) -> None:
-    """Give idle workers the first tasks whose needs are met and which no other process was doing a
-    moment ago."""
-    at_work = [worker.task for worker in pool if worker.task is not None]
-    idle = (worker for worker in pool if worker.task is None)
-    now = time.monotonic()
-    ready = _ready(waiting, [*waiting, *at_work])
-    free = (task for task in ready if elsewhere.get(task.product, now) <= now)
-    for worker, task in zip(idle, free, strict=False):
-        waiting.remove(task)
-        worker.start(task)
+class _Pool:
+    """Processes that do the tasks ``waiting``, from which it takes those that it begins.
+
+    Attributes:
+        stopping: whether the processes were asked to end.
+        failure: why the first task that failed did.
+    """
+
+    def __init__(self, waiting: list[Task], jobs: int, logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        threads = max(1, torch.get_num_threads() // jobs)
+        self.stopping = False
+        self.failure: Exception | None = None
+        self._waiting = waiting
+        self._elsewhere: dict[Path, float] = {}  # tasks of other processes, and when to try again
+        self._workers = [
+            _Worker(logs / f"worker{i}.log", threads) for i in range(min(jobs, len(waiting)))
+        ]
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.close()
+
+    def busy(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
+
+    def stop(self) -> None:
+        """Ask all processes to end, once."""
+        if not self.stopping:
+            self.stopping = True
+            for worker in self._workers:
+                worker.interrupt()
+
+    def assign(self) -> None:
+        """Unless stopping, give idle processes the first tasks whose needs are met and which no
+        other process was doing a moment ago."""
+        if self.stopping:
+            return
+        at_work = [worker.task for worker in self._workers if worker.task is not None]
+        idle = (worker for worker in self._workers if worker.task is None)
+        now = time.monotonic()
+        ready = _ready(self._waiting, [*self._waiting, *at_work])
+        free = (task for task in ready if self._elsewhere.get(task.product, now) <= now)
+        for worker, task in zip(idle, free, strict=False):
+            self._waiting.remove(task)
+            worker.start(task)
+
+    def outcomes(self, interrupted: Callable[[], bool]) -> Iterator[tuple[Task, str]]:
+        """Wait a moment for processes; the tasks that are done now, with their outcomes.
+
+        Args:
+            interrupted: whether something else than :meth:`stop` may have ended processes.
+        """
+        busy = {worker.connection: worker for worker in self.busy()}
+        for connection in wait(list(busy), timeout=0.2):
+            worker = busy[connection]
+            task = worker.task
+            assert task is not None
+            try:
+                outcome = worker.collect(self.stopping or interrupted())
+            except InUse:
+                self._waiting.insert(0, task)
+                self._elsewhere[task.product] = time.monotonic() + _LOOK_AGAIN
+            except (TrainingError, UserError) as error:
+                self.failure = self.failure or error
+            else:
+                if outcome is not None:
+                    yield task, outcome
 
 
 class _Worker:

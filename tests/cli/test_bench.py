@@ -95,11 +95,24 @@ def test_without_a_compiler_what_compares_with_compiled_code_ends_in_one_line(tm
     assert done.returncode == 2 and line.startswith(told) and "(1 of 4)" in progress
 
 
-@pytest.mark.parametrize("name", ["kd", "merge", "augment", "train", "export", "all"])
-def test_a_folder_in_use_or_a_file_is_refused_before_anything_is_measured(name, tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kd",
+        "kd --model",
+        "merge",
+        "augment",
+        "train",
+        "train --profile",
+        "train --accuracy",
+        "export",
+        "all",
+    ],
+)
+def test_a_folder_in_use_or_a_file_is_refused_before_anything_is_measured(command, tmp_path):
     folder, file = tmp_path / "folder", tmp_path / "file"
     file.write_text("")
     with folder_lock(folder):
-        assert "is in use by process" in edufast("bench", name, "-o", folder, code=2).stderr
-    assert len(edufast("bench", name, "-o", file, code=1).stderr.splitlines()) == 1
+        assert "is in use by process" in edufast("bench", *command.split(), "-o", folder, code=2).stderr
+    assert len(edufast("bench", *command.split(), "-o", file, code=1).stderr.splitlines()) == 1
     assert not list(folder.glob("[!.]*"))

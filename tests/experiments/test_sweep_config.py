@@ -31,6 +31,14 @@ def test_vary_makes_every_combination(recipe):
     }
 
 
+def test_variants_that_are_the_same_training_are_refused(recipe):
+    base = parse_recipe(yaml.safe_load(recipe.read_text()) | {"variants": {}})
+    for vary in (["name=a,b"], ["baselines=[],[kd]"]):
+        with pytest.raises(UserError, match="are the same training; expected one"):
+            with_variants(base, vary)
+    assert len(with_variants(base, ["seed=0,1", "budget.flash=1M,2M"]).variants) == 4
+
+
 def test_a_sweep_is_written_alike_in_any_locale(recipe, tmp_path):
     named = yaml.safe_load(recipe.read_text()) | {"variants": {"größer": {"training.lr": 0.2}}}
     path = tmp_path / "recipe.yaml"
