@@ -18,7 +18,6 @@ from edufast.experiments.schema import Section, differences, parse_value, read_s
 from edufast.utils.errors import UserError, unknown
 from edufast.utils.files import atomic_write
 
-
 # Keys of a recipe that change nothing about how a student of a sweep is trained.
 _OF_NO_TRAINING = {"name", "baselines", "variants"}
 
@@ -133,7 +132,8 @@ def with_variants(recipe: Recipe, vary: Sequence[str] = (), only: Sequence[str] 
     trainings: dict[str, str] = {}
     for name, changes in chosen.items():
         varied = recipe.variant(changes, f"variant {name}")
-        training = f"{changes.get('method', 'education')} {varied.model_dump_json(exclude=_OF_NO_TRAINING)}"
+        content = varied.model_dump_json(exclude=_OF_NO_TRAINING)
+        training = f"{changes.get('method', 'education')} {content}"
         same = trainings.setdefault(training, name)
         if same != name:
             raise UserError(f"variants {same} and {name} are the same training; expected one")

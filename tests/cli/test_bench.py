@@ -113,6 +113,7 @@ def test_a_folder_in_use_or_a_file_is_refused_before_anything_is_measured(comman
     folder, file = tmp_path / "folder", tmp_path / "file"
     file.write_text("")
     with folder_lock(folder):
-        assert "is in use by process" in edufast("bench", *command.split(), "-o", folder, code=2).stderr
+        refused = edufast("bench", *command.split(), "-o", folder, code=2)
+    assert "is in use by process" in refused.stderr
     assert len(edufast("bench", *command.split(), "-o", file, code=1).stderr.splitlines()) == 1
     assert not list(folder.glob("[!.]*"))
