@@ -48,14 +48,14 @@ def main() -> None:
 def _compare(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     """Accuracy by training.balance: of pictures as frequent as those in the folder, and of equally
     many of each class."""
-    from edufast.experiments.open_recipe import closed
+    from edufast.experiments.open_recipe import complete
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run import run
     from edufast.experiments.run_folder import RunConfig
 
     source = f"data.source={folder / 'pictures'}"
     content = read_recipe("folder", [source, f"minutes={minutes}", f"seed={seed}"])
-    recipe, _ = closed(content, "folder", "cpu", folder / "undecided", time.process_time)
+    recipe, _ = complete(content, "folder", "cpu", folder / "undecided", time.process_time)
     found: dict[str, Any] = {"student": recipe.student.model, "frequent": {}, "balanced": {}}
     for balance in BALANCES:
         training = recipe.training.model_copy(update={"balance": balance})

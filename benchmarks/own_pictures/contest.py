@@ -80,7 +80,7 @@ def ours(folder: Path, minutes: str, seed: str, weights: str | None = None) -> d
     from sets import mirrors
 
     from edufast.edge.predict import predict
-    from edufast.experiments.open_recipe import closed
+    from edufast.experiments.open_recipe import complete
     from edufast.experiments.recipe import read_recipe
     from edufast.experiments.run import run
     from edufast.experiments.run_folder import RunConfig
@@ -92,7 +92,7 @@ def ours(folder: Path, minutes: str, seed: str, weights: str | None = None) -> d
         changes += ["student.model=resnet8", f"student.weights={weights}"]
     if not mirrors(folder.name):
         changes.append("training.augment.flip=false")  # as docs/own_pictures.md tells for writing
-    recipe, decisions = closed(
+    recipe, decisions = complete(
         read_recipe("folder", changes), "folder", "cpu", out, time.process_time
     )
     config = RunConfig(

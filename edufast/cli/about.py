@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from edufast.cli.common import JsonOption, device_name, fail, show, table, user
+from edufast.cli.common import device_name, fail, show, table, user
+from edufast.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from edufast.experiments.recipe import Recipe
@@ -44,12 +45,12 @@ def recipes(
 ) -> None:
     """List the recipes that come with the package, or describe one and what it costs."""
     from edufast.experiments.recipe import read_recipe, shipped_recipes
-    from edufast.experiments.written import stated
+    from edufast.experiments.written import as_written
 
     if recipe is None:
-        _list([stated(read_recipe(name), name) for name in shipped_recipes()])
+        _list([as_written(read_recipe(name), name) for name in shipped_recipes()])
     else:
-        _describe(user(stated, user(read_recipe, recipe), recipe))
+        _describe(user(as_written, user(read_recipe, recipe), recipe))
 
 
 def _list(shipped: list[Recipe]) -> None:
@@ -97,7 +98,7 @@ def _describe(recipe: Recipe) -> None:
     cost = user(expected_cost, recipe)
     if cost:
         teachers += f": {si(sum(cost.teaching_flops), 'FLOP')} of training"
-        teachers += f", {si(sum(cost.answering_flops), 'FLOP')} of forward passes"
+        teachers += f", {si(sum(cost.forward_flops), 'FLOP')} of forward passes"
         student += f": {cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training"
         pace = Pace(device_name("auto"), recipe.training)
         duration = expected_duration(recipe, cost, size, pace)

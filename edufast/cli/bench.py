@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edufast.cli.common import DeviceOption, device_name, say, user
+from edufast.cli.common import device_name, say, user
 from edufast.cli.environment import computes
-from edufast.cli.options import out_path, path_of, text_of
+from edufast.cli.options import DeviceOption, out_path, path_of, text_of
 from edufast.utils.errors import UserError
 
 bench = typer.Typer(

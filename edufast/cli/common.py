@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they fail, options that several take."""
+"""What the commands share: where they print, and how they fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, ParamSpec, TextIO, TypeVar
+from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich import box
@@ -28,11 +28,6 @@ T = TypeVar("T")
 
 # Messages for people; standard output is for programs.
 console = message_console()
-
-DeviceOption = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def device_name(name: str) -> str:

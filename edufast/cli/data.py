@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import path_of, text_of
+from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.options import JsonOption, path_of, text_of
 
 if TYPE_CHECKING:
     from edufast.data.survey import Sizes, Survey

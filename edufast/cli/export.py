@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import EarlyExitOption, MaxDropOption, ToOption, out_path, path_of, text_of
+from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.options import (
+    EarlyExitOption,
+    JsonOption,
+    MaxDropOption,
+    ToOption,
+    out_path,
+    path_of,
+    text_of,
+)
 from edufast.edge import MAX_DROP
 from edufast.edge.contract import SUFFIX
 from edufast.utils.errors import one_line

@@ -72,6 +72,10 @@ TeachersOption = Annotated[
         help="Use the teachers of this run folder (see edufast teach).",
     ),
 ]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 CacheOption = Annotated[
     Path | None,
     typer.Option(

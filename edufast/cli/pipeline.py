@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from edufast.cli.common import DeviceOption, JsonOption, fail, say, user
+from edufast.cli.common import fail, say, user
 from edufast.cli.options import (
+    DeviceOption,
     EarlyExitOption,
+    JsonOption,
     MaxDropOption,
     OutOption,
     RecipeArgument,
@@ -78,9 +80,9 @@ def _check_exits(recipe: str, overrides: list[str]) -> None:
         UserError: the student of the recipe has no exits, or the recipe makes no sense.
     """
     from edufast.experiments.recipe import read_recipe
-    from edufast.experiments.written import stated
+    from edufast.experiments.written import as_written
 
-    if not stated(read_recipe(recipe, overrides), recipe).curriculum.keeps_exits:
+    if not as_written(read_recipe(recipe, overrides), recipe).curriculum.keeps_exits:
         raise UserError(
             f"--early-exit needs a student with exits, and that of {recipe} has none; expected "
             "curriculum.exit_weight above 0"

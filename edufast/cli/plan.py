@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import ToOption, text_of
+from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.options import JsonOption, ToOption, text_of
 from edufast.utils.numbers import MOST_CLASSES
 from edufast.utils.units import parse_bytes, parse_milliseconds
 

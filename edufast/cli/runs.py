@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edufast.cli.common import JsonOption, fail, say, show, table, user
-from edufast.cli.options import path_of
+from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.options import JsonOption, path_of
 
 if TYPE_CHECKING:
     from edufast.experiments.runs import Comparison, RunState

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar, get_args
 
 import typer
 
-from edufast.cli.common import (
-    DeviceOption,
-    JsonOption,
-    console,
-    device_name,
-    fail,
-    say,
-    table,
-    user,
-)
+from edufast.cli.common import console, device_name, fail, say, table, user
 from edufast.cli.environment import check_environment
 from edufast.cli.options import (
     CacheOption,
+    DeviceOption,
     EqualOption,
     JobsOption,
+    JsonOption,
     LogOption,
     OutOption,
     RecipeArgument,
@@ -236,7 +229,7 @@ def sweep(
     from edufast.experiments.sweep_config import SweepConfig, with_variants
 
     names = [] if only is None else [name.strip() for name in only.split(";")]
-    parsed = user(load_recipe, recipe, set_ or []).located()
+    parsed = user(load_recipe, recipe, set_ or []).with_absolute_paths()
     config = SweepConfig(
         recipe=user(with_variants, parsed, vary or [], names),
         seeds=seeds,
@@ -285,14 +278,14 @@ def _prepared(
 ) -> tuple[Recipe, tuple[Decision, ...], Path]:
     """The recipe with nothing left open and all paths absolute, the decisions made for that, and
     the run's folder."""
-    from edufast.experiments.open_recipe import closed
+    from edufast.experiments.open_recipe import complete
     from edufast.experiments.recipe import read_recipe
-    from edufast.experiments.written import stated
+    from edufast.experiments.written import as_written
     from edufast.utils.ranks import from_first
 
     content = user(read_recipe, recipe, overrides or [])
-    folder = out or Path("runs") / f"{user(stated, content, recipe).name}{suffix}"
-    return *_attempt(folder, from_first, closed, content, recipe, device, folder), folder
+    folder = out or Path("runs") / f"{user(as_written, content, recipe).name}{suffix}"
+    return *_attempt(folder, from_first, complete, content, recipe, device, folder), folder
 
 
 def decisions_table(decisions: tuple[Decision, ...]) -> Table:

@@ -30,19 +30,19 @@ class Cost:
         teaching_flops: of training each of the recipe's teachers; 0 for those that have weights, or
             that nobody asks.
         teaching_samples: that each of them trains on.
-        answering_flops: of each teacher's answers while the student trains, none of them cached.
+        forward_flops: of each teacher's forward passes while the student trains, none cached.
     """
 
     samples: int
     student_flops: int
     teaching_flops: tuple[int, ...]
-    answering_flops: tuple[int, ...]
+    forward_flops: tuple[int, ...]
     teaching_samples: tuple[int, ...]
 
     @property
     def flops(self) -> int:
         """All of them."""
-        return self.student_flops + sum(self.teaching_flops) + sum(self.answering_flops)
+        return self.student_flops + sum(self.teaching_flops) + sum(self.forward_flops)
 
 
 def expected_cost(

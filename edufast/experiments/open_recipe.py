@@ -14,10 +14,10 @@ from edufast.experiments.pace import Pace
 from edufast.experiments.recipe import Recipe, parse_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.schema import override
-from edufast.experiments.written import merged, stated
+from edufast.experiments.written import as_written, merged
 
 
-def closed(
+def complete(
     content: dict[str, Any],
     source: str,
     device: str,
@@ -36,7 +36,7 @@ def closed(
     Raises:
         UserError: the first thing wrong with the recipe or its data.
     """
-    recipe = stated(content, source)
+    recipe = as_written(content, source)
     if recipe.minutes is None:
         return recipe, ()
     if (folder / RUN_FILE).is_file():
@@ -52,13 +52,13 @@ def closed(
     decisions = decide(found, machine, recipe.minutes, flattened(content), learned_at)
     for decision in decisions:
         override(content, decision.key, decision.value, source)
-    return parse_recipe(content, source).located(), tuple(decisions)
+    return parse_recipe(content, source).with_absolute_paths(), tuple(decisions)
 
 
 def _kept(content: dict[str, Any], source: str, kept: RunConfig) -> Recipe:
     """``content`` with what it leaves out as an earlier start of the run decided."""
     known = kept.recipe.model_dump(mode="json")
-    return parse_recipe(merged(known, content), source).located()
+    return parse_recipe(merged(known, content), source).with_absolute_paths()
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -130,7 +130,7 @@ def expected_duration(
     for k, section in enumerate(recipe.teachers):
         train, answer = pace.speeds(section.model, section.image_size or image_size)
         teaching.append(cost.teaching_flops[k] / train + cost.teaching_samples[k] * loading)
-        learning += cost.answering_flops[k] / answer
+        learning += cost.forward_flops[k] / answer
     return Duration(tuple(teaching), learning)
 
 

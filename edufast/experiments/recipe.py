@@ -169,7 +169,7 @@ class Recipe(Section):
                 override(content, key, copy.deepcopy(value), source)
         return parse_recipe(content, source)
 
-    def located(self) -> Recipe:
+    def with_absolute_paths(self) -> Recipe:
         """The recipe with absolute paths, to be found again from another folder."""
         listed = self.data.leave_out
         paths = {
@@ -177,8 +177,8 @@ class Recipe(Section):
             "leave_out": listed and listed.absolute(),
         }
         data = self.data.model_copy(update=paths)
-        teachers = [_located(teacher) for teacher in self.teachers]
-        student = _located(self.student)
+        teachers = [_with_absolute_paths(teacher) for teacher in self.teachers]
+        student = _with_absolute_paths(self.student)
         return self.model_copy(update={"data": data, "student": student, "teachers": teachers})
 
     def check_files(self, source: str = "recipe") -> None:
@@ -317,7 +317,7 @@ def _share(classes: tuple[int, ...], share: str, key: str) -> tuple[int, ...]:
 Trained = TypeVar("Trained", StudentSection, TeacherSection)
 
 
-def _located(section: Trained) -> Trained:
+def _with_absolute_paths(section: Trained) -> Trained:
     """With an absolute path of its weights."""
     if not isinstance(section.weights, Path):
         return section

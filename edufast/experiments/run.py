@@ -171,5 +171,5 @@ def _fill(setup: Setup, faculty: CachedFaculty) -> None:
         f"storing the teachers' logits for {faculty.store.views} views of each of "
         f"{len(setup.data.train):,} samples"
     )
-    count = faculty.fill(setup.methods["education"].curriculum.questions(faculty))
+    count = faculty.fill(setup.methods["education"].curriculum.shown_to(faculty))
     setup.console.print(f"{faculty.folder}: logits of {count:,} views stored")

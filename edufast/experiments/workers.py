@@ -197,9 +197,9 @@ class _Pool:
         Args:
             interrupted: whether something else than :meth:`stop` may have ended processes.
         """
-        busy = {worker.connection: worker for worker in self.busy()}
-        for connection in wait(list(busy), timeout=0.2):
-            worker = busy[connection]
+        busy = self.busy()
+        ready = wait([worker.connection for worker in busy], timeout=0.2)
+        for worker in [worker for worker in busy if worker.connection in ready]:
             task = worker.task
             assert task is not None
             try:

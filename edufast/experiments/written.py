@@ -35,7 +35,7 @@ def check_keys(recipe: str, overrides: Sequence[str]) -> None:
     check(Recipe, _whole(content), recipe)
 
 
-def stated(content: Mapping[str, Any], source: str) -> Recipe:
+def as_written(content: Mapping[str, Any], source: str) -> Recipe:
     """What the recipe says, checked; what is open has stand-ins.
 
     Raises:
@@ -44,7 +44,7 @@ def stated(content: Mapping[str, Any], source: str) -> Recipe:
     student = content.get("student")
     if isinstance(student, Mapping) and student.get("weights") and not student.get("model"):
         raise UserError(f"{source}: student.model: missing; expected the model of student.weights")
-    return parse_recipe(_whole(content), source).located()
+    return parse_recipe(_whole(content), source).with_absolute_paths()
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,13 +142,13 @@ class CachedFaculty(Faculty):
     def stand_by(self, teacher: int, image: Tensor) -> None:
         """Do nothing: sharded teachers do not run when everything is stored."""
 
-    def fill(self, questions: Mapping[int, Collection[int]]) -> int:
+    def fill(self, classes: Mapping[int, Collection[int]]) -> int:
         """Compute all missing logits, with a progress bar. Several ranks share the work, and the
         first one stores it: the same bytes as by a single process.
 
         Args:
-            questions: class ids of the samples that each teacher will be run on, by its position;
-                see :meth:`edufast.training.curriculum.Curriculum.questions`.
+            classes: ids of those whose samples each teacher will be shown, by its position; see
+                :meth:`edufast.training.curriculum.Curriculum.shown_to`.
 
         Returns:
             The number of rows computed.
@@ -158,7 +158,7 @@ class CachedFaculty(Faculty):
                 continues from there.
             RuntimeError: :meth:`prepare` has not been called.
         """
-        wanted = ranks.from_first(self._missing, questions)
+        wanted = ranks.from_first(self._missing, classes)
         total = sum(len(views) for views in wanted.values())
         with (
             naming_unreadable(self._shown.train, self._shown.val),
@@ -176,11 +176,11 @@ class CachedFaculty(Faculty):
         ranks.wait()  # until the first has stored the last
         return total
 
-    def _missing(self, questions: Mapping[int, Collection[int]]) -> dict[int, NDArray[np.int64]]:
+    def _missing(self, classes: Mapping[int, Collection[int]]) -> dict[int, NDArray[np.int64]]:
         """Views of each teacher that are asked for and not stored."""
         store, missing = self.store, {}
-        for k, classes in questions.items():
-            samples = np.isin(self._shown.train.labels, list(classes))
+        for k, ids in classes.items():
+            samples = np.isin(self._shown.train.labels, list(ids))
             missing[k] = np.flatnonzero(~store.stored(k) & samples[:, None])
         return missing
 

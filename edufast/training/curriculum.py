@@ -168,17 +168,17 @@ class Curriculum:
         """The classes taught up to and including ``grade`` (from 0), a slice for each grade."""
         return ClassMap.of(*(g.classes for g in self.grades[: grade + 1]))
 
-    def questions(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
-        """Class ids of the samples that each teacher is run on, by its position in the faculty: its
+    def shown_to(self, teachers: Sequence[Teacher]) -> dict[int, set[int]]:
+        """Class ids of the samples that each teacher is shown, by its position in the faculty: its
         own classes in routed grades, in others all classes, as far as taught at the time."""
-        questions: dict[int, set[int]] = {}
+        shown: dict[int, set[int]] = {}
         for g, grade in enumerate(self.grades):
             for k in grade.teachers:
                 taught = set(self.taught(g).ids)
                 routed = grade.target == "routed"
-                asked = taught.intersection(teachers[k].classes) if routed else taught
-                questions.setdefault(k, set()).update(asked)
-        return questions
+                classes = taught.intersection(teachers[k].classes) if routed else taught
+                shown.setdefault(k, set()).update(classes)
+        return shown
 
     def learning_rate(self, grade: int, step: int, steps: Sequence[int]) -> float:
         """Factor on the base learning rate in ``step`` (from 0) of ``grade`` (from 0).

@@ -45,7 +45,7 @@ def test_a_recipe_says_what_it_takes():
     cost = expected_cost(load_recipe("quickstart"))
     assert f"{cost.samples:,} samples, {si(cost.student_flops, 'FLOP')} of training" in told
     assert f"{si(sum(cost.teaching_flops), 'FLOP')} of training" in told
-    assert f"{si(sum(cost.answering_flops), 'FLOP')} of forward passes" in told
+    assert f"{si(sum(cost.forward_flops), 'FLOP')} of forward passes" in told
     assert f"total {si(cost.flops, 'FLOP')}, about " in told and "on this machine" in told
 
 

@@ -20,7 +20,7 @@ from edufast.experiments.recipe import (
     shipped_recipes,
 )
 from edufast.experiments.teacher_training import load_teacher, train_teacher
-from edufast.experiments.written import stated
+from edufast.experiments.written import as_written
 from edufast.models.weights import read_info
 from edufast.teachers.faculty import Faculty
 from edufast.utils.event_log import EventLog
@@ -94,7 +94,7 @@ def test_as_a_school_counts(recipe: Recipe, tmp_path: Path) -> None:
     assert cost is not None
     assert cost.samples == at.samples
     assert cost.student_flops == at.student_flops
-    assert sum(cost.answering_flops) == at.teacher_flops
+    assert sum(cost.forward_flops) == at.teacher_flops
     assert sum(cost.teaching_flops) == taught
     assert cost.flops == at.student_flops + at.teacher_flops + taught
     assert expected_cost(recipe, data) == cost
@@ -112,12 +112,12 @@ def test_weights_that_are_there_cost_no_training(tmp_path: Path) -> None:
     weights.touch()
     taught = [{**teacher, "weights": str(weights)} for teacher in SLICES]
     cost = expected_cost(small(teachers=taught))
-    assert cost is not None and set(cost.teaching_flops) == {0} and min(cost.answering_flops) > 0
+    assert cost is not None and set(cost.teaching_flops) == {0} and min(cost.forward_flops) > 0
 
 
 def test_every_shipped_recipe_has_a_cost_but_that_for_folders() -> None:
     state = torch.get_rng_state()
-    recipes = {name: stated(read_recipe(name), name) for name in shipped_recipes()}
+    recipes = {name: as_written(read_recipe(name), name) for name in shipped_recipes()}
     unknown = [name for name, recipe in recipes.items() if expected_cost(recipe) is None]
     assert unknown == ["folder"]
     assert torch.equal(torch.get_rng_state(), state)

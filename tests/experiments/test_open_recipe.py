@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import edufast.experiments.open_recipe as open_recipe
-from edufast.experiments.open_recipe import closed, flattened
+from edufast.experiments.open_recipe import complete, flattened
 from edufast.experiments.recipe import load_recipe, read_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.written import merged
@@ -49,7 +49,7 @@ def content(tmp_path: Path) -> dict[str, Any]:
 
 def test_what_is_left_out_is_decided_and_what_is_set_stays(content, machine, tmp_path):
     content["training"] = {"lr": 0.07, "augment": {"flip": False}}
-    recipe, decisions = closed(content, "folder", "cpu", tmp_path / "run")
+    recipe, decisions = complete(content, "folder", "cpu", tmp_path / "run")
     by_key = {decision.key: decision for decision in decisions}
     assert recipe.training.lr == 0.07 and by_key["training.lr"].reason == "set by you"
     assert not recipe.training.augment.flip
@@ -70,27 +70,27 @@ def test_pictures_that_are_left_out_are_not_counted(content, machine, tmp_path):
     first = sorted((tmp_path / "pictures" / "train").iterdir())[0]
     few = sorted(first.iterdir())[3:]
     (tmp_path / "list.csv").write_text("picture\n" + "\n".join(map(str, few)))
-    even, _ = closed(merged(content, {}), "folder", "cpu", tmp_path / "run")
+    even, _ = complete(merged(content, {}), "folder", "cpu", tmp_path / "run")
     content["data"]["leave_out"] = str(tmp_path / "list.csv")
-    uneven, _ = closed(content, "folder", "cpu", tmp_path / "run")
+    uneven, _ = complete(content, "folder", "cpu", tmp_path / "run")
     assert even.training.balance == 0 and uneven.training.balance == 0.5
 
 
 def test_a_recipe_that_leaves_nothing_open_needs_no_decisions(machine, tmp_path):
-    recipe, decisions = closed(read_recipe("quickstart"), "quickstart", "cpu", tmp_path)
-    assert recipe == load_recipe("quickstart").located() and decisions == ()
+    recipe, decisions = complete(read_recipe("quickstart"), "quickstart", "cpu", tmp_path)
+    assert recipe == load_recipe("quickstart").with_absolute_paths() and decisions == ()
     assert machine.asked == 0
 
 
 def test_a_run_that_exists_keeps_what_was_decided(content, machine, tmp_path):
     """The machine may have become faster, and other pictures may be there."""
-    first, decisions = closed(content, "folder", "cpu", tmp_path / "run")
+    first, decisions = complete(content, "folder", "cpu", tmp_path / "run")
     config = RunConfig(recipe=first, decisions=decisions, methods=("education",), seeds=(0,))
     RunFolder(tmp_path / "run").claim(config)
     again = read_recipe("folder", [f"data.source={tmp_path / 'pictures'}", "minutes=1"])
-    assert closed(again, "folder", "cpu", tmp_path / "run") == (first, decisions)
+    assert complete(again, "folder", "cpu", tmp_path / "run") == (first, decisions)
     assert machine.asked == 1
-    other, _ = closed({**again, "minutes": 2, "seed": 3}, "folder", "cpu", tmp_path / "run")
+    other, _ = complete({**again, "minutes": 2, "seed": 3}, "folder", "cpu", tmp_path / "run")
     assert (other.minutes, other.seed, other.curriculum) == (2, 3, first.curriculum)
 
 
@@ -105,11 +105,11 @@ def test_weights_of_the_student_are_read_before_anything_is_measured(content, ma
     save_model(tmp_path / "w.safetensors", create_model("resnet8", 2), info)
     content["student"] = {"weights": str(tmp_path / "w.safetensors")}
     with pytest.raises(UserError, match=r"student\.model: missing; expected the model of stu"):
-        closed(content, "folder", "cpu", tmp_path / "run")
+        complete(content, "folder", "cpu", tmp_path / "run")
     content["student"]["model"] = "resnet8"
-    recipe, _ = closed(content, "folder", "cpu", tmp_path / "run")
+    recipe, _ = complete(content, "folder", "cpu", tmp_path / "run")
     assert recipe.data.image_size == 8 and recipe.student.weights.name == "w.safetensors"
     content["student"]["model"] = "resnet14"
     machine.asked = 0
     with pytest.raises(UserError, match="holds the weights of resnet8; expected those of resnet14"):
-        closed(content, "folder", "cpu", tmp_path / "run")
+        complete(content, "folder", "cpu", tmp_path / "run")

@@ -70,7 +70,7 @@ def test_a_duration_is_that_of_what_is_still_to_be_trained(tmp_path, monkeypatch
     fresh, taught = costs
     assert min(fresh.teaching_flops) > 0 == max(taught.teaching_flops)
     assert min(fresh.teaching_samples) > 0 == max(taught.teaching_samples)
-    assert fresh.answering_flops == taught.answering_flops
+    assert fresh.forward_flops == taught.forward_flops
 
 
 def test_parts_are_what_a_run_still_trains(tmp_path, monkeypatch):

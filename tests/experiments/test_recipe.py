@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edufast.experiments.recipe import load_recipe, parse_recipe, read_recipe, shipped_recipes
 from edufast.experiments.schema import read_yaml
-from edufast.experiments.written import stated
+from edufast.experiments.written import as_written
 from edufast.utils.errors import UserError
 from tests.experiments.recipes import content
 from tests.tiny import tiny_data
@@ -20,7 +20,7 @@ DATA = tiny_data()
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid(name):
     """That for folders leaves things open."""
-    assert stated(read_recipe(name), name).name == name
+    assert as_written(read_recipe(name), name).name == name
     if name == "folder":
         with pytest.raises(UserError, match="folder leaves values open that are decided when a"):
             load_recipe(name)
@@ -181,7 +181,7 @@ def test_paths_of_weights_are_found_from_anywhere_and_published_ones_stay_a_word
     teachers[1]["epochs"] = 3
     relative = os.path.relpath(__file__)
     changes = {"teachers": teachers, "student": {"model": "resnet8", "weights": relative}}
-    recipe = parse_recipe(content(**changes)).located()
+    recipe = parse_recipe(content(**changes)).with_absolute_paths()
     assert recipe.student.weights == Path(__file__)
     assert [t.weights for t in recipe.teachers] == ["pretrained", Path(__file__)]
     assert [t.finished for t in recipe.teachers] == [None, None]
@@ -205,7 +205,7 @@ def test_files_that_are_no_recipe(tmp_path):
 
 
 def test_a_data_source_that_is_too_long_for_a_path_is_told():
-    recipe = parse_recipe(content(data={"source": "x" * 5000})).located()
+    recipe = parse_recipe(content(data={"source": "x" * 5000})).with_absolute_paths()
     with pytest.raises(UserError, match=r"data source is 'xxx"):
         recipe.data.load()
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from edufast.data import caltech256, glyphs
-from edufast.experiments.open_recipe import closed
+from edufast.experiments.open_recipe import complete
 from edufast.experiments.recipe import load_recipe, read_recipe, shipped_recipes
 from edufast.experiments.run import run
 from edufast.experiments.run_folder import RunConfig, RunFolder
@@ -68,7 +68,7 @@ def test_folders_run_as_is_decided(tmp_path):
         published.write_images(tmp_path / "train" / f"class{c}", names, 40 * c)
         published.write_images(tmp_path / "val" / f"class{c}", names[:2], 40 * c)
     changes = [f"data.source={tmp_path}", "minutes=0.02", "data.image_size=32"]
-    recipe, decisions = closed(read_recipe("folder", changes), "folder", "cpu", tmp_path / "run")
+    recipe, decisions = complete(read_recipe("folder", changes), "folder", "cpu", tmp_path / "run")
     config = RunConfig(
         recipe=recipe, decisions=decisions, methods=("education",), seeds=(0,), export=False
     )

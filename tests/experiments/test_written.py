@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edufast.experiments.recipe import read_recipe, shipped_recipes
-from edufast.experiments.written import check_keys, is_open, merged, stated
+from edufast.experiments.written import as_written, check_keys, is_open, merged
 from edufast.utils.errors import UserError
 
 
@@ -16,11 +16,11 @@ def test_a_recipe_with_minutes_is_open():
 
 def test_what_is_said_is_checked_before_anything_is_decided():
     with pytest.raises(UserError, match=r"training\.lr: found -1"):
-        stated(read_recipe("folder", ["training.lr=-1"]), "folder")
+        as_written(read_recipe("folder", ["training.lr=-1"]), "folder")
     with pytest.raises(UserError, match="minutes: found 0"):
-        stated(read_recipe("folder", ["minutes=0"]), "folder")
+        as_written(read_recipe("folder", ["minutes=0"]), "folder")
     with pytest.raises(UserError, match="mintues: unknown key; did you mean 'minutes'"):
-        stated(read_recipe("folder", ["mintues=3"]), "folder")
+        as_written(read_recipe("folder", ["mintues=3"]), "folder")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

@@ -102,7 +102,7 @@ def test_training_from_a_cache_is_training_with_teachers(tmp_path, target, order
     expected = live.fit()
     lazy, ahead = (cached(tmp_path / name, faculty) for name in ("lazy", "ahead"))
     filling = school(lazy, target=target, order=order)
-    ahead.fill(filling.curriculum.questions(faculty))
+    ahead.fill(filling.curriculum.shown_to(faculty))
     assert same_weights(filling.fit(), expected)
     assert 0 < filling.progress.teacher_flops <= live.progress.teacher_flops
     school(lazy, target=target, order=order, seed=5).fit()  # other views, other batches

@@ -192,7 +192,7 @@ def test_numbers_of_numpy_become_numbers_of_python():
     assert {type(number) for number in numbers} == {int}
 
 
-def test_questions_follow_the_targets():
+def test_teachers_are_shown_what_their_targets_need():
     faculty = tiny_faculty(range(3), range(3, 6), range(6))
     grades = [
         Grade(1, [0, 1, 2]),
@@ -200,7 +200,7 @@ def test_questions_follow_the_targets():
         Grade(1, [5], [0, 1], target="routed"),
         Grade(1, [], [2], target="full"),
     ]
-    asked = Curriculum(grades).questions(faculty)
+    asked = Curriculum(grades).shown_to(faculty)
     assert asked == {0: {0, 1, 2, 3, 4}, 1: {3, 4, 5}, 2: set(range(6))}
     early = Curriculum([Grade(1, [1, 2], [0], target="routed")])
-    assert early.questions(faculty) == {0: {1, 2}}, "nobody asks about classes of later grades"
+    assert early.shown_to(faculty) == {0: {1, 2}}, "not those of later grades"

@@ -141,7 +141,7 @@ def school(
         if options.cache == "warm":
             assert isinstance(teachers, CachedFaculty)
             teachers.prepare(setting.data, setting.augment)
-            teachers.fill(curriculum.questions(teachers))
+            teachers.fill(curriculum.shown_to(teachers))
         return School(
             Student(setting.new_student(), grades=1, input_size=setting.input_size),
             teachers,

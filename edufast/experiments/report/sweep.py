@@ -17,7 +17,7 @@ HEADS = (
     "last epoch",
     "best epoch",
     "student FLOPs",
-    "teachers' FLOPs: answers + training",
+    "teachers' FLOPs: forward + training",
     "training time",
 )
 
