@@ -13,6 +13,7 @@ import torch
 from edufast.data import Augment, Samples
 from edufast.data.image_size import sizes_to_decide
 from edufast.data.survey import Overview
+from edufast.experiments.pace import Speeds
 from edufast.experiments.schema import Section
 from edufast.models.zoo import create_model
 from edufast.utils.flops import TRAINING_FACTOR, forward_flops
@@ -71,7 +72,7 @@ class Decision(Section):
 class Machine(Protocol):
     """What is measured, see :class:`edufast.experiments.pace.Pace`."""
 
-    def speeds(self, model: str, image_size: int) -> tuple[float, float]: ...
+    def speeds(self, model: str, image_size: int) -> Speeds: ...
 
     def loading(self, samples: Samples, image_size: int, augment: Augment) -> float: ...
 
@@ -161,12 +162,12 @@ class _Costs:
 
     def training(self, model: str, image_size: float) -> float:
         """To load it and to train ``model`` on it."""
-        speed, _ = self._machine.speeds(model, self._probe)
+        speed = self._machine.speeds(model, self._probe).training
         return TRAINING_FACTOR * self._flops(model, image_size) / speed + self._loading
 
-    def answering(self, model: str, image_size: float) -> float:
-        """For ``model`` to answer it."""
-        _, speed = self._machine.speeds(model, self._probe)
+    def forward(self, model: str, image_size: float) -> float:
+        """For a forward pass of ``model``."""
+        speed = self._machine.speeds(model, self._probe).forward
         return self._flops(model, image_size) / speed
 
     def _flops(self, model: str, image_size: float) -> float:
@@ -259,8 +260,8 @@ def _grades(
     size = sizes[-1][0]
     full = [k for k, teacher in enumerate(teachers) if teacher.get("classes", "all") == "all"]
     taught_by = full[-1:] or list(range(len(teachers)))
-    answers = sum(costs.answering(teachers[k]["model"], size) for k in taught_by)
-    per_image = [costs.training(student, side) + answers for side, _ in sizes]
+    forward = sum(costs.forward(teachers[k]["model"], size) for k in taught_by)
+    per_image = [costs.training(student, side) + forward for side, _ in sizes]
     fitting = sum(share * seconds / cost for (_, share), cost in zip(sizes, per_image, strict=True))
     scale = min(1.0, _MOST * len(found.train) / fitting)
     grades: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +44,13 @@ class Duration:
         return sum(self.teaching) + self.learning
 
 
+class Speeds(NamedTuple):
+    """FLOP/s of a network: of training steps, and of forward passes without gradients."""
+
+    training: float
+    forward: float
+
+
 class Pace:
     """Speeds of this machine, each measured when it is first asked for.
 
@@ -59,10 +67,10 @@ class Pace:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._device, self._training, self._clock = device, training, clock
-        self._speeds: dict[tuple[str, int], tuple[float, float]] = {}
+        self._speeds: dict[tuple[str, int], Speeds] = {}
 
-    def speeds(self, model: str, image_size: int) -> tuple[float, float]:
-        """FLOP/s of training steps of the network ``model``, and of its forward passes."""
+    def speeds(self, model: str, image_size: int) -> Speeds:
+        """Of the network ``model``."""
         if (model, image_size) not in self._speeds:
             with torch.random.fork_rng(devices=[]):
                 network = create_model(model, 2)
@@ -124,13 +132,14 @@ def expected_duration(
         pace: where it runs.
         loading: seconds for each image that is trained on.
     """
-    train, _ = pace.speeds(recipe.student.model, image_size)
-    learning = cost.student_flops / train + cost.samples * loading
+    student = pace.speeds(recipe.student.model, image_size)
+    learning = cost.student_flops / student.training + cost.samples * loading
     teaching = []
     for k, section in enumerate(recipe.teachers):
-        train, answer = pace.speeds(section.model, section.image_size or image_size)
-        teaching.append(cost.teaching_flops[k] / train + cost.teaching_samples[k] * loading)
-        learning += cost.forward_flops[k] / answer
+        teacher = pace.speeds(section.model, section.image_size or image_size)
+        computing = cost.teaching_flops[k] / teacher.training
+        teaching.append(computing + cost.teaching_samples[k] * loading)
+        learning += cost.forward_flops[k] / teacher.forward
     return Duration(tuple(teaching), learning)
 
 
@@ -140,8 +149,7 @@ def _speeds(
     training: TrainingSection,
     device: str,
     clock: Callable[[], float],
-) -> tuple[float, float]:
-    """FLOP/s of training steps and of forward passes."""
+) -> Speeds:
     shape = 3, image_size, image_size
     model = model.to(device)
     faster = to_faster_layout(model, shape)
@@ -160,13 +168,13 @@ def _speeds(
     def train() -> None:
         forward().float().sum().backward()
 
-    def answer() -> None:
+    def evaluate() -> None:
         with torch.no_grad():
             forward()
 
     trained = TRAINING_FACTOR * flops * count / _seconds(train, device, clock)
     model.eval()
-    return trained, flops * count / _seconds(answer, device, clock)
+    return Speeds(trained, flops * count / _seconds(evaluate, device, clock))
 
 
 def _seconds(step: Callable[[], None], device: str, clock: Callable[[], float]) -> float:

@@ -12,6 +12,7 @@ from edufast.data import Augment, Samples
 from edufast.data.survey import Overview
 from edufast.experiments import decide as rules
 from edufast.experiments.decide import decide
+from edufast.experiments.pace import Speeds
 
 
 class Machine:
@@ -20,8 +21,8 @@ class Machine:
     def __init__(self, flops: float = 1e11, loading: float = 0.0) -> None:
         self.flops, self._loading = flops, loading
 
-    def speeds(self, model: str, image_size: int) -> tuple[float, float]:
-        return self.flops, 3 * self.flops
+    def speeds(self, model: str, image_size: int) -> Speeds:
+        return Speeds(self.flops, 3 * self.flops)
 
     def loading(self, samples: Samples, image_size: int, augment: Augment) -> float:
         return self._loading

@@ -9,6 +9,7 @@ import pytest
 
 import edufast.experiments.open_recipe as open_recipe
 from edufast.experiments.open_recipe import complete, flattened
+from edufast.experiments.pace import Speeds
 from edufast.experiments.recipe import load_recipe, read_recipe
 from edufast.experiments.run_folder import RunConfig, RunFolder
 from edufast.experiments.written import merged
@@ -27,8 +28,8 @@ class Machine:
     def __init__(self, *_: object) -> None:
         Machine.asked += 1
 
-    def speeds(self, model: str, image_size: int) -> tuple[float, float]:
-        return 10.0 ** (8 + Machine.asked), 1e10
+    def speeds(self, model: str, image_size: int) -> Speeds:
+        return Speeds(10.0 ** (8 + Machine.asked), 1e10)
 
     def loading(self, *_: object) -> float:
         return 0.0
