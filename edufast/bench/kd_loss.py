@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.table import Table
 from torch import Tensor
 
 from edufast.bench.benchmark import Benchmark, Report
-from edufast.bench.contests import contests_plot, contests_table
-from edufast.bench.timing import Candidate, buffer_sets, measure, peak_extra_bytes
+from edufast.bench.logits import CAPTION, DTYPES, Contest, Setting, plotter, shown
+from edufast.bench.timing import Candidate, buffer_sets
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
 
@@ -27,7 +26,6 @@ ROWS = {
     21841: 64,
     131072: 16,
 }  # by number of classes; limits the memory
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -230,70 +228,22 @@ def _ours(
     return {backend: by(loss), f"{backend} loss_and_grad": loss_and_grad}
 
 
-def floors(shape: Shape, sets: int, device: str) -> dict[str, Candidate]:
-    """Copying the same number of bytes, half of them read and half written."""
-    half = shape.bytes // 2
-    buffers = [torch.empty(2, half, dtype=torch.uint8, device=device) for _ in range(sets)]
-    return {"copy": lambda i: buffers[i][0].copy_(buffers[i][1])}
-
-
-def exponential_seconds(device: str, seconds: float) -> float:
-    """Seconds per exponential on all threads, inputs in cache: the faster of torch.exp and ours.
-
-    Ours is the time per logit of cross-entropy alone: an exponential, a maximum and a product.
-    """
-    logits = torch.randn(512, 1000, device=device)
-    labels = torch.zeros(512, dtype=torch.int64, device=device)
-    out = torch.empty_like(logits)
-    candidates: dict[str, Candidate] = {
-        "torch.exp": lambda _: torch.exp(logits, out=out),
-        "ours": lambda _: kd_loss_and_grad(logits, [logits], labels, alpha=1.0),
-    }
-    timings = measure(candidates, device=device, sets=1, seconds=seconds)
-    return min(t.median for t in timings.values()) / logits.numel()
-
-
 def measurer(quick: bool, device: str, _: Report) -> Callable[[Shape], dict[str, Any]]:
     """A function that measures a shape; times in seconds."""
-    torch.manual_seed(0)
-    seconds = 0.4 if quick else 1.0
-    exponential = exponential_seconds(device, seconds)
-    return partial(_measure_shape, device=device, seconds=seconds, exponential=exponential)
+    return partial(_measure_shape, setting=Setting.of(quick, device))
 
 
-def _measure_shape(
-    shape: Shape, *, device: str, seconds: float, exponential: float
-) -> dict[str, Any]:
-    sets = buffer_sets(shape.bytes, device)
-    batches = [batch(shape, device) for _ in range(sets)]
-    implementations = candidates(shape, batches, device)
-    timings = measure(
-        implementations | floors(shape, sets, device), device=device, sets=sets, seconds=seconds
+def _measure_shape(shape: Shape, *, setting: Setting) -> dict[str, Any]:
+    sets = buffer_sets(shape.bytes, setting.device)
+    batches = [batch(shape, setting.device) for _ in range(sets)]
+
+    def release() -> None:
+        batches[0].student.grad = None
+
+    contest = Contest(
+        candidates(shape, batches, setting.device), shape.bytes, shape.exponentials, sets, release
     )
-    copy = timings.pop("copy").median
-    memory = {}
-    for name, candidate in implementations.items():
-        batches[0].student.grad = None  # a gradient still held would hide the next one's memory
-        memory[name] = peak_extra_bytes(candidate, device)
-    floor = max(copy, shape.exponentials * exponential)
-    fastest = min(timings[name].median for name in ("eager", "compile"))
-    return {
-        "bytes": shape.bytes,
-        "copy": copy,
-        "exponentials": shape.exponentials * exponential,
-        "floor": floor,
-        "results": {
-            name: {
-                **asdict(timing),
-                "speedup_over_eager": timings["eager"].median / timing.median,
-                "speedup_over_compile": timings["compile"].median / timing.median,
-                "speedup_over_best": fastest / timing.median,
-                "times_floor": timing.median / floor,
-                "extra_bytes": memory[name],
-            }
-            for name, timing in timings.items()
-        },
-    }
+    return contest.measured(setting)
 
 
 # --- showing ------------------------------------------------------------------------------------
@@ -305,39 +255,17 @@ def title(result: dict[str, Any]) -> str:
     return f"{shape}, {result['dtype']}, {result['weighting']}"
 
 
-def table(results: Sequence[dict[str, Any]]) -> Table:
-    """A line for every shape and implementation."""
-    columns = {
-        "x\neager": "{speedup_over_eager:.1f}".format_map,
-        "x\ncompile": "{speedup_over_compile:.1f}".format_map,
-        "x\nfloor": "{times_floor:.1f}".format_map,
-        "extra\nMB": _extra_megabytes,
-    }
-    heading = "kd_loss: loss and gradient"
-    return contests_table(heading, "B x C, K, logits, weights", results, title, columns)
-
-
-def _extra_megabytes(numbers: dict[str, Any]) -> str:
-    extra = numbers["extra_bytes"]
-    return "" if extra is None else f"{extra / 1e6:.1f}"
-
-
-NOTE = (
-    "floor: the larger of the times for copying the same bytes and for one exponential per logit, "
-    "both measured in this run; extra MB: peak memory of a call beyond that before it."
-)
 BENCHMARK = Benchmark(
     "kd_loss",
     "The loss of several teachers, with its gradient (B x C, K, type, weights)",
-    "Times as multiples of the floor, the larger of copying as many bytes and of computing one "
-    "exponential a logit.",
+    CAPTION,
     rivals=("eager", "compile", "liger"),
     cases=lambda quick, _: grid(quick),
     known=asdict,
     title=title,
     measurer=measurer,
-    shown=lambda results: [table(results), NOTE],
-    illustrate=lambda folder, _, results: contests_plot(
-        folder / "kd_loss.png", results, title, "times_floor", "time / floor"
+    shown=lambda results: shown(
+        results, "kd_loss: loss and gradient", "B x C, K, logits, weights", title
     ),
+    illustrate=plotter("kd_loss", title),
 )

@@ -1,4 +1,4 @@
-"""Commands that measure: bench kd, merge, augment, train, export, edge, all; and bench diff."""
+"""Commands that measure, ``edufast bench ...``; and bench diff."""
 
 from __future__ import annotations
 
@@ -74,6 +74,38 @@ def bench_kd(
         return user(_alone, out, kd_loss_model.main, out)
     with _beside_compiled():
         user(_alone, out, run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
+
+
+@bench.command("dist")
+@computes
+def bench_dist(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """DIST against eager PyTorch, torch.compile and the floor."""
+    from edufast.bench import dist_loss
+    from edufast.bench.benchmark import run
+
+    with _beside_compiled():
+        user(_alone, out, run, dist_loss.BENCHMARK, quick, out, user(device_name, device), threads)
+
+
+@bench.command("min-norm")
+@computes
+def bench_min_norm(
+    quick: QuickOption = False,
+    out: BenchOutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """AEKD's weights against eager PyTorch and torch.compile with SciPy's solver, and the floor."""
+    from edufast.bench import min_norm
+    from edufast.bench.benchmark import run
+
+    with _beside_compiled():
+        user(_alone, out, run, min_norm.BENCHMARK, quick, out, user(device_name, device), threads)
 
 
 @bench.command("merge")

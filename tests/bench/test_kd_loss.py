@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from edufast.bench import kd_loss
+from edufast.bench import kd_loss, logits
 from edufast.bench.benchmark import run
-from edufast.bench.kd_loss import DTYPES, Shape
+from edufast.bench.kd_loss import Shape
+from edufast.bench.logits import DTYPES
 from edufast.bench.timing import measure
 
 SHAPES = [
@@ -80,7 +81,7 @@ def test_the_quick_grid_has_a_shape_of_every_kind_of_the_whole_one():
 def test_results_are_shown_and_written(not_compiled, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(kd_loss, "grid", lambda quick: SHAPES[2:6:3])
-    monkeypatch.setattr(kd_loss, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
+    monkeypatch.setattr(logits, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
     threads = torch.get_num_threads()
     run(kd_loss.BENCHMARK, True, tmp_path, "cpu", 1)
     assert torch.get_num_threads() == threads

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edufast.bench import kd_loss, merge
+from edufast.bench import dist_loss, kd_loss, merge, min_norm
 from edufast.bench.tables import numbers_table
 from edufast.bench.train import show
 from edufast.bench.train.costs import training_costs
@@ -22,7 +22,10 @@ def measured(name):
 
 
 TABLES = {
-    "kd_loss": lambda: kd_loss.table(measured("kd_loss")),
+    **{
+        b.name: lambda b=b: b.shown(measured(b.name))[0]
+        for b in (kd_loss.BENCHMARK, dist_loss.BENCHMARK, min_norm.BENCHMARK)
+    },
     "merge": lambda: merge.table(measured("merge")),
     **{
         f"train {i}": lambda i=i: show.table(measured("train")[i])

@@ -100,6 +100,8 @@ def test_without_a_compiler_what_compares_with_compiled_code_ends_in_one_line(tm
     [
         "kd",
         "kd --model",
+        "dist",
+        "min-norm",
         "merge",
         "augment",
         "train",
