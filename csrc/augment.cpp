@@ -34,8 +34,7 @@ const int64_t* numbers_of(Argument argument, const Tensor& t, int64_t count, con
                 "; expected contiguous int64 (B,)");
   EDUFAST_CHECK(t.size(0) == count, argument, " has ", t.size(0), " numbers; expected ", count,
                 ", like index");
-  EDUFAST_CHECK(t.device() == images.device(), argument, " is on ", device_name(t), "; expected ",
-                device_name(images), ", like images");
+  check_device(argument, t, images, "images");
   return static_cast<const int64_t*>(t.const_data_ptr());
 }
 
@@ -102,8 +101,7 @@ Tensor augment(Tensor images, Tensor index, Tensor views, int64_t pad, bool flip
     cuda::augment(p, current_cuda_stream(images.get_device_index()));
 #endif
   } else {
-    fail("images is on ", device_name(images),
-         "; expected a device that this build has a kernel for");
+    fail_for_device({"images"}, images);
   }
   return out;
 }

@@ -72,21 +72,22 @@ void check_student(const Tensor& student) {
                 student.size(1), " classes; expected 1 to ", kMaxClasses);
 }
 
-void check_device(Argument argument, const Tensor& t, const Tensor& student) {
-  EDUFAST_CHECK(t.device() == student.device(), argument, " is on ", device_name(t), "; expected ",
-                device_name(student), " like student");
+void check_device(Argument argument, const Tensor& t, const Tensor& other, const char* name) {
+  EDUFAST_CHECK(t.device() == other.device(), argument, " is on ", device_name(t), "; expected ",
+                device_name(other), ", like ", name);
 }
 
 void fail_for_device(Argument argument, const Tensor& t) {
   fail(argument, " is on ", device_name(t), "; expected a device that this build has a kernel for");
 }
 
-const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& student) {
+const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& other,
+                            const char* name) {
   EDUFAST_CHECK(numbers.scalar_type() == ScalarType::Double && numbers.dim() == 1 &&
                     numbers.size(0) == static_cast<int64_t>(count) && numbers.is_contiguous(),
                 "numbers has shape ", shape(numbers), " and dtype ", dtype_name(numbers),
                 "; expected contiguous float64 of shape (", count, ")");
-  if (!numbers.is_cpu()) check_device({"numbers"}, numbers, student);
+  if (!numbers.is_cpu()) check_device({"numbers"}, numbers, other, name);
   return static_cast<const double*>(numbers.const_data_ptr());
 }
 

@@ -53,10 +53,13 @@ void check_temperature(Argument argument, double temperature);
 // --- tensors ------------------------------------------------------------------------------------
 
 void check_student(const Tensor& student);  // (B, C)
-void check_device(Argument argument, const Tensor& t, const Tensor& student);
+// That `t` is where `other` is, the argument called `name`.
+void check_device(Argument argument, const Tensor& t, const Tensor& other,
+                  const char* name = "student");
 [[noreturn]] void fail_for_device(Argument argument, const Tensor& t);  // there is no kernel for it
-// float64 (count) on the CPU or on the student's device.
-const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& student);
+// float64 (count) on the CPU or on the device of `other`.
+const double* check_numbers(const Tensor& numbers, size_t count, const Tensor& other,
+                            const char* name = "student");
 Logits logits_of(Argument argument, const Tensor& t);  // (B, C), a float type
 
 // Half-precision gradients are kept in fp32 until the backward pass has multiplied them with the

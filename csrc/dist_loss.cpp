@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> dist_loss(Tensor student, Tensor teacher, double temp
   Tensor grad = new_empty(student, {rows, classes}, stored_grad_dtype(student));
   p.loss = loss.mutable_data_ptr();
   p.grad = grad.mutable_data_ptr();
-  p.grad_dtype = logits_of({"grad"}, grad).dtype;
+  p.grad_dtype = stored_grad(p.student.dtype);
   if (student.is_cpu()) {
     cpu::dist_loss(p);
 #ifdef EDUFAST_HAS_CUDA

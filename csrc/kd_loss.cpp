@@ -149,7 +149,7 @@ KDLossResult kd_loss(Tensor student, std::vector<Tensor> teachers, Tensor labels
   Tensor loss = p.reduction == Reduction::None ? new_empty(student, {p.rows}, loss_dtype)
                                                : new_empty(student, {}, loss_dtype);
   p.grad = grad.mutable_data_ptr();
-  p.grad_dtype = logits_of({"grad"}, grad).dtype;
+  p.grad_dtype = stored_grad(p.student.dtype);
   p.loss = loss.mutable_data_ptr();
 
   if (student.is_cpu()) {

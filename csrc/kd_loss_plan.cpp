@@ -2,12 +2,6 @@
 // this by ctypes.
 #include "cuda/kd_loss_plan.h"
 
-#ifdef _WIN32
-#define EDUFAST_EXPORT __declspec(dllexport)
-#else
-#define EDUFAST_EXPORT __attribute__((visibility("default")))
-#endif
-
 // Mirrored by edufast/bench/kd_loss_model.py.
 struct EdufastPlan {
   int32_t staged, lanes, warp_per_row, vectors, threads, blocks, cluster, held, shared_bytes,
@@ -16,7 +10,7 @@ struct EdufastPlan {
 
 // Of full slices in contiguous rows, all of one type: bfloat16 if `half`, else float32. With label
 // smoothing, so that rows are not plain.
-extern "C" EDUFAST_EXPORT EdufastPlan edufast_kd_loss_plan(
+extern "C" __attribute__((visibility("default"))) EdufastPlan edufast_kd_loss_plan(
     int64_t rows, int32_t classes, int32_t teachers, bool half, int32_t processors,
     int32_t shared_per_processor, int32_t shared_per_block) {
   const edufast::DType dtype = half ? edufast::DType::BF16 : edufast::DType::F32;

@@ -88,10 +88,6 @@ std::vector<size_t> by_stride(const View& v) {
   return order;
 }
 
-}  // namespace
-
-namespace {
-
 // A distance in memory that can be gone a number of times, from `fewest` to `most`.
 struct Step {
   int64_t bytes, fewest, most;
@@ -108,13 +104,13 @@ int64_t rounded_up(int64_t a, int64_t b) { return -rounded_down(-a, b); }
 bool can_lead(Steps::const_iterator step, Steps::const_iterator end, int64_t distance, int& tries) {
   if (step == end) return distance == 0;
   if (--tries < 0) return true;
-  int64_t back = 0, forth = 0;  // as far as the shorter steps lead
+  int64_t lowest = 0, highest = 0;  // as far as the shorter steps lead
   for (auto s = step + 1; s != end; ++s) {
-    back += s->bytes * s->fewest;
-    forth += s->bytes * s->most;
+    lowest += s->bytes * s->fewest;
+    highest += s->bytes * s->most;
   }
-  const int64_t first = std::max(step->fewest, rounded_up(distance - forth, step->bytes));
-  const int64_t last = std::min(step->most, rounded_down(distance - back, step->bytes));
+  const int64_t first = std::max(step->fewest, rounded_up(distance - highest, step->bytes));
+  const int64_t last = std::min(step->most, rounded_down(distance - lowest, step->bytes));
   for (int64_t times = first; times <= last; ++times)
     if (can_lead(step + 1, end, distance - times * step->bytes, tries)) return true;
   return false;

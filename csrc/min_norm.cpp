@@ -51,7 +51,7 @@ Tensor min_norm_weights(Tensor gram, double cap, std::optional<Tensor> numbers) 
   const double* on_device = nullptr;
   if (numbers) {
     EDUFAST_CHECK(cap == 0, "numbers is given; expected no floats beside it");
-    const double* number = check_numbers(*numbers, 1, gram);
+    const double* number = check_numbers(*numbers, 1, gram, "gram");
     if (!numbers->is_cpu()) on_device = number;
     cap = on_device ? 1 : *number;
   }

@@ -15,7 +15,7 @@ void scale_(Tensor x, Tensor factor) {
   EDUFAST_CHECK(factor.dim() == 0 && (type == ScalarType::Float || type == ScalarType::Double),
                 "factor has shape ", shape(factor), " and dtype ", dtype_name(factor),
                 "; expected float32 or float64 without dimensions");
-  check_device({"factor"}, factor, x);
+  check_device({"factor"}, factor, x, "x");
   Scale p{x.mutable_data_ptr(), x.numel(), dtype, factor.const_data_ptr(),
           type == ScalarType::Float ? DType::F32 : DType::F64};
   EDUFAST_CHECK(x.is_contiguous() && reinterpret_cast<uintptr_t>(p.data) % 16 == 0,

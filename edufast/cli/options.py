@@ -87,7 +87,7 @@ CacheOption = Annotated[
 EqualOption = Annotated[
     str,
     typer.Option(
-        help="What all methods use as much of as education distillation: samples, flops (of the "
+        help="Of what every method gets as much as education distillation: samples, flops (of the "
         "student) or time (education is then trained first)."
     ),
 ]

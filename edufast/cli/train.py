@@ -193,7 +193,12 @@ def sweep(
         int, typer.Option(min=1, help="Sets of teachers, over which student seeds are spread.")
     ] = 1,
     data_seeds: Annotated[
-        int, typer.Option(min=1, help="Draws of the data, each with its own teachers; likewise.")
+        int,
+        typer.Option(
+            min=1,
+            help="Draws of the data, each with its own teachers, over which student seeds are "
+            "spread.",
+        ),
     ] = 1,
     vary: Annotated[
         list[str] | None,

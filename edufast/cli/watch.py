@@ -16,7 +16,7 @@ from edufast.cli.common import table, user
 from edufast.cli.options import path_of
 
 if TYPE_CHECKING:
-    from edufast.experiments.following import Following, Now
+    from edufast.experiments.following import RunFollower, Snapshot
     from edufast.experiments.run_log import RunLog, Trial
     from edufast.training.events import StepEvent
 
@@ -35,15 +35,14 @@ def watch(
     Ctrl-C ends the view, not the run. If the output is not a terminal, the
     current state is printed once.
     """
-    from edufast.experiments.following import Following
+    from edufast.experiments.following import RunFollower
 
-    follow(user(Following, run), Console(markup=False, highlight=False, emoji=False))
+    follow(user(RunFollower, run), Console(markup=False, highlight=False, emoji=False))
 
 
-def follow(following: Following, console: Console) -> None:
-    """Show ``following`` until its run is finished, or until Ctrl-C; once, if ``console`` is no
-    terminal."""
-    now = following.now()
+def follow(follower: RunFollower, console: Console) -> None:
+    """Show a run until it is finished, or until Ctrl-C; once, if ``console`` is no terminal."""
+    now = follower.snapshot()
     if not console.is_terminal:
         console.print(view(now, console))
         return
@@ -51,18 +50,18 @@ def follow(following: Following, console: Console) -> None:
         try:
             while now.state != "finished":
                 time.sleep(_EVERY)
-                now = following.now()
+                now = follower.snapshot()
                 live.update(view(now, console), refresh=True)
         except KeyboardInterrupt:
             pass
 
 
-def view(now: Now, console: Console) -> RenderableType:
+def view(now: Snapshot, console: Console) -> RenderableType:
     """A table of the trainings between a line about the run and lines about what remains."""
     return Group(_title(now), *_teachers(now.log), _trainings(now, console), *_end(now))
 
 
-def _title(now: Now) -> str:
+def _title(now: Snapshot) -> str:
     run = now.log.run
     about = "" if run is None else f"{run.name}: {run.student}, {run.dataset}, on {run.device}: "
     return f"{about}{now.state}"
@@ -78,7 +77,7 @@ def _teachers(log: RunLog) -> Iterator[str]:
         )
 
 
-def _trainings(now: Now, console: Console) -> RenderableType:
+def _trainings(now: Snapshot, console: Console) -> RenderableType:
     rows, curves = [], []
     for method in now.log.methods.values():
         for seed, trial in method.trials.items():
@@ -145,7 +144,7 @@ def _curve(accuracies: Sequence[float]) -> str:
     return "".join(_BARS[height] for height in heights)
 
 
-def _end(now: Now) -> Iterator[str]:
+def _end(now: Snapshot) -> Iterator[str]:
     from edufast.experiments.remaining import in_words
     from edufast.experiments.report.format import percent
 

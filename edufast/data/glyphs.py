@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edufast.data.samples import Samples, Splits
 from edufast.utils.files import atomic_write, cache_folder
+from edufast.utils.progress import counting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -148,19 +149,14 @@ def _mask(character: str, font: Path) -> Image.Image:
 
 
 def _render_all(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     def split(number: int, per_class: int) -> NDArray[np.uint8]:
         images = np.empty((len(CLASSES) * per_class, SIZE, SIZE, 3), dtype=np.uint8)
         for row in range(len(images)):
             images[row] = render(*divmod(row, per_class), split=number, seed=seed)
-            progress.advance(task)
+            advance(1)
         return images
 
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
-        total = len(CLASSES) * (TRAIN_PER_CLASS + VAL_PER_CLASS)
-        task = progress.add_task("Rendering glyphs", total=total)
+    with counting("rendering glyphs", len(CLASSES) * (TRAIN_PER_CLASS + VAL_PER_CLASS)) as advance:
         return split(0, TRAIN_PER_CLASS), split(1, VAL_PER_CLASS)
 
 

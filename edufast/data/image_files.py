@@ -17,6 +17,7 @@ from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.progress import counting
 from edufast.utils.stderr import without_messages
+from edufast.utils.threads import available_threads
 
 if TYPE_CHECKING:
     import torch
@@ -246,7 +247,7 @@ class _Decoder:
 
         pipeline = Pipeline(
             batch_size=_AT_ONCE,
-            num_threads=min(_AT_ONCE, len(os.sched_getaffinity(0))),
+            num_threads=min(_AT_ONCE, available_threads()),
             device_id=self._device.index,
             prefetch_queue_depth=1,
         )

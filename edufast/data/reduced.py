@@ -4,7 +4,6 @@ than learning from it."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from edufast.data.pictures import read_picture
 from edufast.data.samples import Samples
 from edufast.utils.files import atomic_write, cache_folder
 from edufast.utils.progress import counting
+from edufast.utils.threads import available_threads
 
 _QUALITY = 95  # of JPEG
 _MOST_PIXELS = 65500  # on a side of one
@@ -44,7 +44,7 @@ def _copies(paths: tuple[Path, ...], side: int, advance: Callable[[int], None]) 
         advance(1)
         return made
 
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(available_threads())
     try:
         return list(pool.map(copy, paths))
     finally:

@@ -47,6 +47,7 @@ class MixedSampler:
         self,
         labels: NDArray[np.integer],
         groups: Sequence[Iterable[int]],
+        *,
         batch_size: int,
         seed: int,
         samples_per_epoch: int | None = None,
@@ -117,10 +118,11 @@ class SliceSampler:
         self,
         labels: NDArray[np.integer],
         slices: Sequence[Iterable[int]],
+        *,
+        batch_size: int = 1,
         seed: int,
         samples_per_epoch: int | None = None,
         balance: float = 0.0,
-        batch_size: int = 1,
     ) -> None:
         if not slices:
             raise ValueError("slices: expected at least one class slice, got none")

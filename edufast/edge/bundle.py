@@ -21,7 +21,7 @@ from edufast.edge.contract import (
     SUFFIX,
     BundledFile,
     Contract,
-    hash_of,
+    file_hash,
 )
 from edufast.edge.device_rows import SCRIPT as BENCH
 from edufast.edge.device_rows import write_device_script
@@ -128,7 +128,7 @@ def _contract(
         resize=CentreCrop.to(size, size).to_dict(),
         output={"name": OUTPUT, "dtype": "float32", "shape": ["N", len(info.classes)]},
         files=tuple(_file(folder, report) for report in reports),
-        golden=hash_of(folder / GOLDEN),
+        golden=file_hash(folder / GOLDEN),
         versions=versions,
     )
 
@@ -141,8 +141,8 @@ def _file(folder: Path, report: ExportReport) -> BundledFile:
         name=report.path.name,
         format=report.format,
         # Early exits may change with the last bit of a confidence.
-        exact=FORMATS[report.format].EXACT and report.early is None,
-        sha256=hash_of(folder / report.path.name),
+        exact=not FORMATS[report.format].INTEGERS and report.early is None,
+        sha256=file_hash(folder / report.path.name),
         bytes=report.bytes,
         images=parity.samples,
         accuracy=parity.accuracy_exported,

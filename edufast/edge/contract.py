@@ -106,6 +106,6 @@ class Contract:
         return contract
 
 
-def hash_of(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

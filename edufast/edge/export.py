@@ -253,7 +253,7 @@ def verify(
     original = Original.of(
         model, input_size=input_size, mean=mean, std=std, samples=samples, labels=labels
     )
-    if not form.EXACT:
+    if form.INTEGERS:
         _check_labels(to, original)
     return _parity(original, form, path, max_drop)
 
@@ -313,20 +313,20 @@ def _parity(original: Original, form: Format, path: Path, max_drop: float) -> Pa
         form.runner(path),
         original.samples,
         original.labels,
-        max_drop=None if form.EXACT else max_drop,
+        max_drop=max_drop if form.INTEGERS else None,
     )
 
 
 def _check_images(wanted: Wanted) -> None:
     name, original = wanted.format, wanted.original
     form = FORMATS[name]
-    if form.CALIBRATED and original.calibration is None:
+    if form.INTEGERS and original.calibration is None:
         raise ValueError(
             f"{name} needs calibration: at least {MIN_IMAGES} images of the training split"
         )
     if wanted.early is not None:
         _check_labels("a program with early exits", original)
-    if not form.EXACT:
+    if form.INTEGERS:
         _check_labels(name, original)
 
 

@@ -112,7 +112,7 @@ def needed(
     """
     counted = footprint(model, size)
     for form in formats:
-        integers = not find_format(form).EXACT
+        integers = find_format(form).INTEGERS
         flash, ram = counted.flash(integers=integers), counted.ram(integers=integers)
         fits = _within(flash, budget.flash) and _within(ram, budget.ram)
         latency = _latency(model, size, form) if fits else None

@@ -21,13 +21,10 @@ class Format(Protocol):
         """What the names of its files end with."""
 
     @property
-    def EXACT(self) -> bool:
-        """The files compute what the model computes, but for rounding: any difference in accuracy
-        is a fault. Others are judged by how much they lose."""
-
-    @property
-    def CALIBRATED(self) -> bool:
-        """Writing takes calibration images."""
+    def INTEGERS(self) -> bool:
+        """The files compute in 8-bit integers: writing takes calibration images, and files are
+        judged by how much accuracy they lose. Others compute what the model computes, but for
+        rounding: any difference in accuracy is a fault."""
 
     def require(self) -> None:
         """Check that every package it needs can be imported.

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 SUFFIX = ".onnx"
-EXACT = True
-CALIBRATED = False
+INTEGERS = False
 INPUT, OUTPUT = "image", "logits"
 # Fields of an ONNX file that no runtime needs: value_info (shapes of intermediate values) is
 # inferred when the file is loaded.

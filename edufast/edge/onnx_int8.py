@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 SUFFIX = ".int8.onnx"
-EXACT = False
-CALIBRATED = True
+INTEGERS = True
 require = float32.require
 runner = float32.runner
 

@@ -22,8 +22,7 @@ from edufast.utils import extras
 from edufast.utils.stderr import without_messages
 
 SUFFIX = ".pte"
-EXACT = True
-CALIBRATED = False
+INTEGERS = False
 RUNTIME = "ExecuTorch"
 METADATA = "metadata"  # a method of the program, which returns JSON
 

@@ -18,8 +18,7 @@ from edufast.edge.one_image import example, exporting
 from edufast.edge.original import Original
 
 SUFFIX = ".int8.pte"
-EXACT = False
-CALIBRATED = True
+INTEGERS = True
 require = float32.require
 runner = float32.runner
 

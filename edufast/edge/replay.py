@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
+from edufast.edge.contract import GOLDEN, BundledFile, Contract, file_hash
 from edufast.edge.device_rows import DeviceRow, measure_here
 from edufast.edge.runtime import Program, load_program
 from edufast.utils.errors import UserError
@@ -86,7 +86,7 @@ def replay(path: Path) -> list[Replay]:
 def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file():
         raise ReplayError(f"{path} is missing")
-    if hash_of(path) != expected:
+    if file_hash(path) != expected:
         raise ReplayError(f"{path} is damaged or was replaced: its hash does not match")
 
 

@@ -59,7 +59,7 @@ def load_session(file: Path, threads: int = 0) -> Any:
 
 
 def open_session(content: bytes, name: str, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU for an .onnx file of anybody, called ``name`` in messages.
+    """An onnxruntime session on the CPU for any .onnx file, called ``name`` in messages.
 
     Raises:
         UserError: onnxruntime is missing or cannot load the file.

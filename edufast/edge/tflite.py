@@ -23,8 +23,7 @@ from edufast.utils import extras
 from edufast.utils.stderr import without_messages
 
 SUFFIX = ".tflite"
-EXACT = True
-CALIBRATED = False
+INTEGERS = False
 RUNTIME = "LiteRT"
 METADATA = "edufast"  # an entry of the program's metadata, which is JSON
 

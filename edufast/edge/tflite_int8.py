@@ -17,8 +17,7 @@ from edufast.edge.original import Original
 from edufast.utils.stderr import without_messages
 
 SUFFIX = ".int8.tflite"
-EXACT = False
-CALIBRATED = True
+INTEGERS = True
 require = float32.require
 runner = float32.runner
 

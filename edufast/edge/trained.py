@@ -68,7 +68,7 @@ def export_trained(
     images = labels = calibration = None
     if data is not None:
         images, labels = known_images(data, "validation", info)
-        if any(FORMATS[name].CALIBRATED for name in paths):
+        if any(FORMATS[name].INTEGERS for name in paths):
             calibration = known_images(data, "training", info, CALIBRATION_IMAGES)[0][:]
     described = partial(
         Original.of,

@@ -97,7 +97,9 @@ def _can_run(path: Path, form: str) -> bool:
     if not path.is_file():
         return False
     if is_damaged(path.read_bytes()):
-        warnings.warn(f"{path} is damaged and left out; edufast export writes it", stacklevel=3)
+        warnings.warn(
+            f"{path} is damaged and left out; edufast export writes it again", stacklevel=3
+        )
         return False
     try:
         FORMATS[form].require()

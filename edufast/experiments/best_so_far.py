@@ -36,7 +36,7 @@ class BestSoFar:
             try:
                 self._accuracy = read_info(kept).accuracy
             except UserError as error:
-                setup.console.print(f"{error}; the next best takes its place", highlight=False)
+                setup.console.print(f"{error}; the next model takes its place", highlight=False)
         self._waiting: tuple[nn.Module, ModelInfo] | None = None  # to be exported
         self._next = -math.inf  # when another may be exported
 

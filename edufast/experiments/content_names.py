@@ -12,7 +12,7 @@ from pathlib import Path
 _NAMED = re.compile(r"([a-z0-9]+-)?[0-9a-f]{12}(\.safetensors)?")
 
 
-def hash_of(determined_by: str) -> str:
+def text_hash(determined_by: str) -> str:
     """Twelve hexadecimal digits."""
     return hashlib.sha256(determined_by.encode()).hexdigest()[:12]
 

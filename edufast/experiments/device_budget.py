@@ -8,6 +8,7 @@ from edufast.edge.fitting import Budget, Needs, needed
 from edufast.edge.registry import FORMATS
 from edufast.experiments.events import FileKey
 from edufast.experiments.method import Method
+from edufast.training.growth import grow_student
 from edufast.utils.errors import UserError
 
 _COUNTED = ("onnx", "onnx-int8")  # of 4 bytes a number and of 1, whatever runtime they are for
@@ -25,7 +26,7 @@ def fitting_files(method: Method) -> list[FileKey] | None:
     budget = Budget(section.flash, section.ram, section.latency)
     student = method.create_student(seed=0)
     for g in range(len(method.curriculum.grades)):
-        method.grow(student, g)
+        grow_student(student, method.curriculum, g)
     size = (3, method.data.image_size, method.data.image_size)
     found = {}
     for depth in student.depths:

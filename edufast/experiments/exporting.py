@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from edufast.data import DataSet, load_dataset, runs_code
-from edufast.edge.contract import hash_of
+from edufast.edge.contract import file_hash
 from edufast.edge.device_rows import DeviceRow
 from edufast.edge.export import ExportReport
 from edufast.experiments.answers import keep_answers
@@ -142,7 +142,7 @@ def record_devices(folder: Path, rows: Iterable[DeviceRow]) -> None:
     rows = list(rows)
     for row in rows:
         file = folder / Path(row.file).name
-        if not file.is_file() or hash_of(file) != row.sha256:
+        if not file.is_file() or file_hash(file) != row.sha256:
             raise UserError(
                 f"{folder} does not hold the {row.file} that was measured on {row.machine}; "
                 "expected the run that exported it, with that file unchanged"

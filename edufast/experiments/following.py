@@ -24,7 +24,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 
 
 @dataclass(frozen=True)
-class Now:
+class Snapshot:
     """What there is to see of a run.
 
     Attributes:
@@ -40,8 +40,8 @@ class Now:
     remaining: RemainingEvent | None
 
 
-class Following:
-    """Follows the run in ``path``, which it leaves alone: ``following.now()``.
+class RunFollower:
+    """Follows the run in ``path``, which it leaves alone: ``follower.snapshot()``.
 
     Raises:
         UserError: the folder holds no run.
@@ -57,13 +57,13 @@ class Following:
         self._events: list[Event] = []
         self._last: dict[type[Event], Any] = {}  # of steps and of what remains
 
-    def now(self) -> Now:
+    def snapshot(self) -> Snapshot:
         """What there is to see now."""
         running = is_locked(self._folder.path)  # first: what it writes before it ends is read, too
         self._read_on()
         log = collect(self._events)
         finished = is_finished(self._folder, self._config, log)
-        return Now(
+        return Snapshot(
             "running" if running else "finished" if finished else "stopped",
             log,
             self._last.get(StepEvent),

@@ -25,6 +25,7 @@ from edufast.ops import kd_loss
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
+from edufast.training.growth import flops_per_image, grow_student
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.devices import check_device
@@ -131,26 +132,11 @@ class Method:
             options=SchoolOptions(device, seed, event_log, checkpoint, name=self.name),
         )
 
-    def grow(self, student: Student, g: int) -> None:
-        """Grow ``student`` from grade ``g - 1`` to grade ``g`` (from 0)."""
-        student.grow(
-            fragments=self.curriculum.fragments[g],
-            classes=len(self.curriculum.taught(g)),
-            keep_exits=self.curriculum.exit_weight > 0,
-        )
-        student.image_size = self.curriculum.grades[g].image_size
-
     def training_flops(self) -> int:
         """FLOPs of training the student; those of its teachers come on top."""
-        student, total = self.create_student(seed=0), 0
-        for g, (grade, samples) in enumerate(
-            zip(self.curriculum.grades, self.samples, strict=True)
-        ):
-            self.grow(student, g)
-            for epoch in range(grade.epochs):
-                student.frozen = grade.frozen(epoch)
-                total += student.training_flops() * (samples // grade.epochs)
-        return total
+        flops = flops_per_image(self.create_student(seed=0), self.curriculum)
+        grades = zip(flops, self.curriculum.grades, self.samples, strict=True)
+        return sum(flops * (samples // grade.epochs) for flops, grade, samples in grades)
 
 
 def plan_methods(
@@ -282,7 +268,7 @@ def _try_batches_of_one(method: Method, steps: Sequence[int]) -> None:
         return
     student = method.create_student(seed=0)
     for g in range(len(steps)):
-        method.grow(student, g)
+        grow_student(student, method.curriculum, g)
         if g in alone:
             what = f"{method.recipe.student.model} in grade {g + 1}"
             _try_batch_of_one(student, method.data, what)

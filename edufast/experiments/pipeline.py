@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from edufast.edge.bundle import write_bundle
-from edufast.edge.contract import CONTRACT, SUFFIX, Contract, hash_of
+from edufast.edge.contract import CONTRACT, SUFFIX, Contract, file_hash
 from edufast.edge.exit_choice import Target
 from edufast.edge.registry import find_format
 from edufast.edge.replay import Replay, replay
@@ -73,7 +73,7 @@ def deliver(folder: Path, gates: Gates) -> Delivered:
 def _bundled(folder: Path, gates: Gates) -> bool:
     """See :func:`deliver`; whether the bundle was there already."""
     bundle, made_of = folder / BUNDLE, _made_of(folder, gates)
-    cached = _is_whole(bundle) and _noted(folder) == [made_of, hash_of(bundle / CONTRACT)]
+    cached = _is_whole(bundle) and _noted(folder) == [made_of, file_hash(bundle / CONTRACT)]
     if not cached:
         found = read_exportable(folder)
         reports = write_bundle(
@@ -87,7 +87,9 @@ def _bundled(folder: Path, gates: Gates) -> bool:
                 shutil.copyfile(report.path, temporary)
         record_exports(folder, beside, found.info, found.data)
         with atomic_write(folder / STAGES) as temporary:
-            temporary.write_text(json.dumps([made_of, hash_of(bundle / CONTRACT)]) + "\n", "utf-8")
+            temporary.write_text(
+                json.dumps([made_of, file_hash(bundle / CONTRACT)]) + "\n", "utf-8"
+            )
     return cached
 
 
@@ -98,7 +100,7 @@ def _made_of(folder: Path, gates: Gates) -> str:
         raise UserError(f"{folder} holds no finished student; expected {run.student.name}")
     files = [folder / RUN_FILE, run.student, *([run.exits] if run.exits.is_file() else [])]
     versions = {name: find_format(name).versions() for name in gates.formats}
-    content = {"files": list(map(hash_of, files)), "gates": asdict(gates), "versions": versions}
+    content = {"files": list(map(file_hash, files)), "gates": asdict(gates), "versions": versions}
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,6 +116,6 @@ def _is_whole(bundle: Path) -> bool:
     """Whether every file of a bundle is as its contract says: else it is made again."""
     try:
         hashes = Contract.read(bundle).hashes
-        return all(hash_of(bundle / name) == expected for name, expected in hashes.items())
+        return all(file_hash(bundle / name) == expected for name, expected in hashes.items())
     except (UserError, OSError):
         return False

@@ -182,7 +182,7 @@ class Recipe(Section):
         return self.model_copy(update={"data": data, "student": student, "teachers": teachers})
 
     def check_files(self, source: str = "recipe") -> None:
-        """Before a training: that its files of weights are there. What is finished is read without.
+        """Before a training: that its files of weights are there.
 
         Raises:
             UserError: one is not; ``source`` is named in the message.

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from edufast.edge.registry import find_format
+from edufast.experiments.after_epoch import AfterEpoch
 from edufast.experiments.answers import keep_answers
 from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.budget import within_budget
@@ -20,7 +21,6 @@ from edufast.experiments.run_folder import RunConfig
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import export_student, tell_export, train_student
 from edufast.experiments.teacher_training import absent_teacher, load_teacher, train_teacher
-from edufast.experiments.watch import Watch
 from edufast.models.weights import load_model
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
@@ -29,7 +29,7 @@ from edufast.utils.errors import Interrupted, LostRank
 from edufast.utils.lock import InUse
 
 Results = dict[str, dict[int, ResultEvent]]  # by method and seed
-_UNWATCHED = Watch()
+_NOTHING = AfterEpoch()
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
         LostRank: another process of the run has ended.
         TrainingError, ExportError: a step failed; the message says why.
     """
-    if _exports(config):
+    if config.exports_student:
         find_format("onnx")  # a package that the last step needs is missed before the first
     setup = Setup(config, path, console, trackers=trackers)
     with setup.opened():
@@ -65,33 +65,31 @@ def run(
     return results
 
 
-def _exports(config: RunConfig) -> bool:
-    return config.export and "education" in config.methods
-
-
 def _carry_out(setup: Setup) -> Results:
-    watch = Watch()
+    hooks = AfterEpoch()
     if ranks.is_first():
-        watch = Watch(BestSoFar(setup) if _exports(setup.config) else None, planned(setup))
+        hooks = AfterEpoch(
+            BestSoFar(setup) if setup.config.exports_student else None, planned(setup)
+        )
     try:
-        results = train(setup, teach(setup, watch), watch)
+        results = train(setup, teach(setup, hooks), hooks)
     except Interrupted:
-        ranks.from_first(_export_best, setup, watch)
+        ranks.from_first(_export_best, setup, hooks)
         raise
-    ranks.from_first(_export_last, setup, watch)
+    ranks.from_first(_export_last, setup, hooks)
     return results
 
 
-def _export_best(setup: Setup, watch: Watch) -> None:
-    if watch.best is not None and (exported := watch.best.export()):
+def _export_best(setup: Setup, hooks: AfterEpoch) -> None:
+    if hooks.best is not None and (exported := hooks.best.export()):
         setup.console.print(exported)
 
 
-def _export_last(setup: Setup, watch: Watch) -> None:
-    if watch.best is not None:
+def _export_last(setup: Setup, hooks: AfterEpoch) -> None:
+    if hooks.best is not None:
         loaded = load_model(setup.folder.student, model=setup.recipe.student.model)
         tell_export(setup, export_student(setup, *loaded))
-        watch.best.end()
+        hooks.best.end()
         keep_answers(setup.folder, loaded[1], setup.data)
         _tell_choice(setup)
 
@@ -108,7 +106,7 @@ def _report(setup: Setup) -> None:
         setup.console.print(f"report: {write_report(setup.folder.path)}")
 
 
-def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
+def teach(setup: Setup, hooks: AfterEpoch = _NOTHING) -> Faculty:
     """Load the teachers that the methods learn from, and train those without weights yet.
 
     Without any method: all of them, and their logits are stored where the config has a cache.
@@ -131,7 +129,7 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
                 event_log=setup.event_log,
                 console=setup.console,
                 # With minutes given, a teacher may be the best so far; else only the student is.
-                after_epoch=watch.over(
+                after_epoch=hooks.hook(
                     setup.recipe.teachers[k].model if setup.recipe.minutes else None
                 ),
             )
@@ -145,7 +143,7 @@ def teach(setup: Setup, watch: Watch = _UNWATCHED) -> Faculty:
     return faculty
 
 
-def train(setup: Setup, faculty: Faculty, watch: Watch = _UNWATCHED) -> Results:
+def train(setup: Setup, faculty: Faculty, hooks: AfterEpoch = _NOTHING) -> Results:
     """Train what is not finished: every method with every seed."""
     config, finished = setup.config, ranks.from_first(setup.folder.log).results
     names = config.methods
@@ -158,7 +156,7 @@ def train(setup: Setup, faculty: Faculty, watch: Watch = _UNWATCHED) -> Results:
         method = within_budget(setup, setup.methods[name], faculty)
         for seed in seeds:
             kept = (name, seed) == ("education", config.seeds[0])
-            after_epoch = watch.over(setup.recipe.student.model if kept else None)
+            after_epoch = hooks.hook(setup.recipe.student.model if kept else None)
             finished[name, seed] = train_student(setup, method, seed, faculty, after_epoch)
     return {name: {seed: finished[name, seed] for seed in config.seeds} for name in config.methods}
 

@@ -48,6 +48,11 @@ class RunConfig(Section):
     recipe: Recipe
     decisions: tuple[Decision, ...] = ()
 
+    @property
+    def exports_student(self) -> bool:
+        """Whether the run is to write files of its student."""
+        return self.export and "education" in self.methods
+
     def anywhere(self) -> RunConfig:
         """To be compared: without the folder of a sweep, which may have been moved since."""
         teachers = [

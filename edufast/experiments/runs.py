@@ -93,8 +93,7 @@ def is_finished(folder: RunFolder, config: RunConfig, log: RunLog) -> bool:
     wanted = {(method, seed) for method in config.methods for seed in config.seeds}
     if not wanted <= log.results.keys():
         return False
-    exports = config.export and "education" in config.methods
-    return not exports or (bool(log.exports) and not folder.best.exists())
+    return not config.exports_student or (bool(log.exports) and not folder.best.exists())
 
 
 @dataclass(frozen=True)

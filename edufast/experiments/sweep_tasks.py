@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from edufast.data import DataSet
-from edufast.experiments.content_names import hash_of
+from edufast.experiments.content_names import text_hash
 from edufast.experiments.events import Equal, ResultEvent
 from edufast.experiments.method import dry_run, plan_methods
 from edufast.experiments.recipe import DataSection, MethodName, Recipe
@@ -71,7 +71,7 @@ class TeacherTask:
             "training": (self.recipe.teaching or self.recipe.training).model_dump(mode="json"),
             "seed": self.recipe.seed,
         }
-        digest = hash_of(json.dumps(determined_by, sort_keys=True))
+        digest = text_hash(json.dumps(determined_by, sort_keys=True))
         return self.folder / f"teacher{self.k}-{digest}.safetensors"
 
     @property
@@ -287,7 +287,7 @@ def _cache(recipe: Recipe, folder: Path) -> Path:
     determined_by = [teachers, recipe.data.model_dump(mode="json"), views]
     if recipe.student.weights is not None:
         determined_by.append(recipe.student.model_dump(mode="json", include={"model", "weights"}))
-    return (folder / "caches" / hash_of(json.dumps(determined_by))).absolute()
+    return (folder / "caches" / text_hash(json.dumps(determined_by))).absolute()
 
 
 def _with_weights(recipe: Recipe, tasks: Sequence[TeacherTask]) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -178,8 +178,6 @@ def average_files(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     weights: Sequence[float] | None = None,
-    *,
-    on_tensor: Callable[[str, int], None] | None = None,
 ) -> None:
     """Average models of one architecture, trained in parallel, into one safetensors file.
 
@@ -193,7 +191,6 @@ def average_files(
         out: written at once or not at all; may be one of ``paths``.
         weights: one for each file, at least 0, for instance numbers of samples; scaled to sum to 1.
             None: equal.
-        on_tensor: called with the name and the size in bytes of each tensor written.
 
     What the files say about themselves is kept where they agree. Of models written by edufast the
     training cost is summed, the accuracy becomes NaN, for it has to be measured, and hashes are
@@ -216,8 +213,6 @@ def average_files(
             for entry in entries.values():
                 # Nothing holds the average on while the next one is formed.
                 _write(file, fingerprint, entry.name, _average(sources, entry, entries, shares))
-                if on_tensor is not None:
-                    on_tensor(entry.name, entry.bytes)
             for source in sources:
                 if INFO in source.metadata:
                     check_hash(source.metadata[INFO], source.fingerprint, source.path)

@@ -148,13 +148,15 @@ def _stays(x: Number) -> bool:
 # --- what operators take ------------------------------------------------------------------------
 
 
-def check_near(name: str, x: Tensor, student: Tensor) -> None:
+def check_near(name: str, x: Tensor, other: Tensor, like: str = "student") -> None:
     """On the CPU, where the operator reads it, or where the kernel does."""
-    if x.device.type != "cpu" and x.device != student.device:
-        raise ValueError(f"{name} is on {x.device}; expected cpu or {student.device}, like student")
+    if x.device.type != "cpu" and x.device != other.device:
+        raise ValueError(f"{name} is on {x.device}; expected cpu or {other.device}, like {like}")
 
 
-def check_numbers(numbers: Tensor, count: int, student: Tensor, alone: bool) -> None:
+def check_numbers(
+    numbers: Tensor, count: int, other: Tensor, alone: bool, like: str = "student"
+) -> None:
     """Float64 (count,), beside which there is none of the floats that it replaces."""
     if numbers.dim() != 1 or numbers.shape[0] != count or numbers.dtype != torch.float64:
         raise ValueError(
@@ -163,6 +165,6 @@ def check_numbers(numbers: Tensor, count: int, student: Tensor, alone: bool) -> 
         )
     if not numbers.is_contiguous():
         raise ValueError(f"numbers has stride {numbers.stride(0)}; expected a contiguous tensor")
-    check_near("numbers", numbers, student)
+    check_near("numbers", numbers, other, like)
     if not alone:
         raise ValueError("numbers is given; expected no floats beside it")

@@ -67,7 +67,7 @@ class Faculty(Sequence[Teacher]):
         has_features: whether :meth:`model` can be run for features that a loss reads.
 
     Raises:
-        TypeError: ``teachers`` are not :class:`Teacher` objects, or ``dtype`` is none.
+        TypeError: ``teachers`` are not :class:`Teacher` objects, or ``dtype`` is not a torch.dtype.
         ValueError: ``compile`` is True, and a teacher is sharded.
         UserError: torch finds no such device here, or a teacher cannot be copied or sharded.
     """

@@ -126,7 +126,8 @@ class Supervision:
         logits, features = [], []
         for position, part in enumerate(self._rows(batch.parts, count)):
             own_logits, own_features = self._run(position, batch, part)
-            if not len(own_logits) and len(range(total)[rows[position]]):
+            group = rows[position]
+            if part.start == part.stop and group.start < group.stop:
                 self._faculty.stand_by(self._teachers[position], batch.images[:1])
             if self._target == "routed":
                 # A routed loss never reads the rows of another owner.

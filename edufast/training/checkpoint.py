@@ -96,7 +96,7 @@ def latest_checkpoint(
         try:
             return load_checkpoint(file)
         except DamagedCheckpoint as error:
-            say(f"{error}; going on from the checkpoint before, or from the beginning")
+            say(f"{error}; going on from the previous checkpoint, or from the beginning")
             # Out of the way: the next save must not put it in the place of the one before.
             file.replace(file.with_suffix(".damaged"))
     return None
@@ -119,7 +119,7 @@ def restore(path: Path, load: Callable[[dict[str, Any]], None], say: Callable[[s
     except Exception as error:  # a file from outside may hold anything
         raise UserError(
             f"{path} does not fit this training: {_brief(error)}; expected one that this run "
-            f"saved. Without it and {_previous(path).name}, the training begins again"
+            f"saved. Delete it and {_previous(path).name} to begin again"
         ) from error
 
 

@@ -10,6 +10,7 @@ import torch
 
 from edufast.data import Batch, DataSet, Samples
 from edufast.data.image_files import files_of
+from edufast.data.policy import transform
 from edufast.distill import Algorithm, FeatureAlgorithm
 from edufast.models.global_batch_norm import batch_norms
 from edufast.models.tracing import gives_probabilities
@@ -17,7 +18,6 @@ from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum
-from edufast.training.policy import transform
 from edufast.training.settings import SchoolOptions, Training
 from edufast.utils.collectives import gather_rows
 from edufast.utils.errors import UserError
@@ -153,8 +153,8 @@ def _check_soft_labels(
     if _teach(curriculum) and not algorithm.takes_soft_labels:
         raise ValueError(
             f"{found} {type(algorithm).__name__}, as it is set, needs the class of each sample; "
-            "expected kd (but for divergence dkd), dist, fitnet or at, weighted by mean, entropy "
-            f"or aekd; or {without}"
+            "expected kd with another divergence than dkd, or dist, alone or under fitnet or at, "
+            f"weighted by mean, entropy or aekd; or {without}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,38 @@ from edufast.training.settings import Training
 from edufast.utils import cuda_graph
 from edufast.utils.errors import UserError
 from edufast.utils.registry import call_user
+
+
+def grow_student(
+    student: Student,
+    curriculum: Curriculum,
+    g: int,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Grow ``student`` from grade ``g - 1`` to grade ``g`` (from 0), and ``optimizer`` with it."""
+    fragments, classes = curriculum.fragments[g], len(curriculum.taught(g))
+    student.image_size = curriculum.grades[g].image_size
+    if (student.grown, student.classes) < (fragments, classes):
+        student.grow(
+            fragments=fragments,
+            classes=classes,
+            optimizer=optimizer,
+            keep_rows=curriculum.keep_rows,
+            keep_state=curriculum.keep_state,
+            keep_exits=curriculum.exit_weight > 0,
+        )
+
+
+def flops_per_image(student: Student, curriculum: Curriculum) -> Iterator[int]:
+    """FLOPs of training ``student``, which has not grown yet, on one image in every epoch of a
+    grade: grade after grade, into each of which it grows."""
+    for g, grade in enumerate(curriculum.grades):
+        grow_student(student, curriculum, g)
+        flops = 0
+        for epoch in range(grade.epochs):
+            student.frozen = grade.frozen(epoch)
+            flops += student.training_flops()
+        yield flops
 
 
 class Growth:
@@ -83,9 +115,9 @@ class Growth:
             self._optimizer.param_groups.pop()  # the last group is the algorithm's
         if g == 0 and self._training.ema:
             self.average = Average(student, self._training.ema)
-        self._grow_student(student, g, self._optimizer)
+        grow_student(student, self._curriculum, g, self._optimizer)
         if self.average is not None:
-            self._grow_student(self.average.student, g)
+            grow_student(self.average.student, self._curriculum, g)
             self.average.follow(student)
         if self._optimizer is None:
             self._optimizer = self._training.create_optimizer(
@@ -102,22 +134,6 @@ class Growth:
         _complete_momentum(self._optimizer)
         if self._class_ids.device.type in cuda_graph.DEVICES:
             _rates_as_tensors(self._optimizer, self._class_ids.device)
-
-    def _grow_student(
-        self, student: Student, g: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> None:
-        curriculum = self._curriculum
-        fragments, classes = curriculum.fragments[g], len(curriculum.taught(g))
-        student.image_size = curriculum.grades[g].image_size
-        if (student.grown, student.classes) < (fragments, classes):
-            student.grow(
-                fragments=fragments,
-                classes=classes,
-                optimizer=optimizer,
-                keep_rows=curriculum.keep_rows,
-                keep_state=curriculum.keep_state,
-                keep_exits=curriculum.exit_weight > 0,
-            )
 
     def _context(self, g: int) -> GradeContext:
         student, supervision = self._student, self._supervisions[g]

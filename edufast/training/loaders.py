@@ -73,11 +73,22 @@ def training_sampler(
     if curriculum.order == "slices":
         slices = [earlier.classes for earlier in curriculum.grades[: g + 1] if earlier.classes]
         return SliceSampler(
-            labels, slices, seed, grade.samples, training.balance, training.batch_size
+            labels,
+            slices,
+            batch_size=training.batch_size,
+            seed=seed,
+            samples_per_epoch=grade.samples,
+            balance=training.balance,
         )
     members, weights = _mixture(labels, curriculum, g, groups, training.balance)
     return MixedSampler(
-        labels, members, training.batch_size, seed, grade.samples, weights, training.balance
+        labels,
+        members,
+        batch_size=training.batch_size,
+        seed=seed,
+        samples_per_epoch=grade.samples,
+        weights=weights,
+        balance=training.balance,
     )
 
 

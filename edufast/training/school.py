@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from edufast.data import Batch, DataSet, Loader
+from edufast.data.erasing import erased
 from edufast.data.image_files import naming_unreadable
+from edufast.data.mixing import mixed, smoothed
+from edufast.data.policy import altered
 from edufast.distill import Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.faculty import Faculty
@@ -24,14 +27,11 @@ from edufast.training.checkpoint import (
 )
 from edufast.training.checks import check_fit, check_kinds, not_finite
 from edufast.training.curriculum import Curriculum
-from edufast.training.erasing import erased
 from edufast.training.evaluation import Accuracy, tally
 from edufast.training.events import EpochEvent, StepEvent
 from edufast.training.grade_plan import GradePlan, plan_grades
 from edufast.training.growth import Growth
 from edufast.training.loaders import grade_seed, validation_batches
-from edufast.training.mixing import mixed, smoothed
-from edufast.training.policy import altered
 from edufast.training.progress import Progress
 from edufast.training.records import Records
 from edufast.training.settings import SchoolOptions, Training

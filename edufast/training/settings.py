@@ -48,14 +48,14 @@ class Training:
             :class:`edufast.training.average.Average`. 0: none.
         augment: random augmentation of the training images.
         policy: "randaugment" or "trivialaugment" also alters every image, for the teachers too, see
-            :func:`edufast.training.policy.altered`. "none": images are not altered.
+            :func:`edufast.data.policy.altered`. "none": images are not altered.
         erase: share of the images, up to 1, in which a rectangle is erased, for the teachers too,
-            see :func:`edufast.training.erasing.erased`. 0: none.
+            see :func:`edufast.data.erasing.erased`. 0: none.
         mix: "mixup" or "cutmix" mixes the images of a batch in pairs, for the teachers too, and
-            their labels with them, see :func:`edufast.training.mixing.mixed`. Needs the targets
+            their labels with them, see :func:`edufast.data.mixing.mixed`. Needs the targets
             "full" or "none", and an algorithm that takes soft labels. "none": no mixing.
         label_smoothing: share of each label, below 1, that is spread evenly over the classes
-            taught, see :func:`edufast.training.mixing.smoothed`. Needs another target than
+            taught, see :func:`edufast.data.mixing.smoothed`. Needs another target than
             "routed", and an algorithm that takes soft labels. 0: none.
         balance: how much more often images of rare classes are shown, from 0 (not) to 1 (all
             classes equally often), see :func:`edufast.data.sampling.repeated`.

@@ -13,8 +13,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 def available_threads() -> int:
     """Processors that this process may use: those it is bound to, or fewer where a control group
     (a container's) has a quota of processor time, which is rounded up."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min([float(bound or 1), *_quotas()])))
+    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *_quotas()])))
 
 
 def configure_openmp() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edufast.bench import edge
-from edufast.edge.contract import hash_of
+from edufast.edge.contract import file_hash
 from edufast.edge.device_rows import read_rows
 from edufast.utils.errors import UserError
 from tests.edge.test_device import onnx, program
@@ -20,7 +20,7 @@ def test_every_exported_file_of_a_folder_is_measured_and_written(tmp_path, capsy
     shown = capsys.readouterr().out
     assert "student-exit1.onnx" in shown and max(map(len, shown.splitlines())) <= 80
     (row,) = edge.main(tmp_path / "other.onnx", [], None)
-    assert row.sha256 == hash_of(tmp_path / "other.onnx")
+    assert row.sha256 == file_hash(tmp_path / "other.onnx")
 
 
 def test_a_folder_as_output_is_refused_before_anything_is_measured(tmp_path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edufast.bench.results import write
 from edufast.bench.timing import machine
-from edufast.edge.contract import hash_of
+from edufast.edge.contract import file_hash
 from edufast.edge.device_rows import DeviceRow
 from edufast.experiments.run_folder import RunFolder
 from edufast.utils.lock import folder_lock
@@ -46,7 +46,7 @@ def test_wrong_input_ends_in_one_line_and_code_2(arguments, message, tmp_path, m
 def test_what_was_measured_on_a_device_is_in_the_runs_report(run, tmp_path):
     run = shutil.copytree(run, tmp_path / "run")
     file = run / "student.onnx"
-    row = DeviceRow(file.name, hash_of(file), "<board>", "1.20.0", 9.0, 4.321, 5.0, 61_000_000, 1)
+    row = DeviceRow(file.name, file_hash(file), "<board>", "1.20.0", 9.0, 4.321, 5.0, 61_000_000, 1)
     table = tmp_path / "board.jsonl"
     for measured in (replace(row, median_ms=9.9), row):  # the later one counts
         table.write_text(json.dumps(asdict(measured)) + "\n")

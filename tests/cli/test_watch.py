@@ -9,7 +9,7 @@ from rich.console import Console
 
 import edufast.cli.watch as watch_module
 from edufast.cli.watch import follow
-from edufast.experiments.following import Following
+from edufast.experiments.following import RunFollower
 from edufast.utils.lock import folder_lock
 from tests.commands import edufast, one_line
 from tests.experiments import logs
@@ -72,7 +72,7 @@ def test_a_run_is_followed_until_it_is_finished(tmp_path, monkeypatch, terminal)
         lambda: append(run, *EDUCATED[2:], result()),
         lambda: held.__exit__(None, None, None),
     )
-    follow(Following(run), terminal)
+    follow(RunFollower(run), terminal)
     shown = terminal.file.getvalue()
     assert not script.happens
     assert shown.index("running") < shown.index("0.500") < shown.index("finished")
@@ -89,6 +89,6 @@ def test_ctrl_c_ends_the_view_and_leaves_the_run_alone(tmp_path, monkeypatch, te
     with folder_lock(run):
         before[run / ".lock"] = (run / ".lock").read_bytes()
         Script(monkeypatch, lambda: None, interrupt)
-        follow(Following(run), terminal)
+        follow(RunFollower(run), terminal)
         assert {path: path.read_bytes() for path in run.iterdir()} == before
     assert "running" in terminal.file.getvalue()

@@ -10,7 +10,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 10))
 
 
 def test_an_epoch_is_every_sample_of_the_classes_once_shuffled():
-    order = MixedSampler(LABELS, [[1, 4]], 5, seed=0)(3)
+    order = MixedSampler(LABELS, [[1, 4]], batch_size=5, seed=0)(3)
     assert order.dtype == np.int64
     assert sorted(order) == np.flatnonzero(np.isin(LABELS, [1, 4])).tolist()
     assert order.tolist() != sorted(order)
@@ -18,16 +18,16 @@ def test_an_epoch_is_every_sample_of_the_classes_once_shuffled():
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     groups = [[0, 1], [2, 3, 4, 5]]
-    order = MixedSampler(LABELS, groups, 6, seed=0)(5)
-    assert np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=0)(5))
-    assert not np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=1)(5))
-    assert not np.array_equal(order, MixedSampler(LABELS, groups, 6, seed=0)(4))
+    order = MixedSampler(LABELS, groups, batch_size=6, seed=0)(5)
+    assert np.array_equal(order, MixedSampler(LABELS, groups, batch_size=6, seed=0)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, groups, batch_size=6, seed=1)(5))
+    assert not np.array_equal(order, MixedSampler(LABELS, groups, batch_size=6, seed=0)(4))
 
 
 # Shorter than a pass, not dividing it, a whole one, longer than one, several.
 @pytest.mark.parametrize("length", [1, 7, 20, 33, 60])
 def test_epochs_of_any_length_read_one_sequence_of_whole_passes(length):
-    sampler = MixedSampler(LABELS, [[0, 5]], 1, seed=2, samples_per_epoch=length)
+    sampler = MixedSampler(LABELS, [[0, 5]], batch_size=1, seed=2, samples_per_epoch=length)
     epochs = [sampler(epoch) for epoch in range(60)]
     assert {len(epoch) for epoch in epochs} == {length} == {len(sampler)}
     visited = np.concatenate(epochs)
@@ -42,7 +42,7 @@ def test_epochs_of_any_length_read_one_sequence_of_whole_passes(length):
 )
 def test_every_batch_has_the_same_number_of_each_group(batch, quotas):
     groups = [[3], [0, 4], [5, 1, 2]]
-    sampler = MixedSampler(LABELS, groups, batch, seed=4)
+    sampler = MixedSampler(LABELS, groups, batch_size=batch, seed=4)
     assert sampler.quotas == quotas and sampler.batch_size == sum(quotas)
     epochs = [sampler(epoch) for epoch in range(8)]
     assert all(len(epoch) == len(sampler) == 60 // sum(quotas) * sum(quotas) for epoch in epochs)
@@ -53,7 +53,9 @@ def test_every_batch_has_the_same_number_of_each_group(batch, quotas):
 
 def test_every_sample_of_a_group_comes_once_per_pass_whatever_the_quotas():
     groups = [[3], [0, 4], [5, 1, 2]]
-    sampler = MixedSampler(LABELS, groups, 16, seed=4)  # quotas 3, 5, 8: no whole passes an epoch
+    sampler = MixedSampler(
+        LABELS, groups, batch_size=16, seed=4
+    )  # quotas 3, 5, 8: no whole passes an epoch
     visited = np.concatenate([sampler(epoch) for epoch in range(20)])
     for group in groups:
         samples = np.flatnonzero(np.isin(LABELS, group))
@@ -65,7 +67,7 @@ def test_every_sample_of_a_group_comes_once_per_pass_whatever_the_quotas():
 
 def test_groups_are_shuffled_apart():
     """Samples of groups of one size must not always meet in the same batch."""
-    sampler = MixedSampler(LABELS, [[0], [1]], 2, seed=0)
+    sampler = MixedSampler(LABELS, [[0], [1]], batch_size=2, seed=0)
     pairs = np.concatenate([sampler(epoch) for epoch in range(10)]).reshape(-1, 2)
     assert len(np.unique(pairs, axis=0)) > 50
 
@@ -103,21 +105,21 @@ def test_slices_share_the_samples_of_an_epoch_by_their_size():
 
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="class 7 has no sample"):
-        MixedSampler(LABELS, [[0], [7]], 4, seed=0)
+        MixedSampler(LABELS, [[0], [7]], batch_size=4, seed=0)
     with pytest.raises(ValueError, match="class 6 has no sample"):
         SliceSampler(LABELS, [[0], [6]], seed=0)
     with pytest.raises(ValueError, match="groups: expected at least one"):
-        MixedSampler(LABELS, [], 4, seed=0)
+        MixedSampler(LABELS, [], batch_size=4, seed=0)
     with pytest.raises(ValueError, match="classes: expected at least one"):
-        MixedSampler(LABELS, [[0], []], 4, seed=0)
+        MixedSampler(LABELS, [[0], []], batch_size=4, seed=0)
     with pytest.raises(ValueError, match="groups: a class is in two groups"):
-        MixedSampler(LABELS, [[0, 1], [1]], 4, seed=0)
+        MixedSampler(LABELS, [[0, 1], [1]], batch_size=4, seed=0)
     with pytest.raises(ValueError, match="batch_size: 2 is less than the 3 groups"):
-        MixedSampler(LABELS, [[0], [1], [2]], 2, seed=0)
+        MixedSampler(LABELS, [[0], [1], [2]], batch_size=2, seed=0)
     with pytest.raises(ValueError, match="slices: expected at least one"):
         SliceSampler(LABELS, [], seed=0)
     with pytest.raises(ValueError, match="samples_per_epoch is 0; expected at least 1"):
-        MixedSampler(LABELS, [[0]], 4, seed=0, samples_per_epoch=0)
+        MixedSampler(LABELS, [[0]], batch_size=4, seed=0, samples_per_epoch=0)
     with pytest.raises(ValueError, match="samples_per_epoch: 1 leaves a slice"):
         SliceSampler(LABELS, [[0], [1]], seed=0, samples_per_epoch=1)
 
@@ -158,7 +160,7 @@ def test_rare_classes_come_as_often_as_balance_says(balance, times):
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_balanced_epochs_are_no_longer_and_visit_every_sample(balance):
-    sampler = MixedSampler(UNEVEN, [[0, 1, 2]], 11, seed=0, balance=balance)
+    sampler = MixedSampler(UNEVEN, [[0, 1, 2]], batch_size=11, seed=0, balance=balance)
     assert len(sampler) == 55
     shown = np.concatenate([sampler(epoch) for epoch in range(24)])
     shares = np.bincount(UNEVEN[shown]) / len(shown)
@@ -168,7 +170,7 @@ def test_balanced_epochs_are_no_longer_and_visit_every_sample(balance):
 
 
 def test_groups_share_a_batch_by_what_they_show():
-    assert MixedSampler(UNEVEN, [[0], [1, 2]], 12, seed=0, balance=1.0).quotas == [4, 8]
+    assert MixedSampler(UNEVEN, [[0], [1, 2]], batch_size=12, seed=0, balance=1.0).quotas == [4, 8]
 
 
 def test_slices_share_an_epoch_by_what_they_show():

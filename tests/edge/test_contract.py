@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edufast.edge.contract import CONTRACT, BundledFile, Contract, hash_of
+from edufast.edge.contract import CONTRACT, BundledFile, Contract, file_hash
 from edufast.utils.errors import UserError
 
 FILE = BundledFile("student.onnx", "onnx", True, "ab" * 32, 10, 100, 0.5, 0.75, (-0.3, -0.2))
@@ -62,4 +62,4 @@ def test_a_folder_without_one_is_no_bundle(tmp_path) -> None:
 
 def test_the_hash_is_of_the_content(tmp_path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
-    assert hash_of(tmp_path / "f").startswith("ba7816bf")
+    assert file_hash(tmp_path / "f").startswith("ba7816bf")

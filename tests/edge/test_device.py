@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edufast
-from edufast.edge.contract import hash_of
+from edufast.edge.contract import file_hash
 from edufast.edge.device_rows import measure_here
 from edufast.edge.onnx_early_exit import with_early_exit
 from edufast.utils.errors import UserError
@@ -57,7 +57,7 @@ def test_every_file_is_measured_in_a_process_of_its_own(tmp_path) -> None:
         onnx.save(program(weights), tmp_path / f"{name}.onnx")
     large, small = measured(tmp_path / "large.onnx", tmp_path / "small.onnx")
     assert (large["file"], small["file"]) == ("large.onnx", "small.onnx")
-    assert small["sha256"] == hash_of(tmp_path / "small.onnx")
+    assert small["sha256"] == file_hash(tmp_path / "small.onnx")
     assert large["peak_bytes"] - small["peak_bytes"] > 64_000_000
     for row in (large, small):
         assert row["runtime_bytes"] < row["peak_bytes"]

@@ -26,7 +26,7 @@ POINTS = Target(10.0, of_cost=False)
 
 
 def write(path, name="onnx", target=POINTS):
-    given = original(calibrated=FORMATS[name].CALIBRATED)
+    given = original(calibrated=FORMATS[name].INTEGERS)
     return write_early_exit(given, student_with_exits(), target, FORMATS[name], path, {"a": "b"})
 
 

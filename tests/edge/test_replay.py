@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edufast.edge.bundle import write_bundle
-from edufast.edge.contract import CONTRACT, hash_of
+from edufast.edge.contract import CONTRACT, file_hash
 from edufast.edge.replay import ReplayError, replay
 from edufast.models.weights import ModelInfo
 from tests.tiny import tiny_data, tiny_model
@@ -32,9 +32,9 @@ def vouch(folder, name, key) -> None:
     """Enter the hash that a file has now, as whoever exchanges it knowingly would."""
     said = json.loads((folder / CONTRACT).read_text("utf-8"))
     if key == "golden":
-        said["golden"] = hash_of(folder / name)
+        said["golden"] = file_hash(folder / name)
     else:
-        said["files"][0]["sha256"] = hash_of(folder / name)
+        said["files"][0]["sha256"] = file_hash(folder / name)
     (folder / CONTRACT).write_text(json.dumps(said))
 
 

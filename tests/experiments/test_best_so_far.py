@@ -10,11 +10,11 @@ import torch
 
 import edufast.experiments.best_so_far as best_module
 from edufast.edge.parity import ExportError
+from edufast.experiments.after_epoch import AfterEpoch
 from edufast.experiments.best_so_far import BestSoFar
 from edufast.experiments.run import teach
 from edufast.experiments.run_setup import Setup
 from edufast.experiments.student_training import train_student
-from edufast.experiments.watch import Watch
 from edufast.models.weights import load_model, read_info
 from edufast.teachers.faculty import Faculty
 from edufast.training.school import School
@@ -174,7 +174,7 @@ def test_a_teacher_is_usable_before_there_is_a_student_where_minutes_count(tmp_p
     }
     setup = small_setup(tmp_path, "education", recipe=recipe)
     with setup.opened():
-        teach(setup, Watch(BestSoFar(setup)))
+        teach(setup, AfterEpoch(BestSoFar(setup)))
     if minutes is None:
         assert not setup.folder.best.exists() and not setup.folder.log().exports
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edufast.edge.contract import GOLDEN, BundledFile, Contract, hash_of
+from edufast.edge.contract import GOLDEN, BundledFile, Contract, file_hash
 from edufast.edge.exit_choice import Target
 from edufast.experiments.pipeline import Gates, _is_whole, _made_of, deliver
 from edufast.utils.errors import UserError
@@ -45,9 +45,9 @@ def test_other_gates_are_another_bundle(folder, gates) -> None:
 def test_a_bundle_is_whole_until_one_of_its_files_is_damaged(tmp_path, name, damage) -> None:
     for each in ("student.onnx", GOLDEN):
         (tmp_path / each).write_text(each)
-    sha256 = hash_of(tmp_path / "student.onnx")
+    sha256 = file_hash(tmp_path / "student.onnx")
     file = BundledFile("student.onnx", "onnx", True, sha256, 12, 9, 0.9, 0.9, (-0.01, 0.01))
-    Contract(("a", "b"), {}, {}, {}, (file,), hash_of(tmp_path / GOLDEN), {}).write(tmp_path)
+    Contract(("a", "b"), {}, {}, {}, (file,), file_hash(tmp_path / GOLDEN), {}).write(tmp_path)
     assert _is_whole(tmp_path)
     damage(tmp_path / name)
     assert not _is_whole(tmp_path)

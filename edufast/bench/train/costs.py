@@ -10,6 +10,7 @@ from edufast.bench.train.setting import TEACHERS, Pair
 from edufast.models.zoo import create_model
 from edufast.student.student import Student
 from edufast.training.curriculum import Curriculum
+from edufast.training.growth import flops_per_image
 from edufast.utils.flops import forward_flops
 
 EPOCHS = 240  # as in the repositories compared with
@@ -55,18 +56,9 @@ def _grades(method: str, curriculum: Curriculum, pair: Pair) -> list[GradeCost]:
         teacher = forward_flops(create_model(pair.teacher, pair.classes // TEACHERS), size)
         model = create_model(pair.student, pair.classes)
         student = Student(model, curriculum.fragments[-1], input_size=size)
-        for g, grade in enumerate(curriculum.grades):
-            taught = len(curriculum.taught(g))
-            student.grow(
-                fragments=curriculum.fragments[g],
-                classes=taught,
-                keep_exits=curriculum.exit_weight > 0,
-            )
-            learning = 0
-            for epoch in range(grade.epochs):
-                student.frozen = grade.frozen(epoch)
-                learning += student.training_flops()
-            images = round(pair.samples * taught / pair.classes)
+        learned = flops_per_image(student, curriculum)
+        for g, (grade, learning) in enumerate(zip(curriculum.grades, learned, strict=True)):
+            images = round(pair.samples * len(curriculum.taught(g)) / pair.classes)
             teaching = grade.epochs * images * len(grade.teachers) * teacher
             costs.append(GradeCost(method, g + 1, grade.epochs, learning * images, teaching))
     return costs

@@ -35,7 +35,9 @@ class WithLoader(PlainLoop):
         everything = [range(len(data.classes))]
         loader = Loader(
             data.train,
-            sampler=MixedSampler(data.train.labels, everything, setting.batch_size, setting.seed),
+            sampler=MixedSampler(
+                data.train.labels, everything, batch_size=setting.batch_size, seed=setting.seed
+            ),
             batch_size=setting.batch_size,
             image_size=data.image_size,
             mean=data.mean,

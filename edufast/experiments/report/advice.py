@@ -79,8 +79,8 @@ def _key(export: ExportEvent) -> FileKey | None:
     """A program with early exits has all heads, which a budget was not counted for."""
     if export.early is not None:
         return None
-    exact = FORMATS[export.format or "onnx"].EXACT
-    return ("onnx" if exact else "onnx-int8", export.exit)
+    integers = FORMATS[export.format or "onnx"].INTEGERS
+    return ("onnx-int8" if integers else "onnx", export.exit)
 
 
 def _unfit(measured: Sequence[ExportEvent], fitting: Collection[FileKey]) -> Choice:

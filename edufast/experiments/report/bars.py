@@ -22,7 +22,7 @@ from edufast.experiments.report.style import (
 )
 from edufast.experiments.run_log import MethodLog, RunLog
 
-PHASES = ("data", "teachers", "student", "validation", "growth", "export")
+PHASES = ("data", "teachers", "compile", "student", "device", "validation", "growth")
 _ANNOTATED_BARS = 16  # more leave no room for a number above each
 _ANNOTATED_SHARE = 0.08  # of the longest bar: a phase this long has room for its duration
 

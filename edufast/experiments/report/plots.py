@@ -8,7 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from edufast.experiments.content_names import hash_of
+from edufast.experiments.content_names import text_hash
 from edufast.experiments.report.bars import graded, grades, time
 from edufast.experiments.report.curves import (
     accuracy,
@@ -112,4 +112,4 @@ def plots(log: RunLog) -> list[Plot]:
 def _file_name(name: str) -> str:
     """Variants may have names of any length and with any characters."""
     plain = "".join(c if c.isalnum() else "-" for c in name)[:_LONGEST]
-    return plain if plain == name else f"{plain}-{hash_of(name)}"
+    return plain if plain == name else f"{plain}-{text_hash(name)}"

@@ -92,7 +92,7 @@ class Weights(NamedTuple):
         if self.numbers is None:
             check_cap(self.cap, gram.shape[0])
         else:
-            check_numbers(self.numbers, 1, gram, self.cap == 0)
+            check_numbers(self.numbers, 1, gram, self.cap == 0, "gram")
 
     def with_floats(self) -> Weights:
         """As :meth:`edufast.ops.reference.kd_loss.KDLoss.with_floats`."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from edufast.data import Batch
+from edufast.data.erasing import erased
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.training.curriculum import Curriculum
-from edufast.training.erasing import erased
 from edufast.training.school import School
 from edufast.training.settings import Training
 from tests.tiny import tiny_data, tiny_faculty, tiny_model

@@ -11,7 +11,7 @@ from edufast.training.school import School
 
 
 @dataclass(frozen=True)
-class Watch:
+class AfterEpoch:
     """Says how long the rest of the run takes, and keeps the best model so far.
 
     Attributes:
@@ -22,16 +22,16 @@ class Watch:
     best: BestSoFar | None = None
     remaining: Remaining | None = None
 
-    def over(self, model: str | None) -> Callable[[School], str]:
+    def hook(self, model: str | None) -> Callable[[School], str]:
         """What is called after every epoch of a training, and returns a note about it.
 
         Args:
             model: name of the network that is trained; None: it is not to be kept.
         """
 
-        def after_epoch(school: School) -> str:
+        def hook(school: School) -> str:
             left = "" if self.remaining is None else self.remaining.after_epoch(school)
             usable = "" if self.best is None or model is None else self.best.offer(school, model)
             return ", ".join(note for note in (left, usable) if note)
 
-        return after_epoch
+        return hook

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from edufast.data import Batch
+from edufast.data.batch import Batch
 from edufast.data.rng import Stream, generator
 from edufast.utils.choices import Policy
 from edufast.utils.devices import to_device

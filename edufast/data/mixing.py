@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from edufast.data import Batch
+from edufast.data.batch import Batch
 from edufast.data.rng import Stream, generator
 from edufast.utils.choices import Mix
 from edufast.utils.collectives import gather_rows

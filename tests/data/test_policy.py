@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from edufast.data import Batch
-from edufast.training.policy import altered
+from edufast.data.policy import altered
 
 MEAN, STD = (0.3, 0.5, 0.4), (0.2, 0.3, 0.25)
 PIXELS = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0))

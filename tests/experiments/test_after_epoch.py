@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edufast.experiments.watch import Watch
+from edufast.experiments.after_epoch import AfterEpoch
 
 
 def recorder(calls: list[Any], note: str) -> Any:
@@ -25,23 +25,23 @@ def recorder(calls: list[Any], note: str) -> Any:
 )  # fmt: skip
 def test_a_note_says_what_there_is_to_say(left, usable, note):
     calls: list[Any] = []
-    watch = Watch(
+    after_epoch = AfterEpoch(
         SimpleNamespace(offer=recorder(calls, usable)),
         SimpleNamespace(after_epoch=recorder(calls, left)),
     )
     school = object()
-    assert watch.over("resnet8")(school) == note
+    assert after_epoch.hook("resnet8")(school) == note
     assert calls == [(school,), (school, "resnet8")]
 
 
 def test_what_is_not_to_be_kept_is_not_offered():
     calls: list[Any] = []
-    watch = Watch(
+    after_epoch = AfterEpoch(
         SimpleNamespace(offer=recorder(calls, "usable")),
         SimpleNamespace(after_epoch=recorder([], "1 min left")),
     )
-    assert watch.over(None)(object()) == "1 min left" and not calls
+    assert after_epoch.hook(None)(object()) == "1 min left" and not calls
 
 
 def test_without_anything_to_do_nothing_is_said():
-    assert Watch().over("resnet8")(object()) == ""
+    assert AfterEpoch().hook("resnet8")(object()) == ""

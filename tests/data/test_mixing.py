@@ -14,12 +14,12 @@ from torch.nn import functional as F
 import edufast.training.school as school_module
 import edufast.training.step as step_module
 from edufast.data import Batch
+from edufast.data.mixing import mixed, smoothed
 from edufast.distill import KD, Algorithm, create_algorithm
 from edufast.student.student import Student
 from edufast.teachers.cached_faculty import CachedFaculty
 from edufast.teachers.faculty import Faculty
 from edufast.training.curriculum import Curriculum, Grade
-from edufast.training.mixing import mixed, smoothed
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
 from edufast.utils.errors import Interrupted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from edufast.data import Batch
+from edufast.data.batch import Batch
 from edufast.data.rng import Stream, generator
 from edufast.utils.devices import to_device
 from edufast.utils.ranks import own_rows
