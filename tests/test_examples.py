@@ -211,3 +211,26 @@ def test_a_program_in_cpp_answers_as_the_bundle_says(tmp_path) -> None:
     (tmp_path / "picture.raw").write_bytes(b"too short")
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1 and "has 9 bytes; expected 768" in refused.stderr
+
+
+def test_a_moving_average_in_a_loop_of_ones_own() -> None:
+    model = torch.nn.Linear(3, 2)
+    weights, validated = [], []
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        with torch.no_grad():
+            model.weight += images.mean()
+        weights.append(model.weight.detach().clone())
+
+    names = {
+        "model": model,
+        "loader": [(torch.ones(2, 3), torch.zeros(2))] * 2,
+        "step": step,
+        "validate": lambda model: validated.append(model.weight.detach().clone()),
+    }
+    start = model.weight.detach().clone()
+    (block,) = re.findall(r"```python\n([^`]*ExponentialMovingAverage\([^`]*)```", PAGE)
+    exec(block, names)
+    expected = 0.999 * (0.999 * start + 0.001 * weights[0]) + 0.001 * weights[1]
+    torch.testing.assert_close(validated[0], expected)
+    assert torch.equal(model.weight, weights[1])
