@@ -236,7 +236,7 @@ class CachedFaculty(Faculty):
 
     def _check_may_compute(self, teacher: int) -> None:
         """Refuse to compute logits that are missing in a training, or warn of the cost."""
-        if self._sharded[teacher]:
+        if self._running[teacher].sharded:
             raise UserError(
                 f"{self.folder} lacks logits of teacher {teacher} ({self[teacher].name}), which is "
                 "sharded and runs only on all ranks together; expected all logits that training "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,20 +14,13 @@ from torch import Tensor, nn
 from edufast.data import Augment, Batch, DataSet, Loader
 from edufast.data.class_map import ClassMap
 from edufast.data.image_files import naming_unreadable
-from edufast.models.bn_folding import folded_if_traceable
-from edufast.models.conv_fusing import fused
 from edufast.models.image_format import ImageFormat
-from edufast.models.tracing import are_probabilities, to_faster_layout
-from edufast.teachers.preprocessing import Preprocess
+from edufast.models.tracing import are_probabilities
+from edufast.teachers.running import RunningTeacher
 from edufast.teachers.teacher import Teacher
-from edufast.utils._torch_private import with_own_code
-from edufast.utils.cuda_graph import Replays
 from edufast.utils.devices import check_device
-from edufast.utils.errors import UserError
-from edufast.utils.flops import forward_flops
 from edufast.utils.instances import all_of, check_instance
 from edufast.utils.ranks import is_first, join, size
-from edufast.utils.registry import call_user
 
 _CHECKED, _CHECKED_AT_ONCE = 64, 16  # images that tell whether a teacher knows its classes
 
@@ -98,32 +90,15 @@ class Faculty(Sequence[Teacher]):
             check_instance("dtype", dtype, torch.dtype)
         check_instance("compile", compile, bool)
         self.dtype = dtype
-        self._sharded = self._to_be_sharded()
-        if compile and any(self._sharded):
+        sharded = self._to_be_sharded()
+        if compile and any(sharded):
             raise ValueError("compile is True, but a teacher is sharded; expected compile False")
-        self._models = [self._installed(k) for k in range(len(self._teachers))]
-        self._teachers = tuple(
-            replace(teacher, model=model, _fingerprint=teacher.fingerprint) if shard else teacher
-            for teacher, model, shard in zip(
-                self._teachers, self._models, self._sharded, strict=True
-            )
-        )
+        self._running = [
+            RunningTeacher(t, k, self.device, dtype=dtype, compile=compile, sharded=sharded[k])
+            for k, t in enumerate(self._teachers)
+        ]
+        self._teachers = tuple(running.teacher for running in self._running)
         self._data: DataSet | None = None  # that it was prepared for
-        self._preprocess: list[Preprocess] | None = None  # by teacher
-        self._regular: Sequence[Callable[[Tensor], object]] = [
-            _compiled(model) if compile else model if shard else fused(model, teacher.name)
-            for teacher, model, shard in zip(
-                self._teachers, self._models, self._sharded, strict=True
-            )
-        ]
-        self._replays = [
-            Replays(teacher.name, None if shard else self.device)
-            for teacher, shard in zip(self._teachers, self._sharded, strict=True)
-        ]
-        # Whether a model needs contiguous images: not known at first; a sharded one is not tried.
-        self._contiguous = [False if shard else None for shard in self._sharded]
-        # Whether a model writes into its images, which others read after it: not known at first.
-        self._writes = [True] * len(self._teachers)
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -136,18 +111,15 @@ class Faculty(Sequence[Teacher]):
 
     def flops(self, teacher: int, input_size: Sequence[int]) -> int:
         """FLOPs (2 x multiply-adds) of a forward pass for one image, (3, H, W) for the student."""
-        size = self.input_size(teacher, input_size)
-        self._choose_layout(teacher, size)
-        return forward_flops(self._models[teacher], size)
+        return self._running[teacher].flops(input_size)
 
     def input_size(self, teacher: int, input_size: Sequence[int]) -> tuple[int, ...]:
         """Shape that ``teacher`` expects of an image that is (3, H, W) for the student."""
-        own = self._teachers[teacher].image_size
-        return tuple(input_size) if own is None else (input_size[0], own, own)
+        return self._running[teacher].input_size(input_size)
 
     def model(self, teacher: int) -> nn.Module:
         """The model that runs for ``teacher``, on images as it expects them; not compiled."""
-        return self._models[teacher]
+        return self._running[teacher].model
 
     @torch.no_grad()
     def logits(self, teacher: int, images: Tensor, *, eager: bool = False) -> Tensor:
@@ -165,11 +137,7 @@ class Faculty(Sequence[Teacher]):
             RuntimeError: the teacher has its own mean, std or image size, and :meth:`prepare` has
                 not been called, which tells it those of the images.
         """
-        images = self._expected_images(teacher, images)
-        self._choose_layout(teacher, images.shape[1:])
-        if eager:
-            return self._run(teacher, self._models[teacher], images)
-        return self._replays[teacher](self._run, teacher, self._regular[teacher], images)
+        return self._running[teacher].logits(images, eager=eager)
 
     def prepare(self, data: DataSet, augment: Augment) -> None:
         """Called by a School before training, with its data set and augmentation.
@@ -184,15 +152,13 @@ class Faculty(Sequence[Teacher]):
         if data is self._data:
             return
         given = ImageFormat(data.mean, data.std, data.image_size)
-        self._preprocess = [
-            Preprocess(given, teacher.image_format(given), self.device)
-            for teacher in self._teachers
-        ]
+        for running in self._running:
+            running.prepare(given)
         present = [k for k, teacher in enumerate(self._teachers) if teacher.has_weights]
         for k in present:
             size = (1, 3, data.image_size, data.image_size)
             self.logits(k, torch.zeros(size, device=self.device), eager=True)
-        checked = [k for k in present if is_first() or self._sharded[k]]
+        checked = [k for k in present if is_first() or self._running[k].sharded]
         if checked:
             with naming_unreadable(data.train, data.val):
                 self._spot_check(checked, data)
@@ -206,13 +172,8 @@ class Faculty(Sequence[Teacher]):
     def stand_by(self, teacher: int, image: Tensor) -> None:
         """Called by a rank that has no images for ``teacher`` where others have: if it is sharded,
         they wait for this rank's share of it, and it runs on any ``image`` (1, 3, H, W)."""
-        if self._sharded[teacher]:
+        if self._running[teacher].sharded:
             self.logits(teacher, image, eager=True)
-
-    def _choose_layout(self, k: int, input_size: Sequence[int]) -> None:
-        """Once, of the weights of a teacher and of the images that it is given."""
-        if self._contiguous[k] is None:
-            self._contiguous[k] = not to_faster_layout(self._models[k], input_size)
 
     def _to_be_sharded(self) -> list[bool]:
         """Whether each teacher is. A script may not have connected with the other ranks yet."""
@@ -221,21 +182,7 @@ class Faculty(Sequence[Teacher]):
         several = size() > 1 and self.device.type != "meta"
         return [teacher.shard and several for teacher in self._teachers]
 
-    def _installed(self, k: int) -> nn.Module:
-        """The private copy of a teacher's model, where it runs."""
-        teacher = self._teachers[k]
-        what = f"teacher {k} ({teacher.name})"
-        place = self.device, self.dtype
-        model: nn.Module = call_user(f"{what} cannot be copied", _copied, teacher.model)
-        if not self._sharded[k]:
-            model = call_user(f"{what} cannot be moved to {self.device}", model.to, *place)
-            return model.to(memory_format=torch.channels_last)
-        from edufast.teachers.sharding import sharded  # takes half a second to import
-
-        model = call_user(f"{what} cannot be sharded", sharded, model, *place)
-        return model
-
-    def _spot_check(self, present: Sequence[int], data: DataSet) -> None:
+    def _spot_check(self, checked: Sequence[int], data: DataSet) -> None:
         loader = Loader(
             data.train,
             batch_size=min(_CHECKED_AT_ONCE, len(data.train)),
@@ -244,7 +191,7 @@ class Faculty(Sequence[Teacher]):
             std=data.std,
             device=self.device,
         )
-        for k in present:
+        for k in checked:
             teacher = self._teachers[k]
             known = np.flatnonzero(np.isin(data.train.labels, teacher.classes))
             if not len(known):
@@ -273,66 +220,9 @@ class Faculty(Sequence[Teacher]):
                     stacklevel=3,
                 )
 
-    def _expected_images(self, k: int, images: Tensor) -> Tensor:
-        if self._preprocess is not None:
-            return self._preprocess[k](images)
-        teacher = self._teachers[k]
-        if (teacher.mean, teacher.std, teacher.image_size) != (None, None, None):
-            raise RuntimeError(
-                f"teacher {k} ({teacher.name}) expects images with its own mean, std or size, but "
-                "it is not known how these were prepared: call prepare(data, augment) first"
-            )
-        return images
-
-    def _run(self, k: int, model: Callable[[Tensor], object], images: Tensor) -> Tensor:
-        images = images if self.dtype is None else images.to(self.dtype)
-        if self._contiguous[k]:
-            images = images.contiguous()
-        if self._writes[k]:
-            images = images.clone()
-        try:
-            output = model(images)
-        except Exception as error:
-            how = ", sharded," if self._sharded[k] else ""
-            raise UserError(
-                f"teacher {k} ({self._teachers[k].name}){how} fails on images "
-                f"{tuple(images.shape)}: {str(error).partition(chr(10))[0]}"
-            ) from error
-        if self._writes[k] and not images.is_inference():  # which count no versions
-            self._writes[k] = images._version > 0
-        return self._logits_of(output, k, len(images)).float()
-
-    def _logits_of(self, output: object, k: int, count: int) -> Tensor:
-        teacher = self._teachers[k]
-        logits = getattr(output, "logits", output)
-        expected = (count, len(teacher.classes))
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"teacher {k} ({teacher.name}) gives a {type(logits).__name__}; expected logits, a "
-                f"tensor {expected}, or an object with an attribute 'logits' of that kind"
-            )
-        if logits.shape != expected:
-            raise UserError(
-                f"teacher {k} ({teacher.name}) gives logits {tuple(logits.shape)}; expected "
-                f"{expected}, one for each of its {expected[1]} classes"
-            )
-        return logits
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    return folded_if_traceable(model).requires_grad_(False)
-
 
 def _near_chance(correct: int, total: int, classes: int) -> bool:
     """Whether guessing would be right as often, within two standard deviations."""
     chance = total / classes
     limit = chance + 2 * math.sqrt(chance * (1 - 1 / classes))
     return correct <= limit < total
-
-
-def _compiled(model: nn.Module) -> Callable[[Tensor], object]:
-    def run(images: Tensor) -> object:
-        return model(images)
-
-    compiled: Callable[[Tensor], object] = torch.compile(with_own_code(run), dynamic=False)
-    return compiled
