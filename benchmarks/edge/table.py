@@ -57,7 +57,7 @@ def edufast(*arguments: object) -> str:
 
 
 def cells(line: dict[str, Any]) -> list[str]:
-    accuracy, count = line["accuracy_onnx"], line["samples"]
+    accuracy, count = line["accuracy"], line["samples"]
     reach = [f"{100 * bound:.1f}" for bound in proportion(round(accuracy * count), count)]
     low, high = (f"{100 * bound:+.2f}" for bound in line["interval"])
     return [

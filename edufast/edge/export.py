@@ -79,7 +79,7 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types, with the file's name in place of its path."""
         parity = dataclasses.asdict(self.parity)
-        parity["accuracy_onnx"] = parity.pop("accuracy_exported")
+        parity["accuracy"] = parity.pop("accuracy_exported")
         if parity["worst_class"] is not None:
             parity["worst_class"]["class"] = self.worst_class
         return {

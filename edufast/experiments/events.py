@@ -155,8 +155,7 @@ class ExportEvent(Event):
 
     Attributes:
         noise: it was compared with PyTorch on random images, not on ``samples`` of the data set.
-        accuracy: of the file over the whole validation split. ``accuracy_torch`` and
-            ``accuracy_onnx`` are over the images compared, which were fewer in earlier versions.
+        accuracy, accuracy_torch: of the file and of the model, over the whole validation split.
         latency_ms: of one image on one thread.
         peak_bytes, runtime_bytes: see :class:`edufast.edge.device_rows.DeviceRow`.
         exit, early: of an exit, and of a program with early exits.
@@ -173,7 +172,6 @@ class ExportEvent(Event):
     agreement: float
     accuracy_torch: float | None = None
     max_abs_difference: float
-    accuracy_onnx: float | None = None
     accuracy: float
     latency_ms: float
     format: str | None = None
@@ -191,9 +189,7 @@ class ExportEvent(Event):
     @classmethod
     def of(cls, report: ExportReport) -> ExportEvent:
         """Of an export that was verified on the whole validation split."""
-        accuracy = report.parity.accuracy_exported
-        assert accuracy is not None
-        return cls(**report.to_dict(), accuracy=accuracy)
+        return cls(**report.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def test_report(exported, model, samples) -> None:
     event = json.loads(json.dumps(report.to_dict()))
     assert event["path"] == "student.onnx"
     assert (event["opset"], event["samples"], event["agreement"]) == (18, 70, 1.0)
-    assert event["accuracy_onnx"] == accuracy and event["max_abs_difference"] < 1e-4
+    assert event["accuracy"] == accuracy and event["max_abs_difference"] < 1e-4
 
 
 def test_the_model_is_left_alone(model, tmp_path) -> None:

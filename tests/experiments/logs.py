@@ -116,7 +116,6 @@ EXPORT: Event = {
     "samples": 256,
     "agreement": 1.0,
     "accuracy_torch": 0.968,
-    "accuracy_onnx": 0.968,
     "max_abs_difference": 1e-5,
     "latency_ms": 0.12,
 }

@@ -23,7 +23,7 @@ from tests.experiments.logs import (
     write,
 )
 
-OPTIONAL = ("slices", "grades", "opset", "accuracy_torch", "accuracy_onnx")
+OPTIONAL = ("slices", "grades", "opset", "accuracy_torch")
 
 
 def test_phases_add_up_over_seeds(tmp_path):
@@ -102,7 +102,7 @@ def test_what_may_be_unknown_is_none(tmp_path: Path) -> None:
     events = [{k: v for k, v in event.items() if k not in OPTIONAL} for event in (RUN, EXPORT)]
     log = read_run(write(tmp_path, events) / "metrics.jsonl")
     assert log.run is not None and log.run.grades is None is log.run.slices
-    assert log.exports[0].accuracy_torch is None is log.exports[0].accuracy_onnx
+    assert log.exports[0].accuracy_torch is None is log.exports[0].opset
 
 
 def test_kinds_and_fields_of_later_versions_are_ignored(tmp_path: Path) -> None:
