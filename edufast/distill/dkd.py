@@ -22,8 +22,8 @@ class DKD(Algorithm):
 
     Args:
         temperature: T.
-        target: a, weight of the target-class term.
-        other: b, weight of the other classes; between 1 and 8 in the paper, depending on the
+        target_weight: a, of the target-class term.
+        rest_weight: b, of the other classes; between 1 and 8 in the paper, depending on the
             teacher.
         warm_up: epochs of warm-up, counted over the whole training; 0: none.
         weighting: of several teachers, see :func:`edufast.distill.weighting.find_weighting`.
@@ -34,13 +34,16 @@ class DKD(Algorithm):
     def __init__(
         self,
         temperature: float = 4.0,
-        target: float = 1.0,
-        other: float = 8.0,
+        target_weight: float = 1.0,
+        rest_weight: float = 8.0,
         warm_up: float = 20,
         weighting: str | Weighting = "mean",
     ) -> None:
         super().__init__(temperature)
-        self.params = (at_least_zero("target", target), at_least_zero("other", other))
+        self.params = (
+            at_least_zero("target_weight", target_weight),
+            at_least_zero("rest_weight", rest_weight),
+        )
         self.warm_up = at_least_zero("warm_up", warm_up)
         self.weighting = find_weighting(weighting)
         self.register_buffer("warm", torch.ones(()))

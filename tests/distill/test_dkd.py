@@ -34,7 +34,7 @@ def test_without_warm_up_it_starts_at_full_strength():
 
 def test_weights_of_the_two_terms_are_those_of_the_divergence():
     logits, outputs, labels = draw("full")
-    loss = DKD(target=2.0, other=3.0).logit_loss(logits, outputs, labels)
+    loss = DKD(target_weight=2.0, rest_weight=3.0).logit_loss(logits, outputs, labels)
     divergence = KD(alpha=0.0, divergence="dkd", divergence_params=[2.0, 3.0])
     expected = cross_entropy(logits, labels) + divergence.logit_loss(logits, outputs, labels)
     torch.testing.assert_close(loss.double(), expected)
@@ -46,12 +46,12 @@ def test_a_teacher_without_the_label_compares_its_own_classes():
     swapped = outputs._replace(
         logits=[torch.ones_like(t) for t in outputs.logits], weighting="mean"
     )
-    loss = DKD(target=1.0, other=0.0).logit_loss(logits, swapped, labels)
-    both = DKD(target=1.0, other=1.0).logit_loss(logits, swapped, labels)
+    loss = DKD(target_weight=1.0, rest_weight=0.0).logit_loss(logits, swapped, labels)
+    both = DKD(target_weight=1.0, rest_weight=1.0).logit_loss(logits, swapped, labels)
     assert loss.isfinite() and both > loss
 
 
-@pytest.mark.parametrize("name", ["target", "other", "warm_up"])
+@pytest.mark.parametrize("name", ["target_weight", "rest_weight", "warm_up"])
 def test_arguments_below_zero_are_named(name):
     with pytest.raises(UserError, match=f"{name} is -1; expected a finite number of at least 0"):
         DKD(**{name: -1})

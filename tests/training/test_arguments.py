@@ -99,7 +99,7 @@ def test_several_numbers_of_an_algorithm_are_arguments() -> None:
     student = Student(tiny_model(), 2, input_size=(3, 16, 16))
     one, other = (
         described(student, tiny_faculty(*SLICES), CURRICULUM, DATA, algorithm, TRAINING)
-        for algorithm in (create_algorithm("dkd"), create_algorithm("dkd", other=2.0))
+        for algorithm in (create_algorithm("dkd"), create_algorithm("dkd", rest_weight=2.0))
     )
     with pytest.raises(ValueError, match=r"algorithm.params was \(1.0, 8.0\) and is \(1.0, 2.0\)"):
         check_same(one, other)
