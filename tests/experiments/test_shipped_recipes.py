@@ -48,7 +48,7 @@ def test_runs_on_a_miniature(name, miniatures, tmp_path, monkeypatch):
             for g in range(len(whole.curriculum.grades or ()))
             for change in ("curriculum.grades.{}.epochs=1", "curriculum.grades.{}.samples=64")
         ),
-        *(() if whole.curriculum.grades else ("curriculum.epochs=3", "curriculum.samples=64")),
+        *(() if whole.curriculum.grades else ("curriculum.epochs=4", "curriculum.samples=64")),
     ]  # fmt: skip
     if data in WRITERS:
         changes.append(f"data.source={data}:{miniatures[data]}")

@@ -77,7 +77,7 @@ def test_another_training_does_not_go_on_from_it(
     """It returned the student of the first at once, as if it had learned."""
     with pytest.raises(UserError, match=rf"does not fit this training: {message}") as caught:
         school(finished, **changes).fit()
-    assert "begins again" in str(caught.value) and "\n" not in str(caught.value)
+    assert "to begin again" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_same_training_and_another_machine_do(finished: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_forged_state_is_refused_in_one_line(tmp_path, change, message):
     text = str(caught.value)
     assert text.startswith(f"{path} does not fit this training: ") and "\n" not in text
     assert message in text and len(text) < len(str(path)) + 450
-    assert text.endswith("Without it and c.previous.pt, the training begins again")
+    assert text.endswith("Delete it and c.previous.pt to begin again")
 
 
 def school(checkpoint):
