@@ -78,7 +78,7 @@ def _after_imports() -> Callable[[int, FrameType | None], None]:
     stay, which fails in its own ways, and many packages take the exception for something else."""
     waiting = again = False
 
-    def remind() -> None:
+    def remind(main: int) -> None:
         nonlocal again
         time.sleep(0.05)
         again = True
@@ -88,13 +88,12 @@ def _after_imports() -> Callable[[int, FrameType | None], None]:
         nonlocal waiting, again
         if _importing(frame) and (again or not waiting):
             waiting, again = True, False
-            _thread.start_new_thread(remind, ())  # takes no lock that the main thread may have
+            # Takes no lock, which this thread, the main one, might hold.
+            _thread.start_new_thread(remind, (threading.get_ident(),))
             return
         waiting = again = False
         raise KeyboardInterrupt
 
-    main = threading.main_thread().ident
-    assert main is not None
     return handle
 
 
