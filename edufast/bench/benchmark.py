@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
-from edufast.bench.results import differences, duration, read, write
+from edufast.bench.results import differences, duration, not_a_result, read, write
 from edufast.bench.timing import machine, threads_for
 from edufast.utils.errors import UserError
 from edufast.utils.progress import message_console
@@ -77,7 +77,7 @@ class Benchmark(Generic[Case]):
             where: this machine's description.
 
         Raises:
-            UserError: they are of another machine, commit or benchmark.
+            UserError: they are of another machine, commit or benchmark, or damaged.
         """
         path = self.path(folder)
         if not path.exists():
@@ -86,6 +86,10 @@ class Benchmark(Generic[Case]):
         differing = differences(before["machine"], dict(where))
         if differing:
             raise UserError(f"{path}: {differing[0]}; choose another folder")
+        try:
+            self.shown(before["results"])
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            raise not_a_result(path) from error
         # Results that do not say how they were measured are of little use, like quick ones.
         return {self.title(result): {"quick": True, **result} for result in before["results"]}
 

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from edufast.bench.tables import numbers_table
@@ -16,6 +15,7 @@ from edufast.edge.device_rows import SCRIPT, DeviceRow, measure_here, read_rows
 from edufast.experiments.exporting import record_devices
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+from edufast.utils.terminal import Terminal
 
 _SUFFIXES = (".onnx", ".pte", ".tflite")
 
@@ -43,7 +43,7 @@ def main(where: Path, tables: Sequence[Path], out: Path | None) -> list[DeviceRo
             rows = [measure_here(file) for file in _files(where)]
         if temporary is not None:
             temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
-    Console(markup=False).print(_table(rows))
+    Terminal().print(_table(rows))
     return rows
 
 

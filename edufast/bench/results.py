@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+from edufast.utils.json_text import parse_json
 
 # Of a machine's description: the load is another every time, and what is to be compared is EduFast.
 VARIES = {"load"}
@@ -43,15 +45,24 @@ def read(path: Path, title: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
         UserError: it is no such file; the message names it.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
         content["machine"]["device"]
-        if not all(title(result) and result["results"] for result in content["results"]):
-            raise ValueError("a contest without results")
+        for result in content["results"]:
+            if not (title(result) and result["results"]):
+                raise ValueError("a contest without results")
+            for numbers in result["results"].values():
+                if not all(0 < each < math.inf for each in _seconds(numbers)):
+                    raise ValueError("a time that is none")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a result of edufast bench") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise not_a_result(path) from error
     return dict(content)
+
+
+def not_a_result(path: Path) -> UserError:
+    """The error for a file that holds something else, or is damaged."""
+    return UserError(f"{path} is not a result of edufast bench")
 
 
 def differences(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+from edufast.utils.terminal import Rows
+
 
 def numbers_table(title: str, first: str, *heads: str) -> Table:
     """An empty table whose first column has words, which wrap, and the others numbers, which do
     not; a long head has its line breaks in it."""
-    empty = Table(
+    empty = Rows(
         title=title,
         box=box.SIMPLE_HEAD,
         show_edge=False,

@@ -12,7 +12,8 @@ import typer
 from edufast.cli.common import device_name, say, user
 from edufast.cli.environment import computes
 from edufast.cli.options import DeviceOption, out_path, path_of, text_of
-from edufast.utils.errors import UserError
+from edufast.utils.errors import UserError, visible
+from edufast.utils.numbers import decimal
 
 bench = typer.Typer(
     help="Measure kernels and training beside what you would use instead.", no_args_is_help=True
@@ -282,7 +283,7 @@ def bench_diff(
 
     changes = user(diff.compare, before, after)
     for line in diff.lines(changes):
-        typer.echo(line)
+        typer.echo(visible(line))
     if any(change.is_regression for change in changes):
         raise typer.Exit(1)
 
@@ -292,8 +293,10 @@ def _listed(text: str) -> list[str]:
 
 
 def _positive_integers(option: str, text: str) -> list[int]:
-    parts = _listed(text)
-    for part in parts:
-        if not part.isdecimal() or int(part) < 1:
+    found = []
+    for part in _listed(text):
+        number = decimal(part)
+        if not number:
             raise UserError(f"{option}: {part!r}; expected positive integers, comma-separated")
-    return [int(part) for part in parts]
+        found.append(number)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,14 @@ from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edufast.utils.errors import LostRank, UserError, one_line
+from edufast.utils.errors import LostRank, UserError, one_line, visible
 from edufast.utils.extras import needed_for
 from edufast.utils.progress import message_console
 from edufast.utils.signals import is_interrupt
+from edufast.utils.terminal import Rows, Terminal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,23 +47,23 @@ def device_name(name: str) -> str:
 
 def table(*heads: str, wraps: Sequence[str] = ()) -> Table:
     """An empty table whose cells stay on one line, but for those of the columns ``wraps``."""
-    empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    empty = Rows(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head in heads:
         if head in wraps:
-            empty.add_column(head, overflow="fold")
+            empty.add_column(visible(head), overflow="fold")
         else:
-            empty.add_column(head, no_wrap=True)
+            empty.add_column(visible(head), no_wrap=True)
     return empty
 
 
 def say(text: str) -> None:
     """A line for people, not broken where the terminal ends: paths stay whole."""
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(visible(text), highlight=False, soft_wrap=True)
 
 
 def show(what: Table) -> None:
     """Print ``what`` to standard output."""
-    Console(markup=False, emoji=False).print(what)
+    Terminal().print(what)
 
 
 def user(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
@@ -162,14 +161,12 @@ def as_rank() -> Iterator[None]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the command in one line, by one of its processes. Names that it quotes do not control the
-    terminal."""
+    """End the command in one line, by one of its processes."""
     if (os.environ.get("WORLD_SIZE") or "1") != "1":
         from edufast.utils.ranks import first_to_tell
 
         if not first_to_tell():
             raise typer.Exit(code)
     console.quiet = False
-    shown = "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in message)
-    console.print(Text("edufast:", "red"), shown, highlight=False, soft_wrap=True)
+    console.print(Text("edufast:", "red"), visible(message), highlight=False, soft_wrap=True)
     raise typer.Exit(code)

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from edufast.cli.common import as_rank, user
 from edufast.utils.errors import UserError, unknown
+from edufast.utils.numbers import decimal
 from edufast.utils.threads import configure_openmp
 
 P = ParamSpec("P")
@@ -55,7 +56,7 @@ def check_environment(*, by_ranks: bool = False) -> None:
         UserError: one asks for what there is not.
     """
     processes = os.environ.get("WORLD_SIZE") or "1"
-    if not processes.isdecimal() or int(processes) < 1:
+    if not decimal(processes):
         raise UserError(f"WORLD_SIZE is {processes!r}; expected a number of processes")
     if processes != "1" and not by_ranks:
         raise UserError(

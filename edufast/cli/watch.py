@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edufast.cli.common import table, user
 from edufast.cli.options import path_of
+from edufast.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from edufast.experiments.following import RunFollower, Snapshot
@@ -37,7 +38,7 @@ def watch(
     """
     from edufast.experiments.following import RunFollower
 
-    follow(user(RunFollower, run), Console(markup=False, highlight=False, emoji=False))
+    follow(user(RunFollower, run), Terminal(highlight=False))
 
 
 def follow(follower: RunFollower, console: Console) -> None:

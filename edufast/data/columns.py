@@ -3,13 +3,13 @@ as a list has them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edufast.data.unpacked import Packed
 from edufast.utils.errors import UserError
+from edufast.utils.json_text import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,7 +117,7 @@ def _packed(shard: Path, row: int, values: dict[str, Any], columns: Columns) -> 
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """What Hugging Face's datasets wrote about the columns; {}: nothing that can be read."""
     try:
-        about = json.loads((schema.metadata or {})[b"huggingface"])
+        about = parse_json((schema.metadata or {})[b"huggingface"])
         features = about["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}

@@ -27,7 +27,7 @@ class FolderContent(NamedTuple):
     Attributes:
         layout: that was recognised, in words.
         left_out: how many entries in the folders of the classes are no images, and how many images
-            are beside these folders, by kind.
+            and broken links are beside these folders, by kind.
     """
 
     layout: str
@@ -143,7 +143,9 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
     there = [path for path in root.iterdir() if not path.name.startswith(".")]
     folders = sorted(path for path in there if path.is_dir())
     if beside := sum(p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in there):
-        skipped["images beside the folders of classes"] = beside
+        skipped["images beside the folders of classes"] += beside
+    if broken := sum(p.is_symlink() and not os.path.exists(p) for p in there):
+        skipped["broken links beside the folders of classes"] += broken
     if not folders:
         raise UserError(f"data folder {root}: expected a folder of images for each class, got none")
     found = {}

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from edufast.data.samples import Splits
 from edufast.data.unpacked import Packed, unpacked
 from edufast.utils.errors import UserError, one_line
 from edufast.utils.extras import needed_for
+from edufast.utils.json_text import parse_json
 
 _STATE, _ABOUT, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
@@ -69,7 +69,7 @@ def _saved(folder: Path) -> Iterator[Listed]:
 def _named(path: Path, find: Callable[[Any], list[Any]]) -> list[str]:
     """The names that ``find`` finds in the content of a JSON file."""
     try:
-        names = find(json.loads(path.read_bytes()))
+        names = find(parse_json(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: missing; expected a folder written by save_to_disk") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -20,16 +20,16 @@ def manifest(path: Path, seed: int = 0) -> Splits:
         seed: of that choice.
 
     Raises:
-        UserError: the file cannot be read, lacks a column, names a picture twice or one that does
-            not exist; or there are fewer than two classes, or one in validation only.
+        UserError: the file cannot be read, lacks a column, has a row of too many fields, names a
+            picture twice or one that does not exist; or there are fewer than two classes, or one in
+            validation only.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            rows, heads = list(reader), reader.fieldnames or ()
     except (csv.Error, OSError) as error:
         raise UserError(f"{path} cannot be read as a CSV file: {error}") from error
-    heads = reader.fieldnames or ()
     columns = set(heads) if rows else set()
     for head in columns & {"picture", "class", "split"}:
         if heads.count(head) > 1:
@@ -38,6 +38,13 @@ def manifest(path: Path, seed: int = 0) -> Splits:
         raise UserError(
             f"{path}: expected the columns picture and class, and a row for each picture"
         )
+    for number, row in enumerate(rows, 2):
+        if any(row.get(None) or ()):  # else part of a name that has a comma would be lost
+            fields = len(heads) + len(row[None])
+            raise UserError(
+                f"{path}, row {number}: expected {len(heads)} fields, got {fields}; a name with a "
+                "comma needs quotes around it"
+            )
     chosen = "split" not in columns
     pictures = (
         Listed(

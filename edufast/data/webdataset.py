@@ -6,7 +6,6 @@ https://github.com/webdataset/webdataset describes the layout.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import zlib
@@ -20,6 +19,7 @@ from edufast.data.samples import Splits
 from edufast.data.shards import shards
 from edufast.data.unpacked import Packed, unpacked
 from edufast.utils.errors import UserError, one_line
+from edufast.utils.json_text import parse_json
 
 SUFFIXES = ".tar", ".tar.gz", ".tgz"
 _CHUNK = 1 << 20
@@ -85,8 +85,8 @@ def _class(where: str, content: dict[str, bytes]) -> str:
     try:
         if "cls" in content:
             return content["cls"].decode().strip()
-        about = json.loads(content["json"]) if "json" in content else None
-    except (ValueError, RecursionError) as error:
+        about = parse_json(content["json"]) if "json" in content else None
+    except ValueError as error:
         raise UserError(f"{where}: its class cannot be read: {one_line(error)}") from error
     about = about if isinstance(about, dict) else {}
     name = next((about[key] for key in _KEYS if key in about), None)

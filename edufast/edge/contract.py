@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edufast.utils.errors import UserError
+from edufast.utils.json_text import parse_json
 
 CONTRACT, GOLDEN, CARD, SCRIPT = "contract.json", "golden.npz", "README.md", "predict.py"
 SUFFIX = ".edge"  # of a bundle's folder
@@ -86,7 +87,7 @@ class Contract:
         if not path.is_file():
             raise UserError(f"{folder} has no {CONTRACT}; expected a bundle, such as student.edge")
         try:
-            said = json.loads(path.read_text("utf-8"))
+            said = parse_json(path.read_text("utf-8"))
             version = said.pop("contract")
             if version != VERSION:
                 raise UserError(f"{path} has version {version!r}; expected {VERSION}")
@@ -99,7 +100,7 @@ class Contract:
             contract = cls(files=files, **said)
         except UserError:  # a ValueError, too
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} is not a valid contract; expected one written by edufast export"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
@@ -22,6 +21,7 @@ from edufast.edge.runtime import load_session, run_session
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
 from edufast.utils.instances import all_of, check_instance
+from edufast.utils.json_text import parse_json
 
 _BATCH = 16  # pictures
 _PathLike = str | os.PathLike[str]
@@ -242,7 +242,7 @@ def _described(file: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], C
                 "with class names"
             )
     try:
-        classes, preprocessing = (json.loads(metadata[k]) for k in ("classes", "preprocessing"))
+        classes, preprocessing = (parse_json(metadata[k]) for k in ("classes", "preprocessing"))
         takes_bytes, resize = (
             preprocessing["input"].startswith("uint8"),
             preprocessing.get("resize"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from edufast.experiments.run_log import READERS, RunLog, collect
 from edufast.experiments.runs import State, is_finished
 from edufast.training.events import StepEvent
 from edufast.utils.event_log import Event
+from edufast.utils.json_text import parse_json
 from edufast.utils.lock import is_locked
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -93,7 +93,7 @@ class RunFollower:
 
 def _parsed(line: bytes) -> Event | None:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
         event: Event = _ADAPTERS[content["event"]].validate_python(content)
     except (ValueError, KeyError, TypeError, ValidationError):
         return None

@@ -19,6 +19,7 @@ from edufast.experiments.exporting import read_exportable, record_exports
 from edufast.experiments.run_folder import RunFolder
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write
+from edufast.utils.json_text import parse_json
 from edufast.utils.lock import folder_lock
 
 STAGES = "pipeline.json"  # in the run's folder: what its bundle was made of
@@ -106,7 +107,7 @@ def _made_of(folder: Path, gates: Gates) -> str:
 
 def _noted(folder: Path) -> list[str]:
     try:
-        noted: list[str] = json.loads((folder / STAGES).read_text("utf-8"))
+        noted: list[str] = parse_json((folder / STAGES).read_text("utf-8"))
     except (OSError, ValueError):  # made again
         noted = []
     return noted

@@ -23,6 +23,7 @@ from edufast.experiments.events import (
 from edufast.training.events import CompileEvent, EpochEvent, GradeEvent
 from edufast.utils.errors import UserError
 from edufast.utils.event_log import Event
+from edufast.utils.json_text import parse_json
 
 MethodEvent = BudgetEvent | CompileEvent | EpochEvent | GradeEvent | PhaseEvent | ResultEvent
 
@@ -155,7 +156,7 @@ def read_events(path: Path) -> list[Event]:
         if not line.strip():
             continue
         try:
-            event = _parse(json.loads(line))
+            event = _parse(parse_json(line))
         except json.JSONDecodeError:
             if number < len(lines):
                 warnings.warn(f"{path}:{number} is damaged and left out", stacklevel=2)

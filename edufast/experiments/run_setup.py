@@ -111,6 +111,10 @@ class Setup:
             # What is impossible here must not be found so after hours of teaching.
             if self.config.cache is not None:
                 self.config.cache.mkdir(parents=True, exist_ok=True)
+            if self.config.teachers is not None:
+                for k in self.asked:
+                    if not self.teacher_file(k).exists():
+                        self.teacher_file(k).parent.mkdir(parents=True, exist_ok=True)
             content = self.config.model_dump(mode="json")
             say = self.console.print
             with tracking(self._trackers, self.folder.path, content, say) as listeners:

@@ -20,7 +20,7 @@ from edufast.models.wrappers import unwrapped
 from edufast.models.zoo import Logits, import_library
 from edufast.utils.errors import UserError
 from edufast.utils.extras import needed_for
-from edufast.utils.files import atomic_write, naming
+from edufast.utils.files import atomic_files, naming
 
 with needed_for("files of weights", "cli"):
     from safetensors import SafetensorError
@@ -51,19 +51,19 @@ def save_hub_folder(folder: str | os.PathLike[str], model: nn.Module, info: Mode
             f"model is {info.model!r}; expected timm/<name> or hf/<name>, whose libraries load "
             "such a folder"
         )
-    folder = Path(folder)
-    title = folder.absolute().name
-    if library == "timm":
-        save_weights(folder / "model.safetensors", model)
-        config = _timm_config(name, model, info)
-        card = _card(title, name, info, "timm", _TIMM)
-    else:
-        config = _save_transformers(folder, model, info)
-        _write_json(folder / "preprocessor_config.json", _processor(info))
-        card = _card(title, name, info, "transformers", _TRANSFORMERS)
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(card, "utf-8")
-    _write_json(folder / "config.json", config)  # last: a folder that has one is taken for whole
+    title = Path(folder).absolute().name
+    # A folder that has config.json is taken for whole.
+    with atomic_files(folder, last="config.json") as temporary:
+        if library == "timm":
+            save_weights(temporary / "model.safetensors", model)
+            config = _timm_config(name, model, info)
+            card = _card(title, name, info, "timm", _TIMM)
+        else:
+            config = _save_transformers(temporary, model, info)
+            _write_json(temporary / "preprocessor_config.json", _processor(info))
+            card = _card(title, name, info, "transformers", _TRANSFORMERS)
+        (temporary / "README.md").write_text(card, "utf-8")
+        _write_json(temporary / "config.json", config)
 
 
 def _timm_config(name: str, model: nn.Module, info: ModelInfo) -> dict[str, Any]:
@@ -105,8 +105,7 @@ def _save_transformers(folder: Path, model: nn.Module, info: ModelInfo) -> dict[
         finally:
             if shown:
                 bars.enable_progress_bar()
-        with atomic_write(folder / "model.safetensors") as temporary:
-            shutil.copyfile(Path(written, "model.safetensors"), temporary)
+        shutil.copyfile(Path(written, "model.safetensors"), folder / "model.safetensors")
         config: dict[str, Any] = json.loads(Path(written, "config.json").read_text("utf-8"))
     config["id2label"] = {str(index): name for index, name in enumerate(info.classes)}
     config["label2id"] = {name: index for index, name in enumerate(info.classes)}
@@ -180,5 +179,4 @@ tags:
 
 
 def _write_json(path: Path, said: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(said, indent=2) + "\n", "utf-8")

@@ -22,6 +22,7 @@ from edufast.teachers.logit_rows import RowFormat, Rows
 from edufast.teachers.teacher import Teacher
 from edufast.utils.errors import UserError
 from edufast.utils.files import atomic_write, remove_partial_files
+from edufast.utils.json_text import parse_json
 
 _VERSION = 3
 _MOST_ROWS = 2**30  # of a teacher; all of them are marked in memory when they are looked for
@@ -122,7 +123,7 @@ class LogitStore:
     def _read_header(self) -> dict[str, Any]:
         path = self.folder / "header.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            found: dict[str, Any] = parse_json(path.read_text("utf-8"))
             found["teachers"] = list(found["teachers"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

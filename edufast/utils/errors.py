@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _LISTED = 20  # largest number of names in a message
@@ -36,6 +37,18 @@ class Interrupted(Exception):
 def one_line(error: BaseException | str) -> str:
     """The message of an error or a warning, with line breaks replaced by spaces."""
     return " ".join(str(error).split())
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """``text`` with the control characters in it, which a terminal obeys, as Python writes them.
+
+    Args:
+        text: may hold names that come from others.
+        keep: control characters that stay.
+    """
+    return "".join(
+        repr(c)[1:-1] if unicodedata.category(c) == "Cc" and c not in keep else c for c in text
+    )
 
 
 def unknown(what: str, name: object, known: Iterable[str], *, also: str = "") -> UserError:

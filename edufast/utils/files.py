@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import fnmatch
 import glob
 import os
 import shutil
@@ -59,13 +61,46 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
         for written in temporary.rglob("*"):
             _sync(written)
-        if target.exists():
-            target.replace(folder / "earlier")
-        temporary.replace(target)
+        _exchange(temporary, target, folder / "earlier")
         _sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def atomic_files(folder: str | os.PathLike[str], last: str) -> Iterator[Path]:
+    """Yield a temporary folder in ``folder``. On success the files in it are moved into ``folder``,
+    among others that are there; if the block raises, ``folder`` keeps what it held before.
+
+    The file ``last`` stands for all of them: it is moved last, and an earlier one is removed first.
+    Where there is one, all the files belong to it, whenever a process was killed.
+
+    Raises:
+        UserError: in the place of a file is a folder or the like.
+    """
+    target = Path(os.path.realpath(folder)) / last
+    was_there = target.parent.exists()
+    temporary, lock = _begin(target)
+    try:
+        with naming(folder):
+            mode = _mode_of_new_files(temporary)
+            yield temporary
+        names = sorted((each.name for each in temporary.iterdir()), key=last.__eq__)
+        for name in names:
+            refuse_special_file(target.parent / name)
+            _sync(temporary / name)
+            (temporary / name).chmod(mode)
+        target.unlink(missing_ok=True)
+        for name in names:
+            (temporary / name).replace(target.parent / name)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+        if not was_there:
+            with suppress(OSError):  # it has files
+                target.parent.rmdir()
 
 
 def cache_folder() -> Path:
@@ -101,8 +136,9 @@ def refuse_special_file(path: str | os.PathLike[str]) -> None:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove what killed processes left of :func:`atomic_write` in ``folder``, at any depth."""
-    for path in folder.rglob(f".*{_PARTIAL}"):
-        _remove_unlocked(path)
+    for place, folders, _ in os.walk(folder):  # which passes over what another process removes
+        for name in fnmatch.filter(folders, f".*{_PARTIAL}"):
+            _remove_unlocked(Path(place, name))
 
 
 def _begin(target: Path) -> tuple[Path, int]:
@@ -127,6 +163,26 @@ def _create_locked(target: Path) -> tuple[Path, int]:
             if os.path.exists(folder):
                 return Path(folder), lock
             os.close(lock)
+
+
+def _exchange(new: Path, target: Path, earlier: Path) -> None:
+    """Put the folder ``new`` in the place of ``target``, and what is there in that of ``earlier``;
+    if this fails, back again. Another process may do the same at once."""
+    try:
+        while True:
+            with suppress(FileNotFoundError):
+                target.replace(earlier)
+            try:
+                new.replace(target)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(earlier, ignore_errors=True)  # of the other process, which was first
+    except BaseException:
+        if earlier.exists() and not target.exists():
+            earlier.replace(target)
+        raise
 
 
 def _mode_of_new_files(folder: Path) -> int:

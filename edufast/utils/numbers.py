@@ -35,6 +35,12 @@ def whole_number(name: str, value: object, least: int = 1, most: int = 2**63 - 1
     return number
 
 
+def decimal(text: str) -> int | None:
+    """The whole number that decimal digits say; None: ``text`` has others, or more than any number
+    that is meant, of which Python reads only some thousand."""
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
 def _shown(value: object) -> str:
     """Python refuses to print an int of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 256:

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from edufast.utils.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 
 def message_console() -> Console:
-    """Standard error, for messages; brackets in names and values are no markup, and names between
-    colons no emoji."""
-    from rich.console import Console
+    """Standard error, for messages."""
+    from edufast.utils.terminal import Terminal
 
-    return Console(stderr=True, markup=False, emoji=False)
+    return Terminal(stderr=True)
 
 
 def _bar(*, numbers: bool) -> Progress | None:
@@ -102,7 +103,7 @@ class TrainingBar:
         if self._bar:
             self._bar.console.print(text, highlight=False, soft_wrap=True)
         elif not self._quiet:
-            print(text, file=sys.stderr)
+            print(visible(text), file=sys.stderr)
 
 
 @contextmanager

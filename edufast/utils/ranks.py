@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from edufast.utils.errors import LostRank, UserError, one_line
+from edufast.utils.numbers import decimal
 from edufast.utils.signals import deferred_interrupt
 
 P = ParamSpec("P")
@@ -112,9 +113,10 @@ def _end_with(torchrun: int) -> None:
 def _variable(name: str, default: int = 0) -> int:
     """The number in an environment variable of torchrun's."""
     value = os.environ.get(name) or str(default)
-    if not value.isdecimal() or (name == "WORLD_SIZE" and int(value) < 1):
+    number = decimal(value)
+    if number is None or (name == "WORLD_SIZE" and number < 1):
         raise UserError(f"{name} is {value!r}; expected a number, as torchrun sets it")
-    return int(value)
+    return number
 
 
 def leave(*, failed: bool = False) -> None:
@@ -140,7 +142,7 @@ def check_device(device: torch.device) -> None:
         return
     if device.index not in (None, torch.cuda.current_device()):
         raise UserError(f"device is {device} on {size()} ranks; expected cuda: each takes its own")
-    local, found = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), torch.cuda.device_count()
+    local, found = _variable("LOCAL_WORLD_SIZE", 1), torch.cuda.device_count()
     if local > found:
         raise UserError(
             f"torchrun started {local} processes on a machine with {found} GPUs; expected "

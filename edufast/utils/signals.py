@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,8 +38,9 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def signals_as_interrupt() -> Iterator[None]:
     """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that what is
-    half done is cleaned up. Has no effect outside the main thread."""
-    with _handled_by(signal.default_int_handler), _heard_again():
+    half done is cleaned up; in the middle of an import, when that has ended, or at the second
+    signal. Has no effect outside the main thread."""
+    with _handled_by(_after_imports()), _heard_again():
         try:
             yield
         except ImportError as error:
@@ -68,6 +71,36 @@ def is_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__
     return error is not None
+
+
+def _after_imports() -> Callable[[int, FrameType | None], None]:
+    """A handler that raises KeyboardInterrupt, but not within an import: half of a package would
+    stay, which fails in its own ways, and many packages take the exception for something else."""
+    waiting = again = False
+
+    def remind(main: int) -> None:
+        nonlocal again
+        time.sleep(0.05)
+        again = True
+        signal.pthread_kill(main, signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal waiting, again
+        if _importing(frame) and (again or not waiting):
+            waiting, again = True, False
+            # Takes no lock, which this thread, the main one, might hold.
+            _thread.start_new_thread(remind, (threading.get_ident(),))
+            return
+        waiting = again = False
+        raise KeyboardInterrupt
+
+    return handle
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

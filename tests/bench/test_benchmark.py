@@ -160,3 +160,16 @@ def test_missing_contests_are_told_by_title():
     contests = {"a": 1, "b": 2, "c": 3}
     assert module.missing(contests, results, quick=True) == {"c": 3}
     assert module.missing(contests, results, quick=False) == {"a": 1, "c": 3}
+
+
+def test_results_that_lack_what_the_table_shows_are_refused_before_anything_is_measured(
+    measured, tmp_path
+):
+    def shown(results):
+        return [f"{r['share']:.0%}" for r in results]
+
+    run(measured.benchmark, True, tmp_path, "cpu", None)
+    measured.calls.clear()
+    with pytest.raises(UserError, match=r"numbers.json is not a result of edufast bench"):
+        run(replace(measured.benchmark, shown=shown), False, tmp_path, "cpu", None)
+    assert measured.calls == []

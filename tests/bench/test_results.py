@@ -49,6 +49,7 @@ def test_what_is_written_is_read(tmp_path):
      '{"machine": {"device": "cpu"}, "results": [{"results": {}}]}',
      '{"machine": {"device": "cpu"}, "results": 3}',
      '{"machine": {"device": "cpu"}, "results": [{"results": {"of": "another benchmark"}}]}',
+     "[" * 100_000,
      "\ud800"],
 )  # fmt: skip
 def test_other_files_are_refused_in_one_line(text, tmp_path):
@@ -97,3 +98,25 @@ def test_seconds_have_a_unit_that_reads_well(seconds, text):
 )
 def test_durations_have_the_unit_that_reads_best(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("place", ["median", "low", "high"])
+@pytest.mark.parametrize("value", [None, "2.0", [2.0], -1.0, 0, float("nan"), float("inf"), ...])
+def test_a_damaged_time_is_told(place, value, tmp_path):
+    numbers = {"median": 2.0, "low": 1.0, "high": 4.0, place: value}
+    if value is ...:
+        del numbers[place]
+    write(tmp_path / "a.json", machine("cpu"), True, [{"size": 1, "results": {"eager": numbers}}])
+    with pytest.raises(UserError, match=r"a\.json is not a result of edufast bench$"):
+        read(tmp_path / "a.json", size)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [3, [], {"images_per_second": 0.0, "speeds": [1.0]}, {"images_per_second": 1.0, "speeds": []},
+     {"images_per_second": 1.0}, {"images_per_second": 1.0, "speeds": [0.0]}],
+)  # fmt: skip
+def test_so_is_a_damaged_speed(numbers, tmp_path):
+    write(tmp_path / "a.json", machine("cpu"), True, [{"size": 1, "results": {"(a)": numbers}}])
+    with pytest.raises(UserError, match=r"a\.json is not a result of edufast bench$"):
+        read(tmp_path / "a.json", size)

@@ -23,6 +23,7 @@ from tests.commands import edufast
     [
         (("train", "--batch", "64,many"), "--batch: 'many'; expected positive integers"),
         (("train", "--batch", "0"), "--batch: '0'; expected positive integers"),
+        (("train", "--batch", "9" * 5000), "9'; expected positive integers"),
         (("train", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),
         (("train", "--pairs", "resnet9"), "resnet9"),
         (("kd", "--device", "gpu"), "--device is 'gpu'; expected cpu, cuda"),

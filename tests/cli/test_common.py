@@ -89,6 +89,16 @@ def test_names_between_colons_are_no_emoji(capsys):
     assert printed.err == "a:cat:b\nc:cat:d\nedufast: e:cat:f\n"
 
 
+def test_control_characters_in_names_are_shown(capsys):
+    row = table("a\x1bb", wraps=["a\x1bb"])
+    row.add_row("c\x07d")
+    common.show(row)
+    common.say("e\x1b\nf")
+    printed = capsys.readouterr()
+    assert r"a\x1bb" in printed.out and r"c\x07d" in printed.out
+    assert printed.err == "e\\x1b\\nf\n"
+
+
 def test_an_import_error_of_our_own_stays_one():
     def import_it():
         raise ImportError("cannot import name 'x'", name="edufast.ops")

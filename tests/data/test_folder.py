@@ -166,6 +166,17 @@ def test_images_beside_the_folders_of_classes_are_counted(tmp_path):
         assert len(folder(tmp_path).train) == 2
 
 
+def test_so_are_broken_links_in_the_place_of_classes_in_both_splits(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            make_images(tmp_path / split / name, 2)
+        make_images(tmp_path / split, 1)
+        (tmp_path / split / "c").symlink_to(tmp_path / "unmounted" / "c")
+    message = "4 entries left out: 2 broken links beside .* classes, 2 images beside the folders of"
+    with pytest.warns(UserWarning, match=message):
+        assert folder(tmp_path).classes == ("a", "b")
+
+
 def test_names_that_are_not_utf8(tmp_path):
     for name in ("a", "b"):
         make_images(tmp_path / name, 2)

@@ -58,7 +58,7 @@ def test_what_is_missing_or_damaged_is_told(saved: Path) -> None:
         refuses(r"data-00001-of-00002\.arrow: cannot be read as an Arrow file: ")
     arrow.unlink()
     refuses(r"data-00001-of-00002\.arrow: missing; .*state\.json names it")
-    for content in ("{", "[]", json.dumps({"_data_files": [3]})):
+    for content in ("{", "[]", "[" * 100_000, json.dumps({"_data_files": [3]})):
         (saved / "train" / "state.json").write_text(content)
         refuses(r"train/state\.json: is damaged; expected a file written by save_to_disk")
     (saved / "train" / "state.json").unlink()

@@ -87,6 +87,9 @@ def test_a_run_and_a_look_read_it_by_its_source(pictures: Path) -> None:
         (["pictures/cat/000.png,c", "pictures/cat/001.png,c"], "picture,class",
          "expected at least 2 classes, got 1"),
         (["pictures/cat/000.png,c,val"], "picture,class,split", "class 'c' is in validation only"),
+        (["pictures/cat/000.png,cat, black"], "picture,class",
+         "row 2: expected 2 fields, got 3; a name with a comma needs quotes around it"),
+        ([], "", r"list\.csv: expected the columns picture and class"),
         (['"pictures/cat/000.png,c'], "picture,class", "cannot be read as a CSV file: unexpected"),
     ],
 )  # fmt: skip
@@ -102,3 +105,14 @@ def test_a_folder_is_no_list(pictures: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a CSV file"):
         manifest(pictures)
     assert os.path.isdir(pictures)
+
+
+def test_empty_fields_at_the_end_of_a_row_are_of_no_matter(pictures: Path) -> None:
+    rows = [f"{row},," for row in all_rows(pictures)]
+    assert len(manifest(write(pictures, rows)).train) == len(folder(pictures).train)
+
+
+def test_an_empty_file_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").touch()
+    with pytest.raises(UserError, match=r"list\.csv: expected the columns picture and class"):
+        manifest(tmp_path / "list.csv")

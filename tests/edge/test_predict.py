@@ -201,9 +201,10 @@ def rule(**changes: object) -> str:
         (BYTES, {"preprocessing": rule(resize={"cover": [8, 8]})}, "has no valid metadata"),
         (BYTES, {"preprocessing": "[]"}, "has no valid metadata"),
         (BYTES, {"classes": "a, b"}, "has no valid metadata"),
+        (BYTES, {"classes": "[" * 100_000}, "has no valid metadata"),
         (BYTES, {"classes": '["a", "b"]'}, "to the classes that its metadata names"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_file_that_predicts_no_pictures_gets_one_line(options, metadata, message, tmp_path):
     path = with_metadata(exported(tmp_path / "m.onnx", **options), **metadata)

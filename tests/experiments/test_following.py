@@ -83,6 +83,7 @@ def test_damaged_lines_and_events_of_other_versions_are_left_out(tmp_path):
     run = a_run(tmp_path, [logs.RUN])
     with open(run / "metrics.jsonl", "a") as log:
         log.write('{"event": "ep\nnull\n[]\n{"event": "step", "loss": 1}\n{"event": "new"}\n{}\n')
+        log.write("[" * 100_000 + "\n")
     append(run, STEP)
     assert RunFollower(run).snapshot().step.loss == 0.5
 

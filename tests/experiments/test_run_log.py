@@ -47,10 +47,11 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     assert len(read_run(run / "metrics.jsonl").methods["education"].trials[0].epochs) == 6
 
 
-def test_a_damaged_line_is_left_out_with_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["\0", "[" * 100_000])
+def test_a_damaged_line_is_left_out_with_a_warning(tmp_path: Path, damage: str) -> None:
     run = write(tmp_path / "run", [RUN, *trial("education", 0, LEARNING)])
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    lines[2] = lines[2][:20] + "\0" + lines[2][21:]
+    lines[2] = f"{damage}{lines[2][1:]}"
     (run / "metrics.jsonl").write_text("".join(lines))
     with pytest.warns(UserWarning, match=r"metrics\.jsonl:3 is damaged and left out"):
         log = read_run(run / "metrics.jsonl")

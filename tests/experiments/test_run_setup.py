@@ -229,3 +229,10 @@ def test_a_cache_that_cannot_be_made_is_noticed_before_teachers_are_trained(tmp_
     setup = small_setup(tmp_path / "run", "education", cache=tmp_path / "file" / "cache")
     with pytest.raises(OSError, match="file"), setup.opened():
         pass
+
+
+def test_a_place_where_no_teachers_can_be_kept_is_told_before_they_are_trained(tmp_path):
+    (tmp_path / "file").touch()
+    setup = small_setup(tmp_path / "run", "education", teachers=tmp_path / "file" / "teachers")
+    with pytest.raises(NotADirectoryError, match="file"), setup.opened():
+        pytest.fail("trains them")

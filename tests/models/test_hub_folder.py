@@ -171,3 +171,18 @@ def test_a_model_of_another_library_is_refused_in_one_line(tmp_path: Path) -> No
     with pytest.raises(UserError, match="model is 'resnet8'; expected timm/<name> or hf/"):
         save_hub_folder(tmp_path / "x", create_model("resnet8", 3), info(32, "resnet8"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_never_stay_beside_the_names_of_another_students_classes(tmp_path: Path) -> None:
+    """As where the disk is full, or a file cannot be replaced, after the weights were written."""
+    pytest.importorskip("timm")
+    folder = tmp_path / "fruit"
+    save_hub_folder(folder, create_model("timm/test_resnet", 3), info(32))
+    before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json")}
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+    with pytest.raises(UserError, match=r"README\.md is a folder; expected a file to write"):
+        animals = replace(info(32), classes=("cat", "dog", "emu"))
+        save_hub_folder(folder, create_model("timm/test_resnet", 3), animals)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert len(list(folder.iterdir())) == 3

@@ -2,16 +2,25 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from edufast.utils import files
 from edufast.utils.errors import UserError
-from edufast.utils.files import atomic_folder, atomic_write, cache_folder, remove_partial_files
+from edufast.utils.files import (
+    atomic_files,
+    atomic_folder,
+    atomic_write,
+    cache_folder,
+    remove_partial_files,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -158,3 +167,87 @@ def test_a_folder_takes_its_place_as_a_whole(tmp_path):
         raise RuntimeError
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+def test_of_files_that_belong_together_all_appear_or_none(tmp_path):
+    (tmp_path / "own").touch()
+    for text in ("old", "new"):
+        with atomic_files(tmp_path, last="index") as temporary:
+            for name in ("index", "a"):
+                (temporary / name).write_text(text)
+    with pytest.raises(RuntimeError), atomic_files(tmp_path, last="index") as temporary:
+        (temporary / "a").write_text("newer")
+        raise RuntimeError
+    (tmp_path / "b").mkdir()
+    refused = pytest.raises(UserError, match="b is a folder")
+    with refused, atomic_files(tmp_path, last="index") as temporary:
+        for name in ("index", "a", "b"):
+            (temporary / name).write_text("newer")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "index", "own"]
+    assert {(tmp_path / name).read_text() for name in ("a", "index")} == {"new"}
+
+
+def test_the_last_of_them_is_missing_while_the_others_are_moved(tmp_path, monkeypatch):
+    for text in ("old", "new"):
+        with suppress(KeyboardInterrupt), atomic_files(tmp_path, last="index") as temporary:
+            for name in ("index", "a", "b"):
+                (temporary / name).write_text(text)
+            if text == "new":
+                monkeypatch.setattr(Path, "replace", interrupted_after_one(Path.replace))
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def interrupted_after_one(replace):
+    """The second call is interrupted, and no other."""
+    calls = []
+
+    def replaced(path, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    return replaced
+
+
+def test_a_folder_that_cannot_take_the_place_of_another_leaves_it_there(tmp_path, monkeypatch):
+    for text in ("old", "new"):
+        with suppress(KeyboardInterrupt), atomic_folder(tmp_path / "f") as temporary:
+            (temporary / "a").write_text(text)
+            if text == "new":
+                monkeypatch.setattr(Path, "replace", interrupted_after_one(Path.replace))
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f" / "a").read_text() == "old"
+
+
+def test_two_processes_may_write_one_folder_at_once(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def replaced(path, target):
+        replace(path, target)
+        if Path(target).name == "earlier":  # the other one is faster
+            monkeypatch.setattr(Path, "replace", replace)
+            with atomic_folder(tmp_path / "f") as temporary:
+                (temporary / "a").write_text("other")
+
+    with atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "a").write_text("old")
+    with atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "a").write_text("new")
+        monkeypatch.setattr(Path, "replace", replaced)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f" / "a").read_text() == "new"
+
+
+def test_folders_that_another_process_removes_meanwhile_are_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name / ".f.0.partial").mkdir(parents=True)
+    gone = ["a", "b"]
+
+    def remove(path):
+        while gone:
+            shutil.rmtree(tmp_path / gone.pop())
+
+    monkeypatch.setattr(files, "_remove_unlocked", remove)
+    remove_partial_files(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from edufast.utils.numbers import real_number, real_numbers, whole_number, whole_numbers
+from edufast.utils.numbers import (
+    decimal,
+    real_number,
+    real_numbers,
+    whole_number,
+    whole_numbers,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
@@ -50,3 +56,8 @@ def test_sequences_of_numbers():
             whole_numbers("n", value)
         with pytest.raises(ValueError, match=r"^x is .*; expected a sequence of numbers$"):
             real_numbers("x", value)
+
+
+def test_decimal_digits_are_a_number_unless_there_are_too_many():
+    assert [decimal(text) for text in ("0", "12", "９")] == [0, 12, 9]
+    assert {decimal(text) for text in ("", "-1", "²", "1.0", " 1", "9" * 5000)} == {None}
