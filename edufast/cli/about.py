@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from edufast.cli.common import device_name, fail, show, table, user
+from edufast.cli.common import device_name, fail, show, table
 from edufast.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def recipes(
     if recipe is None:
         _list([as_written(read_recipe(name), name) for name in shipped_recipes()])
     else:
-        _describe(user(as_written, user(read_recipe, recipe), recipe))
+        _describe(as_written(read_recipe(recipe), recipe))
 
 
 def _list(shipped: list[Recipe]) -> None:
@@ -95,7 +95,7 @@ def _describe(recipe: Recipe) -> None:
         size = recipe.data.image_size or known.image_size
         data += f": {len(known.train)} classes, {sum(known.train):,} training images"
         data += f" of {size} x {size} pixels"
-    cost = user(expected_cost, recipe)
+    cost = expected_cost(recipe)
     if cost:
         teachers += f": {si(sum(cost.teaching_flops), 'FLOP')} of training"
         teachers += f", {si(sum(cost.forward_flops), 'FLOP')} of forward passes"

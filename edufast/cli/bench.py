@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edufast.cli.common import device_name, say, user
+from edufast.cli.common import device_name, say
 from edufast.cli.environment import computes
 from edufast.cli.options import DeviceOption, out_path, path_of, text_of
 from edufast.utils.errors import UserError, visible
@@ -72,9 +72,9 @@ def bench_kd(
     from edufast.bench.benchmark import run
 
     if model:
-        return user(_alone, out, kd_loss_model.main, out)
+        return _alone(out, kd_loss_model.main, out)
     with _beside_compiled():
-        user(_alone, out, run, kd_loss.BENCHMARK, quick, out, user(device_name, device), threads)
+        _alone(out, run, kd_loss.BENCHMARK, quick, out, device_name(device), threads)
 
 
 @bench.command("dist")
@@ -90,7 +90,7 @@ def bench_dist(
     from edufast.bench.benchmark import run
 
     with _beside_compiled():
-        user(_alone, out, run, dist_loss.BENCHMARK, quick, out, user(device_name, device), threads)
+        _alone(out, run, dist_loss.BENCHMARK, quick, out, device_name(device), threads)
 
 
 @bench.command("min-norm")
@@ -106,7 +106,7 @@ def bench_min_norm(
     from edufast.bench.benchmark import run
 
     with _beside_compiled():
-        user(_alone, out, run, min_norm.BENCHMARK, quick, out, user(device_name, device), threads)
+        _alone(out, run, min_norm.BENCHMARK, quick, out, device_name(device), threads)
 
 
 @bench.command("merge")
@@ -121,7 +121,7 @@ def bench_merge(
     from edufast.bench import merge
     from edufast.bench.benchmark import run
 
-    user(_alone, out, run, merge.BENCHMARK, quick, out, user(device_name, device), threads)
+    _alone(out, run, merge.BENCHMARK, quick, out, device_name(device), threads)
 
 
 @bench.command("augment")
@@ -136,7 +136,7 @@ def bench_augment(
     from edufast.bench import augment
     from edufast.bench.benchmark import run
 
-    user(_alone, out, run, augment.BENCHMARK, quick, out, user(device_name, device), threads)
+    _alone(out, run, augment.BENCHMARK, quick, out, device_name(device), threads)
 
 
 @bench.command("train")
@@ -182,16 +182,16 @@ def bench_train(
     from edufast.bench import train
     from edufast.bench.benchmark import run
 
-    where = user(device_name, device)
-    which = (_listed(pairs or ""), user(_positive_integers, "--batch", batch or ""))
+    where = device_name(device)
+    which = (_listed(pairs or ""), _positive_integers("--batch", batch or ""))
     with _beside_compiled():
         if accuracy:
-            user(_alone, out, train.main_accuracy, out, where, threads, seeds)
+            _alone(out, train.main_accuracy, out, where, threads, seeds)
         elif profile:
-            user(_alone, out, train.main_profile, out, where, threads, *which)
+            _alone(out, train.main_profile, out, where, threads, *which)
         else:
-            contests = user(train.cases, quick, where, *which)
-            user(_alone, out, run, train.BENCHMARK, quick, out, where, threads, contests)
+            contests = train.cases(quick, where, *which)
+            _alone(out, run, train.BENCHMARK, quick, out, where, threads, contests)
 
 
 @bench.command("edge")
@@ -222,7 +222,7 @@ def bench_edge(
     """
     from edufast.bench import edge
 
-    user(edge.main, where, tables or [], out)
+    edge.main(where, tables or [], out)
 
 
 @bench.command("export")
@@ -232,7 +232,7 @@ def bench_export(quick: QuickOption = False, out: BenchOutOption = None) -> None
     from edufast.bench import export
     from edufast.bench.benchmark import run
 
-    user(_alone, out, run, export.BENCHMARK, quick, out, "cpu", 1)
+    _alone(out, run, export.BENCHMARK, quick, out, "cpu", 1)
 
 
 @bench.command("all")
@@ -260,8 +260,8 @@ def bench_all(
     from edufast.bench import book
 
     folder = out or Path("bench")
-    where = user(device_name, device)
-    user(_alone, folder, book.main, quick, html, folder, where, threads, say)
+    where = device_name(device)
+    _alone(folder, book.main, quick, html, folder, where, threads, say)
 
 
 @bench.command("diff")
@@ -281,7 +281,7 @@ def bench_diff(
     """
     from edufast.bench import diff
 
-    changes = user(diff.compare, before, after)
+    changes = diff.compare(before, after)
     for line in diff.lines(changes):
         typer.echo(visible(line))
     if any(change.is_regression for change in changes):

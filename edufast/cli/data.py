@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.common import fail, say, show, table
 from edufast.cli.options import JsonOption, path_of, text_of
 
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def data(
     from edufast.data.survey import survey
 
     if contact_sheet is not None:
-        user(check_path, contact_sheet)
+        check_path(contact_sheet)
     try:
-        found = user(survey, source)
+        found = survey(source)
         if contact_sheet is not None:
             unreadable = set(found.unreadable)
-            user(write_contact_sheet, contact_sheet, found.train, found.classes, unreadable)
+            write_contact_sheet(contact_sheet, found.train, found.classes, unreadable)
         if fix_list is not None:
             bad = faults(found.unreadable, found.duplicates)
-            user(write_list, fix_list, bad)
+            write_list(fix_list, bad)
     except KeyboardInterrupt:
         fail("stopped", 130)
     if as_json:

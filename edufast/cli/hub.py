@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli.common import say, user
+from edufast.cli.common import say
 from edufast.cli.options import out_path, path_of
 
 
@@ -27,6 +27,6 @@ def hub(
     from edufast.models.hub_folder import save_hub_folder
     from edufast.models.weights import load_model
 
-    model, info = user(load_model, user(trained_file, source))
-    user(save_hub_folder, out, model, info)
+    model, info = load_model(trained_file(source))
+    save_hub_folder(out, model, info)
     say(f"{out}: {info.model} for {len(info.classes)} classes; its README.md shows how to load it")

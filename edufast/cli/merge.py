@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edufast.cli.common import fail, say, user
+from edufast.cli.common import fail, say
 from edufast.cli.options import out_path, path_of
 
 
@@ -29,5 +29,5 @@ def merge(
         numbers = None if weights is None else [float(w) for w in weights.split(",")]
     except ValueError:
         fail(f"--weights: {weights!r}; expected numbers, comma-separated", 2)
-    user(average_files, files, out, numbers)
+    average_files(files, out, numbers)
     say(f"{out}: average of {len(files)} files")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edufast.cli.common import fail, say, show, table, user
+from edufast.cli.common import fail, say, show, table
 from edufast.cli.options import JsonOption, path_of
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def runs(
 
     given = paths or [Path("runs")]
     if len(given) == 1:
-        found = [run_state(path) for path in user(find_runs, given[0])]
+        found = [run_state(path) for path in find_runs(given[0])]
         if as_json:
             print(json.dumps([asdict(each) | {"path": str(each.path)} for each in found]))
         else:
             _list(found, given[0])
     elif len(given) == 2:
-        compared = user(compare_runs, *given)
+        compared = compare_runs(*given)
         if as_json:
             print(json.dumps(asdict(compared)))
         else:

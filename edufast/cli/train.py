@@ -67,7 +67,7 @@ def teach(
     """Train only the teachers of a recipe, for later runs with --teachers."""
     from edufast.experiments.run_folder import RunConfig
 
-    on = user(device_name, device)
+    on = device_name(device)
     parsed, decisions, folder = _prepared(recipe, set_, on, out, "-teachers")
     config = RunConfig(
         recipe=parsed,
@@ -118,15 +118,15 @@ def train(
     from edufast.experiments.schema import written_value
     from edufast.experiments.written import is_open
 
-    user(require_all, "training", _NEEDS)
+    require_all("training", _NEEDS)
     changes = [*(set_ or [])]
     if data is not None:
         changes.append(f"data.source={written_value(str(data))}")
     if minutes is not None:
-        if not is_open(user(read_recipe, recipe)):
+        if not is_open(read_recipe(recipe)):
             fail(f"--minutes: {recipe} sets how long it takes; expected a recipe such as folder", 2)
         changes.append(f"minutes={minutes:g}")
-    on = user(device_name, device)
+    on = device_name(device)
     parsed, decisions, folder = _prepared(recipe, changes, on, out)
     config = RunConfig(
         recipe=parsed,
@@ -166,7 +166,7 @@ def compare(
     from edufast.experiments.method import METHODS
     from edufast.experiments.run_folder import RunConfig
 
-    on = user(device_name, device)
+    on = device_name(device)
     parsed, decisions, folder = _prepared(recipe, set_, on, out, "-compare")
     names = dict.fromkeys(name.strip() for name in methods.split(","))
     config = RunConfig(
@@ -234,14 +234,14 @@ def sweep(
     from edufast.experiments.sweep_config import SweepConfig, with_variants
 
     names = [] if only is None else [name.strip() for name in only.split(";")]
-    parsed = user(load_recipe, recipe, set_ or []).with_absolute_paths()
+    parsed = load_recipe(recipe, set_ or []).with_absolute_paths()
     config = SweepConfig(
-        recipe=user(with_variants, parsed, vary or [], names),
+        recipe=with_variants(parsed, vary or [], names),
         seeds=seeds,
         teacher_seeds=teacher_seeds,
         data_seeds=data_seeds,
         equal=_known("--equal", equal, get_args(Equal)),
-        device=user(device_name, device),
+        device=device_name(device),
         cache=cache,
     )
     _carry_out_sweep(config, out or Path("runs") / f"{parsed.name}-sweep", jobs, as_json)
@@ -272,10 +272,10 @@ def resume(
     if is_sweep(run):
         if log is not None:
             fail(f"--log: {run} is a sweep; expected a run", 2)
-        user(check_environment)  # again: not by ranks
-        _carry_out_sweep(user(SweepConfig.read, run), run, jobs, as_json, join)
+        check_environment()  # again: not by ranks
+        _carry_out_sweep(SweepConfig.read(run), run, jobs, as_json, join)
     else:
-        _carry_out(user(RunFolder(run).read_config), run, as_json, log)
+        _carry_out(RunFolder(run).read_config(), run, as_json, log)
 
 
 def _prepared(
@@ -288,8 +288,8 @@ def _prepared(
     from edufast.experiments.written import as_written
     from edufast.utils.ranks import from_first
 
-    content = user(read_recipe, recipe, overrides or [])
-    folder = out or Path("runs") / f"{user(as_written, content, recipe).name}{suffix}"
+    content = read_recipe(recipe, overrides or [])
+    folder = out or Path("runs") / f"{as_written(content, recipe).name}{suffix}"
     return *_attempt(folder, from_first, complete, content, recipe, device, folder), folder
 
 

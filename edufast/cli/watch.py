@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from edufast.cli.common import table, user
+from edufast.cli.common import table
 from edufast.cli.options import path_of
 from edufast.utils.terminal import Terminal
 
@@ -38,7 +38,7 @@ def watch(
     """
     from edufast.experiments.following import RunFollower
 
-    follow(user(RunFollower, run), Terminal(highlight=False))
+    follow(RunFollower(run), Terminal(highlight=False))
 
 
 def follow(follower: RunFollower, console: Console) -> None:
