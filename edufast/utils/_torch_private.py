@@ -93,11 +93,12 @@ def is_constant(x: Any) -> bool:
     return has_static_value(x)
 
 
-def as_constant(x: float) -> float:
-    """In code traced by torch.compile: ``x`` as a constant; the graph is for this value only."""
+def as_constant(x: T) -> T:
+    """In code traced by torch.compile: the number ``x`` as a constant; the graph is for this value
+    only."""
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-    constant: float = guard_scalar(x)
+    constant: T = guard_scalar(x)  # type: ignore[arg-type]
     return constant
 
 
