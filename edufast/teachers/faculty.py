@@ -27,6 +27,7 @@ from edufast.utils.devices import check_device
 from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
 from edufast.utils.instances import all_of, check_instance
+from edufast.utils.modes import out_of_inference_mode
 from edufast.utils.ranks import is_first, join, size
 from edufast.utils.registry import call_user
 
@@ -300,16 +301,23 @@ class Faculty(Sequence[Teacher]):
             ) from error
         if self._writes[k] and not images.is_inference():  # which count no versions
             self._writes[k] = images._version > 0
-        return self._logits_of(output, k, len(images)).float()
+        return out_of_inference_mode(self._logits_of(output, k, images).detach().float())
 
-    def _logits_of(self, output: object, k: int, count: int) -> Tensor:
+    def _logits_of(self, output: object, k: int, images: Tensor) -> Tensor:
         teacher = self._teachers[k]
         logits = getattr(output, "logits", output)
-        expected = (count, len(teacher.classes))
+        expected = (len(images), len(teacher.classes))
         if not isinstance(logits, Tensor):
             raise UserError(
                 f"teacher {k} ({teacher.name}) gives a {type(logits).__name__}; expected logits, a "
                 f"tensor {expected}, or an object with an attribute 'logits' of that kind"
+            )
+        odd = logits.layout != torch.strided or logits.is_nested or logits.is_quantized
+        if odd or logits.is_complex() or (logits.is_meta and not images.is_meta):
+            kind = "nested" if logits.is_nested else f"{logits.dtype}, {logits.layout}"
+            raise UserError(
+                f"teacher {k} ({teacher.name}) gives logits that are {kind} on {logits.device}; "
+                "expected real numbers in a dense tensor"
             )
         if logits.shape != expected:
             raise UserError(

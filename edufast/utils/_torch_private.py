@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FunctionType
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -98,8 +98,7 @@ def as_constant(x: T) -> T:
     only."""
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-    constant: T = guard_scalar(x)  # type: ignore[arg-type]
-    return constant
+    return cast(T, guard_scalar(cast(Any, x)))
 
 
 def with_own_code(function: Callable[P, T]) -> Callable[P, T]:
