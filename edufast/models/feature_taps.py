@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edufast.utils.errors import UserError, one_line
-from edufast.utils.modes import eval_mode
+from edufast.utils.modes import eval_mode, out_of_inference_mode
 
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # exactly these: subclasses move axes
 
@@ -71,7 +71,7 @@ class FeatureTaps:
 
     @property
     def features(self) -> list[Tensor]:
-        *maps, embedding = (self._recorded[tap] for tap in self._taps)
+        *maps, embedding = (out_of_inference_mode(self._recorded[tap]) for tap in self._taps)
         return [*maps, pooled(embedding)]
 
     def _record(self, tap: _Tap) -> Callable[[nn.Module, Tensor], None]:

@@ -145,9 +145,10 @@ def check_slices(
     classes = student.shape[1]
     for k, t in enumerate(teachers):
         last = classes - t.shape[1]
-        if columns and columns[k].numel():
-            _check_columns(f"columns[{k}]", columns[k], t.shape[1], student)
-            last = 0
+        if columns:
+            listed = columns[k].numel() > 0
+            _check_columns(f"columns[{k}]", columns[k], t.shape[1] if listed else 0, student)
+            last = 0 if listed else last
         if not 0 <= starts[k] <= last:
             raise ValueError(
                 f"starts[{k}] is {starts[k]}; expected 0 to {last} for {t.shape[1]} of {classes} "

@@ -91,6 +91,8 @@ def augment(
     index, views = tensor("index", index).contiguous(), tensor("views", views).contiguous()
     images = tensor("images", images)
     check_instance("flip", flip, bool)
+    if torch.compiler.is_compiling():
+        flip = as_constant(flip)  # like mean and std
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype, such as torch.float32")
     pad = whole_number("pad", pad, 0, MAX_PAD)

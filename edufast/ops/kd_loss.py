@@ -32,7 +32,7 @@ from edufast.ops.reference.kd_loss import NO_FLOATS, REDUCTIONS, KDLoss, Numbers
 from edufast.ops.reference.kd_loss_divergences import DEFAULT_PARAMS, DIVERGENCES
 from edufast.ops.reference.kd_loss_weights import WEIGHTINGS
 from edufast.ops.slices import INTEGERS, ClassSlices, Slice
-from edufast.utils._torch_private import Operator
+from edufast.utils._torch_private import Operator, as_constant
 from edufast.utils.numbers import whole_number
 
 # --- the operators ------------------------------------------------------------------------------
@@ -277,6 +277,8 @@ def _laid_out(
         if isinstance(weighting, Tensor) and weighting.dim() > 1:
             weighting = rows_of("weighting", weighting, leading)
 
+    if torch.compiler.is_compiling() and isinstance(ignore_index, int):
+        ignore_index = as_constant(ignore_index)  # torch (2.14) errs in what is made of a float
     if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
         ignore_index = whole_number("ignore_index", ignore_index, least=-(2**63))
     if not isinstance(teacher_grad, bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,6 +65,8 @@ class CachedFaculty(Faculty):
     ) -> None:
         check_instance("folder", folder, str, os.PathLike)
         super().__init__(teachers, device, dtype=dtype, compile=compile)
+        # Of the weights that run, which a teacher's model may not keep.
+        self._fingerprints = [t.fingerprint if t.has_weights else None for t in self._teachers]
         self.folder = Path(folder)
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
@@ -86,9 +89,10 @@ class CachedFaculty(Faculty):
             self._open(data, augment)
 
     def _open(self, data: DataSet, augment: Augment) -> None:
+        teachers = zip(self._teachers, self._fingerprints, strict=True)
         self._store = LogitStore(
             self.folder,
-            self._teachers,
+            [replace(teacher, _fingerprint=own) for teacher, own in teachers],
             data,
             augment,
             precision=self.dtype or torch.float32,

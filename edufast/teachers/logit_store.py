@@ -197,7 +197,8 @@ def _fingerprint_of_data(data: DataSet) -> str:
 
 
 def _brief(value: object) -> str:
-    if isinstance(value, dict) and "sha256" in value:
-        return f"{value['name']} (sha256 {value['sha256'][:12]}, images {value.get('images')})"
+    if isinstance(value, dict) and "sha256" in value:  # perhaps of a damaged header
+        name, sha256, images = (value.get(key) for key in ("name", "sha256", "images"))
+        return f"{name} (sha256 {str(sha256)[:12]}, images {images})"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

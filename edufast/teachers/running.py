@@ -18,6 +18,7 @@ from edufast.utils._torch_private import with_own_code
 from edufast.utils.cuda_graph import Replays
 from edufast.utils.errors import UserError
 from edufast.utils.flops import forward_flops
+from edufast.utils.modes import out_of_inference_mode
 from edufast.utils.registry import call_user
 
 
@@ -137,15 +138,22 @@ class RunningTeacher:
             ) from error
         if self._writes and not images.is_inference():  # which count no versions
             self._writes = images._version > 0
-        return self._logits_of(output, len(images)).float()
+        return out_of_inference_mode(self._logits_of(output, images).detach().float())
 
-    def _logits_of(self, output: object, count: int) -> Tensor:
+    def _logits_of(self, output: object, images: Tensor) -> Tensor:
         logits = getattr(output, "logits", output)
-        expected = (count, len(self.teacher.classes))
+        expected = (len(images), len(self.teacher.classes))
         if not isinstance(logits, Tensor):
             raise UserError(
                 f"{self.name} gives a {type(logits).__name__}; expected logits, a tensor "
                 f"{expected}, or an object with an attribute 'logits' of that kind"
+            )
+        odd = logits.layout != torch.strided or logits.is_nested or logits.is_quantized
+        if odd or logits.is_complex() or (logits.is_meta and not images.is_meta):
+            kind = "nested" if logits.is_nested else f"{logits.dtype}, {logits.layout}"
+            raise UserError(
+                f"{self.name} gives logits that are {kind} on {logits.device}; expected real "
+                "numbers in a dense tensor"
             )
         if logits.shape != expected:
             raise UserError(

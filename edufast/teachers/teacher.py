@@ -99,7 +99,8 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names, types, shapes and values of its weights, of the whole model.
+        """SHA-256 of names, types, shapes and values of its weights and buffers, of the whole
+        model.
 
         Raises:
             UserError: its state holds something else than plain tensors, as quantised models' do.
@@ -107,7 +108,11 @@ class Teacher:
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
+        state = self.model.state_dict()
+        buffers = self.model.named_buffers(remove_duplicate=False)
+        # Those that are no part of the state (persistent=False), too.
+        unsaved = {name: buffer for name, buffer in buffers if name not in state}
+        for name, tensor in {**state, **unsaved}.items():
             if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.is_meta:
                 raise UserError(
                     f"{name!r} of {self.name} is no plain tensor, and cannot be told from others; "

@@ -10,6 +10,7 @@ from torch import Tensor
 from edufast.ops import MergePlan
 from edufast.ops.backends import select_backend
 from edufast.student.student import Student
+from edufast.utils.registry import call_user
 
 
 class Average:
@@ -26,10 +27,14 @@ class Average:
 
     Attributes:
         student: the average, in eval mode.
+
+    Raises:
+        UserError: the student cannot be copied, as with ``torch.nn.utils.weight_norm``.
     """
 
     def __init__(self, student: Student, decay: float) -> None:
-        self.student = copy.deepcopy(student).float().eval()
+        copied: Student = call_user("the student cannot be copied", copy.deepcopy, student)
+        self.student = copied.float().eval()
         self._decay = decay
         self._step: MergePlan | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FunctionType
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -93,12 +93,12 @@ def is_constant(x: Any) -> bool:
     return has_static_value(x)
 
 
-def as_constant(x: float) -> float:
-    """In code traced by torch.compile: ``x`` as a constant; the graph is for this value only."""
+def as_constant(x: T) -> T:
+    """In code traced by torch.compile: the number ``x`` as a constant; the graph is for this value
+    only."""
     from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-    constant: float = guard_scalar(x)
-    return constant
+    return cast(T, guard_scalar(cast(Any, x)))
 
 
 def with_own_code(function: Callable[P, T]) -> Callable[P, T]:

@@ -1,4 +1,4 @@
-"""Train and eval mode of a model, module by module."""
+"""Modes of models: train and eval mode, module by module, and inference mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,3 +32,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def out_of_inference_mode(x: Tensor) -> Tensor:
+    """``x``, or a copy of it where autograd would refuse it: a network that switches to inference
+    mode by itself makes such tensors."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

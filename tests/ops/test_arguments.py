@@ -144,6 +144,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (of_kd_loss, {"columns": [LIST]}, "columns has 1 tensors; expected 3"),
     (of_kd_loss, {"columns": [LIST.int()] * 3}, r"columns\[0\] .* dtype torch.int32"),
     (of_kd_loss, {"columns": [LIST[:4]] * 3}, r"columns\[0\] has shape \(4,\)"),
+    # Without a class, which stands for a range.
+    (of_kd_loss, {"columns": [torch.zeros(0)] * 3}, r"columns\[0\] .* dtype torch.float32"),
     (of_kd_loss, {"columns": [torch.arange(10)[::2]] * 3}, r"columns\[0\] has stride 2"),
     (of_kd_loss, {"starts": [0]}, "starts has 1 numbers; expected 3"),
     (of_kd_loss, {"starts": [1, 0, 0]}, r"starts\[0\] is 1; expected 0 to 0"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from edufast.ops import dist_loss, kd_loss, kd_loss_and_grad, min_norm_weights
+from edufast.ops import augment, dist_loss, kd_loss, kd_loss_and_grad, min_norm_weights
 from tests.ops.test_numbers import LABELS, T, Z, with_gradient
 
 ANNEALED: dict[str, Callable[[Tensor, Any, str], Tensor]] = {
@@ -163,3 +163,23 @@ def test_floats_out_of_range_are_refused_while_tracing():
     compiled(Z, 0.5)
     with pytest.raises(ValueError, match=r"alpha is -1\.0; expected a number in"):
         compiled(Z, 2.0)
+
+
+@pytest.mark.parametrize("name", ["ignore_index", "flip of augment"])
+def test_whole_numbers_and_flags_made_of_a_float_are_never_stale(name):
+    """Only torch's default backend kept old ones."""
+    images, index = torch.arange(48, dtype=torch.uint8).view(1, 4, 4, 3), torch.tensor([0])
+
+    def step(z: Tensor, p: float) -> Tensor:
+        if name == "ignore_index":
+            loss = kd_loss(z, [T], LABELS, ignore_index=int(10 * p))
+        else:
+            mean, std = (0.5,) * 3, (0.2,) * 3
+            batch = augment(images, index, index + 1, mean=mean, std=std, pad=1, flip=p > 0.25)
+            loss = batch.sum() + 0 * z.sum()
+        return loss + p * z.square().mean()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True)
+    for p in (0.1, 0.2, 0.3, 0.9):
+        torch.testing.assert_close(compiled(Z, p), step(Z, p))

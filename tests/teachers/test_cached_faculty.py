@@ -241,3 +241,16 @@ def test_nothing_is_answered_before_the_store_is_open(tmp_path):
     faculty = CachedFaculty(list(tiny_faculty(*SLICES)), tmp_path)
     with pytest.raises(RuntimeError, match="not open yet"):
         faculty.fill(OWN)
+
+
+def test_logits_are_stored_as_of_the_weights_that_gave_them(tmp_path):
+    """The faculty runs a copy: what is learned afterwards is another teacher."""
+    teachers = list(tiny_faculty(*SLICES))
+    faculty = CachedFaculty(teachers, tmp_path, stored_dtype=torch.float32)
+    with torch.no_grad():
+        teachers[0].model[-1].weight.mul_(2)
+    faculty.prepare(DATA, AUGMENT)
+    faculty.fill(OWN)
+    with pytest.raises(UserError, match="holds logits of another teacher 0"):
+        cached(tmp_path, teachers)
+    assert cached(tmp_path, tiny_faculty(*SLICES)).fill(OWN) == 0  # as the teachers were

@@ -166,6 +166,13 @@ class Gives(nn.Module):
         (lambda z: (z, z), r"a tuple; expected logits, a tensor \(1, 3\)"),
         (lambda z: {"logits": z}, "a dict; expected logits"),
         (lambda z: None, "a NoneType; expected logits"),
+        (lambda z: z.to_sparse(), r"logits that are torch.float32, torch.sparse_coo on cpu; "),
+        (lambda z: torch.nested.nested_tensor(list(z)), "logits that are nested on cpu; expected"),
+        (lambda z: z.to("meta"), r"logits that are torch.float32, torch.strided on meta; "),
+        (
+            lambda z: z.to(torch.cfloat),
+            "logits that are torch.complex64, .*; expected real numbers",
+        ),
     ],
 )
 @pytest.mark.parametrize("target", ["full", "routed", "gated"])
@@ -326,3 +333,29 @@ def test_only_what_writes_into_its_images_is_given_a_copy():
         faculty.logits(0, IMAGES)
     tried, *given = seen  # a black image tells which layout it runs in
     assert len(tried) == 1 and [images is IMAGES for images in given] == [False, True, True]
+
+
+def test_a_teacher_may_run_in_inference_mode_or_ask_for_gradients():
+    """Features of the former were refused by autograd, which blamed the algorithm."""
+
+    class Itself(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_model(3)
+
+        @torch.inference_mode()
+        def forward(self, images):
+            return self.inner(images)
+
+    faculty = Faculty([Teacher(Itself(), range(3))])
+    assert not faculty.logits(0, torch.randn(2, 3, 16, 16)).is_inference()
+    wanting = Faculty([Teacher(Gives(tiny_model(3), nn.Parameter), range(3))])
+    assert not wanting.logits(0, torch.randn(2, 3, 16, 16)).requires_grad
+    for name in ("kd", "fitnet", "crd"):
+        options = {"crd": {"negatives": 10, "width": 8}}.get(name, {})
+        student = Student(tiny_model(3), 1, input_size=(3, 16, 16))
+        curriculum = Curriculum.single(range(3), 1, teachers=[0], target="full")
+        algorithm = create_algorithm(name, **options)
+        data = tiny_data(classes=3)
+        School(student, faculty, curriculum, data, training=TRAINING, algorithm=algorithm).fit()
+        faculty = Faculty([Teacher(Itself(), range(3))])

@@ -104,3 +104,12 @@ def test_files_of_another_store_or_teacher_hold_nothing_of_this(tmp_path):
     store(tmp_path / "b").write(0, np.array([4]), torch.randn(1, 3))
     (tmp_path / "b" / "teacher0.logits").replace(tmp_path / "b" / "teacher1.logits")
     assert not store(tmp_path / "b").stored(1).any()
+
+
+@pytest.mark.parametrize("key", ["name", "sha256", "images"])
+def test_a_header_that_lacks_something_of_a_teacher_is_of_another(tmp_path, key):
+    store(tmp_path)
+    header = tmp_path / "header.json"
+    header.write_text(header.read_text().replace(f'"{key}"', f'"{key}s"'))
+    with pytest.raises(UserError, match=r"of another teacher 0: .*; expected teacher"):
+        store(tmp_path)

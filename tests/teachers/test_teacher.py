@@ -49,3 +49,14 @@ def test_weights_without_values_have_no_fingerprint():
 def test_an_absent_one_has_no_weights():
     assert Teacher(tiny_model(2), range(2)).has_weights
     assert not Teacher(torch.nn.Identity(), range(2)).has_weights
+
+
+def test_its_fingerprint_is_of_buffers_that_no_file_holds_too():
+    models = [tiny_model(2), tiny_model(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for factor, model in enumerate(models):
+        model.register_buffer("scale", torch.tensor(float(factor)), persistent=False)
+    first, second = (Teacher(model, range(2)).fingerprint for model in models)
+    assert first != second
+    models[1].scale.zero_()
+    assert Teacher(models[1], range(2)).fingerprint == first

@@ -20,7 +20,7 @@ from edufast.training.curriculum import Curriculum, Grade
 from edufast.training.evaluation import evaluate_on
 from edufast.training.school import School
 from edufast.training.settings import SchoolOptions
-from edufast.utils.errors import Interrupted
+from edufast.utils.errors import Interrupted, UserError
 from tests.tiny import TRAINING, tiny_data, tiny_faculty, tiny_model
 
 DATA = tiny_data()
@@ -214,3 +214,12 @@ def test_on_a_gpu_without_its_own_backend_it_is_averaged_by_what_can_be_captured
     )
     school(0.9, Curriculum.single(range(6), 1)).fit()
     assert asked == ["reference"]
+
+
+def test_a_student_that_cannot_be_copied_is_told_in_a_line() -> None:
+    model = tiny_model()
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(model[0][0])  # whose weight is computed from others
+    student = Student(model, 3, input_size=(3, 16, 16))
+    with pytest.raises(UserError, match=r"^the student cannot be copied: .*weight_norm.*$"):
+        Average(student, 0.9)
