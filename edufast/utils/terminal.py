@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from edufast.utils.errors import visible
+from edufast.utils.extras import needed_for
+
+with needed_for("the command line", "cli"):
+    from rich.console import Console
+    from rich.table import Table
 
 
 class Terminal(Console):

@@ -121,7 +121,7 @@ print(json.dumps(said))
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
     folders = {name.split(".")[1] for name in said}
-    assert folders == {"bench", "cli", "edge", "experiments", "models", "student"}
+    assert folders == {"bench", "cli", "edge", "experiments", "models", "student", "utils"}
     for name, line in said.items():
         if not name.startswith("edufast.cli"):  # whose line is told by __main__
             package, extra = EXTRA.search(line).groups()
