@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from edufast.bench import results
 from edufast.data import Augment
 from edufast.data.arrays import arrays
 from edufast.data.leave_out import read_list, write_list
@@ -155,6 +156,19 @@ def _onnx(folder: Path) -> None:
     write_linear(folder / "teacher.onnx", layer)
 
 
+def _measured(folder: Path) -> None:
+    times = {"median": 2.0, "low": 1.0, "high": 4.0}
+    measured = [{"size": size, "results": {"cpp": times, "eager": times}} for size in (1, 2)]
+    results.write(folder / "a.json", {"device": "cpu", "load": 0.5}, True, measured)
+
+
+def _seconds(folder: Path) -> Any:
+    def title(result: dict[str, Any]) -> str:
+        return f"size {result['size']}"
+
+    return results.measurements(results.read(folder / "a.json", title)["results"], title)
+
+
 TARGETS = {
     "recipe": Target("recipe.yaml", _recipe, lambda f: load_recipe(str(f / "recipe.yaml"))),
     "config of a run": Target("config.yaml", _config, lambda f: RunFolder(f).read_config()),
@@ -176,5 +190,6 @@ TARGETS = {
         "teacher.onnx", _onnx, lambda f: OnnxModel(f / "teacher.onnx")(torch.zeros(2, 3, 16, 16))
     ),
     "contract of a bundle": Target("contract.json", _contract, Contract.read),
+    "results of a benchmark": Target("a.json", _measured, _seconds),
     "rows of bench.py": Target("rows.txt", _rows, lambda f: read_rows(f / "rows.txt")),
 }
