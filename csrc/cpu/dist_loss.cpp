@@ -17,18 +17,26 @@ constexpr int64_t kLogitsPerThread = 16384;
 }  // namespace
 
 void dist_loss(const DistLoss& p) {
-  const int64_t classes = p.classes, blocks = (p.rows + kDistRows - 1) / kDistRows;
+  const int64_t classes = p.classes, strips = dist_strips(classes);
+  const int64_t blocks = (p.rows + kDistRows - 1) / kDistRows;
   const int64_t element = p.student.dtype == DType::F64 ? sizeof(double) : sizeof(float);
   double row_total = 0, column_total = 0;
   if (p.rows > 0) {
     std::vector<DistRow> rows(p.rows);
+    std::vector<Moments> moments(p.rows * strips);
     std::vector<double> correlations(classes);
     const Scratch partials(blocks * 5 * classes * element), columns(4 * classes * element);
-    const DistMemory memory{rows.data(), partials.get(), columns.get(), correlations.data()};
+    const DistMemory memory{rows.data(), moments.data(), partials.get(), columns.get(),
+                            correlations.data()};
     const int64_t bytes = EDUFAST_LOOPS(dist_scratch)(p);
     const int64_t grain = 1 + kLogitsPerThread / classes;
 
-    parallel_for(0, blocks, 1 + grain / kDistRows, [&](int64_t begin, int64_t end) {
+    if (strips > 1) {
+      parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) {
+        EDUFAST_LOOPS(dist_softmaxes)(p, begin, end, memory, Scratch(bytes).get());
+      });
+    }
+    parallel_for(0, blocks * strips, 1 + grain / kDistRows, [&](int64_t begin, int64_t end) {
       EDUFAST_LOOPS(dist_sums)(p, begin, end, memory, Scratch(bytes).get());
     });
     const int64_t column_grain = 1 + kLogitsPerThread / blocks;

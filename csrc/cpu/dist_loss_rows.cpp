@@ -1,9 +1,10 @@
 // The loops of DIST, compiled once per instruction set (cmake/cpu_isa.cmake).
 //
-// Pass 1 takes a few rows at a time: their softmaxes, the moments of each row, and the moments of
-// each column over these rows, centred on the spot so that fp32 suffices. Moments of columns over
-// the batch are merged from these in fp64. Pass 2 computes the softmaxes again, which with SIMD
-// costs less than bringing them back from memory, and writes the gradient.
+// Pass 1 takes a strip of columns of a few rows at a time: their softmaxes, the moments of each row,
+// and the moments of each column over these rows, centred on the spot so that fp32 suffices. Moments
+// of columns over the batch are merged from these in fp64. What normalises a row of several strips
+// is known before. Pass 2 computes the softmaxes again, which with SIMD costs less than bringing
+// them back from memory, and writes the gradient.
 #include "cpu/dist_loss_rows.h"
 
 #include "cpu/rows.h"
@@ -13,7 +14,8 @@ EDUFAST_DECLARE_DIST(EDUFAST_ISA)
 namespace edufast::EDUFAST_ISA {
 namespace {
 
-using cpu::DistMemory, cpu::DistRow, cpu::kDistColumns, cpu::kDistRows;
+using cpu::dist_strips, cpu::DistMemory, cpu::DistRow, cpu::kDistColumns, cpu::kDistRows,
+    cpu::Moments;
 
 // Of a row or a column: the correlation, and its derivative of_teacher q' + of_student p', with
 // centred p' and q', times `scale`.
@@ -51,36 +53,37 @@ template <class A> class Dist {
         teacher_(student_ + kDistRows * stride_),
         inverse_t_(A(1 / problem.temperature)) {}
 
-  int64_t bytes() const { return 2 * kDistRows * stride_ * int64_t{sizeof(A)}; }
+  // Of a block of rows in pass 1, or of a row in pass 2.
+  int64_t bytes() const {
+    const int64_t row = (classes_ + 63) / 16 * 16, block = kDistRows * stride_;
+    return 2 * (row > block ? row : block) * int64_t{sizeof(A)};
+  }
 
-  void sums(int64_t block) const {
-    const int64_t first = block * kDistRows;
+  // Leaves the exponentials of a row of one strip in x and y.
+  void softmaxes(int64_t r, A* x, A* y) const {
+    const Normaliser<A> p = softmax(p_.student, r, x), q = softmax(p_.teacher, r, y);
+    memory_.rows[r] = {p.shift, p.inverse, q.shift, q.inverse, 0, 0, 0};
+  }
+  void softmaxes(int64_t r) const { softmaxes(r, student_, teacher_); }
+
+  void sums(int64_t task) const {
+    const int64_t strips = dist_strips(classes_), block = task / strips, strip = task % strips;
+    const int64_t first = block * kDistRows, j = strip * kDistColumns;
     const int64_t rows = p_.rows - first < kDistRows ? p_.rows - first : kDistRows;
-    Normaliser<A> p[kDistRows], q[kDistRows];
-    double pp[kDistRows] = {}, qq[kDistRows] = {}, pq[kDistRows] = {};
+    const int64_t n = classes_ - j < kDistColumns ? classes_ - j : kDistColumns;
     for (int64_t i = 0; i < rows; ++i) {
-      p[i] = softmax(p_.student, first + i, student_ + i * stride_);
-      q[i] = softmax(p_.teacher, first + i, teacher_ + i * stride_);
-    }
-    for_strips([&](int64_t j, int64_t n) {
-      for (int64_t i = 0; i < rows; ++i) {
-        A *x = student_ + i * stride_, *y = teacher_ + i * stride_;
-        if (!one_strip()) {
-          exponentials_of(p_.student, first + i, j, n, p[i].shift, x);
-          exponentials_of(p_.teacher, first + i, j, n, q[i].shift, y);
-        }
-        row_moments(x, y, n, p[i].inverse, q[i].inverse, &pp[i], &qq[i], &pq[i]);
+      A *x = student_ + i * stride_, *y = teacher_ + i * stride_;
+      const DistRow& row = memory_.rows[first + i];
+      if (strips == 1) {
+        softmaxes(first + i, x, y);
+      } else {
+        exponentials_of(p_.student, first + i, j, n, A(row.p_shift), x);
+        exponentials_of(p_.teacher, first + i, j, n, A(row.q_shift), y);
       }
-      column_moments(rows, n, static_cast<A*>(memory_.partials) + block * 5 * classes_ + j);
-    });
-    const double mean = 1.0 / double(classes_);
-    const double scale = -p_.temperature * p_.beta / double(p_.rows);
-    for (int64_t i = 0; i < rows; ++i) {
-      const bool empty = p[i].inverse == 0 || q[i].inverse == 0;
-      const Correlation r(double(classes_), mean, mean, empty ? 0 : pp[i], qq[i], pq[i], scale);
-      memory_.rows[first + i] = {p[i].shift,   p[i].inverse, q[i].shift, q[i].inverse,
-                                 r.of_teacher, r.of_student, r.value};
+      memory_.moments[(first + i) * strips + strip] = row_moments(x, y, n, A(row.p_inverse),
+                                                                  A(row.q_inverse));
     }
+    column_moments(rows, n, static_cast<A*>(memory_.partials) + block * 5 * classes_ + j);
   }
 
   // Merges the blocks' moments (Chan et al. 1979), a few columns at a time.
@@ -116,25 +119,38 @@ template <class A> class Dist {
     }
   }
 
-  // p (x - sum p x), where x = d loss / d p.
+  // p (x - sum p x), where x = d loss / d p. The row is in the cache, however long.
   void gradient(int64_t r) const {
-    const DistRow& row = memory_.rows[r];
-    A *p = student_, *x = teacher_;
+    correlate(r);
+    A *p = student_, *x = student_ + (classes_ + 63) / 16 * 16;
     double total = 0;
-    for_strips([&](int64_t j, int64_t n) { total += slopes(row, r, j, n, p, x); });
+    for_strips([&](int64_t j, int64_t n) { total += slopes(r, j, n, p + j, x + j); });
     const bool direct = p_.grad_dtype == kDType<A>;
-    for_strips([&](int64_t j, int64_t n) {
-      if (!one_strip()) slopes(row, r, j, n, p, x);
-      A* g = direct ? static_cast<A*>(p_.grad) + r * classes_ + j : x;
-      for_vectors<A>(n, [&](int64_t i, auto lanes) {
-        store(g + i, load(p + i, lanes) * (load(x + i, lanes) - A(total)), lanes);
-      });
-      if (!direct) write(g, n, p_.grad_dtype, p_.grad, r * classes_ + j);
+    A* g = direct ? static_cast<A*>(p_.grad) + r * classes_ : x;
+    for_vectors<A>(classes_, [&](int64_t i, auto lanes) {
+      store(g + i, load(p + i, lanes) * (load(x + i, lanes) - A(total)), lanes);
     });
+    if (!direct) write(g, classes_, p_.grad_dtype, p_.grad, r * classes_);
   }
 
  private:
-  bool one_strip() const { return classes_ <= kDistColumns; }
+  void correlate(int64_t r) const {
+    DistRow& row = memory_.rows[r];
+    const int64_t strips = dist_strips(classes_);
+    Moments sum;
+    for (int64_t s = 0; s < strips; ++s) {
+      const Moments& part = memory_.moments[r * strips + s];
+      sum = {sum.pp + part.pp, sum.qq + part.qq, sum.pq + part.pq};
+    }
+    if (row.p_inverse == 0 || row.q_inverse == 0) sum.pp = 0;
+    const double mean = 1.0 / double(classes_);
+    const double scale = -p_.temperature * p_.beta / double(p_.rows);
+    const Correlation c(double(classes_), mean, mean, sum.pp, sum.qq, sum.pq, scale);
+    row.of_teacher = c.of_teacher;
+    row.of_student = c.of_student;
+    row.correlation = c.value;
+  }
+
   template <class F> void for_strips(F f) const {
     for (int64_t j = 0; j < classes_; j += kDistColumns)
       f(j, classes_ - j < kDistColumns ? classes_ - j : kDistColumns);
@@ -170,9 +186,8 @@ template <class A> class Dist {
     return {shift, shift == -kInf<A> ? 0 : A(1 / sum)};
   }
 
-  // Scales exponentials to probabilities; adds the moments about 1 / C, the mean of both.
-  void row_moments(A* x, A* y, int64_t n, A p_inverse, A q_inverse, double* pp, double* qq,
-                   double* pq) const {
+  // Scales exponentials to probabilities; returns the moments about 1 / C, the mean of both.
+  Moments row_moments(A* x, A* y, int64_t n, A p_inverse, A q_inverse) const {
     const A mean = A(1) / A(classes_);
     Vec<A> pp_sum{}, qq_sum{}, pq_sum{};
     for_vectors<A>(n, [&](int64_t i, auto lanes) {
@@ -185,9 +200,7 @@ template <class A> class Dist {
       qq_sum += dq * dq;
       pq_sum += dp * dq;
     });
-    *pp += sum_lanes<A>(pp_sum);
-    *qq += sum_lanes<A>(qq_sum);
-    *pq += sum_lanes<A>(pq_sum);
+    return {sum_lanes<A>(pp_sum), sum_lanes<A>(qq_sum), sum_lanes<A>(pq_sum)};
   }
 
   void column_moments(int64_t rows, int64_t n, A* out) const {
@@ -216,7 +229,8 @@ template <class A> class Dist {
   }
 
   // The student's probabilities and the loss's derivatives for them; returns sum p x.
-  double slopes(const DistRow& row, int64_t r, int64_t j, int64_t n, A* p, A* x) const {
+  double slopes(int64_t r, int64_t j, int64_t n, A* p, A* x) const {
+    const DistRow& row = memory_.rows[r];
     exponentials_of(p_.student, r, j, n, A(row.p_shift), p);
     exponentials_of(p_.teacher, r, j, n, A(row.q_shift), x);
     const A* columns = static_cast<const A*>(memory_.columns) + j;
@@ -259,11 +273,19 @@ int64_t dist_scratch(const DistLoss& problem) {
   return bytes;
 }
 
+void dist_softmaxes(const DistLoss& problem, int64_t begin, int64_t end, const DistMemory& memory,
+                    void* scratch) {
+  with_element(problem, [&](auto a) {
+    const Dist<decltype(a)> dist(problem, memory, scratch);
+    for (int64_t r = begin; r < end; ++r) dist.softmaxes(r);
+  });
+}
+
 void dist_sums(const DistLoss& problem, int64_t begin, int64_t end, const DistMemory& memory,
                void* scratch) {
   with_element(problem, [&](auto a) {
     const Dist<decltype(a)> dist(problem, memory, scratch);
-    for (int64_t block = begin; block < end; ++block) dist.sums(block);
+    for (int64_t task = begin; task < end; ++task) dist.sums(task);
   });
 }
 
