@@ -159,8 +159,9 @@ class TestConventions(Conventions):
     pass
 
 
-def test_deterministic_for_any_number_of_threads():
-    case = Case(rows=257, classes=1000)
+@pytest.mark.parametrize(("rows", "classes"), [(257, 1000), (40, 2500)])
+def test_deterministic_for_any_number_of_threads(rows, classes):
+    case = Case(rows=rows, classes=classes)
     before = torch.get_num_threads()
     outcomes = []
     try:
