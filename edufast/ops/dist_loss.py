@@ -69,7 +69,7 @@ def dist_loss(
 
     ``tau^2 * (beta * (1 - mean_b pearson(p[b], q[b])) + gamma * (1 - mean_c pearson(p[:, c],
     q[:, c])))`` with ``p = softmax(student / tau)``, ``q = softmax(teacher / tau)``. Loss and
-    gradient are computed together in two passes over the logits. See
+    gradient are computed together, in two or three passes over the logits. See
     :func:`edufast.ops.reference.dist_loss.reference` for the conventions on constant rows, masked
     classes and NaN. For several teachers sum the losses, each with the student's logits on that
     teacher's classes.
