@@ -119,7 +119,8 @@ template <class A> class Dist {
     }
   }
 
-  // p (x - sum p x), where x = d loss / d p. The row is in the cache, however long.
+  // p (x - sum p x), where x = d loss / d p. Both wait for the sum, in the cache for rows of up to
+  // some 100,000 classes.
   void gradient(int64_t r) const {
     correlate(r);
     A *p = student_, *x = student_ + (classes_ + 63) / 16 * 16;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edufast.bench.benchmark import Benchmark, Report
-from edufast.bench.logits import CAPTION, DTYPES, Contest, Setting, plotter, shown
+from edufast.bench.logits import DTYPES, Contest, benchmark
 from edufast.bench.timing import Candidate, buffer_sets
 from edufast.ops import dist_loss
 from edufast.ops.backends import available_backends
@@ -99,22 +98,15 @@ def candidates(pairs: list[Pair], device: str) -> dict[str, Candidate]:
     return {"eager": by(dist), "compile": by(torch.compile(dist)), **ours}
 
 
-def measurer(quick: bool, device: str, _: Report) -> Callable[[Shape], dict[str, Any]]:
-    """A function that measures a shape; times in seconds."""
-    return partial(_measure_shape, setting=Setting.of(quick, device))
-
-
-def _measure_shape(shape: Shape, *, setting: Setting) -> dict[str, Any]:
-    sets = buffer_sets(shape.bytes, setting.device)
-    pairs = [pair(shape, setting.device) for _ in range(sets)]
+def contest(shape: Shape, device: str) -> Contest:
+    """Between the candidates, for inputs of a shape."""
+    sets = buffer_sets(shape.bytes, device)
+    pairs = [pair(shape, device) for _ in range(sets)]
 
     def release() -> None:
         pairs[0].student.grad = None
 
-    contest = Contest(
-        candidates(pairs, setting.device), shape.bytes, shape.exponentials, sets, release
-    )
-    return contest.measured(setting)
+    return Contest(candidates(pairs, device), shape.bytes, shape.exponentials, sets, release)
 
 
 def title(result: dict[str, Any]) -> str:
@@ -122,15 +114,13 @@ def title(result: dict[str, Any]) -> str:
     return f"{result['rows']} x {result['classes']}, {result['dtype']}"
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = benchmark(
     "dist_loss",
     "DIST, with its gradient (B x C, type)",
-    CAPTION,
+    table="dist_loss: loss and gradient",
+    first="B x C, logits",
     rivals=("eager", "compile"),
-    cases=lambda quick, _: grid(quick),
-    known=asdict,
+    grid=grid,
     title=title,
-    measurer=measurer,
-    shown=lambda results: shown(results, "dist_loss: loss and gradient", "B x C, logits", title),
-    illustrate=plotter("dist_loss", title),
+    contest=contest,
 )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edufast.bench.benchmark import Benchmark, Report
-from edufast.bench.logits import CAPTION, DTYPES, Contest, Setting, plotter, shown
+from edufast.bench.logits import DTYPES, Contest, benchmark
 from edufast.bench.timing import Candidate, buffer_sets
 from edufast.ops import ClassSlices, kd_loss, kd_loss_and_grad
 from edufast.ops.backends import available_backends
@@ -228,25 +226,16 @@ def _ours(
     return {backend: by(loss), f"{backend} loss_and_grad": loss_and_grad}
 
 
-def measurer(quick: bool, device: str, _: Report) -> Callable[[Shape], dict[str, Any]]:
-    """A function that measures a shape; times in seconds."""
-    return partial(_measure_shape, setting=Setting.of(quick, device))
-
-
-def _measure_shape(shape: Shape, *, setting: Setting) -> dict[str, Any]:
-    sets = buffer_sets(shape.bytes, setting.device)
-    batches = [batch(shape, setting.device) for _ in range(sets)]
+def contest(shape: Shape, device: str) -> Contest:
+    """Between the candidates, for inputs of a shape."""
+    sets = buffer_sets(shape.bytes, device)
+    batches = [batch(shape, device) for _ in range(sets)]
 
     def release() -> None:
         batches[0].student.grad = None
 
-    contest = Contest(
-        candidates(shape, batches, setting.device), shape.bytes, shape.exponentials, sets, release
-    )
-    return contest.measured(setting)
-
-
-# --- showing ------------------------------------------------------------------------------------
+    implementations = candidates(shape, batches, device)
+    return Contest(implementations, shape.bytes, shape.exponentials, sets, release)
 
 
 def title(result: dict[str, Any]) -> str:
@@ -255,17 +244,13 @@ def title(result: dict[str, Any]) -> str:
     return f"{shape}, {result['dtype']}, {result['weighting']}"
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = benchmark(
     "kd_loss",
     "The loss of several teachers, with its gradient (B x C, K, type, weights)",
-    CAPTION,
+    table="kd_loss: loss and gradient",
+    first="B x C, K, logits, weights",
     rivals=("eager", "compile", "liger"),
-    cases=lambda quick, _: grid(quick),
-    known=asdict,
+    grid=grid,
     title=title,
-    measurer=measurer,
-    shown=lambda results: shown(
-        results, "kd_loss: loss and gradient", "B x C, K, logits, weights", title
-    ),
-    illustrate=plotter("kd_loss", title),
+    contest=contest,
 )

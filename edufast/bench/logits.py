@@ -1,4 +1,4 @@
-"""What the benchmarks of operators on logits share: floors, measuring, tables."""
+"""Benchmarks of operators on logits: PyTorch's implementations, floors, measuring, tables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import RenderableType
 
+from edufast.bench.benchmark import Benchmark, Report
 from edufast.bench.contests import Said, contests_plot, contests_table
 from edufast.bench.timing import Candidate, measure, peak_extra_bytes
 from edufast.ops import kd_loss_and_grad
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CAPTION = (
+_CAPTION = (
     "Times as multiples of the floor, the larger of copying as many bytes and of computing one "
     "exponential a logit."
 )
@@ -123,18 +123,47 @@ def _exponential_seconds(device: str, seconds: float) -> float:
     return min(t.median for t in timings.values()) / logits.numel()
 
 
-def shown(
-    results: Sequence[dict[str, Any]], heading: str, first: str, title: Said
-) -> list[RenderableType]:
-    """A line for every contest and implementation, see
-    :func:`edufast.bench.contests.contests_table`; and what the columns are."""
-    columns = {
-        "x\neager": "{speedup_over_eager:.1f}".format_map,
-        "x\ncompile": "{speedup_over_compile:.1f}".format_map,
-        "x\nfloor": "{times_floor:.1f}".format_map,
-        "extra\nMB": _extra_megabytes,
-    }
-    return [contests_table(heading, first, results, title, columns), _NOTE]
+def benchmark(
+    name: str,
+    heading: str,
+    *,
+    table: str,
+    first: str,
+    rivals: tuple[str, ...],
+    grid: Callable[[bool], Sequence[Any]],
+    title: Said,
+    contest: Callable[[Any, str], Contest],
+) -> Benchmark[Any]:
+    """A benchmark of an operator on logits.
+
+    Args:
+        name, heading, rivals, title: of the benchmark, see
+            :class:`edufast.bench.benchmark.Benchmark`.
+        table: heading of its table.
+        first: head of the column of contests.
+        grid: the shapes to measure, dataclasses; quick: fewer.
+        contest: for a shape and a device.
+    """
+
+    def measurer(quick: bool, device: str, _: Report) -> Callable[[Any], dict[str, Any]]:
+        setting = Setting.of(quick, device)
+        return lambda shape: contest(shape, device).measured(setting)
+
+    def illustrate(folder: Path, _: Any, results: Sequence[dict[str, Any]]) -> None:
+        contests_plot(folder / f"{name}.png", results, title, "times_floor", "time / floor")
+
+    return Benchmark(
+        name,
+        heading,
+        _CAPTION,
+        rivals=rivals,
+        cases=lambda quick, _: grid(quick),
+        known=asdict,
+        title=title,
+        measurer=measurer,
+        shown=lambda results: [contests_table(table, first, results, title, _COLUMNS), _NOTE],
+        illustrate=illustrate,
+    )
 
 
 def _extra_megabytes(numbers: dict[str, Any]) -> str:
@@ -142,10 +171,9 @@ def _extra_megabytes(numbers: dict[str, Any]) -> str:
     return "" if extra is None else f"{extra / 1e6:.1f}"
 
 
-def plotter(name: str, title: Said) -> Callable[[Path, Any, Sequence[dict[str, Any]]], None]:
-    """What draws ``<name>.png``: each time as a multiple of the floor."""
-
-    def plot(folder: Path, _: Any, results: Sequence[dict[str, Any]]) -> None:
-        contests_plot(folder / f"{name}.png", results, title, "times_floor", "time / floor")
-
-    return plot
+_COLUMNS = {
+    "x\neager": "{speedup_over_eager:.1f}".format_map,
+    "x\ncompile": "{speedup_over_compile:.1f}".format_map,
+    "x\nfloor": "{times_floor:.1f}".format_map,
+    "extra\nMB": _extra_megabytes,
+}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edufast.bench.benchmark import Benchmark, Report
-from edufast.bench.logits import CAPTION, DTYPES, Contest, Setting, plotter, shown
+from edufast.bench.logits import DTYPES, Contest, benchmark
 from edufast.bench.timing import Candidate, buffer_sets
 from edufast.ops import min_norm_weights
 from edufast.ops.backends import available_backends
@@ -116,17 +114,12 @@ def candidates(inputs: list[list[Tensor]], device: str) -> dict[str, Candidate]:
     return found | {name: ours(name) for name in available_backends(device)}
 
 
-def measurer(quick: bool, device: str, _: Report) -> Callable[[Shape], dict[str, Any]]:
-    """A function that measures a shape; times in seconds."""
+def contest(shape: Shape, device: str) -> Contest:
+    """Between the candidates, for inputs of a shape."""
     require("edufast bench min-norm", "train", "scipy")
-    return partial(_measure_shape, setting=Setting.of(quick, device))
-
-
-def _measure_shape(shape: Shape, *, setting: Setting) -> dict[str, Any]:
-    sets = buffer_sets(shape.bytes, setting.device)
-    inputs = [logits(shape, setting.device) for _ in range(sets)]
-    contest = Contest(candidates(inputs, setting.device), shape.bytes, shape.exponentials, sets)
-    return contest.measured(setting)
+    sets = buffer_sets(shape.bytes, device)
+    inputs = [logits(shape, device) for _ in range(sets)]
+    return Contest(candidates(inputs, device), shape.bytes, shape.exponentials, sets)
 
 
 def title(result: dict[str, Any]) -> str:
@@ -134,15 +127,13 @@ def title(result: dict[str, Any]) -> str:
     return f"{result['rows']} x {result['classes']}, {result['teachers']}, {result['dtype']}"
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = benchmark(
     "min_norm",
     "Weights of several teachers by AEKD (B x C, K, type)",
-    CAPTION,
+    table="min_norm_weights",
+    first="B x C, K, logits",
     rivals=("eager", "compile"),
-    cases=lambda quick, _: grid(quick),
-    known=asdict,
+    grid=grid,
     title=title,
-    measurer=measurer,
-    shown=lambda results: shown(results, "min_norm_weights", "B x C, K, logits", title),
-    illustrate=plotter("min_norm", title),
+    contest=contest,
 )

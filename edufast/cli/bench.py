@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -77,66 +78,37 @@ def bench_kd(
         _alone(out, run, kd_loss.BENCHMARK, quick, out, device_name(device), threads)
 
 
-@bench.command("dist")
-@computes
-def bench_dist(
-    quick: QuickOption = False,
-    out: BenchOutOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-) -> None:
-    """DIST against eager PyTorch, torch.compile and the floor."""
-    from edufast.bench import dist_loss
-    from edufast.bench.benchmark import run
+def _add(command: str, module: str, told: str) -> None:
+    """Add the command of a benchmark that takes the usual options only."""
 
-    with _beside_compiled():
-        _alone(out, run, dist_loss.BENCHMARK, quick, out, device_name(device), threads)
+    def measure(
+        quick: QuickOption = False,
+        out: BenchOutOption = None,
+        device: DeviceOption = "auto",
+        threads: ThreadsOption = None,
+    ) -> None:
+        from edufast.bench.benchmark import run
 
+        benchmark = importlib.import_module(f"edufast.bench.{module}").BENCHMARK
+        with _beside_compiled():
+            _alone(out, run, benchmark, quick, out, device_name(device), threads)
 
-@bench.command("min-norm")
-@computes
-def bench_min_norm(
-    quick: QuickOption = False,
-    out: BenchOutOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-) -> None:
-    """AEKD's weights against eager PyTorch and torch.compile with SciPy's solver, and the floor."""
-    from edufast.bench import min_norm
-    from edufast.bench.benchmark import run
-
-    with _beside_compiled():
-        _alone(out, run, min_norm.BENCHMARK, quick, out, device_name(device), threads)
+    measure.__name__, measure.__doc__ = f"bench_{module}", told
+    bench.command(command)(computes(measure))
 
 
-@bench.command("merge")
-@computes
-def bench_merge(
-    quick: QuickOption = False,
-    out: BenchOutOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-) -> None:
-    """Merging parameter lists beside torch._foreach, a Python loop, timm's EMA and the floor."""
-    from edufast.bench import merge
-    from edufast.bench.benchmark import run
-
-    _alone(out, run, merge.BENCHMARK, quick, out, device_name(device), threads)
-
-
-@bench.command("augment")
-@computes
-def bench_augment(
-    quick: QuickOption = False,
-    out: BenchOutOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-) -> None:
-    """Batches of augmented images beside PyTorch's operators and a copy."""
-    from edufast.bench import augment
-    from edufast.bench.benchmark import run
-
-    _alone(out, run, augment.BENCHMARK, quick, out, device_name(device), threads)
+_add("dist", "dist_loss", "DIST against eager PyTorch, torch.compile and the floor.")
+_add(
+    "min-norm",
+    "min_norm",
+    "AEKD's weights against PyTorch, eager and compiled, with SciPy's solver, and the floor.",
+)
+_add(
+    "merge",
+    "merge",
+    "Merging parameter lists beside torch._foreach, a Python loop, timm's EMA and the floor.",
+)
+_add("augment", "augment", "Batches of augmented images beside PyTorch's operators and a copy.")
 
 
 @bench.command("train")

@@ -66,7 +66,9 @@ class CachedFaculty(Faculty):
         check_instance("folder", folder, str, os.PathLike)
         super().__init__(teachers, device, dtype=dtype, compile=compile)
         # Of the weights that run, which a teacher's model may not keep.
-        self._fingerprints = [t.fingerprint if t.has_weights else None for t in self._teachers]
+        self._teachers = tuple(
+            replace(t, _fingerprint=t.fingerprint) if t.has_weights else t for t in self._teachers
+        )
         self.folder = Path(folder)
         self._stored_dtype, self._top_k = stored_dtype, top_k
         self._store: LogitStore | None = None
@@ -89,10 +91,9 @@ class CachedFaculty(Faculty):
             self._open(data, augment)
 
     def _open(self, data: DataSet, augment: Augment) -> None:
-        teachers = zip(self._teachers, self._fingerprints, strict=True)
         self._store = LogitStore(
             self.folder,
-            [replace(teacher, _fingerprint=own) for teacher, own in teachers],
+            self._teachers,
             data,
             augment,
             precision=self.dtype or torch.float32,

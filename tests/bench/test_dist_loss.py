@@ -15,12 +15,6 @@ from edufast.bench.timing import measure
 SHAPES = [Shape(12, 10, "fp32"), Shape(5, 7, "bf16")]
 
 
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """Compiled rivals run eagerly: the same arithmetic, at once."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.dtype)
 def test_all_candidates_compute_the_same_gradient(shape, not_compiled):
     torch.manual_seed(0)
@@ -49,9 +43,8 @@ def test_a_pair_is_what_the_shape_counts():
 
 
 def test_results_are_shown_and_written(not_compiled, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(dist_loss, "grid", lambda quick: SHAPES)
     monkeypatch.setattr(logits, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
-    run(dist_loss.BENCHMARK, True, tmp_path, "cpu", 1)
+    run(dist_loss.BENCHMARK, True, tmp_path, "cpu", 1, SHAPES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dist_loss.json", "dist_loss.png"]
     written = json.loads((tmp_path / "dist_loss.json").read_text())["results"]
     assert [(r["rows"], r["classes"]) for r in written] == [(12, 10), (5, 7)]

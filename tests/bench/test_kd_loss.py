@@ -45,12 +45,6 @@ def test_every_label_of_a_routed_batch_has_an_owner(classes):
     assert ((first <= batch.labels) & (batch.labels < first + columns)).all()
 
 
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """Compiled rivals run eagerly: the same arithmetic, at once."""
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=named)
 def test_all_candidates_compute_the_same_gradient(shape, not_compiled):
     torch.manual_seed(0)
@@ -80,10 +74,9 @@ def test_the_quick_grid_has_a_shape_of_every_kind_of_the_whole_one():
 
 def test_results_are_shown_and_written(not_compiled, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(kd_loss, "grid", lambda quick: SHAPES[2:6:3])
     monkeypatch.setattr(logits, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
     threads = torch.get_num_threads()
-    run(kd_loss.BENCHMARK, True, tmp_path, "cpu", 1)
+    run(kd_loss.BENCHMARK, True, tmp_path, "cpu", 1, SHAPES[2:6:3])
     assert torch.get_num_threads() == threads
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kd_loss.json", "kd_loss.png"]
     written = json.loads((tmp_path / "kd_loss.json").read_text())

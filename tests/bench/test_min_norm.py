@@ -15,12 +15,6 @@ from edufast.bench.timing import measure
 SHAPES = [Shape(12, 10, 2, "fp32"), Shape(5, 7, 4, "bf16")]
 
 
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """Compiled rivals run eagerly: the same arithmetic, at once."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.dtype)
 def test_all_candidates_find_the_same_weights(shape, not_compiled):
     torch.manual_seed(0)
@@ -49,9 +43,8 @@ def test_inputs_are_what_the_shape_counts():
 
 
 def test_results_are_shown_and_written(not_compiled, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(min_norm, "grid", lambda quick: SHAPES)
     monkeypatch.setattr(logits, "measure", lambda *a, **k: measure(*a, **k | {"seconds": 0.001}))
-    run(min_norm.BENCHMARK, True, tmp_path, "cpu", 1)
+    run(min_norm.BENCHMARK, True, tmp_path, "cpu", 1, SHAPES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["min_norm.json", "min_norm.png"]
     written = json.loads((tmp_path / "min_norm.json").read_text())["results"]
     assert [(r["classes"], r["teachers"]) for r in written] == [(10, 2), (7, 4)]
